@@ -1,0 +1,187 @@
+"""Read a Hugging Face folder: configs at once, tensors one at a time.
+
+safetensors files need no torch. ``pytorch_model.bin`` does, and is read with
+``weights_only=True`` so that a pickle cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors asks for
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.runtime.errors import MissingDependencyError
+
+from .errors import CheckpointError
+
+FloatArray = NDArray[np.float32]
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+class TensorSource(Protocol):
+    """Named tensors of one file."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def load(self, name: str) -> FloatArray: ...
+
+
+class Checkpoint:
+    """A folder with ``config.json`` and weights. Use it as a context manager.
+
+    Attributes:
+        directory: the folder.
+        config: ``config.json``.
+        generation_config: ``generation_config.json``, or {} if there is none.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.directory = Path(path)
+        if not self.directory.exists():
+            raise CheckpointError(f"no such checkpoint folder: {self.directory}")
+        if not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory} is not a folder; give the checkpoint's folder")
+        if not (self.directory / "config.json").is_file():
+            raise CheckpointError(
+                f"{self.directory} has no config.json; give the folder that save_pretrained wrote"
+            )
+        self.config = read_json(self.directory / "config.json")
+        generation = self.directory / "generation_config.json"
+        self.generation_config = read_json(generation) if generation.is_file() else {}
+        self._stack = ExitStack()
+        self._where: dict[str, TensorSource] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def __enter__(self) -> Checkpoint:
+        with ExitStack() as stack:
+            for source in _sources(self.directory, stack):
+                for name, shape in source.shapes().items():
+                    self._where[name], self._shapes[name] = source, shape
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._where.clear()
+        self._stack.close()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors."""
+        return frozenset(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def load(self, name: str) -> FloatArray:
+        """One tensor as float32."""
+        return self._where[name].load(name)
+
+    def equal(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same numbers (tied weights saved twice)."""
+        if self.shape(first) != self.shape(second):
+            return False
+        return bool(np.array_equal(self.load(first), self.load(second)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: unreadable, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return value
+
+
+def _sources(directory: Path, stack: ExitStack) -> list[TensorSource]:
+    for single, opener in (
+        ("model.safetensors", _SafetensorsFile),
+        ("pytorch_model.bin", _TorchFile),
+    ):
+        if (directory / single).is_file():
+            return [opener(directory / single, stack)]
+        index = directory / f"{single}.index.json"
+        if index.is_file():
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict):
+                raise CheckpointError(f"{index} has no weight_map")
+            files = [directory / name for name in sorted(set(shards.values()))]
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise CheckpointError(f"{directory} lacks shards: {', '.join(missing)}")
+            return [opener(file, stack) for file in files]
+    raise CheckpointError(
+        f"{directory} has no weights: looked for model.safetensors and pytorch_model.bin,"
+        " whole or sharded"
+    )
+
+
+class _SafetensorsFile:
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._path = path
+        try:
+            self._file = stack.enter_context(safe_open(path, framework="np"))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is truncated or not a safetensors file ({error}); copy it again"
+            ) from None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}
+
+    def load(self, name: str) -> FloatArray:
+        dtype = self._file.get_slice(name).get_dtype()
+        if dtype not in _FLOATS:
+            raise CheckpointError(
+                f"{self._path}: {name} is {dtype}; only floating-point checkpoints are exported"
+                " (quantize the bundle instead)"
+            )
+        array: FloatArray = self._file.get_tensor(name).astype(np.float32, copy=False)
+        return array
+
+
+class _TorchFile:
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise MissingDependencyError(
+                f"{path.name} needs torch: pip install 'seq2edge[torch]', or save the model"
+                " as safetensors"
+            ) from None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch raises many classes for a damaged file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path} cannot be read safely: {reason}") from None
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path} does not hold a state dict")
+        self._state = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        stack.callback(self._state.clear)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self._state.items()}
+
+    def load(self, name: str) -> FloatArray:
+        array: FloatArray = self._state[name].float().numpy()
+        return array

@@ -1,0 +1,84 @@
+"""A family: how to read one kind of checkpoint. Nothing here knows about graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError
+from ..spec import Activation, Seq2SeqSpec
+from ..weights import Rule
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a ``model_type`` of config.json means.
+
+    Attributes:
+        name: the family's name in manifests.
+        model_types: values of ``model_type`` that it reads.
+        spec: config and checkpoint to spec; it may look at which tensors exist, because
+            configs do not always say what is tied.
+        rules: the name map for a spec.
+        ignored: regular expressions of tensors that the architecture never reads.
+        defaults: config values that the model's code assumes where config.json is silent.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    spec: Callable[[Config, Checkpoint], Seq2SeqSpec]
+    rules: Callable[[Seq2SeqSpec], list[Rule]]
+    ignored: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] | None = None
+
+
+class Config:
+    """Typed access to config.json; an absent key falls back to the family's default."""
+
+    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self._values = {**defaults, **values}
+
+    def get(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def integer(self, key: str) -> int:
+        value = self._values.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        raise CheckpointError(f"config.json: {key} must be a positive integer, not {value!r}")
+
+    def number(self, key: str) -> float:
+        value = self._values.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        raise CheckpointError(f"config.json: {key} must be a number, not {value!r}")
+
+    def flag(self, key: str) -> bool:
+        value = self._values.get(key)
+        if isinstance(value, bool):
+            return value
+        raise CheckpointError(f"config.json: {key} must be true or false, not {value!r}")
+
+    def activation(self, key: str) -> Activation:
+        return parse_activation(key, self._values.get(key))
+
+
+#: Other names that transformers gives to the same functions (its ACT2FN).
+_ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
+
+
+def parse_activation(key: str, value: Any) -> Activation:
+    """An activation by its ``transformers`` name.
+
+    Raises:
+        CheckpointError: an unknown one, with the known names.
+    """
+    try:
+        return Activation(_ACTIVATION_ALIASES.get(value, value))
+    except (ValueError, TypeError):
+        known = ", ".join(sorted([a.value for a in Activation] + list(_ACTIVATION_ALIASES)))
+        raise CheckpointError(
+            f"config.json: {key} {value!r} is not supported; known activations: {known}"
+        ) from None

@@ -1,0 +1,112 @@
+"""From a spec to two ``onnx_ir`` models whose weights have shapes and no data yet."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript import GraphBuilder
+
+from ..spec import Seq2SeqSpec
+from .decoder import DecoderGraph, StepInputs
+from .encoder import EncoderGraph
+
+#: Attention and TensorScatter in their present form are opset 24's.
+OPSET = 24
+_IR_VERSION = 11
+_FLOAT, _INT64, _BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
+
+
+def build_encoder(spec: Seq2SeqSpec) -> ir.Model:
+    """The encoder graph (see :class:`.encoder.EncoderGraph`)."""
+    input_ids = _value("input_ids", _INT64, ["batch", "source"])
+    mask = _value("encoder_attention_mask", _BOOL, ["batch", 1, 1, "source"])
+    builder = _builder("encoder", [input_ids, mask])
+    outputs = EncoderGraph(spec)(builder.op, input_ids, mask)
+    names = _pair_names("cross", spec)
+    for value, name in zip(outputs, (n for pair in names for n in pair), strict=True):
+        _declare_output(builder, value, name, _FLOAT, _cross_shape(spec))
+    return _model(builder)
+
+
+def build_decoder(spec: Seq2SeqSpec) -> ir.Model:
+    """The tree-step graph (see :class:`.decoder.DecoderGraph`).
+
+    An input that the architecture does not read (``cache_position_ids`` without relative
+    positions) is not an input of the graph.
+    """
+    stack = spec.decoder
+    cache_shape = ["batch", stack.heads, "slots", stack.head_dim]
+
+    def pairs(kind: str, shape: list[int | str]) -> list[tuple[ir.Value, ir.Value]]:
+        return [
+            (_value(key, _FLOAT, shape), _value(value, _FLOAT, shape))
+            for key, value in _pair_names(kind, spec)
+        ]
+
+    inputs = StepInputs(
+        input_ids=_value("input_ids", _INT64, ["batch", "queries"]),
+        position_ids=_value("position_ids", _INT64, ["batch", "queries"]),
+        cache_position_ids=_value("cache_position_ids", _INT64, ["batch", "slots"]),
+        attention_mask=_value("attention_mask", _BOOL, ["batch", 1, "queries", "slots"]),
+        write_index=_value("write_index", _INT64, ["batch"]),
+        encoder_attention_mask=_value("encoder_attention_mask", _BOOL, ["batch", 1, 1, "source"]),
+        past=pairs("past", cache_shape),
+        cross=pairs("cross", _cross_shape(spec)),
+    )
+    values = [
+        inputs.input_ids,
+        inputs.position_ids,
+        inputs.cache_position_ids,
+        inputs.attention_mask,
+        inputs.write_index,
+        inputs.encoder_attention_mask,
+        *(value for pair in inputs.past for value in pair),
+        *(value for pair in inputs.cross for value in pair),
+    ]
+    builder = _builder("decoder", values)
+    next_ids, logits, present = DecoderGraph(spec)(builder.op, inputs)
+    _declare_output(builder, next_ids, "next_ids", _INT64, ["batch", "queries"])
+    logits_shape: list[int | str] = ["batch", "queries", spec.vocab_size]
+    _declare_output(builder, logits, "logits", _FLOAT, logits_shape)
+    for names, written in zip(_pair_names("present", spec), present, strict=True):
+        for name, value in zip(names, written, strict=True):
+            _declare_output(builder, value, name, _FLOAT, cache_shape)
+    for value in values:
+        if not value.uses():
+            builder.graph.inputs.remove(value)
+    return _model(builder)
+
+
+def _pair_names(kind: str, spec: Seq2SeqSpec) -> list[tuple[str, str]]:
+    return [(f"{kind}_key.{i}", f"{kind}_value.{i}") for i in range(spec.decoder.layers)]
+
+
+def _cross_shape(spec: Seq2SeqSpec) -> list[int | str]:
+    return ["batch", spec.decoder.heads, "source", spec.decoder.head_dim]
+
+
+def _value(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+
+
+def _builder(name: str, inputs: list[ir.Value]) -> GraphBuilder:
+    graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": OPSET}, name=name)
+    return GraphBuilder(graph)
+
+
+def _declare_output(
+    builder: GraphBuilder, value: ir.Value, name: str, dtype: ir.DataType, shape: list[int | str]
+) -> None:
+    value.name = name
+    value.type = ir.TensorType(dtype)
+    value.shape = ir.Shape(shape)
+    builder.graph.outputs.append(value)
+
+
+def _model(builder: GraphBuilder) -> ir.Model:
+    for node in builder.graph:
+        # The builder's own notes (module scopes) double the file and mean nothing later.
+        node.metadata_props.clear()
+    model = ir.Model(builder.graph, ir_version=_IR_VERSION, producer_name="seq2edge")
+    RemoveUnusedNodesPass()(model)
+    return model

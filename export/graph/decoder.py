@@ -1,0 +1,193 @@
+"""Decoder graph: the tree step (docs/design.md, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from ..spec import NormPlacement, Seq2SeqSpec
+from .layers import (
+    FeedForward,
+    Linear,
+    Norm,
+    Op,
+    Table,
+    mask_per_query,
+    merge_heads,
+    split_heads,
+)
+from .stack import Stack
+
+
+@dataclass
+class LayerInputs:
+    """What one decoder layer reads besides the hidden states."""
+
+    mask: ir.Value  # [B, 1|H, Q, T], bool or additive
+    write_index: ir.Value  # [B]
+    source_mask: ir.Value  # [B, 1, Q, S] bool
+    past: tuple[ir.Value, ir.Value]  # [B, H, T, Dh] each
+    cross: tuple[ir.Value, ir.Value]  # [B, H, S, Dh] each
+
+
+class CachedSelfAttention(nn.Module):
+    """Writes the new tokens' keys and values into the cache, then reads the whole cache."""
+
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        stack = spec.decoder
+        self.heads, self.head_dim = stack.heads, stack.head_dim
+        self.scale = stack.attention_scale
+        self.qkv = Linear(spec.d_model, 3 * stack.inner_dim, spec.bias)
+        self.out = Linear(stack.inner_dim, spec.d_model, spec.bias)
+
+    def forward(
+        self, op: Op, x: ir.Value, inputs: LayerInputs
+    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
+        q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
+        key = op.TensorScatter(inputs.past[0], k, inputs.write_index, axis=2)
+        value = op.TensorScatter(inputs.past[1], v, inputs.write_index, axis=2)
+        y = op.Attention(q, key, value, inputs.mask, scale=self.scale)
+        return self.out(op, merge_heads(op, y, self.heads * self.head_dim)), (key, value)
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        stack = spec.decoder
+        self.heads, self.head_dim = stack.heads, stack.head_dim
+        self.scale = stack.attention_scale
+        self.query = Linear(spec.d_model, stack.inner_dim, spec.bias)
+        self.out = Linear(stack.inner_dim, spec.d_model, spec.bias)
+
+    def forward(self, op: Op, x: ir.Value, inputs: LayerInputs) -> ir.Value:
+        (q,) = split_heads(op, self.query(op, x), 1, self.heads, self.head_dim)
+        y = op.Attention(q, *inputs.cross, inputs.source_mask, scale=self.scale)
+        return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        self.pre_norm = spec.norm_placement is NormPlacement.PRE
+        self.self_attention = CachedSelfAttention(spec)
+        self.self_attention_norm = Norm(spec.d_model, spec.norm)
+        self.cross_attention = CrossAttention(spec)
+        self.cross_attention_norm = Norm(spec.d_model, spec.norm)
+        self.ffn = FeedForward(spec, spec.decoder)
+        self.ffn_norm = Norm(spec.d_model, spec.norm)
+
+    def forward(
+        self, op: Op, x: ir.Value, inputs: LayerInputs
+    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
+        if self.pre_norm:
+            y, present = self.self_attention(op, self.self_attention_norm(op, x), inputs)
+            x = op.Add(x, y)
+            x = op.Add(x, self.cross_attention(op, self.cross_attention_norm(op, x), inputs))
+            return op.Add(x, self.ffn(op, self.ffn_norm(op, x))), present
+        y, present = self.self_attention(op, x, inputs)
+        x = self.self_attention_norm(op, op.Add(x, y))
+        x = self.cross_attention_norm(op, op.Add(x, self.cross_attention(op, x, inputs)))
+        return self.ffn_norm(op, op.Add(x, self.ffn(op, x))), present
+
+
+class LmHead(nn.Module):
+    """Untied head: ``MatMul`` with its own weight [D, V]."""
+
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter([spec.d_model, spec.vocab_size])
+        self.bias = nn.Parameter([spec.vocab_size]) if spec.logits_bias else None
+
+    def forward(self, op: Op, x: ir.Value) -> ir.Value:
+        y = op.MatMul(x, self.weight)
+        return y if self.bias is None else op.Add(y, self.bias)
+
+
+class TiedLmHead(nn.Module):
+    """Head on the token embedding [V, D] itself.
+
+    ``Gemm(transB=1)`` over rows, because a ``Transpose`` of the table would be folded into a
+    second copy of it when a runtime loads the graph.
+    """
+
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        self.d_model, self.vocab_size = spec.d_model, spec.vocab_size
+        self.bias = nn.Parameter([spec.vocab_size]) if spec.logits_bias else None
+
+    def forward(self, op: Op, x: ir.Value, table: ir.Value) -> ir.Value:
+        rows = op.Reshape(x, [-1, self.d_model])
+        bias = [] if self.bias is None else [self.bias]
+        y = op.Gemm(rows, table, *bias, transB=1)
+        shape = op.Concat(op.Shape(x, start=0, end=2), [self.vocab_size], axis=0)
+        return op.Reshape(y, shape)
+
+
+@dataclass
+class StepInputs:
+    """Graph inputs of the tree step; the names are those of docs/design.md."""
+
+    input_ids: ir.Value
+    position_ids: ir.Value
+    cache_position_ids: ir.Value
+    attention_mask: ir.Value
+    write_index: ir.Value
+    encoder_attention_mask: ir.Value
+    past: list[tuple[ir.Value, ir.Value]]
+    cross: list[tuple[ir.Value, ir.Value]]
+
+
+class DecoderStack(Stack):
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        layers: list[nn.Module] = [DecoderLayer(spec) for _ in range(spec.decoder.layers)]
+        super().__init__(spec, spec.decoder, layers, bidirectional=False)
+
+    def forward(
+        self, op: Op, x: ir.Value, inputs: StepInputs
+    ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
+        masks = self.masks(
+            op, inputs.position_ids, inputs.cache_position_ids, inputs.attention_mask
+        )
+        source_mask = mask_per_query(op, inputs.encoder_attention_mask, inputs.input_ids)
+        x = self.embed(op, x, inputs.position_ids)
+        present = []
+        for index, layer in enumerate(self.layers):
+            layer_inputs = LayerInputs(
+                mask=masks[index],
+                write_index=inputs.write_index,
+                source_mask=source_mask,
+                past=inputs.past[index],
+                cross=inputs.cross[index],
+            )
+            x, written = layer(op, x, layer_inputs)
+            present.append(written)
+        return self.finish(op, x), present
+
+
+class DecoderGraph(nn.Module):
+    """One tree step: gives ``next_ids`` [B, Q], ``logits`` [B, Q, V] and the new cache."""
+
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        # The name is the encoder's unless the decoder has a table of its own.
+        if spec.separate_decoder_embedding:
+            self.decoder_embedding = Table(spec.vocab_size, spec.d_model)
+        else:
+            self.embedding = Table(spec.vocab_size, spec.d_model)
+        self.decoder = DecoderStack(spec)
+        self.lm_head = TiedLmHead(spec) if spec.tied_lm_head else LmHead(spec)
+
+    def forward(
+        self, op: Op, inputs: StepInputs
+    ) -> tuple[ir.Value, ir.Value, list[tuple[ir.Value, ir.Value]]]:
+        spec = self.spec
+        table = self.decoder_embedding if spec.separate_decoder_embedding else self.embedding
+        x, present = self.decoder(op, table(op, inputs.input_ids), inputs)
+        if spec.logits_scale != 1.0:
+            x = op.Mul(x, op.CastLike(spec.logits_scale, x))
+        logits = self.lm_head(op, x, table.weight) if spec.tied_lm_head else self.lm_head(op, x)
+        return op.ArgMax(logits, axis=-1, keepdims=0), logits, present

@@ -1,0 +1,98 @@
+"""Encoder graph: tokens to the decoder's cross-attention keys and values."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from ..spec import NormPlacement, Seq2SeqSpec
+from .layers import (
+    FeedForward,
+    Linear,
+    Norm,
+    Op,
+    Table,
+    mask_per_query,
+    merge_heads,
+    split_heads,
+)
+from .stack import Stack
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        stack = spec.encoder
+        self.heads, self.head_dim = stack.heads, stack.head_dim
+        self.scale = stack.attention_scale
+        self.qkv = Linear(spec.d_model, 3 * stack.inner_dim, spec.bias)
+        self.out = Linear(stack.inner_dim, spec.d_model, spec.bias)
+
+    def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
+        q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
+        y = op.Attention(q, k, v, mask, scale=self.scale)
+        return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        self.pre_norm = spec.norm_placement is NormPlacement.PRE
+        self.self_attention = SelfAttention(spec)
+        self.self_attention_norm = Norm(spec.d_model, spec.norm)
+        self.ffn = FeedForward(spec, spec.encoder)
+        self.ffn_norm = Norm(spec.d_model, spec.norm)
+
+    def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
+        if self.pre_norm:
+            x = op.Add(x, self.self_attention(op, self.self_attention_norm(op, x), mask))
+            return op.Add(x, self.ffn(op, self.ffn_norm(op, x)))
+        x = self.self_attention_norm(op, op.Add(x, self.self_attention(op, x, mask)))
+        return self.ffn_norm(op, op.Add(x, self.ffn(op, x)))
+
+
+class EncoderStack(Stack):
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        layers: list[nn.Module] = [EncoderLayer(spec) for _ in range(spec.encoder.layers)]
+        super().__init__(spec, spec.encoder, layers, bidirectional=True)
+
+    def forward(self, op: Op, x: ir.Value, input_ids: ir.Value, mask: ir.Value) -> ir.Value:
+        length = op.Squeeze(op.Shape(input_ids, start=1, end=2), [0])
+        position = op.Unsqueeze(op.Range(0, length, 1), [0])  # [1, S]
+        if self.bias is None:
+            mask = mask_per_query(op, mask, input_ids)
+        masks = self.masks(op, position, position, mask)
+        x = self.embed(op, x, position)
+        for layer, layer_mask in zip(self.layers, masks, strict=True):
+            x = layer(op, x, layer_mask)
+        return self.finish(op, x)
+
+
+class CrossProjection(nn.Module):
+    """One decoder layer's cross-attention keys and values, computed once a source."""
+
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        self.heads, self.head_dim = spec.decoder.heads, spec.decoder.head_dim
+        self.kv = Linear(spec.d_model, 2 * spec.decoder.inner_dim, spec.bias)
+
+    def forward(self, op: Op, states: ir.Value) -> list[ir.Value]:
+        return split_heads(op, self.kv(op, states), 2, self.heads, self.head_dim)
+
+
+class EncoderGraph(nn.Module):
+    """``input_ids`` [B, S] and a bool mask [B, 1, 1, S] to L pairs [B, H, S, Dh]."""
+
+    def __init__(self, spec: Seq2SeqSpec) -> None:
+        super().__init__()
+        self.embedding = Table(spec.vocab_size, spec.d_model)
+        self.encoder = EncoderStack(spec)
+        self.cross = nn.ModuleList([CrossProjection(spec) for _ in range(spec.decoder.layers)])
+
+    def forward(self, op: Op, input_ids: ir.Value, mask: ir.Value) -> list[ir.Value]:
+        x = self.embedding(op, input_ids)
+        states = self.encoder(op, x, input_ids, mask)
+        outputs = []
+        for projection in self.cross:
+            outputs.extend(projection(op, states))
+        return outputs

@@ -1,0 +1,61 @@
+"""What the encoder's and the decoder's stack of layers have in common."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from ..spec import LearnedPositions, RelativeBias, Seq2SeqSpec, StackSpec
+from .layers import Norm, Op, Table
+from .positions import DistanceBias
+
+
+class Stack(nn.Module):
+    """Embedding scale, positions, embedding norm, layers, final norm."""
+
+    def __init__(
+        self, spec: Seq2SeqSpec, stack: StackSpec, layers: list[nn.Module], bidirectional: bool
+    ) -> None:
+        super().__init__()
+        positions = stack.positions
+        self.embedding_scale = spec.embedding_scale
+        self.positions = (
+            Table(positions.length, spec.d_model)
+            if isinstance(positions, LearnedPositions)
+            else None
+        )
+        self.bias = (
+            nn.ModuleList(
+                [
+                    DistanceBias(positions, stack.heads, bidirectional)
+                    for _ in range(stack.layers if positions.per_layer else 1)
+                ]
+            )
+            if isinstance(positions, RelativeBias)
+            else None
+        )
+        self.embedding_norm = Norm(spec.d_model, spec.norm) if stack.embedding_norm else None
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = Norm(spec.d_model, spec.norm) if stack.final_norm else None
+
+    def embed(self, op: Op, x: ir.Value, position_ids: ir.Value) -> ir.Value:
+        """Token embeddings [B, Q, D] to the first layer's input."""
+        if self.embedding_scale != 1.0:
+            x = op.Mul(x, op.CastLike(self.embedding_scale, x))
+        if self.positions is not None:
+            x = op.Add(x, self.positions(op, position_ids))
+        return x if self.embedding_norm is None else self.embedding_norm(op, x)
+
+    def masks(
+        self, op: Op, query: ir.Value, key: ir.Value, mask: ir.Value
+    ) -> list[ir.Value]:
+        """One attention mask a layer, from positions [.., Q] and [.., K] and a bool mask."""
+        count = len(self.layers)
+        if self.bias is None:
+            return [mask] * count
+        distance = op.Sub(op.Unsqueeze(query, [2]), op.Unsqueeze(key, [1]))  # [.., Q, K]
+        biases = [bias(op, distance, mask) for bias in self.bias]
+        return biases * count if len(biases) == 1 else biases
+
+    def finish(self, op: Op, x: ir.Value) -> ir.Value:
+        return x if self.final_norm is None else self.final_norm(op, x)

@@ -1,0 +1,67 @@
+"""Byte-level BPE from ``vocab.json`` and ``merges.txt`` (BART, CodeT5: RoBERTa's scheme)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from ..errors import CheckpointError
+
+#: Names of the special tokens in special_tokens_map.json, with RoBERTa's defaults.
+_DEFAULTS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+
+
+def build_byte_level_bpe(
+    vocabulary: Path, merges: Path, settings: dict[str, Any], added: dict[str, int]
+) -> Tokenizer:
+    """A tokenizer that puts ``<s>`` before and ``</s>`` after the text.
+
+    Args:
+        vocabulary, merges: the two files.
+        settings: special_tokens_map.json and tokenizer_config.json together.
+        added: added_tokens.json, token to id.
+
+    Raises:
+        CheckpointError: the vocabulary lacks the begin or the end token.
+    """
+    model = models.BPE.from_file(str(vocabulary), str(merges), fuse_unk=False)
+    tokenizer = Tokenizer(model)
+    prefix = bool(settings.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    tokenizer.decoder = decoders.ByteLevel()
+    known = set(json.loads(vocabulary.read_text(encoding="utf-8")))
+    special = {name: _text(settings.get(name, default)) for name, default in _DEFAULTS.items()}
+    extra = [_text(token) for token in settings.get("additional_special_tokens", [])]
+    for name, token in special.items():
+        if token in known or token in added:
+            # RoBERTa's mask token takes the space before it.
+            tokenizer.add_special_tokens([AddedToken(token, lstrip=name == "mask_token")])
+    # Added tokens get the next free ids, so they are added in the order of theirs.
+    ordered = [token for token, _ in sorted(added.items(), key=lambda item: item[1])]
+    tokenizer.add_special_tokens([*extra, *ordered])
+    ids = {name: tokenizer.token_to_id(special[name]) for name in ("cls_token", "sep_token")}
+    missing = [special[name] for name, number in ids.items() if number is None]
+    if missing:
+        raise CheckpointError(f"{vocabulary} has no token {' nor '.join(missing)}")
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep=(special["sep_token"], ids["sep_token"]),
+        cls=(special["cls_token"], ids["cls_token"]),
+        trim_offsets=True,
+        add_prefix_space=prefix,
+    )
+    return tokenizer
+
+
+def _text(token: Any) -> str:
+    return str(token["content"]) if isinstance(token, dict) else str(token)

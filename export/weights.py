@@ -1,0 +1,209 @@
+"""Name maps: which checkpoint tensors fill which parameter, and how.
+
+A family gives one :class:`Rule` for each parameter of the graphs. :func:`bind` checks all of
+them at once (missing, unused, wrongly shaped, wrongly tied) before anything is written;
+tensors are then loaded one at a time, when they are written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from .checkpoint import Checkpoint, FloatArray
+from .errors import CheckpointError
+
+Shape = tuple[int, ...]
+
+
+class Transform(Protocol):
+    """How a parameter is made of checkpoint tensors."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        """Shapes that the ``count`` sources must have for a parameter of ``shape``."""
+        ...
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray: ...
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The tensor as it is; several are joined end to end along their only axis (biases)."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(shape[0] // count, *shape[1:])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """PyTorch's linear weight [out, in] to [in, out]; several are joined along ``out``."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(shape[1] // count, shape[0])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return np.concatenate([array.T for array in arrays], axis=1)
+
+
+@dataclass(frozen=True)
+class DropRows:
+    """The table without its first rows (BART keeps two unused ones before position 0)."""
+
+    count: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(shape[0] + self.count, shape[1])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0][self.count :]
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """[1, N] to [N]."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(1, shape[0])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0].reshape(-1)
+
+
+@dataclass(frozen=True)
+class Expand:
+    """A table computed from a [rows, width] tensor; ``function`` gives the new rows."""
+
+    rows: int
+    function: Callable[[FloatArray], FloatArray] = field(compare=False)
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(self.rows, shape[1])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return self.function(arrays[0])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``parameter`` is filled by ``transform`` from ``sources``.
+
+    ``tied`` are other names under which checkpoints save the same tensor; they may be absent
+    and must be equal where they are there. The first of sources and tied names that exists is
+    read.
+    """
+
+    parameter: str
+    sources: tuple[str, ...]
+    transform: Transform = Copy()
+    tied: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoundWeight:
+    """A parameter that can be loaded."""
+
+    name: str
+    shape: Shape
+    load: Callable[[], FloatArray]
+
+
+def linear(parameter: str, *sources: str, bias: bool = False) -> list[Rule]:
+    """Rules of a linear layer made of one or several of the checkpoint's, side by side."""
+    rules = [Rule(f"{parameter}.weight", tuple(f"{s}.weight" for s in sources), Transpose())]
+    if bias:
+        rules.append(Rule(f"{parameter}.bias", tuple(f"{s}.bias" for s in sources)))
+    return rules
+
+
+def norm(parameter: str, source: str, bias: bool = False) -> list[Rule]:
+    """Rules of a norm's scale and, where it has one, its bias."""
+    kinds = ("weight", "bias") if bias else ("weight",)
+    return [Rule(f"{parameter}.{kind}", (f"{source}.{kind}",)) for kind in kinds]
+
+
+def bind(
+    rules: Iterable[Rule],
+    parameters: Mapping[str, Shape],
+    checkpoint: Checkpoint,
+    ignored: Iterable[str] = (),
+) -> dict[str, BoundWeight]:
+    """Match rules, graph parameters and checkpoint tensors; every tensor must be used.
+
+    Args:
+        rules: the family's name map.
+        parameters: shapes of the graphs' parameters, by name.
+        checkpoint: the opened checkpoint.
+        ignored: regular expressions of tensors that the architecture never reads.
+
+    Raises:
+        CheckpointError: listing every missing, unused, wrongly shaped or wrongly tied tensor.
+    """
+    problems: list[str] = []
+    bound: dict[str, BoundWeight] = {}
+    used: set[str] = set()
+    for rule in rules:
+        sources = _resolve(rule, checkpoint)
+        used.update(sources, rule.tied)
+        missing = [name for name in sources if name not in checkpoint.names]
+        if missing:
+            problems += [f"missing tensor {name}" for name in missing]
+            continue
+        shape = parameters[rule.parameter]
+        wrong = _shape_problems(rule, sources, shape, checkpoint)
+        problems += wrong or _tie_problems(rule, sources[0], checkpoint)
+        bound[rule.parameter] = BoundWeight(
+            rule.parameter, shape, _loader(rule.transform, sources, checkpoint)
+        )
+    patterns = [re.compile(pattern) for pattern in ignored]
+    unused = [
+        name
+        for name in checkpoint.names - used
+        if not any(pattern.fullmatch(name) for pattern in patterns)
+    ]
+    problems += [f"unused tensor {name}" for name in sorted(unused)]
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint.directory} does not fit its config.json: " + "; ".join(problems)
+        )
+    unfilled = sorted(set(parameters) - set(bound))
+    if unfilled:
+        raise AssertionError(f"the family has no rule for {unfilled}")
+    return bound
+
+
+def _resolve(rule: Rule, checkpoint: Checkpoint) -> tuple[str, ...]:
+    if rule.tied and rule.sources[0] not in checkpoint.names:
+        return next(((name,) for name in rule.tied if name in checkpoint.names), rule.sources)
+    return rule.sources
+
+
+def _shape_problems(
+    rule: Rule, sources: tuple[str, ...], shape: Shape, checkpoint: Checkpoint
+) -> list[str]:
+    expected = rule.transform.source_shapes(shape, len(sources))
+    return [
+        f"tensor {name} has shape {list(checkpoint.shape(name))}, expected {list(wanted)}"
+        for name, wanted in zip(sources, expected, strict=True)
+        if checkpoint.shape(name) != wanted
+    ]
+
+
+def _tie_problems(rule: Rule, source: str, checkpoint: Checkpoint) -> list[str]:
+    return [
+        f"tensor {name} differs from {source}, which it should be tied to"
+        for name in rule.tied
+        if name in checkpoint.names and name != source and not checkpoint.equal(name, source)
+    ]
+
+
+def _loader(
+    transform: Transform, sources: tuple[str, ...], checkpoint: Checkpoint
+) -> Callable[[], FloatArray]:
+    return lambda: transform.apply([checkpoint.load(name) for name in sources])

@@ -1,0 +1,254 @@
+"""The bundle on disk: verified reading, atomic writing.
+
+A bundle is a directory: ``seq2edge.json`` (the manifest), ``encoder.onnx``,
+``decoder.onnx`` (graphs only), ``weights.bin`` (external data that both graphs share) and
+tokenizer files. It is trusted only after it was checked, no name in it may lead out of its
+directory, and it appears on disk whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from .errors import BundleError, OutputError, OutputExistsError
+from .manifest import DTYPE_BYTES, MANIFEST_NAME, WEIGHTS_NAME, FileInfo, Manifest, WeightInfo
+
+_CHUNK = 1 << 20
+
+
+class Bundle:
+    """A bundle whose manifest was read and whose files are there with the right sizes."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read the manifest and check names, sizes and tensor offsets (not the hashes).
+
+        Raises:
+            BundleError: what is wrong, all of it, and what to do.
+        """
+        directory = Path(path)
+        if not directory.exists():
+            raise BundleError(f"no such bundle: {directory}")
+        if not directory.is_dir():
+            raise BundleError(f"{directory} is not a directory; a bundle is one")
+        file = directory / MANIFEST_NAME
+        if not file.is_file():
+            hint = (
+                " (it looks like a checkpoint: run 'seq2edge export' on it first)"
+                if (directory / "config.json").exists()
+                else ""
+            )
+            raise BundleError(f"{directory} is not a seq2edge bundle: no {MANIFEST_NAME}{hint}")
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise BundleError(f"cannot read {file}: {error.strerror}") from None
+        bundle = cls(directory, Manifest.from_bytes(data))
+        problems = bundle._layout_problems()
+        if problems:
+            raise BundleError(f"{directory}: " + "; ".join(problems))
+        return bundle
+
+    def path(self, name: str) -> Path:
+        """The path of one of the bundle's files.
+
+        Raises:
+            BundleError: if ``name`` is not in the manifest or leads out of the directory.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.directory}: {name!r} is not listed in {MANIFEST_NAME}")
+        if not _stays_inside(self.directory, name):
+            raise BundleError(f"{self.directory}: {name!r} leads out of the bundle")
+        return self.directory / name
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest's.
+
+        Raises:
+            BundleError: listing each file whose bytes changed.
+        """
+        changed = [
+            name
+            for name, info in self.manifest.files.items()
+            if sha256_of(self.path(name)) != info.sha256
+        ]
+        if changed:
+            raise BundleError(
+                f"{self.directory}: changed since it was written (SHA-256 differs): "
+                + ", ".join(sorted(changed))
+                + "; copy or export the bundle again"
+            )
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that the manifest lists."""
+        return sum(info.size for info in self.manifest.files.values())
+
+    def _layout_problems(self) -> list[str]:
+        manifest = self.manifest
+        problems = []
+        needed = [graph.file for graph in manifest.graphs.values()] + [WEIGHTS_NAME]
+        if manifest.tokenizer.file is not None:
+            needed.append(manifest.tokenizer.file)
+        for name in needed:
+            if name not in manifest.files:
+                problems.append(f"{name!r} is used but not listed under files")
+        for name, info in manifest.files.items():
+            if not _stays_inside(self.directory, name):
+                problems.append(f"{name!r} leads out of the bundle")
+                continue
+            file = self.directory / name
+            if not file.is_file():
+                problems.append(f"{name} is missing")
+            elif file.stat().st_size != info.size:
+                problems.append(
+                    f"{name} has {file.stat().st_size} bytes, the manifest says {info.size}"
+                    " (incomplete copy?)"
+                )
+        weights = manifest.files.get(WEIGHTS_NAME)
+        for name, tensor in manifest.weights.items():
+            problems += _tensor_problems(name, tensor, weights.size if weights else 0)
+        return problems
+
+
+def _stays_inside(directory: Path, name: str) -> bool:
+    # A name is one plain component; resolving catches a symbolic link that points elsewhere.
+    if not name or name != os.path.basename(name) or "\\" in name or name in (".", ".."):
+        return False
+    return (directory / name).resolve().parent == directory.resolve()
+
+
+def _tensor_problems(name: str, tensor: WeightInfo, file_size: int) -> list[str]:
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    problems = []
+    if tensor.length != count * DTYPE_BYTES[tensor.dtype]:
+        problems.append(f"tensor {name}: {tensor.length} bytes do not fit its shape and dtype")
+    if tensor.offset + tensor.length > file_size:
+        problems.append(f"tensor {name} ends outside {WEIGHTS_NAME}")
+    return problems
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class BundleWriter:
+    """Writes a bundle into a hidden sibling folder and renames it when it is complete.
+
+    ``with BundleWriter(path) as out:`` write files into ``out.directory``, then call
+    ``out.commit(manifest)``. Leaving the block without a commit, by an exception or Ctrl-C
+    as well, removes everything.
+
+    Raises:
+        OutputExistsError: the output is there and ``overwrite`` is false, or it is something
+            other than a bundle or an empty folder (which is never replaced).
+        OutputError: the disk is full or not writable.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self.destination = Path(path)
+        check_destination(self.destination, overwrite)
+        parent = self.destination.resolve().parent
+        token = secrets.token_hex(4)
+        self.directory = parent / f".{self.destination.name}.{token}.partial"
+        self._replaced = parent / f".{self.destination.name}.{token}.old"
+        self._hashes: dict[str, str] = {}
+
+    def __enter__(self) -> BundleWriter:
+        try:
+            self.directory.mkdir(parents=True)
+        except OSError as error:
+            raise write_error(self.destination, error) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise write_error(self.destination, error) from None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one small file."""
+        (self.directory / name).write_bytes(data)
+
+    def known_hash(self, name: str, sha256: str) -> None:
+        """Take the hash of a file that the caller computed while writing it."""
+        self._hashes[name] = sha256
+
+    def files(self) -> Mapping[str, FileInfo]:
+        """Size and hash of every file written so far."""
+        found = {}
+        for file in sorted(self.directory.iterdir()):
+            digest = self._hashes.get(file.name) or sha256_of(file)
+            found[file.name] = FileInfo(file.stat().st_size, digest)
+        return found
+
+    def commit(self, manifest: Manifest) -> None:
+        """Write the manifest, flush everything to disk and put the bundle in its place."""
+        self.write(MANIFEST_NAME, manifest.to_bytes())
+        for file in self.directory.iterdir():
+            _fsync(file)
+        _fsync(self.directory)
+        replaces = self.destination.exists()
+        if replaces:
+            os.rename(self.destination, self._replaced)
+        try:
+            os.rename(self.directory, self.destination)
+        except BaseException:
+            if replaces:
+                os.rename(self._replaced, self.destination)
+            raise
+        _fsync(self.destination.resolve().parent)
+        if replaces:
+            shutil.rmtree(self._replaced, ignore_errors=True)
+
+
+def check_destination(path: Path, overwrite: bool) -> None:
+    """Refuse an output path before any work is done (see :class:`BundleWriter`)."""
+    if not path.name:
+        raise OutputExistsError(f"{path} cannot be replaced; name a new folder for the bundle")
+    if not (path.exists() or path.is_symlink()):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{path} already exists; choose another name or pass --force")
+    if path.is_symlink() or not path.is_dir():
+        raise OutputExistsError(f"{path} is not a folder; choose another name")
+    if any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
+        raise OutputExistsError(
+            f"{path} is neither empty nor a bundle, so --force does not replace it"
+        )
+
+
+def write_error(path: Path, error: OSError) -> OutputError:
+    """The one-line error for a failed write of ``path``."""
+    reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
+    return OutputError(f"cannot write {path}: {reason}; nothing was left behind")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

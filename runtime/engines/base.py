@@ -1,0 +1,105 @@
+"""What decoding asks of an inference engine: one encoder run, then tree steps.
+
+The decoder graph is a *tree step* (docs/design.md, section 3): the caller says which tokens
+to run, where they stand, which cache slots they may see and where to write. An engine owns
+the weights; a :class:`Decoder` owns one call's cache; a :class:`Step` owns the small host
+arrays of one shape of step, bound once and updated in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Step:
+    """Host arrays of a tree step of Q tokens for each of B sequences over T cache slots.
+
+    Attributes:
+        input_ids: [B, Q] int64, the tokens to run.
+        position_ids: [B, Q] int64, their logical positions (the decoder start token is 0).
+        attention_mask: [B, 1, Q, T] bool, the slots that each token may see, its own included.
+        write_index: [B] int64, the first of the Q slots that are written.
+        next_ids: [B, Q] int64, filled by the run with the most probable next tokens. It is
+            ``input_ids`` itself where a step feeds the following one (greedy decoding).
+        logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
+    """
+
+    input_ids: Ids
+    position_ids: Ids
+    attention_mask: Mask
+    write_index: Ids
+    next_ids: Ids
+    logits: NDArray[np.float32] | None
+
+    @classmethod
+    def allocate(
+        cls,
+        batch_size: int,
+        queries: int,
+        capacity: int,
+        *,
+        feed_back: bool = False,
+        vocab_size: int | None = None,
+    ) -> Step:
+        """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
+        input_ids = np.zeros((batch_size, queries), np.int64)
+        return cls(
+            input_ids=input_ids,
+            position_ids=np.zeros((batch_size, queries), np.int64),
+            attention_mask=np.zeros((batch_size, 1, queries, capacity), np.bool_),
+            write_index=np.zeros((batch_size,), np.int64),
+            next_ids=input_ids if feed_back else np.zeros((batch_size, queries), np.int64),
+            logits=None
+            if vocab_size is None
+            else np.zeros((batch_size, queries, vocab_size), np.float32),
+        )
+
+
+class EncodedSource(Protocol):
+    """Cross-attention keys and values of a batch of sources, held by the engine."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+
+class Decoder(Protocol):
+    """One call's decoder state. Not for use by two threads at once."""
+
+    #: [B, T] int64, the logical position that each cache slot holds; 0, 1, 2 ... at first.
+    cache_position_ids: Ids
+
+    @property
+    def capacity(self) -> int:
+        """T, the number of cache slots."""
+        ...
+
+    def grow(self, capacity: int) -> None:
+        """More slots; what is cached stays. Steps bound before must be bound anew."""
+        ...
+
+    def bind(self, step: Step) -> Callable[[], None]:
+        """A function that runs ``step`` with the arrays' contents at that moment."""
+        ...
+
+
+class Engine(Protocol):
+    """A loaded bundle. One engine may serve several threads."""
+
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncodedSource:
+        """Run the encoder on [B, S] int64 ids and a [B, S] bool mask (False is padding)."""
+        ...
+
+    def decoder(self, source: EncodedSource, capacity: int) -> Decoder:
+        """A fresh decoder over ``source`` with ``capacity`` cache slots."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,206 @@
+"""ONNX Runtime on the CPU: everything bound once, the cache updated in place.
+
+Inputs and outputs are bound by address to numpy arrays that this module keeps alive, so a
+step costs one call into ONNX Runtime and no copy. ``present_*`` is bound to the memory of
+``past_*``: ``TensorScatter`` then writes the new slots and leaves the others where they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import EngineError
+from ..manifest import GraphInfo, Manifest
+from .base import EncodedSource, Ids, Mask, Step
+
+#: First ONNX Runtime that runs an opset (its release notes); only what bundles use.
+_MINIMUM_VERSION = {24: (1, 25)}
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EngineError(
+            "onnxruntime is not installed: pip install 'seq2edge[cpu]' (or onnxruntime alone)"
+        ) from None
+    return onnxruntime
+
+
+def check_version(installed: str, manifest: Manifest) -> None:
+    """Refuse an ONNX Runtime that is too old for the bundle's operators.
+
+    Raises:
+        EngineError: which version is there, which is needed and what to do.
+    """
+    numbers = tuple(int(part) for part in installed.split(".")[:2])
+    opset = max(graph.opset for graph in manifest.graphs.values())
+    needed = max((v for o, v in _MINIMUM_VERSION.items() if o <= opset), default=(0, 0))
+    if numbers < needed:
+        raise EngineError(
+            f"this bundle uses ONNX opset {opset}, which needs onnxruntime >="
+            f" {needed[0]}.{needed[1]}, and {installed} is installed; upgrade onnxruntime"
+            " (Python 3.10 stops at 1.23: use Python 3.11 or newer)"
+        )
+
+
+class OnnxRuntimeEngine:
+    """Two CPU sessions over one bundle.
+
+    Args:
+        bundle: the opened bundle.
+        num_threads: threads of an operator; None takes ONNX Runtime's choice (the cores).
+    """
+
+    def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
+        if num_threads is not None and num_threads < 1:
+            raise EngineError(f"num_threads must be at least 1, not {num_threads}")
+        ort = _onnxruntime()
+        check_version(ort.__version__, bundle.manifest)
+        graphs = bundle.manifest.graphs
+        self._manifest = bundle.manifest
+        self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
+        # The encoder's idle threads would otherwise spin while the decoder runs.
+        self._encoder = _session(
+            ort, bundle, self._encoder_info, num_threads, {"session.force_spinning_stop": "1"}
+        )
+        self._decoder = _session(ort, bundle, self._decoder_info, num_threads)
+
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtSource:
+        """See :class:`seq2edge.runtime.engines.base.Engine`."""
+        input_ids = np.ascontiguousarray(input_ids, np.int64)
+        mask = np.ascontiguousarray(attention_mask, np.bool_)[:, None, None, :]
+        binding = self._encoder.io_binding()
+        _bind(binding.bind_input, "input_ids", input_ids)
+        _bind(binding.bind_input, "encoder_attention_mask", mask)
+        names = [spec.name for spec in self._encoder_info.outputs]
+        for name in names:
+            binding.bind_output(name)
+        self._encoder.run_with_iobinding(binding)
+        return OrtSource(mask, dict(zip(names, binding.get_outputs(), strict=True)))
+
+    def decoder(self, source: EncodedSource, capacity: int) -> OrtDecoder:
+        """See :class:`seq2edge.runtime.engines.base.Engine`."""
+        if not isinstance(source, OrtSource):
+            raise TypeError("source was encoded by another engine")
+        return OrtDecoder(self._decoder, self._decoder_info, source, capacity)
+
+    def close(self) -> None:
+        """Let go of the sessions and their memory."""
+        del self._encoder, self._decoder
+
+
+class OrtSource:
+    """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S]."""
+
+    def __init__(self, mask: Mask, outputs: dict[str, Any]) -> None:
+        self.mask = mask
+        self.outputs = outputs
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.mask.shape[0])
+
+    def numpy(self, name: str) -> NDArray[Any]:
+        """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh]."""
+        array: NDArray[Any] = self.outputs[name].numpy()
+        return array
+
+
+class OrtDecoder:
+    """See :class:`seq2edge.runtime.engines.base.Decoder`."""
+
+    cache_position_ids: Ids
+
+    def __init__(self, session: Any, info: GraphInfo, source: OrtSource, capacity: int) -> None:
+        self._session = session
+        self._source = source
+        self._inputs = info.input_names()
+        self._cache: dict[str, NDArray[Any]] = {}
+        for spec in info.inputs:
+            if spec.name.startswith(("past_key.", "past_value.")):
+                heads, head_dim = int(spec.shape[1]), int(spec.shape[3])
+                shape = (source.batch_size, heads, capacity, head_dim)
+                # Zeroed, not empty: a masked slot's weight is 0, and 0 x NaN is NaN.
+                self._cache[spec.name] = np.zeros(shape, spec.dtype)
+        self._set_capacity(capacity)
+
+    @property
+    def capacity(self) -> int:
+        return int(self.cache_position_ids.shape[1])
+
+    def grow(self, capacity: int) -> None:
+        known = self.cache_position_ids
+        for name, old in self._cache.items():
+            batch, heads, slots, head_dim = old.shape
+            new = np.zeros((batch, heads, capacity, head_dim), old.dtype)
+            new[:, :, :slots] = old
+            self._cache[name] = new
+        self._set_capacity(capacity)
+        self.cache_position_ids[:, : known.shape[1]] = known
+
+    def bind(self, step: Step) -> Callable[[], None]:
+        binding = self._session.io_binding()
+        inputs = {
+            "input_ids": step.input_ids,
+            "position_ids": step.position_ids,
+            "cache_position_ids": self.cache_position_ids,
+            "attention_mask": step.attention_mask,
+            "write_index": step.write_index,
+            "encoder_attention_mask": self._source.mask,
+        }
+        for name, array in inputs.items():
+            if name in self._inputs:
+                _bind(binding.bind_input, name, array)
+        for name, value in self._source.outputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in self._cache.items():
+            _bind(binding.bind_input, name, array)
+            _bind(binding.bind_output, name.replace("past_", "present_", 1), array)
+        _bind(binding.bind_output, "next_ids", step.next_ids)
+        if step.logits is not None:
+            _bind(binding.bind_output, "logits", step.logits)
+        run, cache = self._session.run_with_iobinding, dict(self._cache)
+
+        # The closure keeps every bound array alive for as long as it can be called.
+        def run_step(_keep: Any = (inputs, cache, step, self._source)) -> None:
+            run(binding)
+
+        return run_step
+
+    def _set_capacity(self, capacity: int) -> None:
+        batch = self._source.batch_size
+        self.cache_position_ids = np.tile(np.arange(capacity, dtype=np.int64), (batch, 1))
+
+
+def _bind(bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be contiguous to be bound by address")
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _session(
+    ort: Any,
+    bundle: Bundle,
+    info: GraphInfo,
+    num_threads: int | None,
+    entries: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    path = bundle.path(info.file)
+    try:
+        return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the bindings raise several unrelated classes
+        raise EngineError(f"onnxruntime cannot load {path}: {error}") from None

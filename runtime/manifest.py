@@ -1,0 +1,311 @@
+"""``seq2edge.json``: what a bundle says about itself.
+
+Plain frozen dataclasses, written as canonical JSON (sorted keys, two spaces, one final
+newline) so that equal manifests are equal bytes. Reading checks every field and reports all
+violations at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .errors import BundleError
+
+MANIFEST_NAME = "seq2edge.json"
+WEIGHTS_NAME = "weights.bin"
+FORMAT_VERSION = 1
+
+#: Bytes an element, by the dtype names that manifests use (numpy's, plus bfloat16).
+DTYPE_BYTES = {
+    "bool": 1,
+    "int8": 1,
+    "uint8": 1,
+    "float16": 2,
+    "bfloat16": 2,
+    "float32": 4,
+    "int32": 4,
+    "int64": 8,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph input or output; a ``str`` in ``shape`` names a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphInfo:
+    """One ONNX graph of the bundle.
+
+    ``weight_bytes`` is what one run reads of the weights (a table that is only looked up
+    counts as zero); ``operators`` counts nodes by type, so that a device without the onnx
+    package can still say what the graph is made of.
+    """
+
+    file: str
+    opset: int
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: Mapping[str, int]
+    weight_bytes: int
+
+    def input_names(self) -> frozenset[str]:
+        return frozenset(spec.name for spec in self.inputs)
+
+
+@dataclass(frozen=True)
+class WeightInfo:
+    """Where one tensor lies in ``weights.bin`` (bytes)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes that the runtime needs; lengths are in tokens, ``None`` means no limit."""
+
+    vocab_size: int
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_head_dim: int
+    max_source_length: int | None = None
+    max_target_length: int | None = None
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Token ids; ``eos`` may hold several, any of which ends a sequence."""
+
+    pad: int
+    decoder_start: int
+    eos: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """``kind`` is ``tokenizers`` (a tokenizer.json), ``byte`` (ByT5) or ``none``."""
+
+    kind: str = "none"
+    file: str | None = None
+    byte_offset: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    family: str
+    dimensions: Dimensions
+    special_tokens: SpecialTokens
+    tokenizer: TokenizerInfo
+    graphs: Mapping[str, GraphInfo]
+    weights: Mapping[str, WeightInfo]
+    files: Mapping[str, FileInfo]
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    producer: str = ""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def parameters(self) -> int:
+        """Number of weight elements, each tensor counted once."""
+        total = 0
+        for info in self.weights.values():
+            count = 1
+            for size in info.shape:
+                count *= size
+            total += count
+        return total
+
+    @property
+    def cache_bytes_per_slot(self) -> int:
+        """Self-attention cache bytes that one slot (one token of one sequence) takes."""
+        total = 0
+        for spec in self.graphs["decoder"].inputs:
+            if spec.name.startswith(("past_key.", "past_value.")):
+                heads, head_dim = spec.shape[1], spec.shape[3]
+                if isinstance(heads, int) and isinstance(head_dim, int):
+                    total += heads * head_dim * DTYPE_BYTES[spec.dtype]
+        return total
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, UTF-8."""
+        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Parse and check a manifest.
+
+        Raises:
+            BundleError: not JSON, a newer format, or fields that are missing or of a wrong
+                type; all of them are listed.
+        """
+        try:
+            raw = json.loads(data)
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST_NAME} is not valid JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise BundleError(f"{MANIFEST_NAME} must hold a JSON object")
+        version = raw.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise BundleError(f"{MANIFEST_NAME} has no valid format_version")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"bundle format {version} is newer than this seq2edge reads"
+                f" ({FORMAT_VERSION}); upgrade seq2edge, or export the bundle again with"
+                " this version"
+            )
+        reader = _Reader()
+        manifest = _manifest(reader, raw)
+        if reader.problems:
+            raise BundleError(f"{MANIFEST_NAME} is malformed: " + "; ".join(reader.problems))
+        return manifest
+
+
+class _Reader:
+    """Fetches typed fields and keeps a list of all that is wrong."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def text(self, raw: Mapping[str, Any], key: str, where: str) -> str:
+        value = raw.get(key)
+        if isinstance(value, str):
+            return value
+        self.problems.append(f"{where}{key} must be a string")
+        return ""
+
+    def number(self, raw: Mapping[str, Any], key: str, where: str) -> int:
+        value = raw.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        self.problems.append(f"{where}{key} must be a non-negative integer")
+        return 0
+
+    def limit(self, raw: Mapping[str, Any], key: str, where: str) -> int | None:
+        return None if raw.get(key) is None else self.number(raw, key, where)
+
+    def table(self, raw: Mapping[str, Any], key: str, where: str = "") -> dict[str, Any]:
+        value = raw.get(key)
+        if isinstance(value, dict):
+            return value
+        self.problems.append(f"{where}{key} must be an object")
+        return {}
+
+    def items(self, raw: Mapping[str, Any], key: str, where: str) -> list[Any]:
+        value = raw.get(key)
+        if isinstance(value, list):
+            return value
+        self.problems.append(f"{where}{key} must be a list")
+        return []
+
+    def integers(self, raw: Mapping[str, Any], key: str, where: str) -> tuple[int, ...]:
+        values = self.items(raw, key, where)
+        if all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+            return tuple(values)
+        self.problems.append(f"{where}{key} must hold non-negative integers")
+        return ()
+
+
+def _manifest(r: _Reader, raw: dict[str, Any]) -> Manifest:
+    dims = r.table(raw, "dimensions")
+    special = r.table(raw, "special_tokens")
+    tokenizer = r.table(raw, "tokenizer")
+    graphs = {
+        name: _graph(r, info if isinstance(info, dict) else {}, f"graphs.{name}.")
+        for name, info in r.table(raw, "graphs").items()
+    }
+    r.problems += [f"graphs.{name} is missing" for name in ("encoder", "decoder") if name not in graphs]
+    sizes = (
+        "vocab_size",
+        "d_model",
+        "encoder_layers",
+        "decoder_layers",
+        "decoder_heads",
+        "decoder_head_dim",
+    )
+    file = tokenizer.get("file")
+    return Manifest(
+        format_version=raw["format_version"],
+        producer=r.text(raw, "producer", ""),
+        family=r.text(raw, "family", ""),
+        dimensions=Dimensions(
+            **{name: r.number(dims, name, "dimensions.") for name in sizes},
+            max_source_length=r.limit(dims, "max_source_length", "dimensions."),
+            max_target_length=r.limit(dims, "max_target_length", "dimensions."),
+        ),
+        special_tokens=SpecialTokens(
+            pad=r.number(special, "pad", "special_tokens."),
+            decoder_start=r.number(special, "decoder_start", "special_tokens."),
+            eos=r.integers(special, "eos", "special_tokens."),
+        ),
+        tokenizer=TokenizerInfo(
+            kind=r.text(tokenizer, "kind", "tokenizer."),
+            file=None if file is None else r.text(tokenizer, "file", "tokenizer."),
+            byte_offset=r.number(tokenizer, "byte_offset", "tokenizer."),
+        ),
+        graphs=graphs,
+        weights={
+            name: _weight(r, info if isinstance(info, dict) else {}, f"weights.{name}.")
+            for name, info in r.table(raw, "weights").items()
+        },
+        files={
+            name: FileInfo(
+                size=r.number(info if isinstance(info, dict) else {}, "size", f"files.{name}."),
+                sha256=r.text(info if isinstance(info, dict) else {}, "sha256", f"files.{name}."),
+            )
+            for name, info in r.table(raw, "files").items()
+        },
+        generation=r.table(raw, "generation"),
+    )
+
+
+def _weight(r: _Reader, raw: dict[str, Any], where: str) -> WeightInfo:
+    dtype = r.text(raw, "dtype", where)
+    shape = r.integers(raw, "shape", where)
+    info = WeightInfo(dtype, shape, r.number(raw, "offset", where), r.number(raw, "length", where))
+    if dtype not in DTYPE_BYTES:
+        r.problems.append(f"{where}dtype {dtype!r} is unknown")
+    return info
+
+
+def _graph(r: _Reader, raw: dict[str, Any], where: str) -> GraphInfo:
+    def specs(key: str) -> tuple[TensorSpec, ...]:
+        found = []
+        for item in r.items(raw, key, where):
+            entry = item if isinstance(item, dict) else {}
+            shape = r.items(entry, "shape", f"{where}{key}.")
+            if not all(isinstance(size, (int, str)) for size in shape):
+                r.problems.append(f"{where}{key}.shape must hold integers and names")
+            dtype = r.text(entry, "dtype", f"{where}{key}.")
+            if dtype not in DTYPE_BYTES:
+                r.problems.append(f"{where}{key}.dtype {dtype!r} is unknown")
+            found.append(TensorSpec(r.text(entry, "name", f"{where}{key}."), dtype, tuple(shape)))
+        return tuple(found)
+
+    operators = r.table(raw, "operators", where)
+    return GraphInfo(
+        file=r.text(raw, "file", where),
+        opset=r.number(raw, "opset", where),
+        precision=r.text(raw, "precision", where),
+        inputs=specs("inputs"),
+        outputs=specs("outputs"),
+        operators={name: r.number(operators, name, f"{where}operators.") for name in operators},
+        weight_bytes=r.number(raw, "weight_bytes", where),
+    )
