@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors asks for
 import numpy as np
 from numpy.typing import NDArray
-
 from seq2edge.runtime.errors import MissingDependencyError
 
 from .errors import CheckpointError
@@ -147,7 +146,8 @@ class _SafetensorsFile:
             ) from None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}
+        names = self._file.keys()
+        return {name: tuple(self._file.get_slice(name).get_shape()) for name in names}
 
     def load(self, name: str) -> FloatArray:
         dtype = self._file.get_slice(name).get_dtype()

@@ -9,7 +9,7 @@ from seq2edge.runtime.manifest import SpecialTokens
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
-from .families import Config
+from .families.base import Config
 
 #: Options of transformers' GenerationConfig that a bundle carries; older checkpoints keep
 #: them in config.json.
@@ -59,7 +59,8 @@ def special_tokens(checkpoint: Checkpoint, config: Config) -> SpecialTokens:
                 if value is not None:
                     return value
         raise CheckpointError(
-            f"{checkpoint.directory}: neither generation_config.json nor config.json sets {names[0]}"
+            f"{checkpoint.directory}: {names[0]} is set in neither generation_config.json nor"
+            " config.json"
         )
 
     eos = find("eos_token_id")

@@ -49,7 +49,7 @@ def export_checkpoint(
         overwrite: replace a bundle that is already there.
         validate: compare with PyTorch before the bundle is put in place; None: if torch and
             transformers are installed.
-        progress: called with the weight bytes written so far and in all.
+        progress: called with the stage, what is done of it and what there is to do.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or does not fit its config.
@@ -85,15 +85,17 @@ def export_checkpoint(
             files=out.files(),
             generation=generation_defaults(source, config),
         )
-        parity = validate_bundle(source.directory, out, manifest) if validate else None
+        parity = None
+        if validate:
+            if progress is not None:
+                progress("comparing with PyTorch", 0, 0)
+            parity = validate_bundle(source.directory, out, manifest)
         out.commit(manifest)
     return ExportResult(Path(bundle), manifest, parity)
 
 
 def _can_validate(wanted: bool | None) -> bool:
-    missing = [
-        name for name in ("torch", "transformers", "onnxruntime") if find_spec(name) is None
-    ]
+    missing = [name for name in ("torch", "transformers", "onnxruntime") if find_spec(name) is None]
     if wanted and missing:
         raise MissingDependencyError(
             f"validation needs {', '.join(missing)}: pip install 'seq2edge[torch,cpu]', or pass"

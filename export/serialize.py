@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
-
 from seq2edge.runtime.bundle import BundleWriter
 from seq2edge.runtime.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
 
 from .graph import OPSET
 from .weights import BoundWeight
 
-#: Called with the bytes written so far and in all.
-Progress = Callable[[int, int], None]
+#: Called with what is being done, how much of it is done and how much there is (0: unknown).
+Progress = Callable[[str, int, int], None]
 
 #: Tensors start on a cache line.
 _ALIGNMENT = 64
@@ -29,7 +28,7 @@ def parameter_shapes(models: Iterable[ir.Model]) -> dict[str, tuple[int, ...]]:
     for model in models:
         for name, value in model.graph.initializers.items():
             if value.const_value is None and value.shape is not None:
-                shapes[name] = tuple(int(size) for size in value.shape)
+                shapes[name] = tuple(int(size) for size in value.shape.numpy())
     return shapes
 
 
@@ -48,14 +47,14 @@ def write_weights(
             digest.update(padding)
             array = np.ascontiguousarray(weight.load(), np.float32)
             placed[name] = WeightInfo("float32", weight.shape, file.tell(), array.nbytes)
-            data = memoryview(array).cast("B")
+            data = array.data.cast("B")
             for start in range(0, len(data), _CHUNK):
                 chunk = data[start : start + _CHUNK]
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
                 if progress is not None:
-                    progress(done, total)
+                    progress("writing weights", done, total)
     out.known_hash(WEIGHTS_NAME, digest.hexdigest())
     return placed
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from seq2edge.runtime.bundle import Bundle, BundleWriter
 from seq2edge.runtime.engines import Step
 from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -247,9 +246,7 @@ def _compare_decoder(
     batch, count = reference.decoder_ids.shape
     source = engine.encode(reference.input_ids, reference.mask)
     decoder = engine.decoder(source, count)
-    step = Step.allocate(
-        batch, count, count, vocab_size=bundle.manifest.dimensions.vocab_size
-    )
+    step = Step.allocate(batch, count, count, vocab_size=bundle.manifest.dimensions.vocab_size)
     step.input_ids[:] = reference.decoder_ids
     step.position_ids[:] = np.arange(count)
     step.attention_mask[:] = np.tri(count, dtype=np.bool_)

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from .errors import BundleError, OutputError, OutputExistsError
@@ -124,7 +124,7 @@ class Bundle:
 
 def _stays_inside(directory: Path, name: str) -> bool:
     # A name is one plain component; resolving catches a symbolic link that points elsewhere.
-    if not name or name != os.path.basename(name) or "\\" in name or name in (".", ".."):
+    if not name or name != PurePosixPath(name).name or "\\" in name or name in (".", ".."):
         return False
     return (directory / name).resolve().parent == directory.resolve()
 
@@ -212,12 +212,12 @@ class BundleWriter:
         _fsync(self.directory)
         replaces = self.destination.exists()
         if replaces:
-            os.rename(self.destination, self._replaced)
+            self.destination.rename(self._replaced)
         try:
-            os.rename(self.directory, self.destination)
+            self.directory.rename(self.destination)
         except BaseException:
             if replaces:
-                os.rename(self._replaced, self.destination)
+                self._replaced.rename(self.destination)
             raise
         _fsync(self.destination.resolve().parent)
         if replaces:

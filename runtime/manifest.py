@@ -231,7 +231,9 @@ def _manifest(r: _Reader, raw: dict[str, Any]) -> Manifest:
         name: _graph(r, info if isinstance(info, dict) else {}, f"graphs.{name}.")
         for name, info in r.table(raw, "graphs").items()
     }
-    r.problems += [f"graphs.{name} is missing" for name in ("encoder", "decoder") if name not in graphs]
+    r.problems += [
+        f"graphs.{name} is missing" for name in ("encoder", "decoder") if name not in graphs
+    ]
     sizes = (
         "vocab_size",
         "d_model",

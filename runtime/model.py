@@ -206,14 +206,16 @@ class Seq2SeqModel:
         try:
             ids = np.asarray(input_ids)
         except ValueError:
-            raise InputError("input_ids must be a rectangle [batch, length]; pad the rows") from None
+            raise InputError(
+                "input_ids must be a rectangle [batch, length]; pad the rows"
+            ) from None
         if ids.ndim != 2 or (ids.size and ids.dtype.kind not in "iu"):
             raise InputError(
                 f"input_ids must be integers of shape [batch, length], not {ids.dtype} {ids.shape}"
             )
         ids = ids.astype(np.int64)
         dims, pad = self.manifest.dimensions, self.manifest.special_tokens.pad
-        if ids.size and not (0 <= ids.min() and ids.max() < dims.vocab_size):
+        if ids.size and not (ids.min() >= 0 and ids.max() < dims.vocab_size):
             raise InputError(f"input_ids must lie in 0..{dims.vocab_size - 1}")
         if dims.max_source_length is not None and ids.shape[1] > dims.max_source_length:
             raise InputError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tokenizers import Tokenizer as _FastTokenizer
 
@@ -53,7 +53,7 @@ class ByteTokenizer:
     Source: Xue et al. 2021, "ByT5", section 3.1; ``<extra_id_N>`` follow the 256 bytes.
     """
 
-    _SPECIALS = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+    _SPECIALS: ClassVar = {"<pad>": 0, "</s>": 1, "<unk>": 2}
     #: The three named tokens swallow the white space around them, as in the reference.
     _SPECIAL = re.compile(r"(<extra_id_\d+>)|\s*(<pad>|</s>|<unk>)\s*")
     _EXTRA_IDS = 125

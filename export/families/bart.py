@@ -39,9 +39,7 @@ def _spec(config: Config, checkpoint: Checkpoint) -> Seq2SeqSpec:
             ffn_dim=config.integer(f"{side}_ffn_dim"),
             activation=config.activation("activation_function"),
             gated=False,
-            positions=LearnedPositions(
-                config.integer("max_position_embeddings"), _POSITION_OFFSET
-            ),
+            positions=LearnedPositions(config.integer("max_position_embeddings"), _POSITION_OFFSET),
             final_norm=False,
             embedding_norm=True,
         )
@@ -69,7 +67,10 @@ def _is_tied(checkpoint: Checkpoint) -> bool:
 
 
 def _rules(spec: Seq2SeqSpec) -> list[Rule]:
-    tied = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+    tied: tuple[str, ...] = (
+        "model.encoder.embed_tokens.weight",
+        "model.decoder.embed_tokens.weight",
+    )
     if spec.tied_lm_head:
         tied = (*tied, "lm_head.weight")
     rules = [Rule("embedding.weight", ("model.shared.weight",), tied=tied)]

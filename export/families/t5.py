@@ -68,8 +68,7 @@ def _feed_forward(config: Config) -> tuple[bool, Activation]:
     parts = str(value).split("-")
     if len(parts) > 2 or (len(parts) == 2 and parts[0] != "gated"):
         raise CheckpointError(
-            f"config.json: feed_forward_proj {value!r} is not supported; use 'relu' or"
-            " 'gated-gelu'"
+            f"config.json: feed_forward_proj {value!r} is not supported; use 'relu' or 'gated-gelu'"
         )
     # "gated-gelu" has always meant the tanh approximation in T5 1.1's code.
     name = "gelu_new" if value == "gated-gelu" else parts[-1]

@@ -35,7 +35,7 @@ def build_decoder(spec: Seq2SeqSpec) -> ir.Model:
     positions) is not an input of the graph.
     """
     stack = spec.decoder
-    cache_shape = ["batch", stack.heads, "slots", stack.head_dim]
+    cache_shape: list[int | str] = ["batch", stack.heads, "slots", stack.head_dim]
 
     def pairs(kind: str, shape: list[int | str]) -> list[tuple[ir.Value, ir.Value]]:
         return [

@@ -45,9 +45,7 @@ class Norm(nn.Module):
     def forward(self, op: Op, x: ir.Value) -> ir.Value:
         if self.bias is None:
             return op.RMSNormalization(x, self.weight, axis=-1, epsilon=self.spec.epsilon)
-        return op.LayerNormalization(
-            x, self.weight, self.bias, axis=-1, epsilon=self.spec.epsilon
-        )
+        return op.LayerNormalization(x, self.weight, self.bias, axis=-1, epsilon=self.spec.epsilon)
 
 
 class Table(nn.Module):

@@ -36,7 +36,9 @@ def expand_relative_bias(
         distance = np.arange(-max_distance, max_distance + 1)
         half = buckets // 2
         # Keys to the right of the query (a negative distance) use the upper half.
-        return table[np.where(distance < 0, half, 0) + _bucket(np.abs(distance), half, max_distance)]
+        return table[
+            np.where(distance < 0, half, 0) + _bucket(np.abs(distance), half, max_distance)
+        ]
     return table[_bucket(np.arange(max_distance + 1), buckets, max_distance)]
 
 

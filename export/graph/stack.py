@@ -46,9 +46,7 @@ class Stack(nn.Module):
             x = op.Add(x, self.positions(op, position_ids))
         return x if self.embedding_norm is None else self.embedding_norm(op, x)
 
-    def masks(
-        self, op: Op, query: ir.Value, key: ir.Value, mask: ir.Value
-    ) -> list[ir.Value]:
+    def masks(self, op: Op, query: ir.Value, key: ir.Value, mask: ir.Value) -> list[ir.Value]:
         """One attention mask a layer, from positions [.., Q] and [.., K] and a bool mask."""
         count = len(self.layers)
         if self.bias is None:

@@ -50,15 +50,12 @@ def build_byte_level_bpe(
     # Added tokens get the next free ids, so they are added in the order of theirs.
     ordered = [token for token, _ in sorted(added.items(), key=lambda item: item[1])]
     tokenizer.add_special_tokens([*extra, *ordered])
-    ids = {name: tokenizer.token_to_id(special[name]) for name in ("cls_token", "sep_token")}
-    missing = [special[name] for name, number in ids.items() if number is None]
-    if missing:
-        raise CheckpointError(f"{vocabulary} has no token {' nor '.join(missing)}")
+    begin, end = special["cls_token"], special["sep_token"]
+    begin_id, end_id = tokenizer.token_to_id(begin), tokenizer.token_to_id(end)
+    if begin_id is None or end_id is None:
+        raise CheckpointError(f"{vocabulary} lacks {begin} or {end}")
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep=(special["sep_token"], ids["sep_token"]),
-        cls=(special["cls_token"], ids["cls_token"]),
-        trim_offsets=True,
-        add_prefix_space=prefix,
+        (end, end_id), (begin, begin_id), trim_offsets=True, add_prefix_space=prefix
     )
     return tokenizer
 

@@ -135,9 +135,7 @@ class _Loop:
 
     def _prefill(self, prompt: list[int]) -> Step:
         count = len(prompt)
-        step = Step.allocate(
-            self._size, count, self._decoder.capacity, vocab_size=self._vocab_size
-        )
+        step = Step.allocate(self._size, count, self._decoder.capacity, vocab_size=self._vocab_size)
         step.input_ids[:] = prompt
         step.position_ids[:] = np.arange(count)
         step.attention_mask[..., :count] = np.tri(count, dtype=np.bool_)

@@ -1,0 +1,153 @@
+"""Latency of one bundle on this machine.
+
+The end token is ignored, so that every run makes the same number of tokens. The time of a
+token is what each token after the first adds: (all tokens - first token) / (tokens - 1).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from seq2edge.runtime.bundle import Bundle
+from seq2edge.runtime.decoding import GenerationConfig, greedy
+from seq2edge.runtime.engines import Engine, load_engine
+from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured; lengths in tokens. ``threads`` None is the engine's own choice."""
+
+    source_length: int = 64
+    new_tokens: int = 64
+    batch_size: int = 1
+    runs: int = 20
+    warmup: int = 3
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Percentiles over the runs."""
+
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        p50, p90, p99 = np.percentile(values, [50, 90, 99])
+        return cls(float(p50), float(p90), float(p99))
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """Times in milliseconds: ``encoder``, ``first token`` (encoder included), ``token``
+    (each further one), ``all``."""
+
+    workload: Workload
+    milliseconds: dict[str, Spread]
+    tokens_per_second: float
+    load_ms: float
+    peak_rss_bytes: int
+    engine_version: str
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
+    """Load a bundle and measure it.
+
+    Raises:
+        BundleError, EngineError: it cannot be loaded.
+        InputError: the workload does not fit the model.
+    """
+    start = time.perf_counter()
+    bundle = Bundle.open(path)
+    engine = load_engine(bundle, num_threads=workload.threads)
+    load_ms = 1e3 * (time.perf_counter() - start)
+    manifest = _without_end(bundle.manifest)
+    try:
+        milliseconds = _measure(engine, manifest, workload)
+    finally:
+        engine.close()
+    total = milliseconds["all"].p50 / 1e3
+    return LatencyReport(
+        workload=workload,
+        milliseconds=milliseconds,
+        tokens_per_second=workload.batch_size * workload.new_tokens / total,
+        load_ms=load_ms,
+        # ru_maxrss is in kilobytes on Linux (getrusage(2)).
+        peak_rss_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        engine_version=_engine_version(),
+        threads=workload.threads or os.cpu_count() or 1,
+    )
+
+
+def random_source(manifest: Manifest, workload: Workload) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Seeded random tokens [batch, source], none of them special.
+
+    Raises:
+        InputError: more source tokens than the model allows.
+    """
+    limit = manifest.dimensions.max_source_length
+    if limit is not None and workload.source_length > limit:
+        raise InputError(
+            f"--source-length {workload.source_length} is more than the model's {limit}"
+        )
+    special = manifest.special_tokens
+    ordinary = np.setdiff1d(
+        np.arange(manifest.dimensions.vocab_size),
+        [special.pad, special.decoder_start, *special.eos],
+    )
+    shape = (workload.batch_size, workload.source_length)
+    return np.random.default_rng(0).choice(ordinary, shape)
+
+
+def _without_end(manifest: Manifest) -> Manifest:
+    return replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
+
+
+def _measure(engine: Engine, manifest: Manifest, workload: Workload) -> dict[str, Spread]:
+    input_ids = random_source(manifest, workload)
+    mask = np.ones(input_ids.shape, np.bool_)
+    several = GenerationConfig.resolve(manifest, max_new_tokens=workload.new_tokens)
+    single = replace(several, max_new_tokens=1)
+
+    def generate(config: GenerationConfig) -> Callable[[], object]:
+        return lambda: greedy(engine, engine.encode(input_ids, mask), manifest, config)
+
+    parts: dict[str, Callable[[], object]] = {
+        "encoder": lambda: engine.encode(input_ids, mask),
+        "first token": generate(single),
+        "all": generate(several),
+    }
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for run in range(workload.warmup + workload.runs):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part()
+            if run >= workload.warmup:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    if workload.new_tokens > 1:
+        times["token"] = [
+            (total - first) / (workload.new_tokens - 1)
+            for total, first in zip(times["all"], times["first token"], strict=True)
+        ]
+    order = ("encoder", "first token", "token", "all")
+    return {name: Spread.of(times[name]) for name in order if name in times}
+
+
+def _engine_version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)

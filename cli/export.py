@@ -1,0 +1,107 @@
+"""Export a Hugging Face checkpoint folder (config.json and weights) to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .arguments import add_json, human_bytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="folder that save_pretrained wrote")
+    parser.add_argument("bundle", type=Path, help="folder to write")
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    parser.add_argument(
+        "--validate",
+        action=argparse.BooleanOptionalAction,
+        help="compare the bundle with PyTorch (default: if torch and transformers are installed)",
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        from seq2edge.export import export_checkpoint
+    except ModuleNotFoundError as error:
+        from seq2edge.runtime.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            f"export needs {error.name}: pip install 'seq2edge[export]'"
+        ) from None
+    start = time.perf_counter()
+    with _Progress() as progress:
+        result = export_checkpoint(
+            options.checkpoint,
+            options.bundle,
+            overwrite=options.force,
+            validate=options.validate,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - start
+    manifest, parity = result.manifest, result.parity
+    size = sum(info.size for info in manifest.files.values())
+    if options.json:
+        report: dict[str, Any] = {
+            "bundle": str(result.path),
+            "family": manifest.family,
+            "parameters": manifest.parameters,
+            "bytes": size,
+            "seconds": round(seconds, 3),
+            "parity": None if parity is None else _parity_json(parity),
+        }
+        print(json.dumps(report, indent=2))
+        return 0
+    print(
+        f"{result.path}: {manifest.family}, {manifest.parameters / 1e6:.1f} M parameters,"
+        f" {human_bytes(size)}, {seconds:.1f} s"
+    )
+    if parity is None:
+        print("not compared with PyTorch")
+    else:
+        print(f"same as PyTorch: {parity.summary()}")
+    return 0
+
+
+def _parity_json(parity: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(parity)
+
+
+class _Progress:
+    """A progress bar on stderr, for people only."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if stage != self._stage:
+            self._close()
+            self._stage = stage
+            if total:
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=total, desc=stage, unit="B", unit_scale=True, leave=False)
+            else:
+                print(f"{stage} ...", file=sys.stderr)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,98 @@
+"""Say what a bundle is made of: family, sizes, graphs, memory; --verify checks its hashes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import add_json, human_bytes
+
+if TYPE_CHECKING:
+    from seq2edge.runtime import Bundle
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every file and compare its SHA-256"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from seq2edge.runtime import Bundle
+
+    bundle = Bundle.open(options.bundle)
+    if options.verify:
+        bundle.verify()
+    report = describe(bundle)
+    report["verified"] = options.verify
+    if options.json:
+        print(json.dumps(report, indent=2))
+        return 0
+    for line in _lines(report):
+        print(line)
+    return 0
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """The facts that ``seq2edge inspect --json`` prints; sizes in bytes."""
+    manifest = bundle.manifest
+    dims = manifest.dimensions
+    return {
+        "bundle": str(bundle.directory),
+        "format_version": manifest.format_version,
+        "producer": manifest.producer,
+        "family": manifest.family,
+        "parameters": manifest.parameters,
+        "bytes": bundle.size,
+        "files": {name: info.size for name, info in manifest.files.items()},
+        "encoder_layers": dims.encoder_layers,
+        "decoder_layers": dims.decoder_layers,
+        "d_model": dims.d_model,
+        "vocab_size": dims.vocab_size,
+        "max_source_length": dims.max_source_length,
+        "max_target_length": dims.max_target_length,
+        "tokenizer": manifest.tokenizer.kind,
+        "generation": dict(manifest.generation),
+        "bytes_read_per_token": manifest.graphs["decoder"].weight_bytes,
+        "cache_bytes_per_slot": manifest.cache_bytes_per_slot,
+        "graphs": {
+            name: {
+                "opset": graph.opset,
+                "precision": graph.precision,
+                "operators": dict(graph.operators),
+            }
+            for name, graph in manifest.graphs.items()
+        },
+    }
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    limits = [
+        "no fixed limit" if report[key] is None else f"at most {report[key]} tokens"
+        for key in ("max_source_length", "max_target_length")
+    ]
+    lines = [
+        f"bundle        {report['bundle']} (format {report['format_version']},"
+        f" {report['producer']})",
+        f"family        {report['family']}: {report['encoder_layers']} + "
+        f"{report['decoder_layers']} layers, width {report['d_model']},"
+        f" vocabulary {report['vocab_size']}",
+        f"parameters    {report['parameters']:,}",
+        f"size          {human_bytes(report['bytes'])}",
+        *(f"              {name} {human_bytes(size)}" for name, size in report["files"].items()),
+        f"source        {limits[0]}; target {limits[1]}",
+        f"tokenizer     {report['tokenizer']}",
+        f"each token    reads {human_bytes(report['bytes_read_per_token'])} of weights",
+        f"cache         {human_bytes(report['cache_bytes_per_slot'])} a slot"
+        " (one token of one sequence)",
+    ]
+    for name, graph in report["graphs"].items():
+        operators = ", ".join(f"{kind} {count}" for kind, count in graph["operators"].items())
+        lines.append(f"{name:13} {graph['precision']}, opset {graph['opset']}: {operators}")
+    if report["verified"]:
+        lines.append("verified      every file has the SHA-256 that the manifest says")
+    return lines

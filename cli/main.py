@@ -1,0 +1,96 @@
+"""Entry point: arguments, errors in one line, exit codes.
+
+Exit codes: 0 done; 1 a bug in seq2edge (with a traceback); 2 the command could not do what
+was asked, for a reason it states, and left nothing half written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from types import FrameType, ModuleType
+from typing import NoReturn
+
+from . import bench, export, inspect, run
+
+_COMMANDS: dict[str, tuple[ModuleType, str]] = {
+    "export": (export, "export a Hugging Face checkpoint to a bundle"),
+    "run": (run, "generate text with a bundle"),
+    "inspect": (inspect, "say what a bundle is made of, and check it"),
+    "bench": (bench, "measure a bundle's latency on this machine"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminate)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was left half written")
+    except BrokenPipeError:
+        # The reader of our output has gone (head, less): not an error worth a message.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        return _fail(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="seq2edge",
+        description="Encoder-decoder transformers on edge devices: export, run, measure.",
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module, summary) in _COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(sub)
+        sub.set_defaults(command=module.run)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; looks it up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"seq2edge {version('seq2edge')}")
+        parser.exit()
+
+
+def _is_expected(error: Exception) -> bool:
+    from seq2edge.runtime.errors import Seq2EdgeError
+
+    return isinstance(error, (Seq2EdgeError, OSError))
+
+
+def _fail(message: str) -> int:
+    print(f"seq2edge: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"seq2edge: warning: {message}", file=sys.stderr)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    # A service manager's SIGTERM must clean up as Ctrl-C does.
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

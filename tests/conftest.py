@@ -1,0 +1,132 @@
+"""Checkpoints made from configs, saved as transformers saves them, and their bundles."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Small enough that a test takes milliseconds, odd enough that a mixed-up axis shows.
+_T5 = {
+    "vocab_size": 384,
+    "d_model": 48,
+    "d_kv": 20,
+    "d_ff": 96,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+    "decoder_start_token_id": 0,
+    "relative_attention_num_buckets": 16,
+    "relative_attention_max_distance": 40,
+}
+_BART = {
+    "vocab_size": 400,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 96,
+    "decoder_ffn_dim": 128,
+    "max_position_embeddings": 80,
+    "init_std": 0.2,
+}
+#: name: (model class, config class, config values)
+SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "t5": ("T5ForConditionalGeneration", "T5Config", _T5),
+    "t5-v1.1": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "t5-deep-decoder": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {**_T5, "num_layers": 1, "num_decoder_layers": 3, "feed_forward_proj": "gated-silu"},
+    ),
+    "mt5": (
+        "MT5ForConditionalGeneration",
+        "MT5Config",
+        {**_T5, "feed_forward_proj": "gated-gelu"},
+    ),
+    "umt5": (
+        "UMT5ForConditionalGeneration",
+        "UMT5Config",
+        {**_T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 3},
+    ),
+    "bart": ("BartForConditionalGeneration", "BartConfig", _BART),
+    "bart-scaled": (
+        "BartForConditionalGeneration",
+        "BartConfig",
+        {**_BART, "scale_embedding": True, "activation_function": "relu", "d_model": 32},
+    ),
+}
+#: Shapes whose head is a tensor of its own, as T5 1.1, FLAN and mT5 have it.
+UNTIED = {"t5-v1.1", "mt5"}
+
+
+def make_model(shape: str, seed: int = 0) -> Any:
+    """A model of one of SHAPES with random weights, no tensor at its trivial initial value."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    model_class, config_class, values = SHAPES[shape]
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**values))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias.normal_()
+        if shape in UNTIED:
+            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a name in SHAPES to its saved checkpoint; each is made once."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def get(shape: str) -> Path:
+        path = folder / shape
+        if not path.exists():
+            make_model(shape).save_pretrained(path)
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def bundle_of(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint_of: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """A function from a name in SHAPES to its bundle; each is exported once. Read only."""
+    from seq2edge.export import export_checkpoint
+
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def get(shape: str) -> Path:
+        path = folder / shape
+        if not path.exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # no tokenizer files
+                export_checkpoint(checkpoint_of(shape), path, validate=False)
+        return path
+
+    return get
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_and_single_threaded() -> None:
+    """Two threads of torch beside two of onnxruntime on two cores only wait for each other."""
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
