@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+
 from seq2edge.runtime.bundle import Bundle
 from seq2edge.runtime.decoding import GenerationConfig, greedy
 from seq2edge.runtime.engines import Engine, load_engine

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors asks for
 import numpy as np
 from numpy.typing import NDArray
+
 from seq2edge.runtime.errors import MissingDependencyError
 
 from .errors import CheckpointError

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
+
 from seq2edge.runtime.bundle import BundleWriter
 from seq2edge.runtime.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from seq2edge.runtime.bundle import Bundle, BundleWriter
 from seq2edge.runtime.engines import Step
 from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine

@@ -13,7 +13,7 @@ import pytest
 _T5 = {
     "vocab_size": 384,
     "d_model": 48,
-    "d_kv": 20,
+    "d_kv": 24,
     "d_ff": 96,
     "num_layers": 3,
     "num_decoder_layers": 2,

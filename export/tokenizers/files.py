@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2edge.runtime.manifest import TokenizerInfo
 from tokenizers import Tokenizer
+
+from seq2edge.runtime.manifest import TokenizerInfo
 
 from ..checkpoint import read_json
 from ..errors import CheckpointError

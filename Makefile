@@ -1,0 +1,39 @@
+# Two commands: `make demo` (checkpoint -> bundle -> text, no torch) and `make test`.
+# Both work in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+WORDS ?= seventeen dishwasher quixotic kubernetes
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/seq2edge export examples/g2p/model build/g2p.bundle --force
+	@echo
+	@$(BIN)/seq2edge inspect build/g2p.bundle
+	@echo
+	@$(BIN)/python examples/g2p/pronounce.py build/g2p.bundle $(WORDS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPY=$(abspath $(BIN))/mypy .ci/typecheck
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e '.[cpu,export]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

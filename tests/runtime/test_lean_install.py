@@ -1,0 +1,55 @@
+"""The lean device install (requirements/device.txt, no dependencies) runs a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PARTS = ("runtime", "export", "benchmarks", "cli", "pyproject.toml", "README.md", "LICENSE")
+SCRIPT = """
+import json, sys
+from seq2edge.runtime import Seq2SeqModel
+with Seq2SeqModel.load(sys.argv[1]) as model:
+    found = model.generate_ids([[5, 6, 7, 1]], max_new_tokens=8)
+print(json.dumps(found[0].token_ids))
+"""
+
+
+def pip_install(python: Path, *arguments: str) -> None:
+    command = [python, "-m", "pip", "install", "-q", "--no-deps", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No matching distribution" in done.stderr or "Could not find a version" in done.stderr:
+        pytest.skip("the package index cannot be reached, or has no wheel for this Python")
+    assert done.returncode == 0, done.stderr
+
+
+def test_lean_install_generates(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
+    from seq2edge.runtime import Seq2SeqModel
+
+    environment = tmp_path / "device"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    python = environment / "bin" / "python"
+    source = tmp_path / "source"
+    source.mkdir()
+    for part in PARTS:
+        copy = shutil.copytree if (REPOSITORY / part).is_dir() else shutil.copy2
+        copy(REPOSITORY / part, source / part)
+    pip_install(python, "-r", str(REPOSITORY / "requirements" / "device.txt"))
+    pip_install(python, str(source))
+
+    bundle = bundle_of("t5")
+    command = [python, "-c", SCRIPT, str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Seq2SeqModel.load(bundle) as model:
+        expected = model.generate_ids([[5, 6, 7, 1]], max_new_tokens=8)[0].token_ids
+    assert json.loads(done.stdout) == expected
+    installed = {path.name for path in (environment / "lib").glob("python*/site-packages/*")}
+    assert not installed & {"huggingface_hub", "google", "torch", "onnx"}
