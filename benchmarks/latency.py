@@ -51,7 +51,7 @@ class Spread:
 @dataclass(frozen=True)
 class LatencyReport:
     """Times in milliseconds: ``encoder``, ``first token`` (encoder included), ``token``
-    (each further one), ``all``."""
+    (each further one), ``all``. ``threads`` None: all cores."""
 
     workload: Workload
     milliseconds: dict[str, Spread]
@@ -59,7 +59,7 @@ class LatencyReport:
     load_ms: float
     peak_rss_bytes: int
     engine_version: str
-    threads: int
+    threads: int | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,7 +90,7 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
         # ru_maxrss is in kilobytes on Linux (getrusage(2)).
         peak_rss_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         engine_version=_engine_version(),
-        threads=workload.threads or os.cpu_count() or 1,
+        threads=engine.num_threads,
     )
 
 

@@ -22,7 +22,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=positive, metavar="N", help="CPU threads (default: all cores)"
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads (default: all cores, or 1 for a small model)",
     )
 
 

@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(
         f"{options.bundle}: batch {workload.batch_size}, source {workload.source_length},"
-        f" {workload.new_tokens} new tokens, {report.threads} threads, {workload.runs} runs"
+        f" {workload.new_tokens} new tokens, {report.threads or 'all'} threads,"
+        f" {workload.runs} runs"
     )
     print(f"{'ms':14}{'p50':>10}{'p90':>10}{'p99':>10}")
     for name, spread in report.milliseconds.items():

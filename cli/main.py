@@ -32,16 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        code = command(options)
+        # Within the try: what is still buffered can meet a full disk or a closed pipe.
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was left half written")
     except BrokenPipeError:
         # The reader of our output has gone (head, less): not an error worth a message.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except Exception as error:
         if not _is_expected(error):
             raise
+        if isinstance(error, OSError):
+            _drop_output()
         return _fail(str(error))
 
 
@@ -81,6 +86,11 @@ def _is_expected(error: Exception) -> bool:
 def _fail(message: str) -> int:
     print(f"seq2edge: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from writing, and failing, once more when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

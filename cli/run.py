@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
     if bool(options.text) == (options.input is not None):
         raise InputError("give either texts or --input FILE")
-    texts = options.text or _read_lines(options.input)
+    texts = _read_lines(options.input) if options.input else _checked(options.text)
     empty = [number for number, text in enumerate(texts, start=1) if not text.strip()]
     if empty:
         raise InputError(f"{'line' if options.input else 'text'} {empty[0]} is empty")
@@ -46,16 +46,30 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _checked(texts: list[str]) -> list[str]:
+    from seq2edge.runtime import InputError
+
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # Python keeps bytes that are no UTF-8 as surrogates
+            raise InputError(f"text {number} is not UTF-8") from None
+    return texts
+
+
 def _read_lines(name: str) -> list[str]:
     from seq2edge.runtime import InputError
 
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return data.decode().splitlines()
+        text = data.decode()
     except UnicodeDecodeError:
         raise InputError(f"{name} is not UTF-8 text") from None
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from None
+    # Not splitlines: a form feed or a Unicode line separator does not end a text.
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def _generate(

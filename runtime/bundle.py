@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -126,7 +127,12 @@ def _stays_inside(directory: Path, name: str) -> bool:
     # A name is one plain component; resolving catches a symbolic link that points elsewhere.
     if not name or name != PurePosixPath(name).name or "\\" in name or name in (".", ".."):
         return False
-    return (directory / name).resolve().parent == directory.resolve()
+    try:
+        path = (directory / name).resolve()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError):  # an impossible name, or a link to itself
+        return False
+    return path.parent == directory.resolve()
 
 
 def _tensor_problems(name: str, tensor: WeightInfo, file_size: int) -> list[str]:
@@ -164,12 +170,14 @@ class BundleWriter:
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.destination = Path(path)
+        self._overwrite = overwrite
         check_destination(self.destination, overwrite)
         parent = self.destination.resolve().parent
         token = secrets.token_hex(4)
         self.directory = parent / f".{self.destination.name}.{token}.partial"
         self._replaced = parent / f".{self.destination.name}.{token}.old"
         self._hashes: dict[str, str] = {}
+        self._new_parents = [p for p in (parent, *parent.parents) if not p.exists()]
 
     def __enter__(self) -> BundleWriter:
         try:
@@ -185,6 +193,9 @@ class BundleWriter:
         trace: TracebackType | None,
     ) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        for folder in self._new_parents:
+            with suppress(OSError):
+                folder.rmdir()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise write_error(self.destination, error) from None
 
@@ -210,18 +221,19 @@ class BundleWriter:
         for file in self.directory.iterdir():
             _fsync(file)
         _fsync(self.directory)
-        replaces = self.destination.exists()
-        if replaces:
-            self.destination.rename(self._replaced)
+        # Again: something may have appeared there while the bundle was written.
+        check_destination(self.destination, self._overwrite)
         try:
+            if self.destination.exists():
+                self.destination.rename(self._replaced)
             self.directory.rename(self.destination)
         except BaseException:
-            if replaces:
+            if self._replaced.exists() and not self.destination.exists():
                 self._replaced.rename(self.destination)
             raise
+        self._new_parents.clear()
         _fsync(self.destination.resolve().parent)
-        if replaces:
-            shutil.rmtree(self._replaced, ignore_errors=True)
+        shutil.rmtree(self._replaced, ignore_errors=True)
 
 
 def check_destination(path: Path, overwrite: bool) -> None:

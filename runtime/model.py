@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class Seq2SeqModel:
             path: the bundle's folder.
             engine: ``onnxruntime``.
             device: ``cpu``.
-            num_threads: threads within an operator; None: as many as there are cores.
+            num_threads: threads within an operator; None: one for a small model, whose steps
+                are too short to share, else as many as there are cores.
 
         Raises:
             BundleError: the bundle is missing, incomplete or of a newer format.
@@ -151,7 +153,7 @@ class Seq2SeqModel:
         return GenerationConfig.resolve(
             self.manifest,
             max_new_tokens=max_new_tokens,
-            decoder_prefix=tuple(int(token) for token in decoder_prefix),
+            decoder_prefix=_token_ids(decoder_prefix),
             return_scores=return_scores,
         )
 
@@ -163,14 +165,25 @@ class Seq2SeqModel:
             )
         encoded = []
         limit = self.manifest.dimensions.max_source_length
+        vocabulary = self.manifest.dimensions.vocab_size
         for number, text in enumerate(texts, start=1):
             if not text.strip():
                 raise InputError(f"text {number} is empty")
-            ids = self.tokenizer.encode(text)
+            try:
+                ids = self.tokenizer.encode(text)
+            except Exception as error:  # the tokenizers library raises bare Exception
+                raise InputError(f"text {number} cannot be tokenized: {error}") from None
+            if not ids:
+                raise InputError(f"text {number} has no token that the tokenizer knows")
             if limit is not None and len(ids) > limit:
                 raise InputError(
                     f"text {number} has {len(ids)} tokens and the model takes at most {limit};"
                     " split it or shorten it"
+                )
+            if max(ids) >= vocabulary:
+                raise InputError(
+                    f"text {number} holds token {max(ids)} and the model knows only"
+                    f" {vocabulary}: the tokenizer is larger than the model"
                 )
             encoded.append(ids)
         return encoded
@@ -209,6 +222,8 @@ class Seq2SeqModel:
             raise InputError(
                 "input_ids must be a rectangle [batch, length]; pad the rows"
             ) from None
+        if ids.shape == (0,):
+            ids = ids.reshape(0, 0).astype(np.int64)
         if ids.ndim != 2 or (ids.size and ids.dtype.kind not in "iu"):
             raise InputError(
                 f"input_ids must be integers of shape [batch, length], not {ids.dtype} {ids.shape}"
@@ -222,10 +237,20 @@ class Seq2SeqModel:
                 f"the source has {ids.shape[1]} tokens and the model takes at most"
                 f" {dims.max_source_length}"
             )
-        mask = ids != pad if attention_mask is None else np.asarray(attention_mask) != 0
+        try:
+            mask = ids != pad if attention_mask is None else np.asarray(attention_mask) != 0
+        except ValueError:
+            raise InputError("attention_mask must be a rectangle [batch, length]") from None
         if mask.shape != ids.shape:
             raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}")
         empty = np.flatnonzero(~mask.any(axis=1))
         if empty.size:
             raise InputError(f"row {int(empty[0])} of input_ids holds no token that counts")
         return ids, mask
+
+
+def _token_ids(tokens: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(token) for token in tokens)
+    except TypeError:
+        raise InputError(f"decoder_prefix must hold integers, not {list(tokens)}") from None

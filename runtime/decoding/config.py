@@ -55,8 +55,9 @@ class GenerationConfig:
             if defaults.get("max_new_tokens") is not None:
                 max_new_tokens = int(defaults["max_new_tokens"])
             elif defaults.get("max_length") is not None:
-                # transformers counts the decoder start token in max_length.
-                max_new_tokens = max(1, int(defaults["max_length"]) - 1)
+                # transformers counts the whole decoder prompt in max_length.
+                prompt = 1 + len(decoder_prefix)
+                max_new_tokens = max(1, int(defaults["max_length"]) - prompt)
             else:
                 max_new_tokens = DEFAULT_MAX_NEW_TOKENS
             if room is not None:

@@ -23,7 +23,6 @@ class Sequence:
     """One generated sequence: tokens after the decoder start token, the end token included."""
 
     token_ids: list[int]
-    new_tokens: int = 0
     log_probability: float = 0.0
     finish_reason: str | None = None
 
@@ -36,26 +35,36 @@ class _Batch:
     eos: frozenset[int]
     max_new_tokens: int
     unfinished: int = field(init=False)
+    #: New tokens that the unfinished sequences may still have; they run in step.
+    remaining: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.unfinished = len(self.sequences)
+        self.remaining = self.max_new_tokens
 
     def append(self, tokens: list[int], scores: NDArray[np.float64] | None = None) -> None:
+        self.remaining -= 1
         for row, sequence in enumerate(self.sequences):
             if sequence.finish_reason is not None:
                 continue
             token = tokens[row]
             sequence.token_ids.append(token)
-            sequence.new_tokens += 1
             if scores is not None:
                 sequence.log_probability += float(scores[row])
             if token in self.eos:
                 sequence.finish_reason = "eos"
-            elif sequence.new_tokens == self.max_new_tokens:
+            elif self.remaining == 0:
                 sequence.finish_reason = "length"
             else:
                 continue
             self.unfinished -= 1
+
+    def force_end(self, token: int | None) -> bool:
+        """Put ``token`` in the last place, if that is the next one and a token is given."""
+        if token is None or self.remaining != 1:
+            return False
+        self.append([token] * len(self.sequences))
+        return True
 
 
 def greedy(
@@ -69,16 +78,20 @@ def greedy(
         frozenset(manifest.special_tokens.eos),
         config.max_new_tokens,
     )
-    if config.forced_bos_token_id is not None and not config.decoder_prefix:
-        prompt.append(config.forced_bos_token_id)
-        batch.append([config.forced_bos_token_id] * size)
-        if not batch.unfinished:
-            return batch.sequences
+    # As in transformers: a single token is the forced end rather than the forced start, and
+    # a prompt of the caller's own replaces the forced start.
+    forced_bos, forced_eos = config.forced_bos_token_id, config.forced_eos_token_id
+    ends_at_once = forced_eos is not None and batch.remaining == 1
+    if forced_bos is not None and not config.decoder_prefix and not ends_at_once:
+        prompt.append(forced_bos)
+        batch.append([forced_bos] * size)
+    if batch.force_end(forced_eos) or not batch.unfinished:
+        return batch.sequences
     # The last token of a sequence is never run, so it needs no slot.
     slots = len(config.decoder_prefix) + config.max_new_tokens
     vocab_size = manifest.dimensions.vocab_size if config.return_scores else None
     decoder = engine.decoder(source, first_capacity(slots, len(prompt)))
-    _Loop(decoder, batch, size, slots, vocab_size).run(prompt, config.forced_eos_token_id)
+    _Loop(decoder, batch, size, slots, vocab_size).run(prompt, forced_eos)
     return batch.sequences
 
 
@@ -111,8 +124,7 @@ class _Loop:
             batch.append(step.input_ids[:, 0].tolist(), _last_scores(last))
             if not batch.unfinished:
                 return
-            if forced_eos is not None and self._one_token_left():
-                batch.append([forced_eos] * self._size)
+            if batch.force_end(forced_eos):
                 return
             if used == decoder.capacity:
                 decoder.grow(grown_capacity(used, self._slots))
@@ -141,11 +153,6 @@ class _Loop:
         step.attention_mask[..., :count] = np.tri(count, dtype=np.bool_)
         self._decoder.bind(step)()
         return step
-
-    def _one_token_left(self) -> bool:
-        # Sequences run in step: all that are unfinished have the same length.
-        longest = max(sequence.new_tokens for sequence in self._batch.sequences)
-        return longest == self._batch.max_new_tokens - 1
 
 
 def _last_scores(step: Step) -> NDArray[np.float64] | None:

@@ -94,6 +94,9 @@ class Decoder(Protocol):
 class Engine(Protocol):
     """A loaded bundle. One engine may serve several threads."""
 
+    #: Threads that an operator may use; None where the library chooses (the physical cores).
+    num_threads: int | None
+
     def encode(self, input_ids: Ids, attention_mask: Mask) -> EncodedSource:
         """Run the encoder on [B, S] int64 ids and a [B, S] bool mask (False is padding)."""
         ...

@@ -1,0 +1,58 @@
+"""The runtime needs numpy, tokenizers and the engine: none of what export and training need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from seq2edge.runtime import Seq2SeqModel
+
+_BLOCKED = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "ml_dtypes")
+
+#: Run with a bundle's path; prints what the bundle generates as JSON.
+_GENERATE = f"""
+import sys
+
+BLOCKED = {_BLOCKED}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+
+import json
+from seq2edge.runtime import Seq2SeqModel
+
+with Seq2SeqModel.load(sys.argv[1]) as model:
+    found = model.generate(["one text", "another"], max_new_tokens=20, return_scores=True)
+print(json.dumps([[row.text, row.token_ids, row.finish_reason] for row in found]))
+loaded = sorted(name for name in BLOCKED if name in sys.modules)
+assert not loaded, loaded
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    """The standard output of ``code`` in an interpreter of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_generates_where_no_training_or_export_package_can_be_imported(byte_bundle: Path) -> None:
+    found = json.loads(run(_GENERATE, str(byte_bundle)))
+    with Seq2SeqModel.load(byte_bundle) as model:
+        expected = model.generate(["one text", "another"], max_new_tokens=20)
+    assert found == [[row.text, row.token_ids, row.finish_reason] for row in expected]
+
+
+def test_importing_the_runtime_loads_no_engine() -> None:
+    code = "import sys, seq2edge.runtime; print(*sys.modules, sep='\\n')"
+    loaded = {name.partition(".")[0] for name in run(code).split()}
+    assert "seq2edge" in loaded
+    assert not loaded & {"onnxruntime", "tensorrt", "tensorrt_rtx", *_BLOCKED}

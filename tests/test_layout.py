@@ -1,0 +1,87 @@
+"""Arrows point one way: cli -> {export, quantize, benchmarks} -> runtime (docs/design.md)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+#: Each package and the other packages of ours that it may import.
+ALLOWED: dict[str, set[str]] = {
+    "runtime": set(),
+    "export": {"runtime"},
+    "quantize": {"runtime"},
+    "benchmarks": {"runtime"},
+    "cli": {"runtime", "export", "quantize", "benchmarks"},
+}
+PACKAGES = [name for name in ALLOWED if (ROOT / name).is_dir()]
+#: benchmarks/peers holds scripts that are run from the repository, not installed modules.
+FILES = [
+    file
+    for name in PACKAGES
+    for file in sorted((ROOT / name).rglob("*.py"))
+    if file.parent.name != "peers"
+]
+HEAVY = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "ml_dtypes"}
+MOST_LINES = 400
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Absolute names of all that ``file`` imports, at its top or within functions."""
+    package = ["seq2edge", *file.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*start, *filter(None, [node.module])])
+            # "from seq2edge import cli" names the package only among the names.
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def test_absolute_and_relative_imports_are_found() -> None:
+    found = set(imports(ROOT / "cli" / "run.py"))
+    assert {"argparse", "seq2edge.runtime.Seq2SeqModel", "seq2edge.cli.arguments.positive"} <= found
+    assert "seq2edge.runtime.bundle.Bundle" in set(imports(ROOT / "runtime/engines/__init__.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_point_towards_the_runtime(file: Path) -> None:
+    package = file.relative_to(ROOT).parts[0]
+    ours = {name.split(".")[1] for name in imports(file) if name.startswith("seq2edge.")}
+    assert ours <= {package, *ALLOWED[package]}
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.relative_to(ROOT).parts[0] == "runtime"], ids=name_of
+)
+def test_runtime_imports_nothing_of_training_or_export(file: Path) -> None:
+    assert not {name.partition(".")[0] for name in imports(file)} & HEAVY
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_stay_short(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+def test_every_package_is_installed() -> None:
+    listed = set(re.findall(r'^    "(seq2edge[\w.]+)",$', project(), re.MULTILINE))
+    there = {".".join(["seq2edge", *file.relative_to(ROOT).parent.parts]) for file in FILES}
+    assert listed == there
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_is_mapped_to_its_folder(package: str) -> None:
+    assert f'"seq2edge.{package}" = "{package}"' in project()
+
+
+def project() -> str:
+    return (ROOT / "pyproject.toml").read_text(encoding="utf-8")
