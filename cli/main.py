@@ -33,20 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         code = command(options)
-        # Within the try: what is still buffered can meet a full disk or a closed pipe.
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()  # within the try: a full disk or a closed pipe may show only now
         return code
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was left half written")
     except BrokenPipeError:
         # The reader of our output has gone (head, less): not an error worth a message.
-        _drop_output()
+        _drop_broken_output()
         return 0
     except Exception as error:
         if not _is_expected(error):
             raise
-        if isinstance(error, OSError):
-            _drop_output()
+        _drop_broken_output()
         return _fail(str(error))
 
 
@@ -71,9 +70,9 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import version
+        from seq2edge.runtime.version import package_version
 
-        print(f"seq2edge {version('seq2edge')}")
+        print(f"seq2edge {package_version()}")
         parser.exit()
 
 
@@ -88,9 +87,14 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _drop_output() -> None:
-    """Keep the interpreter from writing, and failing, once more when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop_broken_output() -> None:
+    """If stdout cannot be written, keep the interpreter from failing once more at its exit."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

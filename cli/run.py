@@ -36,10 +36,10 @@ def run(options: argparse.Namespace) -> int:
 
     if bool(options.text) == (options.input is not None):
         raise InputError("give either texts or --input FILE")
-    texts = _read_lines(options.input) if options.input else _checked(options.text)
+    texts = _checked(options.text) if options.input is None else _read_lines(options.input)
     empty = [number for number, text in enumerate(texts, start=1) if not text.strip()]
     if empty:
-        raise InputError(f"{'line' if options.input else 'text'} {empty[0]} is empty")
+        raise InputError(f"{'text' if options.input is None else 'line'} {empty[0]} is empty")
     with Seq2SeqModel.load(options.bundle, num_threads=options.threads) as model:
         for text, found in zip(texts, _generate(model, texts, options), strict=True):
             print(_format(text, found, options.json), flush=True)

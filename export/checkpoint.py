@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -57,14 +58,14 @@ class Checkpoint:
         generation = self.directory / "generation_config.json"
         self.generation_config = read_json(generation) if generation.is_file() else {}
         self._stack = ExitStack()
-        self._where: dict[str, TensorSource] = {}
+        self._where: dict[str, tuple[TensorSource, str]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def __enter__(self) -> Checkpoint:
         with ExitStack() as stack:
             for source in _sources(self.directory, stack):
                 for name, shape in source.shapes().items():
-                    self._where[name], self._shapes[name] = source, shape
+                    self._where[name], self._shapes[name] = (source, name), shape
             self._stack = stack.pop_all()
         return self
 
@@ -87,7 +88,18 @@ class Checkpoint:
 
     def load(self, name: str) -> FloatArray:
         """One tensor as float32."""
-        return self._where[name].load(name)
+        source, stored = self._where[name]
+        return source.load(stored)
+
+    def assume_prefix(self, prefix: str) -> None:
+        """Put ``prefix`` before all names if it is before none of them.
+
+        A model saved without its head (``BartModel``) has names without the prefix that the
+        whole model (``BartForConditionalGeneration``) gives them.
+        """
+        if not any(name.startswith(prefix) for name in self._where):
+            self._where = {prefix + name: place for name, place in self._where.items()}
+            self._shapes = {prefix + name: shape for name, shape in self._shapes.items()}
 
     def equal(self, first: str, second: str) -> bool:
         """Whether two tensors hold the same numbers (tied weights saved twice)."""
@@ -121,8 +133,8 @@ def _sources(directory: Path, stack: ExitStack) -> list[TensorSource]:
         index = directory / f"{single}.index.json"
         if index.is_file():
             shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict):
-                raise CheckpointError(f"{index} has no weight_map")
+            if not isinstance(shards, dict) or not all(map(_is_file_name, shards.values())):
+                raise CheckpointError(f"{index} has no weight_map of tensor names to file names")
             files = [directory / name for name in sorted(set(shards.values()))]
             missing = [file.name for file in files if not file.is_file()]
             if missing:
@@ -131,6 +143,17 @@ def _sources(directory: Path, stack: ExitStack) -> list[TensorSource]:
     raise CheckpointError(
         f"{directory} has no weights: looked for model.safetensors and pytorch_model.bin,"
         " whole or sharded"
+    )
+
+
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and value == PurePosixPath(value).name
+
+
+def _refuse_integers(path: Path, name: str, dtype: object) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {name} is {dtype}; only floating-point checkpoints are exported (quantize the"
+        " bundle instead)"
     )
 
 
@@ -153,10 +176,7 @@ class _SafetensorsFile:
     def load(self, name: str) -> FloatArray:
         dtype = self._file.get_slice(name).get_dtype()
         if dtype not in _FLOATS:
-            raise CheckpointError(
-                f"{self._path}: {name} is {dtype}; only floating-point checkpoints are exported"
-                " (quantize the bundle instead)"
-            )
+            raise _refuse_integers(self._path, name, dtype)
         array: FloatArray = self._file.get_tensor(name).astype(np.float32, copy=False)
         return array
 
@@ -171,12 +191,16 @@ class _TorchFile:
                 " as safetensors"
             ) from None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Files from before torch 1.6 are no zip archives and cannot be mapped.
+            state = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
         except Exception as error:  # torch raises many classes for a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{path} cannot be read safely: {reason}") from None
         if not isinstance(state, dict):
             raise CheckpointError(f"{path} does not hold a state dict")
+        self._path = path
         self._state = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
         stack.callback(self._state.clear)
 
@@ -184,5 +208,8 @@ class _TorchFile:
         return {name: tuple(tensor.shape) for name, tensor in self._state.items()}
 
     def load(self, name: str) -> FloatArray:
-        array: FloatArray = self._state[name].float().numpy()
+        tensor = self._state[name]
+        if not tensor.is_floating_point():
+            raise _refuse_integers(self._path, name, tensor.dtype)
+        array: FloatArray = tensor.float().numpy()
         return array

@@ -43,7 +43,12 @@ def generation_defaults(checkpoint: Checkpoint, config: Config) -> dict[str, Any
     """The checkpoint's own generation options; generation_config.json wins as a whole."""
     own: Mapping[str, Any] = checkpoint.generation_config
     source = own.get if own else config.get
-    return {name: source(name) for name in _OPTIONS if source(name) is not None}
+    defaults = {name: source(name) for name in _OPTIONS if source(name) is not None}
+    forced = defaults.get("forced_eos_token_id")
+    if isinstance(forced, list):
+        # Of several tokens forced with equal scores, greedy decoding takes the first.
+        defaults["forced_eos_token_id"] = min(forced)
+    return defaults
 
 
 def special_tokens(checkpoint: Checkpoint, config: Config) -> SpecialTokens:

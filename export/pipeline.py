@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from seq2edge.runtime.bundle import BundleWriter, check_destination
 from seq2edge.runtime.errors import MissingDependencyError
 from seq2edge.runtime.manifest import Dimensions, Manifest, TokenizerInfo
+from seq2edge.runtime.version import package_version
 
 from .checkpoint import Checkpoint
 from .families import find_family
@@ -61,6 +61,7 @@ def export_checkpoint(
     validate = _can_validate(validate)
     with Checkpoint(checkpoint) as source, BundleWriter(bundle, overwrite=overwrite) as out:
         family, config = find_family(source.config)
+        source.assume_prefix(family.prefix)
         spec = family.spec(config, source)
         encoder, decoder = build_encoder(spec), build_decoder(spec)
         shapes = parameter_shapes([encoder, decoder])
@@ -75,7 +76,7 @@ def export_checkpoint(
         if tokenizer is not None and tokenizer.data is not None:
             out.write("tokenizer.json", tokenizer.data)
         manifest = Manifest(
-            producer=f"seq2edge {_version()}",
+            producer=f"seq2edge {package_version()}",
             family=spec.family,
             dimensions=_dimensions(spec),
             special_tokens=tokens,
@@ -132,10 +133,3 @@ def _dimensions(spec: Seq2SeqSpec) -> Dimensions:
         max_source_length=spec.max_source_length,
         max_target_length=spec.max_target_length,
     )
-
-
-def _version() -> str:
-    try:
-        return version("seq2edge")
-    except PackageNotFoundError:
-        return "0 (not installed)"

@@ -21,10 +21,11 @@ from seq2edge.runtime.model import Seq2SeqModel
 
 from .errors import ParityError
 
-#: Largest |difference| that float32 rounding explains, for values up to 20; it grows in
-#: proportion above that.
-TOLERANCE = 2e-4
-_TOLERANCE_RANGE = 20.0
+#: Largest |difference| that passes for float32 rounding, for values up to 10; it grows in
+#: proportion above that. A wrong graph is off by orders of magnitude more; models built from
+#: configs stay below 2e-4, but rounding grows with depth and with the size of the weights.
+TOLERANCE = 1e-3
+_TOLERANCE_RANGE = 10.0
 _INPUTS = 10
 _SOURCE_TOKENS = 48
 _TARGET_TOKENS = 16
@@ -108,7 +109,8 @@ def validate_bundle(checkpoint: Path, out: BundleWriter, manifest: Manifest) -> 
         raise ParityError(
             f"the bundle differs from PyTorch: {parity.summary()}; allowed:"
             f" {parity.encoder.tolerated:.1e} and {parity.decoder.tolerated:.1e}, same tokens."
-            " Nothing was written; please report this checkpoint's config.json"
+            " Nothing was written. If the tokens agree, rounding in a model with large weights"
+            " may be why: --no-validate exports it all the same"
         )
     return parity
 

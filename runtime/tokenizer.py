@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from tokenizers import Tokenizer as _FastTokenizer
 
@@ -53,23 +53,22 @@ class ByteTokenizer:
     Source: Xue et al. 2021, "ByT5", section 3.1; ``<extra_id_N>`` follow the 256 bytes.
     """
 
-    _SPECIALS: ClassVar = {"<pad>": 0, "</s>": 1, "<unk>": 2}
-    #: The three named tokens swallow the white space around them, as in the reference.
-    _SPECIAL = re.compile(r"(<extra_id_\d+>)|\s*(<pad>|</s>|<unk>)\s*")
-    _EXTRA_IDS = 125
     _EOS = 1
+    _EXTRA_IDS = 125
 
     def __init__(self, offset: int = 3) -> None:
         self._offset = offset
+        self._special = {"<pad>": 0, "</s>": self._EOS, "<unk>": 2}
+        sentinels = [f"<extra_id_{number}>" for number in range(self._EXTRA_IDS)]
+        # The named tokens swallow the white space around them, as in the reference.
+        self._split = re.compile(rf"\s*({'|'.join(self._special)})\s*|({'|'.join(sentinels)})")
+        self._special |= {text: offset + 256 + n for n, text in enumerate(sentinels)}
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        for part in self._SPECIAL.split(text):
-            if not part:
-                continue
-            special = self._special_id(part)
-            if special is not None:
-                ids.append(special)
+        for part in filter(None, self._split.split(text)):
+            if part in self._special:
+                ids.append(self._special[part])
             else:
                 ids.extend(byte + self._offset for byte in part.encode())
         return ids if ids and ids[-1] == self._EOS else [*ids, self._EOS]
@@ -77,15 +76,6 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         first, last = self._offset, self._offset + 256
         return bytes(i - first for i in ids if first <= i < last).decode(errors="ignore")
-
-    def _special_id(self, part: str) -> int | None:
-        if part in self._SPECIALS:
-            return self._SPECIALS[part]
-        if part.startswith("<extra_id_") and part.endswith(">"):
-            number = int(part[len("<extra_id_") : -1])
-            if number < self._EXTRA_IDS:
-                return self._offset + 256 + number
-        return None
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:

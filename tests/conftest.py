@@ -32,7 +32,7 @@ _BART = {
     "encoder_ffn_dim": 96,
     "decoder_ffn_dim": 128,
     "max_position_embeddings": 80,
-    "init_std": 0.2,
+    "init_std": 0.3,
 }
 #: name: (model class, config class, config values)
 SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -77,9 +77,13 @@ def make_model(shape: str, seed: int = 0) -> Any:
     model_class, config_class, values = SHAPES[shape]
     model = getattr(transformers, model_class)(getattr(transformers, config_class)(**values))
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+            if "decoder" in name and name.endswith("final_layer_norm.weight"):
+                # With a tied head a state is most like its own token's embedding, and a random
+                # model repeats that token for ever, unless some signs are turned.
+                parameter.mul_(torch.randn_like(parameter).sign())
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_()
         if shape in UNTIED:

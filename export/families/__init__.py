@@ -20,6 +20,7 @@ def find_family(config: dict[str, Any]) -> tuple[Family, Config]:
     kind = config.get("model_type")
     for family in FAMILIES:
         if kind in family.model_types:
-            return family, Config(config, family.defaults or {})
+            defaults = {**family.defaults, **family.type_defaults.get(str(kind), {})}
+            return family, Config(config, defaults)
     known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
     raise CheckpointError(f"config.json: model_type {kind!r} is not supported; known: {known}")

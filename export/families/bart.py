@@ -120,6 +120,7 @@ FAMILY = Family(
     model_types=("bart",),
     spec=_spec,
     rules=_rules,
+    prefix="model.",
     ignored=(r"model\.(encoder|decoder)\.version",),
     defaults={
         "scale_embedding": False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -22,16 +22,20 @@ class Family:
         spec: config and checkpoint to spec; it may look at which tensors exist, because
             configs do not always say what is tied.
         rules: the name map for a spec.
+        prefix: what a model saved without its head lacks before the names.
         ignored: regular expressions of tensors that the architecture never reads.
         defaults: config values that the model's code assumes where config.json is silent.
+        type_defaults: the same, for single model types.
     """
 
     name: str
     model_types: tuple[str, ...]
     spec: Callable[[Config, Checkpoint], Seq2SeqSpec]
     rules: Callable[[Seq2SeqSpec], list[Rule]]
+    prefix: str = ""
     ignored: tuple[str, ...] = ()
-    defaults: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    type_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Config:

@@ -170,4 +170,5 @@ FAMILY = Family(
         "eos_token_id": 1,
         "decoder_start_token_id": 0,
     },
+    type_defaults={kind: {"feed_forward_proj": "gated-gelu"} for kind in ("mt5", "umt5")},
 )

@@ -42,14 +42,17 @@ def build_byte_level_bpe(
     tokenizer.decoder = decoders.ByteLevel()
     known = set(json.loads(vocabulary.read_text(encoding="utf-8")))
     special = {name: _text(settings.get(name, default)) for name, default in _DEFAULTS.items()}
-    extra = [_text(token) for token in settings.get("additional_special_tokens", [])]
-    for name, token in special.items():
-        if token in known or token in added:
-            # RoBERTa's mask token takes the space before it.
-            tokenizer.add_special_tokens([AddedToken(token, lstrip=name == "mask_token")])
-    # Added tokens get the next free ids, so they are added in the order of theirs.
-    ordered = [token for token, _ in sorted(added.items(), key=lambda item: item[1])]
-    tokenizer.add_special_tokens([*extra, *ordered])
+    # RoBERTa's mask token takes the space before it.
+    named = {t: AddedToken(t, lstrip=name == "mask_token") for name, t in special.items()}
+    extra = [_text(token) for token in settings.get("additional_special_tokens") or []]
+    tokenizer.add_special_tokens([token for text, token in named.items() if text in known])
+    # Tokens that are not in the vocabulary get the next free ids: add them in that order.
+    for text, _ in sorted(added.items(), key=lambda item: item[1]):
+        if text in named or text in extra:
+            tokenizer.add_special_tokens([named.get(text, text)])
+        else:
+            tokenizer.add_tokens([text])
+    tokenizer.add_special_tokens(extra)
     begin, end = special["cls_token"], special["sep_token"]
     begin_id, end_id = tokenizer.token_to_id(begin), tokenizer.token_to_id(end)
     if begin_id is None or end_id is None:

@@ -194,3 +194,9 @@ def test_reader_that_has_gone_is_no_error(command: str, cli: Cli, byte_bundle: P
     finally:
         os.close(writing)
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_closed_standard_output_is_no_error(cli: Cli, byte_bundle: Path) -> None:
+    # Some supervisors start a process without one; sys.stdout is None then.
+    result = cli("inspect", byte_bundle, preexec_fn=lambda: os.close(1))
+    assert (result.returncode, result.stderr) == (0, b"")

@@ -97,6 +97,10 @@ def test_export_with_force_onto_a_folder_that_is_no_bundle(
     assert "neither empty nor a bundle" in message
 
 
+def test_message_is_one_line_whatever_is_named_in_it(refuses: Refuses, tmp_path: Path) -> None:
+    assert refuses("inspect", tmp_path / "a\nb").endswith("/a b")
+
+
 @pytest.mark.parametrize("command", ["run", "inspect", "bench"])
 def test_bundle_that_is_a_checkpoint(command: str, refuses: Refuses, byte_checkpoint: Path) -> None:
     texts = ["text"] if command == "run" else []
@@ -156,6 +160,11 @@ def test_run_on_a_bundle_without_a_tokenizer(
 def test_run_with_a_missing_input_file(refuses: Refuses, byte_bundle: Path, tmp_path: Path) -> None:
     message = refuses("run", byte_bundle, "--input", tmp_path / "absent")
     assert message == f"cannot read {tmp_path / 'absent'}: No such file or directory"
+
+
+def test_run_with_an_empty_name_of_an_input_file(refuses: Refuses, byte_bundle: Path) -> None:
+    # As in --input "$FILE" with FILE unset.
+    assert refuses("run", byte_bundle, "--input", "").startswith("cannot read ")
 
 
 def test_run_with_an_input_file_that_is_not_utf8(

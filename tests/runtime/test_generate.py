@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from seq2edge.runtime import Generation, InputError, Seq2SeqModel
+from seq2edge.runtime import EngineError, Generation, InputError, Seq2SeqModel
 
 #: t5-v1.1 has random weights whose outputs do not settle on one token at once.
 LIVELY = "t5-v1.1"
@@ -102,10 +102,13 @@ def test_attention_mask_decides_over_pad_tokens(lively: Seq2SeqModel) -> None:
     assert tokens(found) == tokens(lively.generate_ids([[5, 6, 7, 1]], max_new_tokens=20))
 
 
-def test_one_thread_gives_the_same_tokens(lively: Seq2SeqModel, bundle_of: BundleOf) -> None:
-    with Seq2SeqModel.load(bundle_of(LIVELY), num_threads=1) as single:
-        found = tokens(single.generate_ids(padded(ROWS), max_new_tokens=30))
-    assert found == tokens(lively.generate_ids(padded(ROWS), max_new_tokens=30))
+def test_tokens_do_not_depend_on_the_number_of_threads(
+    lively: Seq2SeqModel, bundle_of: BundleOf
+) -> None:
+    expected = tokens(lively.generate_ids(padded(ROWS), max_new_tokens=30))
+    for count in (1, 2):
+        with Seq2SeqModel.load(bundle_of(LIVELY), num_threads=count) as model:
+            assert tokens(model.generate_ids(padded(ROWS), max_new_tokens=30)) == expected
 
 
 def test_two_threads_on_one_model_give_what_they_give_one_after_the_other(
@@ -163,3 +166,10 @@ def test_text_is_none_without_a_tokenizer(lively: Seq2SeqModel) -> None:
 def test_closed_model_can_be_closed_again(bundle_of: BundleOf) -> None:
     with Seq2SeqModel.load(bundle_of("t5")) as model:
         model.close()
+
+
+def test_closed_model_says_that_it_was_closed(bundle_of: BundleOf) -> None:
+    with Seq2SeqModel.load(bundle_of("t5")) as model:
+        pass
+    with pytest.raises(EngineError, match="closed; load it again"):
+        model.generate_ids([ROWS[0]])
