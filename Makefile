@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
-WORDS ?= seventeen dishwasher quixotic kubernetes
+WORDS ?= keyboard february humanoid piscataway kubernetes
 
 .PHONY: demo test lint bench clean
 
