@@ -20,9 +20,10 @@ from ..errors import EngineError
 from ..manifest import GraphInfo, Manifest
 from .base import EncodedSource, Ids, Mask, Step
 
-#: Up to so many bytes of weights a step, one thread beats several: a step of 4 MB took 0.16 ms
-#: on one thread and 0.63 ms on two, one of 154 MB took 14.0 and 9.9 ms (docs/results).
-_SINGLE_THREAD_BYTES = 8_000_000
+#: Up to so many bytes of weights a step, one thread is the default: a step of 2.9 MB took
+#: 0.22 ms on one thread and 0.19 ms on two of an idle machine, but 0.16 and 0.63 ms beside
+#: other work, because the threads wait for each other in every operator (docs/results).
+_SINGLE_THREAD_BYTES = 4_000_000
 
 #: First ONNX Runtime that runs an opset (its release notes); only what bundles use.
 _MINIMUM_VERSION = {24: (1, 25)}
