@@ -231,13 +231,13 @@ def _print(report: Report) -> None:
         f"T5-small geometry, random weights, float32; batch 1, source {work.source_length},"
         f" {work.new_tokens} new tokens, {work.threads} threads, {work.rounds} rounds"
     )
-    print(f"{'ms':22}{'p10':>10}{'p50':>10}{'p90':>10}")
+    print(f"{'ms':28}{'p10':>10}{'p50':>10}{'p90':>10}")
     for name, package in (("optimum", "optimum-onnx"), ("seq2edge", "seq2edge")):
         times = report.milliseconds[name]
         title = f"{package} {versions[package]}"
-        print(f"{title:22}{times.p10:10.1f}{times.p50:10.1f}{times.p90:10.1f}")
+        print(f"{title:28}{times.p10:10.1f}{times.p50:10.1f}{times.p90:10.1f}")
     ratio = report.ratio
-    print(f"{'seq2edge / optimum':22}{ratio.p10:10.3f}{ratio.p50:10.3f}{ratio.p90:10.3f}")
+    print(f"{'seq2edge / optimum':28}{ratio.p10:10.3f}{ratio.p50:10.3f}{ratio.p90:10.3f}")
     same = "identical" if report.identical_tokens else "DIFFERENT"
     print(f"tokens: {same} ({report.distinct_tokens} of {work.new_tokens} distinct)")
     sizes = (f"{name} {count / 1e6:.1f} MB" for name, count in report.bytes.items())
