@@ -41,6 +41,9 @@ def run(options: argparse.Namespace) -> int:
     if empty:
         raise InputError(f"{'text' if options.input is None else 'line'} {empty[0]} is empty")
     with Seq2SeqModel.load(options.bundle, num_threads=options.threads) as model:
+        # All of them before the first is run: a text that is too long is named by its place
+        # in the whole input, and nothing is printed before it is found.
+        model.tokenize(texts)
         for text, found in zip(texts, _generate(model, texts, options), strict=True):
             print(_format(text, found, options.json), flush=True)
     return 0

@@ -47,7 +47,7 @@ def generation_defaults(checkpoint: Checkpoint, config: Config) -> dict[str, Any
     forced = defaults.get("forced_eos_token_id")
     if isinstance(forced, list):
         # Of several tokens forced with equal scores, greedy decoding takes the first.
-        defaults["forced_eos_token_id"] = min(forced)
+        defaults["forced_eos_token_id"] = min(forced, default=None)
     return defaults
 
 

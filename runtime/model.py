@@ -121,7 +121,7 @@ class Seq2SeqModel:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         config = self._config(max_new_tokens, decoder_prefix, return_scores)
-        return self._generate(self._encode_texts(texts), config)
+        return self._generate(self.tokenize(texts), config)
 
     def generate_ids(
         self,
@@ -157,7 +157,12 @@ class Seq2SeqModel:
             return_scores=return_scores,
         )
 
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, checked as :meth:`generate` checks them.
+
+        Raises:
+            InputError: as in :meth:`generate`; the text is named by its place in ``texts``.
+        """
         if self.tokenizer is None:
             raise InputError(
                 f"{self._bundle.directory} has no tokenizer (the checkpoint had no tokenizer"

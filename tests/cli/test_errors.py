@@ -142,6 +142,13 @@ def test_run_with_a_text_that_is_too_long(refuses: Refuses, word_bundle: Path) -
     assert message.startswith("text 1 has 81 tokens and the model takes at most 80")
 
 
+def test_run_names_a_bad_text_by_its_place_before_anything_is_printed(
+    refuses: Refuses, word_bundle: Path
+) -> None:
+    texts = [*["a"] * 9, "a " * 81]  # in the second batch of eight
+    assert refuses("run", word_bundle, *texts).startswith("text 10 has 81 tokens")
+
+
 def test_run_without_any_text(refuses: Refuses, byte_bundle: Path) -> None:
     assert refuses("run", byte_bundle) == "give either texts or --input FILE"
 
