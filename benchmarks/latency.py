@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from seq2edge.runtime.bundle import Bundle
-from seq2edge.runtime.decoding import GenerationConfig, greedy
+from seq2edge.runtime.decoding import Decoding, GenerationConfig
 from seq2edge.runtime.engines import Engine, load_engine
 from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.inputs import Source
 from seq2edge.runtime.manifest import Manifest
 
 
@@ -29,6 +30,7 @@ class Workload:
     source_length: int = 64
     new_tokens: int = 64
     batch_size: int = 1
+    num_beams: int = 1
     runs: int = 20
     warmup: int = 3
     threads: int | None = None
@@ -76,7 +78,7 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
     bundle = Bundle.open(path)
     engine = load_engine(bundle, num_threads=workload.threads)
     load_ms = 1e3 * (time.perf_counter() - start)
-    manifest = _without_end(bundle.manifest)
+    manifest = without_end(bundle.manifest)
     try:
         milliseconds = _measure(engine, manifest, workload)
     finally:
@@ -114,22 +116,32 @@ def random_source(manifest: Manifest, workload: Workload) -> np.ndarray[Any, np.
     return np.random.default_rng(0).choice(ordinary, shape)
 
 
-def _without_end(manifest: Manifest) -> Manifest:
+def fixed_length(new_tokens: int, num_beams: int) -> GenerationConfig:
+    """Options under which a bundle without end tokens makes so many tokens.
+
+    The checkpoint's own options do not count: they would make bundles hard to compare.
+    """
+    return GenerationConfig(max_new_tokens=new_tokens, num_beams=num_beams)
+
+
+def without_end(manifest: Manifest) -> Manifest:
     return replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
 
 
 def _measure(engine: Engine, manifest: Manifest, workload: Workload) -> dict[str, Spread]:
     input_ids = random_source(manifest, workload)
     mask = np.ones(input_ids.shape, np.bool_)
-    several = GenerationConfig.resolve(manifest, max_new_tokens=workload.new_tokens)
-    single = replace(several, max_new_tokens=1)
+    decoding = Decoding(engine, manifest, None)
+    sources = [Source.of(row.tolist()) for row in input_ids]
+    several = fixed_length(workload.new_tokens, workload.num_beams)
+    decoding.check(several)
 
     def generate(config: GenerationConfig) -> Callable[[], object]:
-        return lambda: greedy(engine, engine.encode(input_ids, mask), manifest, config)
+        return lambda: decoding.run(sources, config)
 
     parts: dict[str, Callable[[], object]] = {
         "encoder": lambda: engine.encode(input_ids, mask),
-        "first token": generate(single),
+        "first token": generate(replace(several, max_new_tokens=1)),
         "all": generate(several),
     }
     times: dict[str, list[float]] = {name: [] for name in parts}

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.bundle import Bundle, BundleWriter
+from seq2edge.runtime.decoding import GenerationConfig
 from seq2edge.runtime.engines import Step
 from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from seq2edge.runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
@@ -122,9 +123,7 @@ def compare(directory: Path, reference: _Reference) -> Parity:
     encoder = _compare_encoder(bundle, engine, reference)
     decoder = _compare_decoder(bundle, engine, reference)
     with Seq2SeqModel(bundle, engine, None) as model:
-        found = model.generate_ids(
-            reference.input_ids, reference.mask, max_new_tokens=_new_tokens(bundle.manifest)
-        )
+        found = model.generate_ids(reference.input_ids, reference.mask, _greedy(bundle.manifest))
     exact = ties = 0
     for row, (ours, theirs) in enumerate(zip(found, reference.tokens, strict=True)):
         if ours.token_ids == theirs:
@@ -141,7 +140,8 @@ def compare(directory: Path, reference: _Reference) -> Parity:
 
 def _run_torch(checkpoint: Path, manifest: Manifest) -> _Reference:
     import torch
-    from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+    from transformers import AutoModelForSeq2SeqLM
+    from transformers import GenerationConfig as TorchConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -157,16 +157,16 @@ def _run_torch(checkpoint: Path, manifest: Manifest) -> _Reference:
             " pass --no-validate to export without the comparison"
         ) from None
     input_ids, mask, decoder_ids = _inputs(manifest)
-    special, defaults = manifest.special_tokens, manifest.generation
-    model.generation_config = GenerationConfig(
+    special, options = manifest.special_tokens, _greedy(manifest)
+    model.generation_config = TorchConfig(
         do_sample=False,
         num_beams=1,
-        max_new_tokens=_new_tokens(manifest),
+        max_new_tokens=options.max_new_tokens,
         pad_token_id=special.pad,
         eos_token_id=list(special.eos),
         decoder_start_token_id=special.decoder_start,
-        forced_bos_token_id=defaults.get("forced_bos_token_id"),
-        forced_eos_token_id=defaults.get("forced_eos_token_id"),
+        forced_bos_token_id=options.forced_bos_token_id,
+        forced_eos_token_id=options.forced_eos_token_id,
     )
     arguments = {"input_ids": torch.tensor(input_ids), "attention_mask": torch.tensor(mask).long()}
     with torch.inference_mode():
@@ -214,8 +214,13 @@ def _inputs(
     return input_ids, mask, decoder_ids
 
 
-def _new_tokens(manifest: Manifest) -> int:
-    return min(_NEW_TOKENS, manifest.dimensions.max_target_length or _NEW_TOKENS)
+def _greedy(manifest: Manifest) -> GenerationConfig:
+    """Plain greedy decoding, with the tokens that the checkpoint forces."""
+    return GenerationConfig(
+        max_new_tokens=min(_NEW_TOKENS, manifest.dimensions.max_target_length or _NEW_TOKENS),
+        forced_bos_token_id=manifest.generation.get("forced_bos_token_id"),
+        forced_eos_token_id=manifest.generation.get("forced_eos_token_id"),
+    )
 
 
 def _until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:

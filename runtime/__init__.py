@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from .bundle import Bundle
-from .decoding import GenerationConfig
+from .decoding import Choices, GenerationConfig, JsonSchema, Regex
 from .errors import (
     BundleError,
     EngineError,
@@ -20,18 +20,23 @@ from .errors import (
 )
 from .manifest import Manifest
 from .model import Generation, Seq2SeqModel
+from .streaming import TextStream
 
 __all__ = [
     "Bundle",
     "BundleError",
+    "Choices",
     "EngineError",
     "Generation",
     "GenerationConfig",
     "InputError",
+    "JsonSchema",
     "Manifest",
     "MissingDependencyError",
     "OutputError",
     "OutputExistsError",
+    "Regex",
     "Seq2EdgeError",
     "Seq2SeqModel",
+    "TextStream",
 ]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import operator
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .bundle import Bundle
-from .decoding import GenerationConfig, greedy
+from .decoding import Decoding, GenerationConfig
+from .decoding.call import Sequence as Found
 from .engines import Engine, load_engine
 from .errors import InputError
+from .inputs import Source, checked_sources, tokenize
 from .manifest import Manifest
+from .streaming import TextStream
 from .tokenizer import Tokenizer, load_tokenizer
+
+#: Called with how many sources are done and how many there are.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,17 @@ class Generation:
         token_ids: tokens after the decoder start token, with a decoder prefix and the end
             token where there is one.
         score: sum of the tokens' log-probabilities (natural logarithm; forced tokens count
-            as 0), or None unless ``return_scores`` was asked for.
-        finish_reason: ``eos`` or ``length``.
+            as 0) under the distribution that they were chosen from; beam search divides it
+            by length ** length_penalty. None unless it was a beam search or
+            ``return_scores`` was asked for.
+        finish_reason: ``eos``, ``length``, ``stop_string``, ``time`` (``max_time``) or
+            ``cancelled``; None in a stream's unfinished ones.
     """
 
     text: str | None
     token_ids: list[int]
     score: float | None
-    finish_reason: str
+    finish_reason: str | None
 
 
 class Seq2SeqModel:
@@ -49,6 +56,7 @@ class Seq2SeqModel:
         self._bundle = bundle
         self._engine = engine
         self.tokenizer = tokenizer
+        self._decoding = Decoding(engine, bundle.manifest, tokenizer)
 
     @classmethod
     def load(
@@ -81,6 +89,15 @@ class Seq2SeqModel:
     def manifest(self) -> Manifest:
         return self._bundle.manifest
 
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The checkpoint's own generation options; other ones by ``dataclasses.replace``.
+
+        Raises:
+            InputError: the bundle's options make no sense.
+        """
+        return GenerationConfig.of_bundle(self.manifest)
+
     def __enter__(self) -> Seq2SeqModel:
         return self
 
@@ -99,62 +116,101 @@ class Seq2SeqModel:
     def generate(
         self,
         texts: str | Sequence[str],
+        config: GenerationConfig | None = None,
         *,
         max_new_tokens: int | None = None,
-        decoder_prefix: Sequence[int] = (),
-        return_scores: bool = False,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[Generation]:
-        """Greedy decoding of each text, as one batch.
+        """Generate a text for each of ``texts``.
+
+        >>> model.generate(texts, replace(model.generation_config, num_beams=4))
 
         Args:
             texts: the sources; one string counts as a list of one.
-            max_new_tokens: limit of new tokens; None: the checkpoint's own default.
-            decoder_prefix: token ids that every output starts with (forced).
-            return_scores: fill ``Generation.score``.
+            config: how to decode; None: the checkpoint's own options.
+            max_new_tokens: limit of new tokens, in place of the one in ``config``.
+            batch_size: sources decoded at once, of similar lengths; None: all of them.
+            progress: called after each batch.
+            cancelled: asked once a step; when it says True, all that is unfinished ends as it
+                is (``finish_reason`` ``cancelled``). It may be called from any thread.
 
         Returns:
-            One :class:`Generation` a text, in order.
+            ``num_return_sequences`` a text (fewer where a constraint allows no more): those of
+            the first text, best first, then those of the second, and so on.
 
         Raises:
-            InputError: no tokenizer in the bundle, an empty text, a text that is too long,
-                or an impossible option.
+            InputError: no tokenizer in the bundle, an empty text, a text that is too long, or
+                an impossible option.
+            EngineError: the engine failed, or the model was closed.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        config = self._config(max_new_tokens, decoder_prefix, return_scores)
-        return self._generate(self.tokenize(texts), config)
+        config = self._config(config, max_new_tokens)
+        sources = [Source.of(tokens) for tokens in self.tokenize(texts)]
+        return self._generate(sources, config, batch_size, progress, cancelled)
 
     def generate_ids(
         self,
         input_ids: ArrayLike,
         attention_mask: ArrayLike | None = None,
+        config: GenerationConfig | None = None,
         *,
         max_new_tokens: int | None = None,
-        decoder_prefix: Sequence[int] = (),
-        return_scores: bool = False,
+        batch_size: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[Generation]:
-        """Greedy decoding of token ids, for callers who have their own tokenizer.
+        """Generate from token ids, for callers who have their own tokenizer.
 
         Args:
             input_ids: [B, S] integers, padded on the right with the pad token.
             attention_mask: [B, S], nonzero where a token counts; None: all but pad tokens.
-            max_new_tokens, decoder_prefix, return_scores: as in :meth:`generate`.
+            config, max_new_tokens, batch_size, cancelled: as in :meth:`generate`.
 
         Raises:
-            InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, or
-                a source longer than the model allows.
+            InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a
+                source longer than the model allows, or an impossible option.
+            EngineError: the engine failed, or the model was closed.
         """
-        config = self._config(max_new_tokens, decoder_prefix, return_scores)
-        ids, mask = self._checked_ids(input_ids, attention_mask)
-        return self._run(ids, mask, config) if len(ids) else []
+        config = self._config(config, max_new_tokens)
+        sources = checked_sources(input_ids, attention_mask, self.manifest)
+        return self._generate(sources, config, batch_size, None, cancelled)
 
-    def _config(
-        self, max_new_tokens: int | None, decoder_prefix: Sequence[int], return_scores: bool
-    ) -> GenerationConfig:
-        return GenerationConfig.resolve(
-            self.manifest,
-            max_new_tokens=max_new_tokens,
-            decoder_prefix=_token_ids(decoder_prefix),
-            return_scores=return_scores,
+    def stream(
+        self,
+        text: str,
+        config: GenerationConfig | None = None,
+        *,
+        max_new_tokens: int | None = None,
+    ) -> TextStream:
+        """Generate one text, piece by piece.
+
+        A piece never changes once it was given: words and characters come whole. Beam search
+        knows its text only at the end and gives it as one piece.
+
+        Args:
+            text: the source.
+            config, max_new_tokens: as in :meth:`generate`.
+
+        Returns:
+            An iterator of pieces, with the whole :class:`Generation` as ``result`` at its end.
+            Closing it stops the generation.
+
+        Raises:
+            InputError: as :meth:`generate`, or ``num_return_sequences`` above 1.
+        """
+        config = self._config(config, max_new_tokens)
+        if config.num_return_sequences != 1:
+            raise InputError(
+                f"a stream has one result: num_return_sequences={config.num_return_sequences}"
+                " must be 1"
+            )
+        sources = [Source.of(tokens) for tokens in self.tokenize([text])]
+        if self.tokenizer is None:
+            raise AssertionError("tokenize refuses a bundle without a tokenizer")
+        steps = self._decoding.steps(sources[0], config)
+        return TextStream(
+            self.tokenizer, (self._generation(found, config, text=False) for found in steps)
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -168,94 +224,40 @@ class Seq2SeqModel:
                 f"{self._bundle.directory} has no tokenizer (the checkpoint had no tokenizer"
                 " files); export it again with them beside the weights, or use generate_ids"
             )
-        encoded = []
-        limit = self.manifest.dimensions.max_source_length
-        vocabulary = self.manifest.dimensions.vocab_size
-        for number, text in enumerate(texts, start=1):
-            if not text.strip():
-                raise InputError(f"text {number} is empty")
-            try:
-                ids = self.tokenizer.encode(text)
-            except Exception as error:  # the tokenizers library raises bare Exception
-                raise InputError(f"text {number} cannot be tokenized: {error}") from None
-            if not ids:
-                raise InputError(f"text {number} has no token that the tokenizer knows")
-            if limit is not None and len(ids) > limit:
-                raise InputError(
-                    f"text {number} has {len(ids)} tokens and the model takes at most {limit};"
-                    " split it or shorten it"
-                )
-            if max(ids) >= vocabulary:
-                raise InputError(
-                    f"text {number} holds token {max(ids)} and the model knows only"
-                    f" {vocabulary}: the tokenizer is larger than the model"
-                )
-            encoded.append(ids)
-        return encoded
+        return tokenize(texts, self.tokenizer, self.manifest)
 
-    def _generate(self, encoded: list[list[int]], config: GenerationConfig) -> list[Generation]:
-        if not encoded:
-            return []
-        length = max(len(ids) for ids in encoded)
-        input_ids = np.full((len(encoded), length), self.manifest.special_tokens.pad, np.int64)
-        mask = np.zeros((len(encoded), length), np.bool_)
-        for row, ids in enumerate(encoded):
-            input_ids[row, : len(ids)] = ids
-            mask[row, : len(ids)] = True
-        return self._run(input_ids, mask, config)
+    def _config(self, config: GenerationConfig | None, limit: int | None) -> GenerationConfig:
+        config = self.generation_config if config is None else config
+        if limit is not None:
+            config = replace(config, max_new_tokens=limit)
+        self._decoding.check(config)
+        return config
 
-    def _run(
-        self, input_ids: NDArray[np.int64], mask: NDArray[np.bool_], config: GenerationConfig
+    def _generate(
+        self,
+        sources: list[Source],
+        config: GenerationConfig,
+        batch_size: int | None,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
     ) -> list[Generation]:
-        source = self._engine.encode(input_ids, mask)
+        results = self._decoding.run(
+            sources, config, batch_size=batch_size, progress=progress, cancelled=cancelled
+        )
         return [
-            Generation(
-                text=None if self.tokenizer is None else self.tokenizer.decode(found.token_ids),
-                token_ids=found.token_ids,
-                score=found.log_probability if config.return_scores else None,
-                finish_reason=found.finish_reason or "length",
-            )
-            for found in greedy(self._engine, source, self.manifest, config)
+            self._generation(found, config, text=True)
+            for sequences in results
+            for found in sequences
         ]
 
-    def _checked_ids(
-        self, input_ids: ArrayLike, attention_mask: ArrayLike | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        try:
-            ids = np.asarray(input_ids)
-        except ValueError:
-            raise InputError(
-                "input_ids must be a rectangle [batch, length]; pad the rows"
-            ) from None
-        if ids.shape == (0,):
-            ids = ids.reshape(0, 0).astype(np.int64)
-        if ids.ndim != 2 or (ids.size and ids.dtype.kind not in "iu"):
-            raise InputError(
-                f"input_ids must be integers of shape [batch, length], not {ids.dtype} {ids.shape}"
-            )
-        ids = ids.astype(np.int64)
-        dims, pad = self.manifest.dimensions, self.manifest.special_tokens.pad
-        if ids.size and not (ids.min() >= 0 and ids.max() < dims.vocab_size):
-            raise InputError(f"input_ids must lie in 0..{dims.vocab_size - 1}")
-        if dims.max_source_length is not None and ids.shape[1] > dims.max_source_length:
-            raise InputError(
-                f"the source has {ids.shape[1]} tokens and the model takes at most"
-                f" {dims.max_source_length}"
-            )
-        try:
-            mask = ids != pad if attention_mask is None else np.asarray(attention_mask) != 0
-        except ValueError:
-            raise InputError("attention_mask must be a rectangle [batch, length]") from None
-        if mask.shape != ids.shape:
-            raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}")
-        empty = np.flatnonzero(~mask.any(axis=1))
-        if empty.size:
-            raise InputError(f"row {int(empty[0])} of input_ids holds no token that counts")
-        return ids, mask
-
-
-def _token_ids(tokens: Sequence[int]) -> tuple[int, ...]:
-    try:
-        return tuple(operator.index(token) for token in tokens)
-    except TypeError:
-        raise InputError(f"decoder_prefix must hold integers, not {list(tokens)}") from None
+    def _generation(self, found: Found, config: GenerationConfig, *, text: bool) -> Generation:
+        scored = config.return_scores or config.num_beams > 1
+        decoded = None
+        if self.tokenizer is not None and (text or found.finish_reason is not None):
+            decoded = self.tokenizer.decode(found.token_ids)
+        return Generation(
+            text=decoded,
+            token_ids=list(found.token_ids),
+            score=found.score if scored else None,
+            finish_reason=found.finish_reason,
+        )

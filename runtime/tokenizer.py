@@ -5,9 +5,10 @@ Two kinds: a ``tokenizer.json``, and ByT5's bytes, which need no file.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer as _FastTokenizer
 
@@ -18,12 +19,16 @@ from .errors import BundleError
 class Tokenizer(Protocol):
     """What the runtime asks of a tokenizer."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of ``text``, with the special tokens that the model was trained on."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; special tokens are left out."""
+        ...
+
+    def token_bytes(self) -> list[bytes]:
+        """What each token adds to a text, in UTF-8; nothing for special tokens."""
         ...
 
 
@@ -38,13 +43,61 @@ class JsonTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text).ids
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def token_bytes(self) -> list[bytes]:
+        size = self._tokenizer.get_vocab_size()
+        tokens = [self._tokenizer.id_to_token(number) or "" for number in range(size)]
+        added = self._tokenizer.get_added_tokens_decoder()
+        kinds = _decoder_kinds(json.loads(self._tokenizer.to_str()).get("decoder"))
+        if "ByteLevel" in kinds:
+            spelled = [_byte_level(token) for token in tokens]
+        else:
+            spelled = self._in_context(tokens, by_byte="ByteFallback" in kinds)
+        for number, token in added.items():
+            if number < len(spelled):
+                spelled[number] = b"" if token.special else token.content.encode()
+        return spelled
+
+    def _in_context(self, tokens: list[str], *, by_byte: bool) -> list[bytes]:
+        """What decoding adds for each token after another one (a word's space, for example)."""
+        anchor = next(i for i in range(len(tokens)) if self.decode([i]).strip())
+        before = len(self.decode([anchor]))
+        spelled = [self.decode([anchor, i])[before:].encode() for i in range(len(tokens))]
+        if by_byte:
+            for number, token in enumerate(tokens):
+                match = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
+                if match:
+                    spelled[number] = bytes([int(match[1], 16)])
+        return spelled
+
+
+def _decoder_kinds(decoder: dict[str, Any] | None) -> set[str]:
+    """Types of a tokenizer.json's decoder and of all that it is made of."""
+    if not decoder:
+        return set()
+    return {decoder["type"]}.union(*(_decoder_kinds(d) for d in decoder.get("decoders", [])))
+
+
+def _byte_level(token: str) -> bytes:
+    return bytes(_BYTE_OF[letter] for letter in token if letter in _BYTE_OF)
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's printable letter of each byte: itself if printable in Latin-1, else 256 + n."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in letters.values()]
+    return letters | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_letters()
 
 
 class ByteTokenizer:
@@ -64,18 +117,21 @@ class ByteTokenizer:
         self._split = re.compile(rf"\s*({'|'.join(self._special)})\s*|({'|'.join(sentinels)})")
         self._special |= {text: offset + 256 + n for n, text in enumerate(sentinels)}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         ids: list[int] = []
         for part in filter(None, self._split.split(text)):
             if part in self._special:
                 ids.append(self._special[part])
             else:
                 ids.extend(byte + self._offset for byte in part.encode())
-        return ids if ids and ids[-1] == self._EOS else [*ids, self._EOS]
+        return ids if not special_tokens or ids[-1:] == [self._EOS] else [*ids, self._EOS]
 
     def decode(self, ids: Sequence[int]) -> str:
         first, last = self._offset, self._offset + 256
         return bytes(i - first for i in ids if first <= i < last).decode(errors="ignore")
+
+    def token_bytes(self) -> list[bytes]:
+        return [b""] * self._offset + [bytes([b]) for b in range(256)] + [b""] * self._EXTRA_IDS
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:

@@ -39,6 +39,7 @@ class Workload:
     new_tokens: int
     threads: int
     rounds: int
+    num_beams: int = 1
 
 
 def export(checkpoint: Path, folder: Path) -> None:
@@ -116,7 +117,7 @@ def load_optimum(
         output = model.generate(
             input_ids,
             attention_mask=attention_mask,
-            num_beams=1,
+            num_beams=workload.num_beams,
             do_sample=False,
             max_new_tokens=workload.new_tokens,
         )
@@ -130,18 +131,20 @@ def load_optimum(
 def load_seq2edge(bundle: Path, source: NDArray[np.int64], workload: Workload) -> Generate:
     """seq2edge's model, told of no end token (see benchmarks/latency.py)."""
     from seq2edge.runtime import Bundle, GenerationConfig
-    from seq2edge.runtime.decoding import greedy
+    from seq2edge.runtime.decoding import Decoding
     from seq2edge.runtime.engines import load_engine
+    from seq2edge.runtime.inputs import Source
 
     opened = Bundle.open(bundle)
     engine = load_engine(opened, num_threads=workload.threads)
     manifest = opened.manifest
     manifest = replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
-    config = GenerationConfig.resolve(manifest, max_new_tokens=workload.new_tokens)
-    mask = np.ones(source.shape, np.bool_)
+    config = GenerationConfig(max_new_tokens=workload.new_tokens, num_beams=workload.num_beams)
+    decoding = Decoding(engine, manifest, None)
+    sources = [Source.of(row) for row in source.tolist()]
 
     def generate() -> list[int]:
-        return greedy(engine, engine.encode(source, mask), manifest, config)[0].token_ids
+        return decoding.run(sources, config)[0][0].token_ids
 
     return generate
 

@@ -1,8 +1,9 @@
-"""Decoding over the tree-step graph: options, cache growth, strategies."""
+"""Decoding over the tree-step graph: options, strategies, processors, stopping."""
 
 from __future__ import annotations
 
 from .config import GenerationConfig
-from .greedy import Sequence, greedy
+from .constraints import Choices, JsonSchema, Regex
+from .decode import Decoding
 
-__all__ = ["GenerationConfig", "Sequence", "greedy"]
+__all__ = ["Choices", "Decoding", "GenerationConfig", "JsonSchema", "Regex"]

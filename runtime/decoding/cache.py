@@ -17,9 +17,9 @@ def first_capacity(slots: int, prompt: int) -> int:
     return max(_round_up(prompt), min(_round_up(slots), _FIRST))
 
 
-def grown_capacity(capacity: int, slots: int) -> int:
-    """Twice as many slots, or what the call can need at most."""
-    return max(min(2 * capacity, _round_up(slots)), capacity + _MULTIPLE)
+def grown_capacity(capacity: int, slots: int, needed: int) -> int:
+    """Twice as many slots, or what the call can need at most; at least ``needed``."""
+    return max(min(2 * capacity, _round_up(slots)), _round_up(needed))
 
 
 def _round_up(slots: int) -> int:

@@ -75,6 +75,7 @@ class Decoder(Protocol):
     """One call's decoder state. Not for use by two threads at once."""
 
     #: [B, T] int64, the logical position that each cache slot holds; 0, 1, 2 ... at first.
+    #: Written by the caller, and read by every step.
     cache_position_ids: Ids
 
     @property
@@ -84,6 +85,17 @@ class Decoder(Protocol):
 
     def grow(self, capacity: int) -> None:
         """More slots; what is cached stays. Steps bound before must be bound anew."""
+        ...
+
+    def pack(self, slots: Ids) -> None:
+        """Move what ``slots`` [B, n] hold to slots 0..n-1, cache and positions alike.
+
+        What the others held is lost; steps stay bound.
+        """
+        ...
+
+    def keep(self, rows: Ids) -> None:
+        """Go on with these rows of the batch only. Steps bound before must be bound anew."""
         ...
 
     def bind(self, step: Step) -> Callable[[], None]:

@@ -73,6 +73,7 @@ class OnnxRuntimeEngine:
         if num_threads is None and graphs["decoder"].weight_bytes <= _SINGLE_THREAD_BYTES:
             num_threads = 1
         self.num_threads = num_threads
+        self._value = ort.OrtValue
         self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
         # The encoder's idle threads would otherwise spin while the decoder runs.
         self._encoder = _session(
@@ -96,7 +97,8 @@ class OnnxRuntimeEngine:
             self._encoder.run_with_iobinding(binding)
         except Exception as error:  # the bindings raise several unrelated classes
             raise _run_error("encoder", error) from None
-        return OrtSource(mask, dict(zip(names, binding.get_outputs(), strict=True)))
+        outputs = dict(zip(names, binding.get_outputs(), strict=True))
+        return OrtSource(mask, outputs, self._value)
 
     def decoder(self, source: EncodedSource, capacity: int) -> OrtDecoder:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
@@ -112,9 +114,10 @@ class OnnxRuntimeEngine:
 class OrtSource:
     """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S]."""
 
-    def __init__(self, mask: Mask, outputs: dict[str, Any]) -> None:
+    def __init__(self, mask: Mask, outputs: Mapping[str, Any], value: Any) -> None:
         self.mask = mask
-        self.outputs = outputs
+        self._outputs = outputs
+        self._value = value  # onnxruntime's OrtValue class, imported only by the engine
 
     @property
     def batch_size(self) -> int:
@@ -122,8 +125,21 @@ class OrtSource:
 
     def numpy(self, name: str) -> NDArray[Any]:
         """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh]."""
-        array: NDArray[Any] = self.outputs[name].numpy()
+        array: NDArray[Any] = self._outputs[name].numpy()
         return array
+
+    def rows(self, rows: Ids) -> OrtSource:
+        """These rows of the batch, copied."""
+        outputs = {
+            name: self._value.ortvalue_from_numpy(np.ascontiguousarray(self.numpy(name)[rows]))
+            for name in self._outputs
+        }
+        return OrtSource(np.ascontiguousarray(self.mask[rows]), outputs, self._value)
+
+    def bind(self, binding: Any) -> None:
+        """Make the outputs inputs of a decoder step."""
+        for name, value in self._outputs.items():
+            binding.bind_ortvalue_input(name, value)
 
 
 class OrtDecoder:
@@ -158,6 +174,17 @@ class OrtDecoder:
         self._set_capacity(capacity)
         self.cache_position_ids[:, : known.shape[1]] = known
 
+    def pack(self, slots: Ids) -> None:
+        count = slots.shape[1]
+        for array in (*self._cache.values(), self.cache_position_ids[:, None, :, None]):
+            for row, chosen in enumerate(slots):
+                array[row, :, :count] = array[row][:, chosen]
+
+    def keep(self, rows: Ids) -> None:
+        self._source = self._source.rows(rows)
+        self._cache = {name: array[rows] for name, array in self._cache.items()}
+        self.cache_position_ids = self.cache_position_ids[rows]
+
     def bind(self, step: Step) -> Callable[[], None]:
         binding = self._session.io_binding()
         inputs = {
@@ -171,8 +198,7 @@ class OrtDecoder:
         for name, array in inputs.items():
             if name in self._inputs:
                 _bind(binding.bind_input, name, array)
-        for name, value in self._source.outputs.items():
-            binding.bind_ortvalue_input(name, value)
+        self._source.bind(binding)
         for name, array in self._cache.items():
             _bind(binding.bind_input, name, array)
             _bind(binding.bind_output, name.replace("past_", "present_", 1), array)

@@ -160,6 +160,7 @@ def test_bench_reports_ordered_percentiles(cli: Cli, byte_bundle: Path) -> None:
         "source_length": 8,
         "new_tokens": 4,
         "batch_size": 1,
+        "num_beams": 1,
         "runs": 3,
         "warmup": 1,
         "threads": 1,

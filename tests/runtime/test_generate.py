@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,28 @@ def test_decoder_prefix_equals_decoder_input_ids_of_transformers(
         max_new_tokens=15,
         decoder_input_ids=torch.tensor([[start, *prefix]] * len(ROWS)),
     )
-    found = tokens(lively.generate_ids(padded(ROWS), max_new_tokens=15, decoder_prefix=prefix))
+    found = tokens(
+        lively.generate_ids(
+            padded(ROWS),
+            max_new_tokens=15,
+            config=replace(lively.generation_config, decoder_prefix=prefix),
+        )
+    )
     assert found == expected
     assert found != tokens(lively.generate_ids(padded(ROWS), max_new_tokens=15))
 
 
 def test_rows_do_not_depend_on_their_neighbours(lively: Seq2SeqModel) -> None:
     order = [2, 0, 3, 1]
-    there = lively.generate_ids(padded(ROWS), max_new_tokens=40, return_scores=True)
+    there = lively.generate_ids(
+        padded(ROWS),
+        max_new_tokens=40,
+        config=replace(lively.generation_config, return_scores=True),
+    )
     again = lively.generate_ids(
-        padded([ROWS[i] for i in order]), max_new_tokens=40, return_scores=True
+        padded([ROWS[i] for i in order]),
+        max_new_tokens=40,
+        config=replace(lively.generation_config, return_scores=True),
     )
     assert tokens(again) == [there[i].token_ids for i in order]
     assert [row.score for row in again] == pytest.approx([there[i].score for i in order], abs=1e-3)

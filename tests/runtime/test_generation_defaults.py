@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,9 @@ def test_default_max_length_counts_the_decoder_prefix(
         reference_of(checkpoint), T5_ROW, decoder_input_ids=torch.tensor([[0, 9, 10, 11]])
     )
     with Seq2SeqModel.load(bundle) as model:
-        found = model.generate_ids([T5_ROW], decoder_prefix=[9, 10, 11])[0]
+        found = model.generate_ids(
+            [T5_ROW], config=replace(model.generation_config, decoder_prefix=[9, 10, 11])
+        )[0]
     assert found.token_ids == expected
 
 
@@ -78,7 +81,9 @@ def test_default_length_stops_at_the_last_position(
 ) -> None:
     _, bundle = variant_of("bart-scaled", max_new_tokens=500)
     with Seq2SeqModel.load(bundle) as model:
-        found = model.generate_ids([BART_ROW], decoder_prefix=prefix)[0]
+        found = model.generate_ids(
+            [BART_ROW], config=replace(model.generation_config, decoder_prefix=prefix)
+        )[0]
     assert len(found.token_ids) == 80  # max_position_embeddings
 
 
@@ -97,8 +102,14 @@ def early_end(variant_of: VariantOf, bundle_of: Callable[[str], Path]) -> EarlyE
 def test_finish_reason_tells_an_end_token_from_the_limit(early_end: EarlyEnd) -> None:
     rows = [SHORT_ROW + [0] * (len(T5_ROW) - len(SHORT_ROW)), T5_ROW]
     with Seq2SeqModel.load(early_end.bundle) as model:
-        short, long = model.generate_ids(rows, max_new_tokens=25, return_scores=True)
-        alone = model.generate_ids([SHORT_ROW], max_new_tokens=25, return_scores=True)[0]
+        short, long = model.generate_ids(
+            rows, max_new_tokens=25, config=replace(model.generation_config, return_scores=True)
+        )
+        alone = model.generate_ids(
+            [SHORT_ROW],
+            max_new_tokens=25,
+            config=replace(model.generation_config, return_scores=True),
+        )[0]
     assert (short.token_ids, short.finish_reason) == (early_end.tokens, "eos")
     assert (len(long.token_ids), long.finish_reason) == (25, "length")
     # The score of a finished row does not grow with its neighbour's tokens.
@@ -145,7 +156,11 @@ def test_forced_tokens_with_a_decoder_prefix_are_those_of_transformers(
         decoder_input_ids=torch.tensor([[2, 9, 10]]),
     )
     with Seq2SeqModel.load(bundle) as model:
-        found = model.generate_ids([BART_ROW], max_new_tokens=count, decoder_prefix=[9, 10])[0]
+        found = model.generate_ids(
+            [BART_ROW],
+            max_new_tokens=count,
+            config=replace(model.generation_config, decoder_prefix=[9, 10]),
+        )[0]
     assert found.token_ids == expected
 
 

@@ -25,10 +25,12 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 
 import json
+from dataclasses import replace
 from seq2edge.runtime import Seq2SeqModel
 
 with Seq2SeqModel.load(sys.argv[1]) as model:
-    found = model.generate(["one text", "another"], max_new_tokens=20, return_scores=True)
+    config = replace(model.generation_config, max_new_tokens=20, return_scores=True)
+    found = model.generate(["one text", "another"], config)
 print(json.dumps([[row.text, row.token_ids, row.finish_reason] for row in found]))
 loaded = sorted(name for name in BLOCKED if name in sys.modules)
 assert not loaded, loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,20 +141,30 @@ def test_max_new_tokens_beyond_the_positions(bart: Seq2SeqModel) -> None:
 
 
 def test_max_new_tokens_and_prefix_beyond_the_positions(bart: Seq2SeqModel) -> None:
-    found = bart.generate_ids([[4, 2]], max_new_tokens=77, decoder_prefix=[4, 5, 4])
+    found = bart.generate_ids(
+        [[4, 2]],
+        max_new_tokens=77,
+        config=replace(bart.generation_config, decoder_prefix=[4, 5, 4]),
+    )
     assert len(found[0].token_ids) == 80
     with pytest.raises(InputError, match="3 of them taken by the prefix; ask for at most 77"):
-        bart.generate_ids([[4, 2]], max_new_tokens=78, decoder_prefix=[4, 5, 4])
+        bart.generate_ids(
+            [[4, 2]],
+            max_new_tokens=78,
+            config=replace(bart.generation_config, decoder_prefix=[4, 5, 4]),
+        )
     with pytest.raises(InputError, match="ask for at most 0"):
-        bart.generate_ids([[4, 2]], decoder_prefix=[4] * 80)
+        bart.generate_ids([[4, 2]], config=replace(bart.generation_config, decoder_prefix=[4] * 80))
 
 
 @pytest.mark.parametrize("token", [-1, 384])
 def test_decoder_prefix_outside_the_vocabulary(token: int, t5: Seq2SeqModel) -> None:
     with pytest.raises(InputError, match=rf"decoder_prefix holds \[{token}\], outside the 384"):
-        t5.generate_ids([[5]], decoder_prefix=[4, token])
+        t5.generate_ids([[5]], config=replace(t5.generation_config, decoder_prefix=[4, token]))
 
 
 def test_decoder_prefix_that_is_no_integer(t5: Seq2SeqModel) -> None:
     with pytest.raises(InputError, match="decoder_prefix"):
-        t5.generate_ids([[5]], decoder_prefix=[1.5], max_new_tokens=2)  # type: ignore[list-item]
+        t5.generate_ids(
+            [[5]], max_new_tokens=2, config=replace(t5.generation_config, decoder_prefix=[1.5])
+        )  # type: ignore[list-item]

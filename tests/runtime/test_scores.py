@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,11 @@ def test_score_is_the_sum_of_pytorchs_log_probabilities(
     checkpoint, bundle = variant_of(shape)
     reference = reference_of(checkpoint)
     with Seq2SeqModel.load(bundle) as model:
-        found = model.generate_ids(sources, max_new_tokens=count, return_scores=True)
+        found = model.generate_ids(
+            sources,
+            max_new_tokens=count,
+            config=replace(model.generation_config, return_scores=True),
+        )
         without = model.generate_ids(sources, max_new_tokens=count)
     for source, row, plain in zip(sources, found, without, strict=True):
         real = [token for token in source if token != reference.config.pad_token_id]
@@ -61,9 +66,13 @@ def test_prefix_and_forced_tokens_count_nothing(
     checkpoint, bundle = variant_of("bart-scaled", forced_bos_token_id=5, forced_eos_token_id=2)
     reference, source = reference_of(checkpoint), [0, 7, 8, 9, 2]
     with Seq2SeqModel.load(bundle) as model:
-        forced = model.generate_ids([source], max_new_tokens=10, return_scores=True)[0]
+        forced = model.generate_ids(
+            [source], max_new_tokens=10, config=replace(model.generation_config, return_scores=True)
+        )[0]
         prefixed = model.generate_ids(
-            [source], max_new_tokens=10, decoder_prefix=[9, 10, 11], return_scores=True
+            [source],
+            max_new_tokens=10,
+            config=replace(model.generation_config, decoder_prefix=[9, 10, 11], return_scores=True),
         )[0]
     assert (forced.token_ids[0], forced.token_ids[-1], len(forced.token_ids)) == (5, 2, 10)
     expected = log_probabilities(reference, source, 2, forced.token_ids)

@@ -1,0 +1,170 @@
+"""Options are checked before anything runs: all that is wrong is reported at once."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import InputError
+from ..manifest import Manifest
+from .config import GenerationConfig
+
+#: Options that are integers, and the smallest value of each.
+_INTEGERS = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "min_length": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "top_k": 0,
+    "seed": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "prompt_lookup_num_tokens": 1,
+    "max_matching_ngram_size": 1,
+}
+_OPTIONAL = {
+    "max_new_tokens",
+    "min_new_tokens",
+    "max_time",
+    "min_p",
+    "seed",
+    "prompt_lookup_num_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+}
+#: Options that are numbers: what is allowed, in words; the ends; whether the lower one is in.
+_NUMBERS: dict[str, tuple[str, float, float, bool]] = {
+    "max_time": ("a number of seconds above 0", 0.0, math.inf, False),
+    "temperature": ("a number above 0", 0.0, math.inf, False),
+    "top_p": ("a number above 0 and at most 1", 0.0, 1.0, False),
+    "min_p": ("a number from 0 to 1", 0.0, 1.0, True),
+    "repetition_penalty": ("a number above 0", 0.0, math.inf, False),
+    "length_penalty": ("a finite number", -math.inf, math.inf, False),
+}
+
+
+def check(config: GenerationConfig, manifest: Manifest) -> None:
+    """Refuse options that cannot work, alone or together.
+
+    Raises:
+        InputError: each option's name, its value and what is allowed.
+    """
+    problems = [
+        *_integers(config),
+        *_numbers(config),
+        *_kinds(config),
+        *_tokens(config, manifest.dimensions.vocab_size),
+    ]
+    if not problems:
+        problems += _contradictions(config, manifest)
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def _integers(config: GenerationConfig) -> Iterable[str]:
+    for name, low in _INTEGERS.items():
+        value = getattr(config, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if not _is_integer(value):
+            yield f"{name} must be an integer, not {value!r}"
+        elif value < low:
+            yield f"{name} must be at least {low}, not {value}"
+
+
+def _numbers(config: GenerationConfig) -> Iterable[str]:
+    for name, (allowed, low, high, inclusive) in _NUMBERS.items():
+        value = getattr(config, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and math.isfinite(value)) or not (
+            low < value <= high or (inclusive and value == low)
+        ):
+            yield f"{name} must be {allowed}, not {value!r}"
+
+
+def _kinds(config: GenerationConfig) -> Iterable[str]:
+    if config.early_stopping not in (True, False, "never") or (
+        # 1 == True, but transformers takes no number here.
+        not isinstance(config.early_stopping, (bool, str))
+    ):
+        yield f'early_stopping must be True, False or "never", not {config.early_stopping!r}'
+    for name in ("do_sample", "return_scores"):
+        if not isinstance(getattr(config, name), bool):
+            yield f"{name} must be True or False, not {getattr(config, name)!r}"
+    strings = config.stop_strings
+    if isinstance(strings, str) or not all(isinstance(s, str) and s for s in strings):
+        yield f"stop_strings must hold strings that are not empty, not {strings!r}"
+    if config.prefix_allowed_tokens is not None and not callable(config.prefix_allowed_tokens):
+        yield f"prefix_allowed_tokens must be callable, not {config.prefix_allowed_tokens!r}"
+    if callable(config.logits_processors) or not all(callable(p) for p in config.logits_processors):
+        yield "logits_processors must be a sequence of callables"
+
+
+def _tokens(config: GenerationConfig, vocab_size: int) -> Iterable[str]:
+    for name in ("suppress_tokens", "begin_suppress_tokens", "decoder_prefix"):
+        yield from _token_list(name, getattr(config, name), vocab_size)
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        if getattr(config, name) is not None:
+            yield from _token_list(name, [getattr(config, name)], vocab_size)
+    for word in _sequence("bad_words_ids", config.bad_words_ids):
+        if isinstance(word, int) or not len(word):
+            yield f"bad_words_ids must hold sequences of token ids, not {word!r}"
+        else:
+            yield from _token_list("bad_words_ids", word, vocab_size)
+    if not isinstance(config.logit_bias, Mapping):
+        yield f"logit_bias must map token ids to numbers, not {config.logit_bias!r}"
+        return
+    yield from _token_list("logit_bias", config.logit_bias, vocab_size)
+    for value in config.logit_bias.values():
+        if not isinstance(value, (int, float)) or math.isnan(value) or value == math.inf:
+            yield f"logit_bias must be numbers (-inf forbids a token), not {value!r}"
+
+
+def _sequence(_name: str, value: Any) -> Iterable[Any]:
+    return value if isinstance(value, Iterable) else [value]
+
+
+def _token_list(name: str, tokens: Any, vocab_size: int) -> Iterable[str]:
+    values = list(_sequence(name, tokens))
+    if not all(_is_integer(token) for token in values):
+        yield f"{name} must hold integers (token ids), not {values}"
+        return
+    wrong = [token for token in values if not 0 <= token < vocab_size]
+    if wrong:
+        yield f"{name} holds {wrong}, outside the {vocab_size} token ids"
+
+
+def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[str]:
+    beams, results = config.num_beams, config.num_return_sequences
+    if config.do_sample and beams > 1:
+        yield f"do_sample with num_beams={beams}: sample with num_beams=1, or search without it"
+    elif not config.do_sample and results > beams:
+        yield (
+            f"num_return_sequences={results} is more than num_beams={beams}: greedy decoding and"
+            " beam search give at most num_beams results (sampling gives more)"
+        )
+    if config.prompt_lookup_num_tokens is not None and (config.do_sample or beams > 1):
+        other = "do_sample" if config.do_sample else f"num_beams={beams}"
+        yield f"prompt_lookup_num_tokens works with greedy decoding only, not with {other}"
+    vocab_size = manifest.dimensions.vocab_size
+    most = vocab_size // max(2, 1 + len(manifest.special_tokens.eos))
+    if beams > most:
+        yield f"num_beams={beams} is more than a vocabulary of {vocab_size} allows ({most})"
+    limit, least = config.max_new_tokens, config.min_new_tokens
+    if limit is not None and least is not None and least > limit:
+        yield f"min_new_tokens={least} is more than max_new_tokens={limit}"
+
+
+def _is_integer(value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""From checked sources to sequences: batches, and the strategy that the options ask for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
+
+from ..engines import Engine
+from ..errors import InputError
+from ..inputs import Source, padded
+from ..manifest import Manifest
+from ..tokenizer import Tokenizer
+from .beam import search_beams
+from .call import Call, Results, Sequence
+from .checks import check
+from .config import GenerationConfig, new_tokens
+from .constraints import ConstraintCompiler
+from .independent import decode_independently
+from .lookup import decode_with_lookup
+from .processors import Context, build_processors
+from .stopping import StoppingRule
+
+
+def decode(call: Call) -> Iterator[Results]:
+    """Decode a batch step by step; the last thing yielded is the result.
+
+    Greedy decoding and sampling yield the growing sequences after each step; beam search
+    yields empty lists until it knows. Closing the iterator ends the call.
+
+    Raises:
+        InputError: the options together forbid every token.
+        EngineError: the engine failed.
+    """
+    if call.config.num_beams > 1:
+        return search_beams(call)
+    if call.config.prompt_lookup_num_tokens is not None:
+        return decode_with_lookup(call)
+    return decode_independently(call)
+
+
+class Decoding:
+    """Decodes sources with one engine. Several threads may use it at once."""
+
+    def __init__(self, engine: Engine, manifest: Manifest, tokenizer: Tokenizer | None) -> None:
+        self._engine = engine
+        self._manifest = manifest
+        self._tokenizer = tokenizer
+        self._compiler = ConstraintCompiler(
+            tokenizer, manifest.dimensions.vocab_size, manifest.special_tokens.eos
+        )
+
+    def check(self, config: GenerationConfig) -> None:
+        """Refuse options that cannot work, before anything runs.
+
+        Raises:
+            InputError: which option, its value and what is allowed.
+            MissingDependencyError: a constraint needs a package that is not installed.
+        """
+        check(config, self._manifest)
+        new_tokens(config, self._manifest)
+        if config.stop_strings and self._tokenizer is None:
+            raise InputError("stop_strings are about text, and the bundle has no tokenizer")
+        if config.constraint is not None:
+            self._compiler.compile(config.constraint, 0)
+
+    def run(
+        self,
+        sources: SequenceOf[Source],
+        config: GenerationConfig,
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Results:
+        """The sequences of each source; ``config`` is checked.
+
+        Batches hold sources of similar lengths, so that little is padding.
+
+        Raises:
+            InputError: ``batch_size`` below 1, or options that together forbid every token.
+            EngineError: the engine failed.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        size = batch_size or max(1, len(sources))
+        order = list(range(len(sources)))
+        if size < len(sources):
+            order.sort(key=lambda number: len(sources[number]))
+        found: list[list[Sequence]] = [[] for _ in sources]
+        for start in range(0, len(order), size):
+            numbers = order[start : start + size]
+            call = self._call(sources, numbers, config, cancelled)
+            (results,) = deque(decode(call), maxlen=1)
+            for number, sequences in zip(numbers, results, strict=True):
+                found[number] = sequences
+            if progress is not None:
+                progress(start + len(numbers), len(sources))
+        return found
+
+    def steps(self, source: Source, config: GenerationConfig) -> Iterator[Sequence]:
+        """The first sequence of one source after each step, finished in the last one."""
+        for results in decode(self._call([source], [0], config, None)):
+            if results[0]:
+                yield results[0][0]
+
+    def _call(
+        self,
+        sources: SequenceOf[Source],
+        numbers: SequenceOf[int],
+        config: GenerationConfig,
+        cancelled: Callable[[], bool] | None,
+    ) -> Call:
+        manifest = self._manifest
+        batch = [sources[number] for number in numbers]
+        ids, mask = padded(batch, manifest.special_tokens.pad)
+        call = Call(
+            engine=self._engine,
+            source=self._engine.encode(ids, mask),
+            sources=[source.tokens() for source in batch],
+            manifest=manifest,
+            config=config,
+            new_tokens=new_tokens(config, manifest),
+            stopping=StoppingRule(
+                manifest.special_tokens.eos,
+                stop_strings=config.stop_strings,
+                decode=None if self._tokenizer is None else self._tokenizer.decode,
+                max_time=config.max_time,
+                cancelled=cancelled,
+            ),
+        )
+        constraint = None
+        if config.constraint is not None:
+            constraint = self._compiler.compile(config.constraint, len(call.prompt))
+        context = Context(
+            sources=call.sources,
+            numbers=numbers,
+            eos=manifest.special_tokens.eos,
+            prompt_length=len(call.prompt) - len(call.forced),
+            forced_length=len(call.prompt),
+        )
+        call.processors = build_processors(config, context, constraint)
+        return call

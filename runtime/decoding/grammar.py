@@ -1,0 +1,124 @@
+"""Regular expressions and JSON schemas, through llguidance (an optional dependency)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, MissingDependencyError
+from .constraints import JsonSchema, Regex
+from .processors import Rows
+from .scores import Scores
+from .spelling import Spelling
+
+#: States of the grammar kept between steps; those of a step's hypotheses are far fewer.
+_MOST_STATES = 512
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise MissingDependencyError(
+            "Regex and JsonSchema need llguidance: pip install 'seq2edge[grammar]'"
+        ) from None
+    return llguidance
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer; the names are its own."""
+
+    bos_token_id = None
+
+    def __init__(self, spelling: Spelling, eos: int) -> None:
+        self.eos_token_id = eos
+        tokens = spelling.tokens
+        self.special_token_ids = [number for number, token in enumerate(tokens) if not token]
+        # A token without text needs a name of its own.
+        self.tokens = [token or f"<{number}>".encode() for number, token in enumerate(tokens)]
+        self._spelling = spelling
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._spelling.spell(text)
+
+
+class Grammars:
+    """Compiles constraints for one model's tokens.
+
+    Raises:
+        MissingDependencyError: llguidance is not installed.
+    """
+
+    def __init__(self, spelling: Spelling, eos: tuple[int, ...]) -> None:
+        guidance = _llguidance()
+        self._matcher = guidance.LLMatcher
+        self._vocab_size = len(spelling.tokens)
+        self._drops_space = spelling.drops_space
+        self._vocabulary = guidance.LLTokenizer(
+            guidance.TokenizerWrapper(_Vocabulary(spelling, eos[0])),
+            n_vocab=self._vocab_size,
+            eos_token=list(eos),
+        )
+
+    def compile(self, constraint: Regex | JsonSchema, forced_length: int) -> GrammarProcessor:
+        """A processor for texts that start after ``forced_length`` tokens.
+
+        Raises:
+            InputError: a pattern or schema that llguidance refuses.
+        """
+        matcher = self._matcher(self._vocabulary, self._grammar(constraint), log_level=0)
+        if matcher.is_error():
+            name = "pattern" if isinstance(constraint, Regex) else "schema"
+            reason = " ".join(matcher.get_error().split())
+            raise InputError(f"the constraint's {name} cannot be used: {reason}")
+        return GrammarProcessor(matcher, self._vocab_size, forced_length)
+
+    def _grammar(self, constraint: Regex | JsonSchema) -> str:
+        if isinstance(constraint, Regex):
+            space = " ?" if self._drops_space else ""
+            grammar: str = self._matcher.grammar_from_regex(f"{space}(?:{constraint.pattern})")
+            return grammar
+        try:
+            schema = json.dumps(constraint.schema)
+        except TypeError as error:
+            raise InputError(f"the constraint's schema is not JSON: {error}") from None
+        space = '" "? ' if self._drops_space else ""
+        return f"start: {space}text\ntext: %json {schema}\n"
+
+
+class GrammarProcessor:
+    """Only tokens with which the text can still match."""
+
+    def __init__(self, matcher: Any, vocab_size: int, forced_length: int) -> None:
+        self._start = matcher
+        self._vocab_size = vocab_size
+        self._forced_length = forced_length
+        self._states: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, rows: Rows, scores: Scores) -> Scores:
+        if len(self._states) > _MOST_STATES:
+            self._states.clear()
+        for row, tokens in enumerate(rows.token_ids[:, self._forced_length :].tolist()):
+            state = self._state(tuple(tokens))
+            if state is not None:
+                bits = np.frombuffer(state.compute_bitmask(), np.uint8)
+                allowed = np.unpackbits(bits, bitorder="little")[: self._vocab_size]
+                scores[row, allowed == 0] = -np.inf
+        return scores
+
+    def _state(self, tokens: tuple[int, ...]) -> Any:
+        """The matcher after ``tokens``, or None after the text's end."""
+        if not tokens:
+            return self._start.deep_copy()
+        if tokens not in self._states:
+            if tokens[:-1] in self._states:
+                before, new = self._states[tokens[:-1]], tokens[-1:]
+            else:
+                before, new = self._start, tokens
+            after = None if before is None else before.deep_copy()
+            if after is not None and not after.consume_tokens(list(new)):
+                after = None
+            self._states[tokens] = after
+        return self._states[tokens]
