@@ -44,7 +44,8 @@ class _Loop:
         ]
         self._remaining = call.new_tokens
         #: The sources that still run: places in ``results``.
-        self._active = np.arange(call.batch_size)
+        self._active = list(range(call.batch_size))
+        self._unfinished = call.batch_size * self._samples
         for token in call.forced:
             self._append_forced(token)
 
@@ -52,29 +53,30 @@ class _Loop:
         call = self._call
         tree = None
         tokens = np.zeros((0, 0), np.int64)
-        if not self._unfinished():  # the forced start was all
+        if not self._unfinished:  # the forced start was all
             yield self._results
-        while self._unfinished():
+        while self._unfinished:
             forced = call.forces_end(self._remaining)
             if forced is not None:
                 self._append_forced(forced)
+                yield self._results
+                return
+            if tree is None:
+                tree = call.tree(self._samples, logits=self._reads_logits)
             else:
-                if tree is None:
-                    tree = call.tree(self._samples, logits=self._reads_logits)
-                else:
-                    kept = selection(self._unfinished_sources())
-                    if kept is not None:
-                        self._active = self._active[kept]
-                        tree.keep(kept)
-                        tokens = tokens[kept]
-                    tree.advance(tokens)
-                if tree.logits is None:
-                    tokens = tree.next_ids
-                    self._append(tokens, None)
-                else:
-                    tokens, scores = self._choose(tree.logits)
-                    self._append(tokens, scores)
+                tree.advance(tokens)
+            if tree.logits is None:
+                tokens = tree.next_ids
+                ended = self._append(tokens, None)
+            else:
+                tokens, scores = self._choose(tree.logits)
+                ended = self._append(tokens, scores)
             yield self._results
+            kept = selection(self._unfinished_sources()) if ended else None
+            if kept is not None:
+                self._active = [self._active[place] for place in kept]
+                tree.keep(kept)
+                tokens = tokens[kept]
 
     def _unfinished_sources(self) -> list[bool]:
         return [
@@ -82,26 +84,25 @@ class _Loop:
             for source in self._active
         ]
 
-    def _unfinished(self) -> bool:
-        return any(self._unfinished_sources())
-
     def _append_forced(self, token: int) -> None:
         self._append(np.full((len(self._active), self._samples), token), None)
 
-    def _append(self, tokens: Ids, scores: NDArray[np.float64] | None) -> None:
-        """Add ``tokens`` [A, n] to the unfinished sequences of the active sources."""
+    def _append(self, tokens: Ids, scores: NDArray[np.float64] | None) -> bool:
+        """Add ``tokens`` [A, n] to the unfinished sequences; whether one of them has ended."""
         self._remaining -= 1
-        interrupted = self._call.stopping.interrupted()
-        last = LENGTH if self._remaining == 0 else interrupted
-        rows = tokens.tolist()
-        for place, source in enumerate(self._active):
+        stopping = self._call.stopping
+        last = LENGTH if self._remaining == 0 else stopping.interrupted()
+        before = self._unfinished
+        for place, (source, row) in enumerate(zip(self._active, tokens.tolist(), strict=True)):
             for sample, sequence in enumerate(self._results[source]):
                 if sequence.finish_reason is not None:
                     continue
-                sequence.token_ids.append(rows[place][sample])
+                sequence.token_ids.append(row[sample])
                 if scores is not None:
                     sequence.score += float(scores[place, sample])
-                sequence.finish_reason = self._call.stopping.reason(sequence.token_ids) or last
+                sequence.finish_reason = stopping.reason(sequence.token_ids) or last
+                self._unfinished -= sequence.finish_reason is not None
+        return self._unfinished < before
 
     def _choose(self, logits: NDArray[np.float32]) -> tuple[Ids, NDArray[np.float64]]:
         """Tokens and their log-probabilities, [A, n] each, from logits [A, n or 1, V]."""
@@ -116,7 +117,7 @@ class _Loop:
             tokens = scores.argmax(axis=1)
         else:
             scores = self._sampler.warp(scores)
-            streams = self._active[:, None] * samples + np.arange(samples)
+            streams = np.array(self._active)[:, None] * samples + np.arange(samples)
             tokens = self._sampler.draw(scores, streams.ravel())
         chosen = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]
         if self._call.config.return_scores:
@@ -131,9 +132,7 @@ class _Loop:
         for place, source in enumerate(self._active):
             for sample, sequence in enumerate(self._results[source]):
                 tokens[place, sample, 1 : 1 + len(sequence.token_ids)] = sequence.token_ids
-        return Rows(
-            tokens.reshape(-1, 1 + length), np.repeat(self._active, self._samples).astype(np.int64)
-        )
+        return Rows(tokens.reshape(-1, 1 + length), np.repeat(self._active, self._samples))
 
     def _check(self, scores: Scores) -> None:
         dead = np.flatnonzero(np.isneginf(scores.max(axis=1)))

@@ -66,7 +66,9 @@ class Tree:
         self._width = width
         self._most_slots = most_slots
         self._vocab_size = vocab_size
+        #: Slots taken, by each source and by the one with most.
         self._used = np.full(batch_size, len(prompt), np.int64)
+        self._most_used = len(prompt)
         self._position = len(prompt)
         self._step, self._run = self._bind(batch_size)
         if len(prompt) == width == 1:  # the step that follows has the right shape
@@ -90,7 +92,7 @@ class Tree:
         mask = self._step.attention_mask
         if parents is not None:
             mask[:, 0] = np.take_along_axis(mask[:, 0], parents[:, :, None], axis=1)
-        if self._used.max() + self._width > self.capacity:
+        if self._most_used + self._width > self.capacity:
             self._make_room()
         step, used = self._step, self._used
         if tokens is not step.input_ids:  # else the graph wrote them where it reads them
@@ -106,6 +108,7 @@ class Tree:
         step.write_index[:] = used
         self._run()
         self._used += self._width
+        self._most_used += self._width
         self._position += 1
         self.next_ids, self.logits = step.next_ids, step.logits
 
@@ -113,6 +116,7 @@ class Tree:
         """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
         self._decoder.keep(sources)
         self._used = self._used[sources]
+        self._most_used = int(self._used.max())
         self.next_ids = self.next_ids[sources]
         self.logits = None if self.logits is None else self.logits[sources]
         self._rebind(self._step.attention_mask[sources])
@@ -126,8 +130,9 @@ class Tree:
             self._decoder.pack(order[:, : live.max()])
             mask[:, 0] = np.take_along_axis(mask[:, 0], order[:, None, :], axis=2)
             self._used = live
+            self._most_used = int(live.max())
             return
-        needed = int(self._used.max()) + self._width
+        needed = self._most_used + self._width
         self._decoder.grow(grown_capacity(self.capacity, self._most_slots, needed))
         self._rebind(mask)
 
