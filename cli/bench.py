@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--source-length", 64, "source tokens"),
         ("--new-tokens", 64, "generated tokens (the end token is ignored)"),
         ("--batch-size", 1, "sources at once"),
+        ("--num-beams", 1, "beams; 1 is greedy decoding"),
         ("--runs", 20, "measured runs"),
         ("--warmup", 3, "runs before the first that counts"),
     ):
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
         source_length=options.source_length,
         new_tokens=options.new_tokens,
         batch_size=options.batch_size,
+        num_beams=options.num_beams,
         runs=options.runs,
         warmup=options.warmup,
         threads=options.threads,
@@ -42,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(
         f"{options.bundle}: batch {workload.batch_size}, source {workload.source_length},"
-        f" {workload.new_tokens} new tokens, {report.threads or 'all'} threads,"
+        f" {workload.new_tokens} new tokens, beams {workload.num_beams},"
+        f" {report.threads or 'all'} threads,"
         f" {workload.runs} runs"
     )
     print(f"{'ms':14}{'p50':>10}{'p90':>10}{'p99':>10}")

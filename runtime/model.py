@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from numpy.typing import ArrayLike
@@ -36,13 +36,15 @@ class Generation:
             by length ** length_penalty. None unless it was a beam search or
             ``return_scores`` was asked for.
         finish_reason: ``eos``, ``length``, ``stop_string``, ``time`` (``max_time``) or
-            ``cancelled``; None in a stream's unfinished ones.
+            ``cancelled``.
+        source: place of its source among those given, from 0.
     """
 
     text: str | None
     token_ids: list[int]
     score: float | None
     finish_reason: str | None
+    source: int = field(default=0, compare=False)
 
 
 class Seq2SeqModel:
@@ -138,7 +140,8 @@ class Seq2SeqModel:
 
         Returns:
             ``num_return_sequences`` a text (fewer where a constraint allows no more): those of
-            the first text, best first, then those of the second, and so on.
+            the first text, best first, then those of the second, and so on;
+            ``Generation.source`` says whose each is.
 
         Raises:
             InputError: no tokenizer in the bundle, an empty text, a text that is too long, or
@@ -245,8 +248,8 @@ class Seq2SeqModel:
             sources, config, batch_size=batch_size, progress=progress, cancelled=cancelled
         )
         return [
-            self._generation(found, config, text=True)
-            for sequences in results
+            replace(self._generation(found, config, text=True), source=source)
+            for source, sequences in enumerate(results)
             for found in sequences
         ]
 

@@ -67,6 +67,7 @@ class Workload:
     new_tokens: int
     threads: int
     rounds: int
+    num_beams: int = 1
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,8 @@ def _print(report: Report) -> None:
     work, versions = report.workload, report.versions
     print(
         f"T5-small geometry, random weights, float32; batch 1, source {work.source_length},"
-        f" {work.new_tokens} new tokens, {work.threads} threads, {work.rounds} rounds"
+        f" {work.new_tokens} new tokens, beams {work.num_beams}, {work.threads} threads,"
+        f" {work.rounds} rounds"
     )
     print(f"{'ms':28}{'p10':>10}{'p50':>10}{'p90':>10}")
     for name, package in (("optimum", "optimum-onnx"), ("seq2edge", "seq2edge")):
@@ -262,6 +264,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--threads", 2, "threads within an operator, for both"),
         ("--source-length", 64, "source tokens"),
         ("--new-tokens", 64, "generated tokens (the end token is ignored)"),
+        ("--num-beams", 1, "beams; 1 is greedy decoding"),
         ("--rounds", 15, "timed rounds; a round runs each model once"),
     ):
         parser.add_argument(
@@ -293,7 +296,13 @@ def _check_interpreter() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the models disagree, 2 no comparison was made."""
     options = _arguments(arguments)
-    workload = Workload(options.source_length, options.new_tokens, options.threads, options.rounds)
+    workload = Workload(
+        source_length=options.source_length,
+        new_tokens=options.new_tokens,
+        threads=options.threads,
+        rounds=options.rounds,
+        num_beams=options.num_beams,
+    )
     try:
         _check_interpreter()
         report = compare(workload, options.environment.absolute())

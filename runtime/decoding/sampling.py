@@ -29,7 +29,8 @@ class Sampler:
         self._config = config
         samples = config.num_return_sequences
         if config.seed is None:
-            streams = np.random.default_rng().spawn(len(sources) * samples)
+            seeds = np.random.SeedSequence().spawn(len(sources) * samples)
+            streams = [np.random.default_rng(seed) for seed in seeds]
         else:
             streams = [
                 np.random.default_rng([config.seed, number, *source])

@@ -1,0 +1,491 @@
+"""Beam search and greedy decoding find what transformers' generate finds, and as good.
+
+Both compute in float32 but add in another order, so two hypotheses whose scores are equal to
+rounding may change places. Such a *tie* is no error, and the only difference that is let pass:
+where the sequences of a rank differ, the reference itself must give ours (forced through its
+own ``generate``, with the same options) a score within ``TIE`` of the one that it preferred;
+with greedy decoding, the two tokens' processed scores at the first step that differs must be
+that close. Ties are counted, and more than ``MOST_TIES`` of all sequences fail.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from seq2edge.runtime import Generation, Seq2SeqModel
+from seq2edge.runtime.engines.onnxruntime import OrtDecoder
+
+SHAPES = ("t5-v1.1", "bart-scaled")
+BATCHES = (1, 3)
+#: Sources; the tokens around them are added by shape. Rows of a batch differ in length.
+SOURCES = ([200, 13, 77, 150, 22], [5, 6], [300, 301, 9, 9])
+NEW_TOKENS = 12
+TIE, MOST_TIES = 1e-4, 0.02
+SCORE = 1e-3
+#: Combinations of the beam options that each of the groups (shape, batch) runs, of 144.
+COMBOS_A_GROUP = 20
+
+
+class Combo(NamedTuple):
+    """Options of one comparison, by the names that both sides give them."""
+
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | str
+    num_return_sequences: int
+    no_repeat_ngram_size: int
+    repetition_penalty: float
+    min_new_tokens: int
+
+
+def combos(shape: str, num_beams: int, batch: int) -> list[Combo]:
+    """The combinations that a group runs: groups of one ``num_beams`` share none.
+
+    Greedy decoding has no length penalty, early stopping or second result, so that its eight
+    combinations are run by every group.
+    """
+    processors = list(product((0, 2), (1.0, 1.3), (0, 8)))
+    if num_beams == 1:
+        return [Combo(1, 1.0, False, 1, *values) for values in processors]
+    every = [
+        Combo(num_beams, penalty, stopping, results, *values)
+        for penalty, stopping, results, values in product(
+            (0.0, 1.0, 2.0), (False, True, "never"), (1, num_beams), processors
+        )
+    ]
+    random.Random(num_beams).shuffle(every)
+    group = SHAPES.index(shape) * len(BATCHES) + BATCHES.index(batch)
+    return every[group * COMBOS_A_GROUP : (group + 1) * COMBOS_A_GROUP]
+
+
+GROUPS = list(product(SHAPES, (1, 2, 4, 8), BATCHES))
+
+
+class Subject(NamedTuple):
+    """A model on both sides, and the tokens that end its sequences."""
+
+    model: Seq2SeqModel
+    reference: Any
+    ends: tuple[int, ...]
+
+    def batch(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and mask [size, S], padded on the right."""
+        bart = self.reference.config.model_type == "bart"
+        rows = [[0, *row, 2] if bart else [*row, 1] for row in SOURCES[:size]]
+        width, pad = max(len(row) for row in rows), self.reference.config.pad_token_id
+        ids = np.array([row + [pad] * (width - len(row)) for row in rows])
+        mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return ids, mask
+
+    def found(self, batch: int, **options: Any) -> list[Generation]:
+        return self.model.generate_ids(
+            *self.batch(batch), replace(self.model.generation_config, **options)
+        )
+
+    def expected(self, batch: int, **options: Any) -> list[Expected]:
+        """What transformers makes of the same sources: cut after the end token."""
+        ids, mask = map(torch.tensor, self.batch(batch))
+        with torch.inference_mode():
+            out = self.reference.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_scores=True,
+                **options,
+            )
+        prompt = len(options.get("decoder_input_ids", [[0]])[0])
+        rows = [self.cut(row, prompt) for row in out.sequences.tolist()]
+        if "sequences_scores" in out:
+            return [Expected(*pair) for pair in zip(rows, out.sequences_scores.tolist())]
+        steps = self.reference.compute_transition_scores(
+            out.sequences, out.scores, normalize_logits=True
+        )
+        return [
+            Expected(row, float(steps[place, : len(row)].sum()), [s[place] for s in out.scores])
+            for place, row in enumerate(rows)
+        ]
+
+    def cut(self, row: list[int], prompt: int) -> list[int]:
+        """Tokens after the decoder start token, as far as the first new end token."""
+        last = next((i for i, t in enumerate(row) if i >= prompt and t in self.ends), len(row))
+        return row[1 : last + 1]
+
+    def score_of(self, tokens: list[int], batch: int, source: int, **options: Any) -> float:
+        """The score that the reference's own beam search gives ``tokens``."""
+        start = len(options.get("decoder_input_ids", [[0]])[0])
+        end = self.ends[0]
+
+        def allowed(_batch: int, row: torch.Tensor) -> list[int]:
+            place = len(row) - 1
+            return [tokens[place] if place < len(tokens) else end]
+
+        ids, mask = (torch.tensor(part[source : source + 1]) for part in self.batch(batch))
+        with torch.inference_mode():
+            out = self.reference.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_scores=True,
+                prefix_allowed_tokens_fn=allowed,
+                **{**options, "num_return_sequences": 1},
+            )
+        assert self.cut(out.sequences[0].tolist(), start) == tokens
+        return float(out.sequences_scores[0])
+
+
+class Expected(NamedTuple):
+    """One of transformers' sequences; ``step_scores`` for greedy decoding only."""
+
+    tokens: list[int]
+    score: float
+    step_scores: Sequence[torch.Tensor] = ()
+
+
+class Comparison:
+    """Compares results, and keeps what differs, what tied and what was seen."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self.problems: list[str] = []
+        self.ties = 0
+        self.compared = 0
+        self.seen: list[Expected] = []
+        self.best: dict[int, set[tuple[int, ...]]] = {}
+
+    def run(self, batch: int, label: object = "", /, **options: Any) -> None:
+        """Compare one call; options are transformers', and ours but for the prefix's name."""
+        ours = dict(options)
+        if "decoder_input_ids" in ours:
+            ours["decoder_prefix"] = tuple(ours.pop("decoder_input_ids")[0, 1:].tolist())
+        expected = self._subject.expected(batch, **options)
+        found = self._subject.found(batch, **ours, return_scores=True)
+        self.compare(batch, label or options, expected, found, **options)
+
+    def compare(
+        self,
+        batch: int,
+        label: object,
+        expected: list[Expected],
+        found: list[Generation],
+        **options: Any,
+    ) -> None:
+        assert len(found) == len(expected), label
+        results = len(expected) // batch
+        for place, (theirs, ours) in enumerate(zip(expected, found, strict=True)):
+            self.compared += 1
+            self.seen.append(theirs)
+            source, rank = divmod(place, results)
+            if rank == 0:
+                self.best.setdefault(source, set()).add(tuple(theirs.tokens))
+            score = theirs.score
+            if ours.token_ids != theirs.tokens:
+                other = self._tied(theirs, ours.token_ids, batch, source, options)
+                if other is None:
+                    self._note(label, place, theirs, ours)
+                    continue
+                self.ties, score = self.ties + 1, other
+            ends = ours.token_ids[-1] in self._subject.ends
+            if (
+                ours.score is None
+                or abs(ours.score - score) > SCORE
+                or ours.finish_reason != ("eos" if ends else "length")
+            ):
+                self._note(label, place, theirs, ours)
+
+    def _tied(
+        self, theirs: Expected, ours: list[int], batch: int, source: int, options: dict[str, Any]
+    ) -> float | None:
+        """The reference's score of our sequence, if it ties with its own."""
+        if not theirs.step_scores:
+            score = self._subject.score_of(ours, batch, source, **options)
+            return score if abs(score - theirs.score) < TIE else None
+        step = next(i for i, (a, b) in enumerate(zip(theirs.tokens, ours)) if a != b)
+        one, other = (float(theirs.step_scores[step][t[step]]) for t in (theirs.tokens, ours))
+        # What follows is another text, whose score there is nothing to compare with.
+        return theirs.score if abs(one - other) < TIE else None
+
+    def _note(self, label: object, place: int, theirs: Expected, ours: Generation) -> None:
+        self.problems.append(
+            f"{label}, result {place}:\n  expected {theirs.tokens} {theirs.score}\n"
+            f"  found    {ours.token_ids} {ours.score} {ours.finish_reason}"
+        )
+
+    def check(self) -> None:
+        assert not self.problems, "\n".join(
+            [f"{len(self.problems)} of {self.compared} differ", *self.problems[:8]]
+        )
+        assert self.compared > 0
+        assert self.ties < MOST_TIES * self.compared, f"{self.ties} ties of {self.compared}"
+
+    def check_ends(self) -> None:
+        """Some of the reference's sequences ended with an end token, some by their length."""
+        endings = {row.tokens[-1] in self._subject.ends for row in self.seen}
+        assert endings == {True, False}
+
+
+SubjectOf = Callable[..., Subject]
+
+
+@pytest.fixture(scope="module")
+def subject_of(
+    variant_of: Callable[..., tuple[Path, Path]], reference_of: Callable[[Path], Any]
+) -> Iterator[SubjectOf]:
+    """``subject_of(shape, ends=(...), **generation)``: lively models; each is made once."""
+    from seq2edge.export import export_checkpoint
+
+    made: dict[str, Subject] = {}
+
+    def get(shape: str, ends: Sequence[int], **generation: Any) -> Subject:
+        key = repr((shape, tuple(ends), sorted(generation.items())))
+        if key not in made:
+            checkpoint, bundle = variant_of(shape, eos_token_id=list(ends), **generation)
+            if shape.startswith("bart"):
+                _calm(checkpoint)
+                bundle = bundle.with_name("calm")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # no tokenizer files
+                    export_checkpoint(checkpoint, bundle, validate=False)
+            model = Seq2SeqModel.load(bundle, num_threads=1)
+            made[key] = Subject(model, reference_of(checkpoint), tuple(ends))
+        return made[key]
+
+    yield get
+    for subject in made.values():
+        subject.model.close()
+
+
+def _calm(checkpoint: Path) -> None:
+    """Let the token run weigh more than what was attended to.
+
+    Where attention drowns it, a random BART says one token for ever, and nearly all beams tie.
+    """
+    file = checkpoint / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if ".decoder." in name and name.endswith(("out_proj.weight", "fc2.weight")):
+            tensors[name] = tensor * np.float32(0.1)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def ends_of(subject_of: SubjectOf) -> Callable[[str], list[int]]:
+    """Tokens of a shape that, made end tokens, end about half of the hypotheses; best first."""
+    known: dict[str, list[int]] = {}
+
+    def get(shape: str) -> list[int]:
+        if shape not in known:
+            free = subject_of(shape, [1 if shape.startswith("t5") else 2])
+            rows = [
+                row.tokens
+                for row in free.expected(
+                    3, num_beams=8, num_return_sequences=8, max_new_tokens=NEW_TOKENS
+                )
+            ]
+            config = free.reference.config
+            special = {0, 1, 2, config.pad_token_id, config.decoder_start_token_id}
+            share = {
+                token: sum(token in row and row.index(token) >= 3 for row in rows) / len(rows)
+                for token in {token for row in rows for token in row} - special
+            }
+            known[shape] = sorted(share, key=lambda token: (abs(share[token] - 0.5), token))
+        return known[shape]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def lively(subject_of: SubjectOf, ends_of: Callable[[str], list[int]]) -> Callable[[str], Subject]:
+    """A shape with one end token that is often reached."""
+    return lambda shape: subject_of(shape, ends_of(shape)[:1])
+
+
+def test_the_combinations_cover_all_pairs_of_options() -> None:
+    runs = [(combo, batch) for s, k, batch in GROUPS for combo in combos(s, k, batch)]
+    assert len(set(runs)) >= 150
+    beams = {combo for combo, _ in runs if combo.num_beams > 1}
+    values = [
+        (2, 4, 8),
+        (0.0, 1.0, 2.0),
+        (False, True, "never"),
+        (True, False),  # one result, or as many as beams
+        (0, 2),
+        (1.0, 1.3),
+        (0, 8),
+    ]
+    rows = [combo._replace(num_return_sequences=combo.num_return_sequences == 1) for combo in beams]
+    for one, other in combinations(range(len(values)), 2):
+        assert {(row[one], row[other]) for row in rows} == set(product(values[one], values[other]))
+
+
+@pytest.mark.parametrize(("shape", "num_beams", "batch"), GROUPS)
+def test_every_combination_finds_what_transformers_finds(
+    shape: str, num_beams: int, batch: int, lively: Callable[[str], Subject]
+) -> None:
+    comparison = Comparison(lively(shape))
+    options = combos(shape, num_beams, batch)
+    assert len(set(options)) == (8 if num_beams == 1 else COMBOS_A_GROUP)
+    for combo in options:
+        comparison.run(batch, combo, **combo._asdict(), max_new_tokens=NEW_TOKENS)
+    comparison.check()
+    comparison.check_ends()
+    # Options that changed nothing would show nothing.
+    assert all(len(found) >= len(options) // 4 for found in comparison.best.values())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_score_that_decides_on_ties_is_the_references_own(
+    shape: str, lively: Callable[[str], Subject]
+) -> None:
+    subject = lively(shape)
+    options = Combo(4, 2.0, False, 4, 2, 1.3, 0)._asdict() | {"max_new_tokens": NEW_TOKENS}
+    for place, row in enumerate(subject.expected(3, **options)):
+        score = subject.score_of(row.tokens, 3, place // 4, **options)
+        assert score == pytest.approx(row.score, abs=TIE / 10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("num_beams", [2, 4])
+def test_several_end_tokens(
+    shape: str, num_beams: int, subject_of: SubjectOf, ends_of: Callable[[str], list[int]]
+) -> None:
+    subject = subject_of(shape, ends_of(shape)[:2])
+    comparison = Comparison(subject)
+    for penalty, stopping in product((0.0, 2.0), (False, True, "never")):
+        comparison.run(
+            3,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            length_penalty=penalty,
+            early_stopping=stopping,
+            max_new_tokens=NEW_TOKENS,
+        )
+    comparison.check()
+    assert {row.tokens[-1] for row in comparison.seen} >= set(subject.ends)
+
+
+@pytest.mark.parametrize("forced", [("bos",), ("eos",), ("bos", "eos")], ids="+".join)
+def test_forced_start_and_end_of_beams(
+    forced: tuple[str, ...], subject_of: SubjectOf, ends_of: Callable[[str], list[int]]
+) -> None:
+    end, *others = ends_of("bart-scaled")
+    tokens = {"bos": others[5], "eos": end}
+    options = {f"forced_{name}_token_id": tokens[name] for name in forced}
+    subject = subject_of("bart-scaled", [end], **options)
+    comparison = Comparison(subject)
+    for num_beams, penalty, count in product((2, 4), (0.0, 2.0), (1, 2, NEW_TOKENS)):
+        comparison.run(
+            3,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            length_penalty=penalty,
+            max_new_tokens=count,
+        )
+    comparison.check()
+    long = [row.tokens for row in comparison.seen if len(row.tokens) == NEW_TOKENS]
+    assert long
+    if "bos" in forced:
+        assert {row[0] for row in long} == {tokens["bos"]}
+    if "eos" in forced:
+        assert {row[-1] for row in long} == {end}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("prefix", [[9], [9, 10, 11], [7] * 40])
+def test_decoder_prefix_of_beams(
+    prefix: list[int], shape: str, lively: Callable[[str], Subject]
+) -> None:
+    subject = lively(shape)
+    start = subject.reference.config.decoder_start_token_id
+    comparison = Comparison(subject)
+    for batch, penalty, size in product((1, 3), (0.0, 2.0), (0, 2)):
+        comparison.run(
+            batch,
+            num_beams=4,
+            num_return_sequences=4,
+            length_penalty=penalty,
+            no_repeat_ngram_size=size if len(set(prefix)) == len(prefix) else 0,
+            min_new_tokens=3,
+            max_new_tokens=NEW_TOKENS,
+            decoder_input_ids=torch.tensor([[start, *prefix]] * batch),
+        )
+    comparison.check()
+    assert all(row.tokens[: len(prefix)] == prefix for row in comparison.seen)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("num_beams", [1, 2, 8])
+def test_a_single_new_token(
+    shape: str, num_beams: int, lively: Callable[[str], Subject]
+) -> None:
+    comparison = Comparison(lively(shape))
+    for batch, penalty in product((1, 3), (1.0, 2.0)):
+        comparison.run(
+            batch,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            **({} if num_beams == 1 else {"length_penalty": penalty}),
+            max_new_tokens=1,
+        )
+    comparison.check()
+    assert {len(row.tokens) for row in comparison.seen} == {1}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bundles_own_beam_search_needs_no_options(
+    shape: str, subject_of: SubjectOf, ends_of: Callable[[str], list[int]]
+) -> None:
+    subject = subject_of(
+        shape,
+        ends_of(shape)[:1],
+        num_beams=4,
+        length_penalty=2.0,
+        no_repeat_ngram_size=3,
+        min_length=6,
+        max_length=20,
+        early_stopping=True,
+    )
+    comparison = Comparison(subject)
+    found = subject.model.generate_ids(*subject.batch(3))
+    comparison.compare(3, "the bundle's own", subject.expected(3), found)
+    comparison.check()
+    greedy = [row.tokens for row in subject.expected(3, num_beams=1)]
+    assert [row.token_ids for row in found] != greedy
+    assert all(6 <= 1 + len(row.token_ids) <= 20 for row in found)
+
+
+def test_200_tokens_of_beams_over_cache_growth_and_packing(
+    subject_of: SubjectOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"grow": 0, "pack": 0}
+
+    def counted(name: str) -> Callable[..., None]:
+        method = getattr(OrtDecoder, name)
+
+        def call(decoder: OrtDecoder, argument: Any) -> None:
+            calls[name] += 1
+            method(decoder, argument)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(OrtDecoder, name, counted(name))
+    comparison = Comparison(subject_of("t5-v1.1", [1]))
+    comparison.run(3, num_beams=4, num_return_sequences=4, max_new_tokens=200)
+    comparison.check()
+    assert min(calls.values()) >= 2, calls
+    assert max(len(row.tokens) for row in comparison.seen) == 200
+    # Tokens that repeat from slot 64 on would not show a cache that lost its past.
+    assert max(len(set(row.tokens[64:])) for row in comparison.seen) >= 10
