@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from .arguments import add_json, human_bytes
+from .progress import StageProgress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
             f"export needs {error.name}: pip install 'seq2edge[export]'"
         ) from None
     start = time.perf_counter()
-    with _Progress() as progress:
+    with StageProgress() as progress:
         result = export_checkpoint(
             options.checkpoint,
             options.bundle,
@@ -71,37 +71,3 @@ def _parity_json(parity: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(parity)
-
-
-class _Progress:
-    """A progress bar on stderr, for people only."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._stage = ""
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        if stage != self._stage:
-            self._close()
-            self._stage = stage
-            if total:
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=total, desc=stage, unit="B", unit_scale=True, leave=False)
-            else:
-                print(f"{stage} ...", file=sys.stderr)
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

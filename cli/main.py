@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from . import bench, export, inspect, run
+from . import bench, export, inspect, quantize, run
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "export": (export, "export a Hugging Face checkpoint to a bundle"),
     "run": (run, "generate text with a bundle"),
+    "quantize": (quantize, "write a bundle of fewer bits"),
     "inspect": (inspect, "say what a bundle is made of, and check it"),
     "bench": (bench, "measure a bundle's latency on this machine"),
 }
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="seq2edge",
-        description="Encoder-decoder transformers on edge devices: export, run, measure.",
+        description="Encoder-decoder transformers on edge devices: export, quantize, run, measure.",
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

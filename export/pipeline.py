@@ -16,7 +16,7 @@ from seq2edge.runtime.version import package_version
 from .checkpoint import Checkpoint
 from .families import find_family
 from .generation import generation_defaults, special_tokens
-from .graph import build_decoder, build_encoder
+from .graph import build_decoder, build_encoder, build_scores
 from .serialize import Progress, parameter_shapes, write_graph, write_weights
 from .spec import Seq2SeqSpec
 from .tokenizers import TokenizerFile, find_tokenizer
@@ -72,6 +72,7 @@ def export_checkpoint(
         graphs = {
             "encoder": write_graph(out, "encoder", encoder, placed),
             "decoder": write_graph(out, "decoder", decoder, placed),
+            "scores": write_graph(out, "scores", build_scores(spec), placed),
         }
         if tokenizer is not None and tokenizer.data is not None:
             out.write("tokenizer.json", tokenizer.data)

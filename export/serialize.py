@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from seq2edge.runtime.bundle import BundleWriter
 from seq2edge.runtime.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
 
 from .graph import OPSET
-from .weights import BoundWeight
 
 #: Called with what is being done, how much of it is done and how much there is (0: unknown).
 Progress = Callable[[str, int, int], None]
@@ -21,6 +24,15 @@ Progress = Callable[[str, int, int], None]
 #: Tensors start on a cache line.
 _ALIGNMENT = 64
 _CHUNK = 1 << 24
+
+
+class Weight(Protocol):
+    """A tensor that is loaded when it is written."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def load(self) -> NDArray[Any]: ...
 
 
 def parameter_shapes(models: Iterable[ir.Model]) -> dict[str, tuple[int, ...]]:
@@ -34,52 +46,60 @@ def parameter_shapes(models: Iterable[ir.Model]) -> dict[str, tuple[int, ...]]:
 
 
 def write_weights(
-    out: BundleWriter, weights: Mapping[str, BoundWeight], progress: Progress | None = None
+    out: BundleWriter,
+    weights: Mapping[str, Weight],
+    progress: Progress | None = None,
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, WeightInfo]:
-    """Stream the tensors into ``weights.bin`` as float32, hashing on the way."""
-    total = sum(4 * int(np.prod(weight.shape)) for weight in weights.values())
+    """Stream the tensors into ``weights.bin``, hashing on the way.
+
+    ``aliases`` maps names of ``weights`` to names of others that have the same bytes under
+    another shape; those are written once and placed twice.
+    """
     placed: dict[str, WeightInfo] = {}
     digest = hashlib.sha256()
-    done = 0
     with (out.directory / WEIGHTS_NAME).open("wb") as file:
-        for name, weight in weights.items():
+        for number, (name, weight) in enumerate(weights.items()):
+            if progress is not None:
+                progress("writing weights", number, len(weights))
+            if name in aliases:
+                continue
             padding = bytes(-file.tell() % _ALIGNMENT)
             file.write(padding)
             digest.update(padding)
-            array = np.ascontiguousarray(weight.load(), np.float32)
-            placed[name] = WeightInfo("float32", weight.shape, file.tell(), array.nbytes)
-            data = array.data.cast("B")
+            array = np.ascontiguousarray(weight.load())
+            placed[name] = WeightInfo(str(array.dtype), weight.shape, file.tell(), array.nbytes)
+            data = array.reshape(-1).view(np.uint8).data
             for start in range(0, len(data), _CHUNK):
                 chunk = data[start : start + _CHUNK]
                 file.write(chunk)
                 digest.update(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress("writing weights", done, total)
     out.known_hash(WEIGHTS_NAME, digest.hexdigest())
+    for name, other in aliases.items():
+        placed[name] = replace(placed[other], shape=weights[name].shape)
     return placed
 
 
 def write_graph(
     out: BundleWriter, name: str, model: ir.Model, weights: Mapping[str, WeightInfo]
 ) -> GraphInfo:
-    """Write ``name``.onnx, its parameters pointing into ``weights.bin``."""
+    """Write ``name``.onnx, its initializers of ``weights`` pointing into ``weights.bin``."""
     file = f"{name}.onnx"
     read = 0
     for key, value in model.graph.initializers.items():
-        if value.const_value is not None:
+        if key not in weights:
             continue
         place = weights[key]
         value.const_value = ir.ExternalTensor(
             WEIGHTS_NAME,
             place.offset,
             place.length,
-            ir.DataType.FLOAT,
+            ir.DataType.from_numpy(np.dtype(place.dtype)),
             shape=ir.Shape(place.shape),
             name=key,
             base_dir=out.directory,
         )
-        if any(use.node.op_type != "Gather" for use in value.uses()):
+        if not all("Gather" in use.node.op_type for use in value.uses()):
             read += place.length
     ir.save(model, out.directory / file)
     return GraphInfo(

@@ -119,12 +119,16 @@ class Manifest:
     weights: Mapping[str, WeightInfo]
     files: Mapping[str, FileInfo]
     generation: Mapping[str, Any] = field(default_factory=dict)
+    #: What ``quantize`` did; empty for a bundle as it was exported.
+    quantization: Mapping[str, Any] = field(default_factory=dict)
     producer: str = ""
     format_version: int = FORMAT_VERSION
 
     @property
     def parameters(self) -> int:
-        """Number of weight elements, each tensor counted once."""
+        """Number of the model's weights, each tensor counted once; as before quantization."""
+        if "parameters" in self.quantization:
+            return int(self.quantization["parameters"])
         total = 0
         for info in self.weights.values():
             count = 1
@@ -275,6 +279,7 @@ def _manifest(r: _Reader, raw: dict[str, Any]) -> Manifest:
             for name, info in r.table(raw, "files").items()
         },
         generation=r.table(raw, "generation"),
+        quantization=r.table(raw, "quantization") if "quantization" in raw else {},
     )
 
 

@@ -1,7 +1,7 @@
-"""The two graphs of a bundle, authored from a spec (docs/design.md, sections 3 and 5)."""
+"""The graphs of a bundle, authored from a spec (docs/design.md, sections 3 and 5)."""
 
 from __future__ import annotations
 
-from .build import OPSET, build_decoder, build_encoder
+from .build import OPSET, build_decoder, build_encoder, build_scores
 
-__all__ = ["OPSET", "build_decoder", "build_encoder"]
+__all__ = ["OPSET", "build_decoder", "build_encoder", "build_scores"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..engines.base import Ids
 from .call import Call, Results, Sequence, selection
 from .processors import Rows
-from .scores import log_normalizer, top_k
+from .scores import top_k
 from .stopping import LENGTH
 
 
@@ -140,12 +140,12 @@ class _Loop:
                 candidates = self._forced(forced)
             else:
                 if tree is None:
-                    tree = call.tree(self._width, logits=True)
+                    tree = call.tree(self._width, logits=True, normalizer=True)
                 else:
                     tree.advance(tokens, parents)
-                if tree.logits is None:
-                    raise AssertionError("logits were asked for")
-                candidates = self._candidates(tree.logits)
+                if tree.logits is None or tree.log_normalizer is None:
+                    raise AssertionError("they were asked for")
+                candidates = self._candidates(tree.logits, tree.log_normalizer.ravel())
             self._generated += 1
             ending = LENGTH if remaining == 1 else call.stopping.interrupted()
             steps = [
@@ -174,11 +174,12 @@ class _Loop:
             search.finished.append(Sequence(tokens, 0.0, reason or LENGTH))
         return True
 
-    def _candidates(self, logits: NDArray[np.float32]) -> list[_Candidates]:
+    def _candidates(
+        self, logits: NDArray[np.float32], normalizer: NDArray[np.float32]
+    ) -> list[_Candidates]:
         """The best continuations of each active source, from logits [A, 1 or k, V]."""
         active, beams, size = logits.shape
         scores = logits.reshape(-1, size)
-        normalizer = log_normalizer(scores)
         if self._call.processors:
             scores = scores - normalizer[:, None]
             scores = self._call.processors(self._rows(beams), scores)

@@ -85,7 +85,7 @@ class Call:
         """The forced end token, if the next place is the last one."""
         return self.config.forced_eos_token_id if remaining == 1 else None
 
-    def tree(self, width: int, *, logits: bool) -> Tree:
+    def tree(self, width: int, *, logits: bool, normalizer: bool = False) -> Tree:
         """Run the prompt and stand ``width`` hypotheses a source after it."""
         prompt = self.prompt
         # The last token of a hypothesis is never run, so it needs no slot.
@@ -97,6 +97,7 @@ class Call:
             width=width,
             most_slots=slots,
             vocab_size=self.vocab_size if logits else None,
+            normalizer=normalizer,
         )
 
     def no_continuation(self, tokens: SequenceOf[int]) -> InputError:

@@ -18,12 +18,22 @@ from numpy.typing import NDArray
 from ..engines import Decoder, Step
 from ..engines.base import Ids
 from .cache import grown_capacity
+from .scores import log_normalizer
 
 
-def prefill(decoder: Decoder, batch_size: int, prompt: list[int], vocab_size: int | None) -> Step:
+def prefill(
+    decoder: Decoder,
+    batch_size: int,
+    prompt: list[int],
+    vocab_size: int | None,
+    *,
+    normalizer: bool = False,
+) -> Step:
     """Run ``prompt`` into slots 0.. of every sequence; the step holds what comes after it."""
     count = len(prompt)
-    step = Step.allocate(batch_size, count, decoder.capacity, vocab_size=vocab_size)
+    step = Step.allocate(
+        batch_size, count, decoder.capacity, vocab_size=vocab_size, normalizer=normalizer
+    )
     step.input_ids[:] = prompt
     step.position_ids[:] = np.arange(count)
     step.attention_mask[..., :count] = np.tri(count, dtype=np.bool_)
@@ -41,16 +51,19 @@ class Tree:
         width: W, hypotheses a source.
         most_slots: slots that a source can need at most.
         vocab_size: V, if logits are needed; None: only the most probable tokens are.
+        normalizer: whether ``log_normalizer`` is needed.
 
     Attributes:
         next_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
             the prompt, which the hypotheses share.
         logits: [B, W, V] float32 ([B, 1, V] after the prompt), or None. Both are overwritten
             by the next step.
+        log_normalizer: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
     """
 
     next_ids: Ids
     logits: NDArray[np.float32] | None
+    log_normalizer: NDArray[np.float32] | None
 
     def __init__(
         self,
@@ -61,11 +74,13 @@ class Tree:
         width: int,
         most_slots: int,
         vocab_size: int | None,
+        normalizer: bool = False,
     ) -> None:
         self._decoder = decoder
         self._width = width
         self._most_slots = most_slots
         self._vocab_size = vocab_size
+        self._normalizer = normalizer
         #: Slots taken, by each source and by the one with most.
         self._used = np.full(batch_size, len(prompt), np.int64)
         self._most_used = len(prompt)
@@ -77,10 +92,13 @@ class Tree:
             self._run()
             last = self._step
         else:
-            last = prefill(decoder, batch_size, prompt, vocab_size)
+            last = prefill(decoder, batch_size, prompt, vocab_size, normalizer=normalizer)
             self._step.attention_mask[..., : len(prompt)] = True
         self.next_ids = last.next_ids[:, -1:]
         self.logits = None if last.logits is None else last.logits[:, -1:]
+        self.log_normalizer = self._normalized(last)
+        if self.log_normalizer is not None:
+            self.log_normalizer = self.log_normalizer[:, -1:]
 
     @property
     def capacity(self) -> int:
@@ -111,6 +129,7 @@ class Tree:
         self._most_used += self._width
         self._position += 1
         self.next_ids, self.logits = step.next_ids, step.logits
+        self.log_normalizer = self._normalized(step)
 
     def keep(self, sources: Ids) -> None:
         """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
@@ -119,6 +138,8 @@ class Tree:
         self._most_used = int(self._used.max())
         self.next_ids = self.next_ids[sources]
         self.logits = None if self.logits is None else self.logits[sources]
+        if self.log_normalizer is not None:
+            self.log_normalizer = self.log_normalizer[sources]
         self._rebind(self._step.attention_mask[sources])
 
     def _make_room(self) -> None:
@@ -136,6 +157,14 @@ class Tree:
         self._decoder.grow(grown_capacity(self.capacity, self._most_slots, needed))
         self._rebind(mask)
 
+    def _normalized(self, step: Step) -> NDArray[np.float32] | None:
+        if step.logits is None or step.log_normalizer is None:
+            return None
+        if not self._decoder.normalizes:
+            rows = step.logits.reshape(-1, step.logits.shape[2])
+            step.log_normalizer[:] = log_normalizer(rows).reshape(step.log_normalizer.shape)
+        return step.log_normalizer
+
     def _rebind(self, mask: NDArray[np.bool_]) -> None:
         """A step of the decoder's present shape that sees what ``mask`` says."""
         self._step, self._run = self._bind(len(mask))
@@ -143,6 +172,11 @@ class Tree:
 
     def _bind(self, batch_size: int) -> tuple[Step, Callable[[], None]]:
         step = Step.allocate(
-            batch_size, self._width, self.capacity, feed_back=True, vocab_size=self._vocab_size
+            batch_size,
+            self._width,
+            self.capacity,
+            feed_back=True,
+            vocab_size=self._vocab_size,
+            normalizer=self._normalizer,
         )
         return step, self._decoder.bind(step)

@@ -31,6 +31,8 @@ class Step:
         next_ids: [B, Q] int64, filled by the run with the most probable next tokens. It is
             ``input_ids`` itself where a step feeds the following one (greedy decoding).
         logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
+        log_normalizer: [B, Q] float32, log(sum(exp(logits))), filled by the run of a decoder
+            that ``normalizes``, or None if it is not needed.
     """
 
     input_ids: Ids
@@ -39,6 +41,7 @@ class Step:
     write_index: Ids
     next_ids: Ids
     logits: NDArray[np.float32] | None
+    log_normalizer: NDArray[np.float32] | None = None
 
     @classmethod
     def allocate(
@@ -49,6 +52,7 @@ class Step:
         *,
         feed_back: bool = False,
         vocab_size: int | None = None,
+        normalizer: bool = False,
     ) -> Step:
         """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
         input_ids = np.zeros((batch_size, queries), np.int64)
@@ -61,6 +65,7 @@ class Step:
             logits=None
             if vocab_size is None
             else np.zeros((batch_size, queries, vocab_size), np.float32),
+            log_normalizer=np.zeros((batch_size, queries), np.float32) if normalizer else None,
         )
 
 
@@ -77,6 +82,11 @@ class Decoder(Protocol):
     #: [B, T] int64, the logical position that each cache slot holds; 0, 1, 2 ... at first.
     #: Written by the caller, and read by every step.
     cache_position_ids: Ids
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether steps fill ``log_normalizer``."""
+        ...
 
     @property
     def capacity(self) -> int:

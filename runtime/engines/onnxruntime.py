@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -57,7 +58,7 @@ def check_version(installed: str, manifest: Manifest) -> None:
 
 
 class OnnxRuntimeEngine:
-    """Two CPU sessions over one bundle.
+    """CPU sessions over one bundle.
 
     Args:
         bundle: the opened bundle.
@@ -80,6 +81,8 @@ class OnnxRuntimeEngine:
             ort, bundle, self._encoder_info, num_threads, {"session.force_spinning_stop": "1"}
         )
         self._decoder = _session(ort, bundle, self._decoder_info, num_threads)
+        # One thread: a pool of its own would compete with the decoder's.
+        self._scores = _session(ort, bundle, graphs["scores"], 1) if "scores" in graphs else None
 
     def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtSource:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
@@ -104,11 +107,11 @@ class OnnxRuntimeEngine:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
         if not isinstance(source, OrtSource):
             raise TypeError("source was encoded by another engine")
-        return OrtDecoder(self._decoder, self._decoder_info, source, capacity)
+        return OrtDecoder(self._decoder, self._scores, self._decoder_info, source, capacity)
 
     def close(self) -> None:
         """Let go of the sessions and their memory."""
-        self._encoder = self._decoder = None
+        self._encoder = self._decoder = self._scores = None
 
 
 class OrtSource:
@@ -147,8 +150,11 @@ class OrtDecoder:
 
     cache_position_ids: Ids
 
-    def __init__(self, session: Any, info: GraphInfo, source: OrtSource, capacity: int) -> None:
+    def __init__(
+        self, session: Any, scores: Any, info: GraphInfo, source: OrtSource, capacity: int
+    ) -> None:
         self._session = session
+        self._scores = scores
         self._source = source
         self._inputs = info.input_names()
         self._cache: dict[str, NDArray[Any]] = {}
@@ -159,6 +165,10 @@ class OrtDecoder:
                 # Zeroed, not empty: a masked slot's weight is 0, and 0 x NaN is NaN.
                 self._cache[spec.name] = np.zeros(shape, spec.dtype)
         self._set_capacity(capacity)
+
+    @property
+    def normalizes(self) -> bool:
+        return self._scores is not None
 
     @property
     def capacity(self) -> int:
@@ -206,15 +216,26 @@ class OrtDecoder:
         if step.logits is not None:
             _bind(binding.bind_output, "logits", step.logits)
         run, cache = self._session.run_with_iobinding, dict(self._cache)
+        normalize = self._bind_scores(step)
 
         # The closure keeps every bound array alive for as long as it can be called.
         def run_step(_keep: Any = (inputs, cache, step, self._source)) -> None:
             try:
                 run(binding)
+                if normalize is not None:
+                    normalize()
             except Exception as error:
                 raise _run_error("decoder", error) from None
 
         return run_step
+
+    def _bind_scores(self, step: Step) -> Callable[[], None] | None:
+        if self._scores is None or step.logits is None or step.log_normalizer is None:
+            return None
+        binding = self._scores.io_binding()
+        _bind(binding.bind_input, "logits", step.logits)
+        _bind(binding.bind_output, "log_normalizer", step.log_normalizer)
+        return partial(self._scores.run_with_iobinding, binding)
 
     def _set_capacity(self, capacity: int) -> None:
         batch = self._source.batch_size

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("runtime", "export", "benchmarks", "cli", "pyproject.toml", "README.md", "LICENSE")
+PARTS = (
+    "runtime",
+    "export",
+    "quantize",
+    "benchmarks",
+    "cli",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 SCRIPT = """
 import json, sys
 from seq2edge.runtime import Seq2SeqModel

@@ -68,6 +68,7 @@ MANIFEST = Manifest(
         "decoder.onnx": FileInfo(11, "ef"),
     },
     generation={"max_length": 20, "do_sample": False, "name": "é"},
+    quantization={"scheme": "int8", "layers": {"embedding": "int8"}},
 )
 
 GOLDEN = rb"""{
@@ -178,6 +179,12 @@ GOLDEN = rb"""{
     }
   },
   "producer": "seq2edge 0.1.0",
+  "quantization": {
+    "layers": {
+      "embedding": "int8"
+    },
+    "scheme": "int8"
+  },
   "special_tokens": {
     "decoder_start": 0,
     "eos": [

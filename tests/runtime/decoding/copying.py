@@ -1,13 +1,14 @@
-"""A T5 that copies its source, with weights set by hand, and an engine that records its steps.
+"""Models to decode with: one that copies, random ones; and an engine that records its steps.
 
-The model is an induction head: each source token carries the two tokens before it, and the
-decoder looks for the source token whose two predecessors are the last two of the output. A
-few tokens are replaced by others on the way. Sources that hold no pair of tokens twice are
-copied exactly, with a margin that no rounding reaches.
+The copying T5 has weights set by hand. It is an induction head: each source token carries the
+two tokens before it, and the decoder looks for the source token whose two predecessors are
+the last two of the output. A few tokens are replaced by others on the way. Sources that hold
+no pair of tokens twice are copied exactly, with a margin that no rounding reaches.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ from seq2edge.runtime.tokenizer import load_tokenizer
 PAD, EOS, START = 0, 1, 2
 #: Tokens that sources are made of; the ones above them stand for edited ones.
 TOKENS = range(4, 52)
-EDITS = {token: 52 + number for number, token in enumerate(range(8, 52, 8))}
+EDITS = {16: 52, 40: 53}
 _VOCAB = 64
+#: End tokens of the random models, beside their own.
+ENDS = range(20, 384, 35)
 #: Score of a source position whose predecessor is the right one, and of the one before that.
 _MATCH = (40.0, 20.0)
 #: Logits of the right token over those of the others.
@@ -49,8 +52,18 @@ def copy_of_source(source: list[int]) -> list[int]:
     return [EDITS.get(token, token) for token in source[1:]]
 
 
-def save_copying_t5(folder: Path) -> Path:
-    """Write the model's checkpoint."""
+def copying_bundle(folder: Path) -> Path:
+    """The copying model's bundle, written into ``folder``."""
+    from seq2edge.export import export_checkpoint
+
+    _save_copying_t5(folder / "checkpoint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no tokenizer files
+        export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
+    return folder / "bundle"
+
+
+def _save_copying_t5(folder: Path) -> None:
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -88,14 +101,12 @@ def save_copying_t5(folder: Path) -> Path:
         model.shared.weight[:, token] = eye
         for stack, targets in ((model.encoder, (before, second)), (model.decoder, (before,))):
             attention = stack.block[0].layer[0].SelfAttention
-            bidirectional = stack is model.encoder
             for head, target in enumerate(targets):
                 # Attention to the token 1 + head places to the left, whatever it is.
                 attention.relative_attention_bias.weight[1 + head, head] = 60.0
                 inner = slice(2 * size * head, 2 * size * head + size)
                 attention.v.weight[inner, token] = eye * root_mean_square(1)
                 attention.o.weight[target, inner] = eye
-            assert attention.is_decoder != bidirectional
         cross = model.decoder.block[0].layer[1].EncDecAttention
         scales = root_mean_square(2) * root_mean_square(3)
         for number, (query, key) in enumerate(((token, before), (before, second))):
@@ -104,9 +115,36 @@ def save_copying_t5(folder: Path) -> Path:
             cross.k.weight[inner, key] = eye
         cross.v.weight[:size, token] = edit * root_mean_square(3)
         cross.o.weight[copy, :size] = eye
-        model.lm_head.weight[:, copy] = eye * (_MARGIN * root_mean_square(3))
+        head = torch.zeros(size, width)
+        head[:, copy] = eye * (_MARGIN * root_mean_square(3))
+        model.lm_head.weight = torch.nn.Parameter(head)  # it was the embedding itself
     model.save_pretrained(folder)
-    return folder
+
+
+def lively_bundle(variant_of: Callable[..., Any], shape: str) -> Path:
+    """A random model's bundle with so many end tokens that rows end at different times.
+
+    A T5 has ByT5's tokenizer; a BART has none.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    from seq2edge.export import export_checkpoint
+
+    if shape.startswith("t5"):
+        files = {"tokenizer_config.json": {"tokenizer_class": "ByT5Tokenizer"}}
+        bundle: Path = variant_of(shape, files, eos_token_id=[1, *ENDS]).bundle
+        return bundle
+    checkpoint, bundle = variant_of(shape, eos_token_id=[2, *ENDS])
+    tensors = load_file(checkpoint / "model.safetensors")
+    for name in tensors:
+        # Where attention drowns the token that is run, a random BART says one for ever.
+        if ".decoder." in name and name.endswith(("out_proj.weight", "fc2.weight")):
+            tensors[name] *= np.float32(0.1)
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no tokenizer files
+        export_checkpoint(checkpoint, bundle, overwrite=True, validate=False)
+    return bundle
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,13 @@
+"""Bundles of fewer bits, and what that costs.
+
+>>> from seq2edge.quantize import quantize_bundle
+>>> quantize_bundle("model.bundle", "model.int8.bundle", "int8")
+"""
+
+from __future__ import annotations
+
+from .errors import QuantizationError
+from .pipeline import QuantizeResult, quantize_bundle
+from .policy import SCHEMES, Options
+
+__all__ = ["SCHEMES", "Options", "QuantizationError", "QuantizeResult", "quantize_bundle"]

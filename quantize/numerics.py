@@ -1,0 +1,101 @@
+"""Weights to integers and scales, with ONNX Runtime's own quantizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .policy import BLOCK_SIZES, BlockWeights
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BlockTensors:
+    """A weight [K, N] as ``MatMulNBits`` takes it; C blocks a column.
+
+    Attributes:
+        packed: [N, C, bytes a block] uint8; two 4 bit values a byte, the lower one first.
+        scales: [N, C] float32.
+        zero_points: [N, C * bits / 8 rounded up] uint8, packed alike; None: the middle
+            (8 or 128).
+    """
+
+    packed: NDArray[np.uint8]
+    scales: Floats
+    zero_points: NDArray[np.uint8] | None
+
+
+def fitting_block(inputs: int, plan: BlockWeights, *, whole: bool) -> int:
+    """The block size, at most ``plan.block_size``, that stores ``inputs`` in the fewest bytes.
+
+    Blocks that do not divide ``inputs`` pad it. ``whole`` allows none that pads (a table whose
+    rows are looked up has no padding); 0 if there is none.
+    """
+
+    def stored(block: int) -> tuple[int, int]:
+        blocks = -(-inputs // block)
+        return blocks * (block * plan.bits // 8 + 4), -block
+
+    sizes = [block for block in BLOCK_SIZES if block <= plan.block_size]
+    return min((b for b in sizes if not (whole and inputs % b)), key=stored, default=0)
+
+
+def quantize_blocks(weight: Floats, plan: BlockWeights) -> BlockTensors:
+    """Quantize [K, N] in blocks along K; a last block that is not full is padded with zeros."""
+    if plan.algorithm == "k-quant":
+        return _k_quant(weight, plan)
+    from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
+
+    inputs, outputs = weight.shape
+    block, per_byte = plan.block_size, 8 // plan.bits
+    count = -(-inputs // block)
+    packed = np.zeros((outputs, count, block // per_byte), np.uint8)
+    scales = np.zeros((outputs, count), np.float32)
+    zero_points = np.zeros((outputs, -(-count // per_byte)), np.uint8)
+    quantize = quantize_matmul_4bits if plan.bits == 4 else quantize_matmul_8bits
+    # The kernel reads whole blocks of rows in C order; np.pad keeps Fortran's if it finds it.
+    padded = np.ascontiguousarray(np.pad(weight, ((0, count * block - inputs), (0, 0))))
+    quantize(packed, padded, scales, zero_points, block, outputs, inputs, plan.symmetric)
+    return BlockTensors(packed, scales, None if plan.symmetric else zero_points)
+
+
+def _k_quant(weight: Floats, plan: BlockWeights) -> BlockTensors:
+    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
+
+    inputs, outputs = weight.shape
+    block = plan.block_size
+    count = -(-inputs // block)
+    columns = np.pad(weight.T, ((0, 0), (0, count * block - inputs)))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a block of equal values
+        values, scales, zero_points = quant_tensor_k_quant_cpu(columns, plan.bits, block)
+    return BlockTensors(
+        packed=_pack(values.reshape(outputs, count, block), plan.bits),
+        scales=scales.reshape(outputs, count).astype(np.float32),
+        zero_points=_pack(zero_points.reshape(outputs, count), plan.bits),
+    )
+
+
+def _pack(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Values of ``bits`` bits, packed into bytes along the last axis."""
+    whole = values.astype(np.uint8)
+    if bits == 8:
+        return whole
+    odd = whole.shape[-1] % 2
+    whole = np.pad(whole, [(0, 0)] * (whole.ndim - 1) + [(0, odd)])
+    packed: NDArray[np.uint8] = np.bitwise_or(whole[..., ::2], np.left_shift(whole[..., 1::2], 4))
+    return packed
+
+
+def quantize_channels(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """[K, N] to int8 with one scale for each of the N outputs, symmetric.
+
+    Seven bits are used: without VNNI, x86 sums pairs of uint8 x int8 products in 16 bits, and
+    two of 255 x 127 do not fit (onnxruntime's docs call it reduce_range).
+    """
+    scales = np.abs(weight).max(axis=0) / 64
+    scales = np.where(scales == 0, 1, scales).astype(np.float32)
+    return np.clip(np.round(weight / scales), -64, 64).astype(np.int8), scales
