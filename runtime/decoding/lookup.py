@@ -78,7 +78,8 @@ class _Loop:
         for token in call.forced:
             for row in self._rows:
                 self._append(row, token, 0.0)
-        if not self._unfinished():  # the forced start was all
+        self._force_ends()
+        if not self._unfinished():  # what is forced was all
             yield self._results
             return
         prompt = call.prompt
@@ -87,6 +88,7 @@ class _Loop:
         for place, row in enumerate(self._rows):
             self._verify(row, step, place, len(prompt) - 1)
         while True:
+            self._force_ends()
             interrupted = call.stopping.interrupted()
             if interrupted is not None:
                 for row in self._rows:
@@ -103,6 +105,13 @@ class _Loop:
             for place, row in enumerate(self._rows):
                 if row.sequence.finish_reason is None:
                     row.used += self._verify(row, step, place, 0)
+
+    def _force_ends(self) -> None:
+        """Put the forced end in its place; no run is needed for that."""
+        for row in self._rows:
+            token = self._call.forces_end(row.remaining)
+            if token is not None and row.sequence.finish_reason is None:
+                self._append(row, token, 0.0)
 
     def _unfinished(self) -> bool:
         return any(row.sequence.finish_reason is None for row in self._rows)
@@ -123,7 +132,8 @@ class _Loop:
         step, run = self._bound(decoder, queries)
         for place, row in enumerate(self._rows):
             step.input_ids[place, 0] = row.last
-            step.position_ids[place] = row.used
+            # A row that has all its tokens waits for the others one position too far.
+            step.position_ids[place] = min(row.used, self._last_position)
             step.write_index[place] = row.used
             # Slots up to ``used`` hold the sequence; those beyond may hold wrong guesses, and
             # in this step's own arrays they have never been shown.
@@ -142,7 +152,6 @@ class _Loop:
         np.minimum(positions, self._last_position, out=step.position_ids[place])
         slots = slice(row.used + 1, row.used + queries)
         step.attention_mask[place, 0, :, slots] = np.tri(queries, queries - 1, -1, np.bool_)
-        step.attention_mask[place, 0, :, slots.stop :] = False
 
     def _bound(self, decoder: Decoder, queries: int) -> tuple[Step, Callable[[], None]]:
         if queries not in self._steps:

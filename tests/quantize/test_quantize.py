@@ -144,7 +144,7 @@ def test_weights_that_are_not_finite_are_named(bundle_of: BundleOf, tmp_path: Pa
     with (copy / "weights.bin").open("r+b") as file:
         file.seek(place.offset + 40)
         file.write(np.float32("nan").tobytes())
-    with pytest.raises(QuantizationError, match=r"not finite numbers in decoder\.layers\.0\.ffn\.up"):
+    with pytest.raises(QuantizationError, match=r"not finite .* decoder\.layers\.0\.ffn\.up"):
         quantize_bundle(copy, tmp_path / "out", "int8")
     assert not (tmp_path / "out").exists()
 

@@ -36,7 +36,7 @@ SCORE = 1e-3
 #: Scores of what is no hypothesis at all.
 FILLER = -1e6
 #: Combinations of the beam options that each of the groups (shape, batch) runs, of 144.
-COMBOS_A_GROUP = 16
+COMBOS_A_GROUP = 14
 
 
 class Combo(NamedTuple):
@@ -385,7 +385,7 @@ def test_several_end_tokens(
 ) -> None:
     subject = subject_of(shape, ends_of(shape)[:2])
     comparison = Comparison(subject)
-    for penalty, stopping in product((0.0, 2.0), (False, True, "never")):
+    for penalty, stopping in [(0.0, True), (2.0, False), (2.0, "never")]:
         comparison.run(
             3,
             num_beams=num_beams,
@@ -406,7 +406,7 @@ def test_beams_go_on_where_each_has_several_ends_that_are_best(
     """Three candidates a beam are needed, and long sequences win by their length penalty."""
     subject = subject_of(shape, ends_of(shape)[:2])
     comparison = Comparison(subject)
-    for bias, penalty in product((5.0, 10.0), (2.0, 4.0)):
+    for bias, penalty in [(5.0, 2.0), (10.0, 4.0)]:
         comparison.run(
             3,
             num_beams=num_beams,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2edge.runtime import EngineError, Generation, GenerationConfig
+from seq2edge.runtime import Generation, GenerationConfig
 
 from .copying import (
     ENDS,
@@ -244,11 +244,6 @@ def test_a_copy_may_fill_all_learned_positions(lively: Callable[[str], Recorded]
         both(recorded, rows, replace(options, max_new_tokens=80 - len(prefix)))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=EngineError,
-    reason="bug: a row that has ended is run at the position after the last one",
-)
 def test_a_copy_that_filled_all_learned_positions_may_wait_for_others(
     variant_of: Callable[..., Any],
 ) -> None:
@@ -284,7 +279,6 @@ def test_nothing_to_copy_takes_as_many_runs_as_greedy_decoding_and_few_guesses(
 
 
 @pytest.mark.parametrize("limit", [1, 12])
-@pytest.mark.xfail(strict=True, reason="a forced end costs a run that greedy decoding saves")
 def test_a_forced_end_takes_no_run_of_its_own(
     lively: Callable[[str], Recorded], limit: int
 ) -> None:

@@ -126,10 +126,13 @@ WARPED: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "cool": ({"top_k": 0, "temperature": 0.5}, [Temperature(0.5)]),
     "top_k": ({"top_k": 7}, [TopK(7)]),
     "top_p": ({"top_k": 0, "top_p": 0.8}, [TopP(0.8)]),
-    "min_p": ({"top_k": 0, "min_p": 0.05}, [MinP(0.05)]),
+    "min_p": (
+        {"top_k": 0, "temperature": 3.0, "min_p": 0.1},
+        [Temperature(3.0), MinP(0.1)],
+    ),
     "all": (
-        {"temperature": 2.5, "top_k": 30, "top_p": 0.9, "min_p": 0.02},
-        [Temperature(2.5), TopK(30), TopP(0.9), MinP(0.02)],
+        {"temperature": 2.5, "top_k": 40, "top_p": 0.9, "min_p": 0.05},
+        [Temperature(2.5), TopK(40), TopP(0.9), MinP(0.05)],
     ),
     "after a processor": (
         {"suppress_tokens": [275, 22], "logit_bias": {9: 5.0}, "top_k": 0, "top_p": 0.95},
@@ -216,7 +219,13 @@ def grouped(found: list[Generation], each: int) -> list[list[list[int]]]:
     return [rows[start : start + each] for start in range(0, len(rows), each)]
 
 
-LIVELY = {"temperature": 2.0, "seed": 11, "num_return_sequences": 3, "max_new_tokens": 24}
+#: Different samples of a source, most likely.
+LIVELY: dict[str, Any] = {
+    "temperature": 2.0,
+    "seed": 11,
+    "num_return_sequences": 3,
+    "max_new_tokens": 24,
+}
 
 
 @pytest.fixture(scope="module")
@@ -229,18 +238,24 @@ def ending(
         yield t5._replace(model=model, reference=reference_of(checkpoint))
 
 
-def test_a_seed_gives_the_same_samples_in_any_company(ending: Subject) -> None:
-    together = grouped(ending.generate(padded(ROWS), **LIVELY), 3)
-    alone = [grouped(ending.generate([row], **LIVELY), 3)[0] for row in ROWS]
-    assert together == alone
+@pytest.mark.parametrize("each", [1, 3])
+def test_a_seed_gives_the_same_samples_in_any_company(each: int, ending: Subject) -> None:
+    """Sources leave the batch when they are done, and others stay."""
     order = [3, 0, 4, 2, 1]
-    mixed = ending.generate(padded([ROWS[place] for place in order]), **LIVELY)
-    assert grouped(mixed, 3) == [together[place] for place in order]
-    for size in (1, 2, 3, 4):
-        batches = ending.generate(padded(ROWS), batch_size=size, **LIVELY)
-        assert grouped(batches, 3) == together
-    lengths = {len(row) for rows in together for row in rows}
-    assert len(lengths) > 4  # they end at different steps
+    left_early = False
+    for seed in range(4):
+        options = {**LIVELY, "seed": seed, "num_return_sequences": each, "max_new_tokens": 40}
+        together = grouped(ending.generate(padded(ROWS), **options), each)
+        alone = [grouped(ending.generate([row], **options), each)[0] for row in ROWS]
+        assert together == alone
+        mixed = ending.generate(padded([ROWS[place] for place in order]), **options)
+        assert grouped(mixed, each) == [together[place] for place in order]
+        size = 1 + seed
+        batches = ending.generate(padded(ROWS), batch_size=size, **options)
+        assert grouped(batches, each) == together
+        steps = [max(map(len, rows)) for rows in together]
+        left_early |= sorted(steps)[len(steps) // 2] < max(steps) != steps[0]
+    assert left_early
 
 
 def test_samples_of_a_source_differ(t5: Subject) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from seq2edge.runtime.decoding.cache import first_capacity, grown_capacity
 from seq2edge.runtime.decoding.tree import Tree, prefill
@@ -35,12 +36,18 @@ def answer(tokens: list[int]) -> int:
     return value % VOCAB
 
 
+def normalizers(answers: Ids) -> NDArray[np.float64]:
+    """log(sum(exp(logits))) where the fake's logits are 0 but for its answers'."""
+    return np.log(VOCAB - 1 + np.exp(1 + answers / 10))
+
+
 class TokenDecoder:
     """A :class:`Decoder` whose cache holds the token that was written to each slot."""
 
     cache_position_ids: Ids
 
-    def __init__(self, batch_size: int, capacity: int) -> None:
+    def __init__(self, batch_size: int, capacity: int, *, normalizes: bool = False) -> None:
+        self.normalizes = normalizes
         self._tokens = np.full((batch_size, capacity), NOTHING, np.int64)
         self.cache_position_ids = self._positions(batch_size, capacity)
         #: What each query of the last step saw, its own token last: [B][Q][n].
@@ -95,7 +102,10 @@ class TokenDecoder:
             step.next_ids[:] = [[answer(tokens) for tokens in row] for row in self.seen]
             if step.logits is not None:
                 step.logits[:] = 0
-                np.put_along_axis(step.logits, step.next_ids[..., None], 1.0, axis=2)
+                best = step.next_ids[..., None]
+                np.put_along_axis(step.logits, best, (1 + best / 10).astype(np.float32), axis=2)
+                if step.log_normalizer is not None and self.normalizes:
+                    step.log_normalizer[:] = normalizers(step.next_ids)
 
         return run
 
@@ -127,10 +137,20 @@ class Search:
 
     @classmethod
     def start(
-        cls, batch: int, prompt: list[int], width: int, steps: int, *, logits: bool = True
+        cls,
+        batch: int,
+        prompt: list[int],
+        width: int,
+        steps: int,
+        *,
+        logits: bool = True,
+        normalizer: bool = False,
+        decoder_normalizes: bool = False,
     ) -> Search:
         most = len(prompt) + width * steps
-        decoder = TokenDecoder(batch, first_capacity(most, len(prompt)))
+        decoder = TokenDecoder(
+            batch, first_capacity(most, len(prompt)), normalizes=decoder_normalizes
+        )
         tree = Tree(
             decoder,
             batch,
@@ -138,7 +158,10 @@ class Search:
             width=width,
             most_slots=most,
             vocab_size=VOCAB if logits else None,
+            normalizer=normalizer,
         )
+        assert (tree.logits is not None) == logits
+        assert (tree.log_normalizer is not None) == (logits and normalizer)
         assert [row[-1] for row in decoder.seen] == [prompt] * batch
         search = cls(decoder, tree, [[list(prompt)] * width] * batch, rounded_up(most))
         search.check([[answer(prompt)]] * batch)
@@ -166,6 +189,9 @@ class Search:
         assert self.tree.next_ids.tolist() == answers
         if self.tree.logits is not None:
             assert self.tree.logits.argmax(axis=2).tolist() == answers
+        if self.tree.log_normalizer is not None:
+            expected = normalizers(np.array(answers))
+            np.testing.assert_allclose(self.tree.log_normalizer, expected, rtol=1e-5)
         assert self.tree.capacity == self.decoder.capacity <= self.bound
         assert self.tree.capacity % MULTIPLE == 0
 
@@ -183,7 +209,8 @@ def random_parents(rng: np.random.Generator, batch: int, width: int, mixing: flo
 
 class Plan(NamedTuple):
     """How a search is led: ``mixing`` is how often a hypothesis changes its parent, ``leaving``
-    how often sources leave, ``feeding`` whether the tree's own answers are its next tokens."""
+    how often sources leave, ``feeding`` whether the tree's own answers are its next tokens,
+    ``normalizer`` whether it is asked for, and whether the decoder computes it."""
 
     batch: int
     width: int
@@ -193,6 +220,7 @@ class Plan(NamedTuple):
     leaving: float
     feeding: bool
     logits: bool
+    normalizer: tuple[bool, bool]
     seed: int
 
 
@@ -208,6 +236,7 @@ def plans(widths: st.SearchStrategy[int]) -> st.SearchStrategy[Plan]:
         leaving=st.sampled_from([0.0, 0.05, 0.5]),
         feeding=st.booleans(),
         logits=st.booleans(),
+        normalizer=st.tuples(st.booleans(), st.booleans()),
         seed=st.integers(0, 2**32 - 1),
     )
 
@@ -215,7 +244,16 @@ def plans(widths: st.SearchStrategy[int]) -> st.SearchStrategy[Plan]:
 def lead(plan: Plan) -> Search:
     """Lead a search to its end; it checks itself after each step."""
     rng, width = np.random.default_rng(plan.seed), plan.width
-    search = Search.start(plan.batch, plan.prompt, width, plan.steps, logits=plan.logits)
+    wanted, computed = plan.normalizer
+    search = Search.start(
+        plan.batch,
+        plan.prompt,
+        width,
+        plan.steps,
+        logits=plan.logits,
+        normalizer=wanted,
+        decoder_normalizes=computed,
+    )
     for step in range(plan.steps):
         batch = len(search.texts)
         if rng.random() < plan.leaving:
@@ -290,9 +328,10 @@ def test_sources_that_change_places_keep_their_slots() -> None:
     rng = np.random.default_rng(2)
     search = Search.start(2, [8], width=4, steps=80)
     places, packed = [0, 1], 0  # which source stands where
-    for _ in range(80):
-        # The first source descends from its best and needs few slots, the other stays in pairs.
-        parents = np.array([[0] * 4 if source == 0 else [0, 0, 2, 2] for source in places])
+    for step in range(80):
+        # The first source descends from its best; in the other one a hypothesis stays apart.
+        apart = [0, 0, 0, 3 if step % 8 else 0]
+        parents = np.array([[0] * 4 if source == 0 else apart for source in places])
         search.advance(rng.integers(0, VOCAB, (2, 4)), parents)
         if len(search.decoder.packed) > packed:
             packed = len(search.decoder.packed)
