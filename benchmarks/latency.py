@@ -133,8 +133,7 @@ def _measure(engine: Engine, manifest: Manifest, workload: Workload) -> dict[str
     mask = np.ones(input_ids.shape, np.bool_)
     decoding = Decoding(engine, manifest, None)
     sources = [Source.of(row.tolist()) for row in input_ids]
-    several = fixed_length(workload.new_tokens, workload.num_beams)
-    decoding.check(several)
+    several = decoding.check(fixed_length(workload.new_tokens, workload.num_beams))
 
     def generate(config: GenerationConfig) -> Callable[[], object]:
         return lambda: decoding.run(sources, config)

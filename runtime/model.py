@@ -233,8 +233,7 @@ class Seq2SeqModel:
         config = self.generation_config if config is None else config
         if limit is not None:
             config = replace(config, max_new_tokens=limit)
-        self._decoding.check(config)
-        return config
+        return self._decoding.check(config)
 
     def _generate(
         self,

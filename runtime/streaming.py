@@ -28,7 +28,8 @@ class Detokenizer:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that has become final, given all tokens so far."""
-        text = self._tokenizer.decode(token_ids).rstrip(_REPLACEMENT)
+        settled = token_ids[: self._tokenizer.settled(token_ids)]
+        text = self._tokenizer.decode(settled).rstrip(_REPLACEMENT)
         return self._give(text[: _final_length(text)])
 
     def finish(self, token_ids: Sequence[int]) -> str:

@@ -27,6 +27,10 @@ class Tokenizer(Protocol):
         """The text of ``ids``; special tokens are left out."""
         ...
 
+    def settled(self, ids: Sequence[int]) -> int:
+        """How many of ``ids`` decode to text that no later token can change."""
+        ...
+
     def token_bytes(self) -> list[bytes]:
         """What each token adds to a text, in UTF-8; nothing for special tokens."""
         ...
@@ -42,6 +46,7 @@ class JsonTokenizer:
             raise BundleError(f"tokenizer.json cannot be read: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._kinds = _decoder_kinds(json.loads(self._tokenizer.to_str()).get("decoder"))
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
@@ -51,15 +56,22 @@ class JsonTokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def settled(self, ids: Sequence[int]) -> int:
+        count = len(ids)
+        if "ByteFallback" in self._kinds:
+            # A run of bytes is decoded as one: a last byte that does not fit spoils all of it.
+            while count and _BYTE.fullmatch(self._tokenizer.id_to_token(ids[count - 1]) or ""):
+                count -= 1
+        return count
+
     def token_bytes(self) -> list[bytes]:
         size = self._tokenizer.get_vocab_size()
         tokens = [self._tokenizer.id_to_token(number) or "" for number in range(size)]
         added = self._tokenizer.get_added_tokens_decoder()
-        kinds = _decoder_kinds(json.loads(self._tokenizer.to_str()).get("decoder"))
-        if "ByteLevel" in kinds:
+        if "ByteLevel" in self._kinds:
             spelled = [_byte_level(token) for token in tokens]
         else:
-            spelled = self._in_context(tokens, by_byte="ByteFallback" in kinds)
+            spelled = self._in_context(tokens, by_byte="ByteFallback" in self._kinds)
         for number, token in added.items():
             if number < len(spelled):
                 spelled[number] = b"" if token.special else token.content.encode()
@@ -72,10 +84,14 @@ class JsonTokenizer:
         spelled = [self.decode([anchor, i])[before:].encode() for i in range(len(tokens))]
         if by_byte:
             for number, token in enumerate(tokens):
-                match = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
+                match = _BYTE.fullmatch(token)
                 if match:
                     spelled[number] = bytes([int(match[1], 16)])
         return spelled
+
+
+#: A byte as SentencePiece names it.
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _decoder_kinds(decoder: dict[str, Any] | None) -> set[str]:
@@ -129,6 +145,9 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         first, last = self._offset, self._offset + 256
         return bytes(i - first for i in ids if first <= i < last).decode(errors="ignore")
+
+    def settled(self, ids: Sequence[int]) -> int:
+        return len(ids)
 
     def token_bytes(self) -> list[bytes]:
         return [b""] * self._offset + [bytes([b]) for b in range(256)] + [b""] * self._EXTRA_IDS

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError
 from ..manifest import Manifest
@@ -35,6 +38,8 @@ _OPTIONAL = {
     "forced_bos_token_id",
     "forced_eos_token_id",
 }
+#: Options that hold token ids.
+_TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "decoder_prefix")
 #: Options that are numbers: what is allowed, in words; the ends; whether the lower one is in.
 _NUMBERS: dict[str, tuple[str, float, float, bool]] = {
     "max_time": ("a number of seconds above 0", 0.0, math.inf, False),
@@ -46,8 +51,11 @@ _NUMBERS: dict[str, tuple[str, float, float, bool]] = {
 }
 
 
-def check(config: GenerationConfig, manifest: Manifest) -> None:
+def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:
     """Refuse options that cannot work, alone or together.
+
+    Returns:
+        The same options, their token ids as tuples of integers, whatever sequences they were.
 
     Raises:
         InputError: each option's name, its value and what is allowed.
@@ -62,6 +70,19 @@ def check(config: GenerationConfig, manifest: Manifest) -> None:
         problems += _contradictions(config, manifest)
     if problems:
         raise InputError("; ".join(problems))
+    return replace(
+        config,
+        suppress_tokens=_integers_of(config.suppress_tokens),
+        begin_suppress_tokens=_integers_of(config.begin_suppress_tokens),
+        decoder_prefix=_integers_of(config.decoder_prefix),
+        bad_words_ids=tuple(_integers_of(word) for word in config.bad_words_ids),
+        stop_strings=tuple(config.stop_strings),
+        logits_processors=tuple(config.logits_processors),
+    )
+
+
+def _integers_of(tokens: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(operator.index(token) for token in tokens)
 
 
 def _integers(config: GenerationConfig) -> Iterable[str]:
@@ -69,7 +90,7 @@ def _integers(config: GenerationConfig) -> Iterable[str]:
         value = getattr(config, name)
         if value is None and name in _OPTIONAL:
             continue
-        if not _is_integer(value):
+        if not is_integer(value):
             yield f"{name} must be an integer, not {value!r}"
         elif value < low:
             yield f"{name} must be at least {low}, not {value}"
@@ -97,44 +118,41 @@ def _kinds(config: GenerationConfig) -> Iterable[str]:
         if not isinstance(getattr(config, name), bool):
             yield f"{name} must be True or False, not {getattr(config, name)!r}"
     strings = config.stop_strings
-    if isinstance(strings, str) or not all(isinstance(s, str) and s for s in strings):
-        yield f"stop_strings must hold strings that are not empty, not {strings!r}"
-    if config.prefix_allowed_tokens is not None and not callable(config.prefix_allowed_tokens):
-        yield f"prefix_allowed_tokens must be callable, not {config.prefix_allowed_tokens!r}"
-    if callable(config.logits_processors) or not all(callable(p) for p in config.logits_processors):
-        yield "logits_processors must be a sequence of callables"
+    if not _is_list(strings) or not all(isinstance(s, str) and s for s in strings):
+        yield f"stop_strings must be a list of strings that are not empty, not {strings!r}"
+    allowed, processors = config.prefix_allowed_tokens, config.logits_processors
+    if allowed is not None and not callable(allowed):
+        yield f"prefix_allowed_tokens must be callable, not {allowed!r}"
+    if not _is_list(processors) or not all(callable(p) for p in processors):
+        yield f"logits_processors must be a list of callables, not {processors!r}"
 
 
 def _tokens(config: GenerationConfig, vocab_size: int) -> Iterable[str]:
-    for name in ("suppress_tokens", "begin_suppress_tokens", "decoder_prefix"):
+    for name in _TOKEN_LISTS:
         yield from _token_list(name, getattr(config, name), vocab_size)
     for name in ("forced_bos_token_id", "forced_eos_token_id"):
         if getattr(config, name) is not None:
             yield from _token_list(name, [getattr(config, name)], vocab_size)
-    for word in _sequence("bad_words_ids", config.bad_words_ids):
-        if isinstance(word, int) or not len(word):
-            yield f"bad_words_ids must hold sequences of token ids, not {word!r}"
-        else:
+    words = config.bad_words_ids
+    if not _is_list(words) or not all(_is_list(word) and len(word) for word in words):
+        yield f"bad_words_ids must be a list of lists of token ids, not {words!r}"
+    else:
+        for word in words:
             yield from _token_list("bad_words_ids", word, vocab_size)
     if not isinstance(config.logit_bias, Mapping):
         yield f"logit_bias must map token ids to numbers, not {config.logit_bias!r}"
         return
-    yield from _token_list("logit_bias", config.logit_bias, vocab_size)
+    yield from _token_list("logit_bias", list(config.logit_bias), vocab_size)
     for value in config.logit_bias.values():
         if not isinstance(value, (int, float)) or math.isnan(value) or value == math.inf:
             yield f"logit_bias must be numbers (-inf forbids a token), not {value!r}"
 
 
-def _sequence(_name: str, value: Any) -> Iterable[Any]:
-    return value if isinstance(value, Iterable) else [value]
-
-
 def _token_list(name: str, tokens: Any, vocab_size: int) -> Iterable[str]:
-    values = list(_sequence(name, tokens))
-    if not all(_is_integer(token) for token in values):
-        yield f"{name} must hold integers (token ids), not {values}"
+    if not _is_list(tokens) or not all(is_integer(token) for token in tokens):
+        yield f"{name} must hold integers (token ids), not {tokens!r}"
         return
-    wrong = [token for token in values if not 0 <= token < vocab_size]
+    wrong = [int(token) for token in tokens if not 0 <= token < vocab_size]
     if wrong:
         yield f"{name} holds {wrong}, outside the {vocab_size} token ids"
 
@@ -160,7 +178,15 @@ def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[st
         yield f"min_new_tokens={least} is more than max_new_tokens={limit}"
 
 
-def _is_integer(value: object) -> bool:
+def _is_list(value: object) -> bool:
+    """A list, a tuple or an array; no text."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def is_integer(value: object) -> bool:
+    """An integer of Python's or numpy's; True and False are none."""
     if isinstance(value, bool):
         return False
     try:

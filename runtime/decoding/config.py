@@ -155,12 +155,17 @@ def new_tokens(config: GenerationConfig, manifest: Manifest) -> int:
 
 
 def _default_new_tokens(manifest: Manifest, prefix: int) -> int:
-    defaults = manifest.generation
-    if defaults.get("max_new_tokens") is not None:
-        return int(defaults["max_new_tokens"])
-    if defaults.get("max_length") is not None:
+    for name in ("max_new_tokens", "max_length"):
+        value = manifest.generation.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(
+                f"the bundle's own {name} is {value!r}, and must be an integer of at least 1;"
+                " set max_new_tokens"
+            )
         # transformers counts the whole decoder prompt in max_length.
-        return max(1, int(defaults["max_length"]) - 1 - prefix)
+        return value if name == "max_new_tokens" else max(1, value - 1 - prefix)
     return DEFAULT_MAX_NEW_TOKENS
 
 

@@ -73,6 +73,14 @@ class ConstraintCompiler:
         """
         if not isinstance(constraint, (Choices, Regex, JsonSchema)):
             raise InputError(f"constraint must be Choices, Regex or JsonSchema, not {constraint!r}")
+        if isinstance(constraint, Regex) and not isinstance(constraint.pattern, str):
+            raise InputError(
+                f"the constraint's pattern cannot be used: {constraint.pattern!r} is no text"
+            )
+        if isinstance(constraint, JsonSchema) and not isinstance(constraint.schema, Mapping):
+            raise InputError(
+                f"the constraint's schema cannot be used: {constraint.schema!r} is no mapping"
+            )
         if self._tokenizer is None:
             raise InputError("a constraint is about text, and the bundle has no tokenizer")
         if not self._eos:
@@ -80,8 +88,12 @@ class ConstraintCompiler:
         if self._spelling is None:
             self._spelling = Spelling(self._tokenizer, self._vocab_size, self._eos)
         if isinstance(constraint, Choices):
-            if isinstance(constraint.texts, str) or not constraint.texts:
-                raise InputError("Choices needs a list of at least one text")
+            texts = constraint.texts
+            if not isinstance(texts, Sequence) or isinstance(texts, str) or not texts:
+                raise InputError(f"Choices needs a list of at least one text, not {texts!r}")
+            wrong = [text for text in texts if not isinstance(text, str)]
+            if wrong:
+                raise InputError(f"Choices needs texts, not {wrong[0]!r}")
             sequences = [
                 _spelled(text, self._tokenizer, self._spelling) for text in constraint.texts
             ]
@@ -108,7 +120,7 @@ def _spelled(text: str, tokenizer: Tokenizer, spelling: Spelling) -> list[int]:
         spelling.spell((space + text).encode()),
     ):
         known = tokens and max(tokens) < len(spelling.tokens)
-        if known and tokenizer.decode(tokens).strip() == text.strip():
+        if known and tokenizer.decode(tokens) == text:
             return tokens
     raise InputError(f"the choice {text!r} cannot be spelled with the model's tokens")
 

@@ -13,7 +13,7 @@ from ..manifest import Manifest
 from ..tokenizer import Tokenizer
 from .beam import search_beams
 from .call import Call, Results, Sequence
-from .checks import check
+from .checks import check, is_integer
 from .config import GenerationConfig, new_tokens
 from .constraints import ConstraintCompiler
 from .independent import decode_independently
@@ -50,19 +50,20 @@ class Decoding:
             tokenizer, manifest.dimensions.vocab_size, manifest.special_tokens.eos
         )
 
-    def check(self, config: GenerationConfig) -> None:
-        """Refuse options that cannot work, before anything runs.
+    def check(self, config: GenerationConfig) -> GenerationConfig:
+        """Refuse options that cannot work, before anything runs; gives them as they are used.
 
         Raises:
             InputError: which option, its value and what is allowed.
             MissingDependencyError: a constraint needs a package that is not installed.
         """
-        check(config, self._manifest)
+        config = check(config, self._manifest)
         new_tokens(config, self._manifest)
         if config.stop_strings and self._tokenizer is None:
             raise InputError("stop_strings are about text, and the bundle has no tokenizer")
         if config.constraint is not None:
             self._compiler.compile(config.constraint, 0)
+        return config
 
     def run(
         self,
@@ -81,8 +82,8 @@ class Decoding:
             InputError: ``batch_size`` below 1, or options that together forbid every token.
             EngineError: the engine failed.
         """
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        if batch_size is not None and not (is_integer(batch_size) and batch_size >= 1):
+            raise InputError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
         size = batch_size or max(1, len(sources))
         order = list(range(len(sources)))
         if size < len(sources):

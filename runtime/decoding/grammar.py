@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, MissingDependencyError
 from .constraints import JsonSchema, Regex
@@ -15,6 +17,10 @@ from .spelling import Spelling
 
 #: States of the grammar kept between steps; those of a step's hypotheses are far fewer.
 _MOST_STATES = 512
+
+
+#: Else llguidance may force a byte that no token spells alone, and end the text there.
+_NO_FORCING = '%llguidance {"no_forcing": true}\n'
 
 
 def _llguidance() -> Any:
@@ -55,6 +61,7 @@ class Grammars:
         guidance = _llguidance()
         self._matcher = guidance.LLMatcher
         self._vocab_size = len(spelling.tokens)
+        self._eos = np.array(eos, np.int64)
         self._drops_space = spelling.drops_space
         self._vocabulary = guidance.LLTokenizer(
             guidance.TokenizerWrapper(_Vocabulary(spelling, eos[0])),
@@ -68,31 +75,45 @@ class Grammars:
         Raises:
             InputError: a pattern or schema that llguidance refuses.
         """
-        matcher = self._matcher(self._vocabulary, self._grammar(constraint), log_level=0)
+        if isinstance(constraint, Regex):
+            self._matcher_of(_lark(constraint.pattern), "pattern")  # as it is, unwrapped
+            space = " ?" if self._drops_space else ""
+            matcher = self._matcher_of(_lark(f"{space}(?:{constraint.pattern})"), "pattern")
+        else:
+            matcher = self._matcher_of(self._json_grammar(constraint), "schema")
+        return GrammarProcessor(matcher, self._eos, self._vocab_size, forced_length)
+
+    def _matcher_of(self, grammar: str, name: str) -> Any:
+        matcher = self._matcher(self._vocabulary, _NO_FORCING + grammar, log_level=0)
         if matcher.is_error():
-            name = "pattern" if isinstance(constraint, Regex) else "schema"
             reason = " ".join(matcher.get_error().split())
             raise InputError(f"the constraint's {name} cannot be used: {reason}")
-        return GrammarProcessor(matcher, self._vocab_size, forced_length)
+        return matcher
 
-    def _grammar(self, constraint: Regex | JsonSchema) -> str:
-        if isinstance(constraint, Regex):
-            space = " ?" if self._drops_space else ""
-            grammar: str = self._matcher.grammar_from_regex(f"{space}(?:{constraint.pattern})")
-            return grammar
+    def _json_grammar(self, constraint: JsonSchema) -> str:
         try:
-            schema = json.dumps(constraint.schema)
+            # Free white space lets a weak model write line breaks until it runs out of tokens.
+            schema = json.dumps({"x-guidance": {"whitespace_pattern": " ?"}, **constraint.schema})
         except TypeError as error:
             raise InputError(f"the constraint's schema is not JSON: {error}") from None
         space = '" "? ' if self._drops_space else ""
         return f"start: {space}text\ntext: %json {schema}\n"
 
 
+def _lark(pattern: str) -> str:
+    """A Lark grammar of one regular expression; a slash would end it, a line break too."""
+    escaped = re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", pattern, flags=re.DOTALL)
+    return "start: /" + escaped.replace("\n", r"\n") + "/\n"
+
+
 class GrammarProcessor:
     """Only tokens with which the text can still match."""
 
-    def __init__(self, matcher: Any, vocab_size: int, forced_length: int) -> None:
+    def __init__(
+        self, matcher: Any, eos: NDArray[np.int64], vocab_size: int, forced_length: int
+    ) -> None:
         self._start = matcher
+        self._eos = eos
         self._vocab_size = vocab_size
         self._forced_length = forced_length
         self._states: dict[tuple[int, ...], Any] = {}
@@ -106,6 +127,9 @@ class GrammarProcessor:
                 bits = np.frombuffer(state.compute_bitmask(), np.uint8)
                 allowed = np.unpackbits(bits, bitorder="little")[: self._vocab_size]
                 scores[row, allowed == 0] = -np.inf
+                if not state.is_accepting():
+                    # llguidance ends where no token can go on; the text would not match.
+                    scores[row, self._eos] = -np.inf
         return scores
 
     def _state(self, tokens: tuple[int, ...]) -> Any:

@@ -203,8 +203,13 @@ class PrefixAllowed:
     def __call__(self, rows: Rows, scores: Scores) -> Scores:
         forbidden = np.ones(scores.shape, np.bool_)
         for row, source in enumerate(rows.sources):
-            tokens = self._allowed(self._numbers[source], rows.token_ids[row])
-            forbidden[row, np.asarray(tokens, np.int64)] = False
+            tokens = np.asarray(self._allowed(self._numbers[source], rows.token_ids[row]), np.int64)
+            if tokens.size and not 0 <= tokens.min() <= tokens.max() < scores.shape[1]:
+                raise InputError(
+                    f"prefix_allowed_tokens returned {tokens.tolist()}, outside the"
+                    f" {scores.shape[1]} token ids"
+                )
+            forbidden[row, tokens] = False
         scores[forbidden] = -np.inf
         return scores
 

@@ -55,6 +55,10 @@ class StoppingRule:
             return EOS
         if self._strings and self._decode is not None:
             text = self._decode(tokens[-self._tail :])
-            if any(string in text for string in self._strings):
-                return STOP_STRING
+            found = [string for string in self._strings if string in text]
+            if found:
+                # Only what the last token completes: a prefix may hold the string already.
+                before = self._decode(tokens[-self._tail : -1])
+                if any(text.count(string) > before.count(string) for string in found):
+                    return STOP_STRING
         return None

@@ -417,8 +417,31 @@ def test_beams_go_on_where_each_has_several_ends_that_are_best(
             max_new_tokens=NEW_TOKENS,
         )
     comparison.check()
-    assert min(len(row.tokens) for row in comparison.seen) < 3
+    assert min(len(row.tokens) for row in comparison.seen) < 5
     assert max(len(row.tokens) for row in comparison.seen) > 8
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("num_beams", "bias"), [(2, 2.0), (4, 3.0)])
+def test_each_kind_of_early_stopping_finds_something_else(
+    shape: str, num_beams: int, bias: float, lively: Callable[[str], Subject]
+) -> None:
+    subject = lively(shape)
+    seen = set()
+    for stopping in (False, True, "never"):
+        comparison = Comparison(subject)
+        comparison.run(
+            3,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            length_penalty=2.0,
+            early_stopping=stopping,
+            sequence_bias={(subject.ends[0],): bias},
+            max_new_tokens=NEW_TOKENS,
+        )
+        comparison.check()
+        seen.add(tuple(tuple(row.tokens) for row in comparison.seen))
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("forced", [("bos",), ("eos",), ("bos", "eos")], ids="+".join)

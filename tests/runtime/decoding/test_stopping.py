@@ -201,7 +201,6 @@ def test_strings_that_begin_within_a_token_of_the_demo_model(
     assert (found.text, found.finish_reason) == ("G EY T W EY", "eos")
 
 
-@pytest.mark.xfail(strict=True, reason="the prefix counts, so that the first token stops it")
 @every_way
 def test_a_string_in_the_decoder_prefix_does_not_stop_what_follows(
     way: str, model: Seq2SeqModel

@@ -360,7 +360,6 @@ def test_any_tokens_add_up_to_their_text(ids: list[int], by_byte: bool) -> None:
     assert_cut_well([piece for piece in pieces if piece])
 
 
-@pytest.mark.xfail(strict=True, reason="the decoder takes back the characters before a cut one")
 def test_a_text_cut_within_a_character_adds_up_with_byte_fallback() -> None:
     """Llama's kind of tokenizer: a run of bytes is one that is valid to its end, or none is."""
     vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}}
