@@ -19,8 +19,8 @@ from . import bench, export, inspect, quantize, run
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "export": (export, "export a Hugging Face checkpoint to a bundle"),
-    "run": (run, "generate text with a bundle"),
     "quantize": (quantize, "write a bundle of fewer bits"),
+    "run": (run, "generate text with a bundle"),
     "inspect": (inspect, "say what a bundle is made of, and check it"),
     "bench": (bench, "measure a bundle's latency on this machine"),
 }

@@ -192,8 +192,8 @@ class _Loop:
         totals = values.astype(np.float64).reshape(active, beams, -1) + before[:, :, None]
         totals = totals.reshape(active, -1)
         order = np.argsort(-totals, axis=1, kind="stable")[:, : self._count]
-        totals = np.take_along_axis(totals, order, axis=1)
-        tokens = np.take_along_axis(tokens.reshape(active, -1), order, axis=1)
+        rows = np.arange(active)[:, None]
+        totals, tokens = totals[rows, order], tokens.reshape(active, -1)[rows, order]
         parents = order // self._count
         return [_Candidates(*found) for found in zip(totals, parents, tokens, strict=True)]
 

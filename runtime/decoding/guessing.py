@@ -21,6 +21,8 @@ class Guesser:
 
     def __init__(self, source: Sequence[int], longest: int, most: int) -> None:
         self._longest = longest
+        #: A single token says little of what follows; unless no more is asked for.
+        self._shortest = min(2, longest)
         self._most = most
         #: Doubled by a guess that was right to its end, halved by one that was all wrong.
         self._length = min(most, _FIRST_LENGTH)
@@ -35,7 +37,7 @@ class Guesser:
         self._in_output: dict[tuple[int, ...], int] = {}
         #: Place in the source of the next token, while the output goes on as the source does.
         self._place: int | None = None
-        for size in range(1, longest + 1):
+        for size in range(self._shortest, longest + 1):
             for end in range(size, len(self._source)):
                 self._in_source[tuple(self._source[end - size : end])] = end
 
@@ -43,7 +45,7 @@ class Guesser:
         """Learn the next token of the output."""
         output, length = self._output, len(self._output)
         # N-grams that end before this token are now followed by something.
-        for size in range(1, min(self._longest, length) + 1):
+        for size in range(self._shortest, min(self._longest, length) + 1):
             self._in_output[tuple(output[-size:])] = length
         output.append(token)
         self._waiting -= 1
@@ -59,7 +61,7 @@ class Guesser:
         if self._place is not None:
             return self._source[self._place : self._place + count]
         output = self._output
-        for size in range(min(self._longest, len(output)), 0, -1):
+        for size in range(min(self._longest, len(output)), self._shortest - 1, -1):
             recent = tuple(output[-size:])
             place = self._in_source.get(recent)
             if place is not None:

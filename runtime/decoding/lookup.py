@@ -84,7 +84,7 @@ class _Loop:
             return
         prompt = call.prompt
         decoder = call.engine.decoder(call.source, first_capacity(self._most_slots, len(prompt)))
-        step = prefill(decoder, call.batch_size, prompt, self._vocab_size)
+        step = self._run_prompt(decoder, prompt)
         for place, row in enumerate(self._rows):
             self._verify(row, step, place, len(prompt) - 1)
         while True:
@@ -105,6 +105,15 @@ class _Loop:
             for place, row in enumerate(self._rows):
                 if row.sequence.finish_reason is None:
                     row.used += self._verify(row, step, place, 0)
+
+    def _run_prompt(self, decoder: Decoder, prompt: list[int]) -> Step:
+        if len(prompt) > 1:
+            return prefill(decoder, self._call.batch_size, prompt, self._vocab_size)
+        step, run = self._bound(decoder, 1)  # the step that follows has the same shape
+        step.input_ids[:] = prompt[0]
+        step.attention_mask[..., 0] = True
+        run()
+        return step
 
     def _force_ends(self) -> None:
         """Put the forced end in its place; no run is needed for that."""

@@ -35,24 +35,27 @@ def top_k(scores: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
     Equal values stand in the order of their places; which of several that equal the k-th is
     taken is not defined.
     """
-    rows, size = scores.shape
+    count, size = scores.shape
+    rows = np.arange(count)[:, None]
     groups = size // _GROUP
     if groups <= k:
         places = np.argpartition(scores, size - k, axis=1)[:, size - k :]
-        return _sorted(np.take_along_axis(scores, places, axis=1), places, k)
+        return _sorted(scores[rows, places], places, rows)
     # Group g holds places g, g + groups, g + 2 * groups, ...; the tail is a group of its own.
-    body = scores[:, : groups * _GROUP].reshape(rows, _GROUP, groups)
+    body = scores[:, : groups * _GROUP].reshape(count, _GROUP, groups)
     best = np.argpartition(body.max(axis=1), groups - k, axis=1)[:, groups - k :]
-    places = (best[:, None, :] + groups * np.arange(_GROUP)[:, None]).reshape(rows, -1)
-    tail = np.broadcast_to(np.arange(groups * _GROUP, size), (rows, size - groups * _GROUP))
-    places = np.concatenate([places, tail], axis=1)
-    values = np.take_along_axis(scores, places, axis=1)
+    among = np.arange(0, groups * _GROUP, groups)[:, None]
+    tail = size - groups * _GROUP
+    places = np.empty((count, _GROUP * k + tail), np.int64)
+    places[:, : _GROUP * k] = (best[:, None, :] + among).reshape(count, -1)
+    places[:, _GROUP * k :] = np.arange(size - tail, size)
+    values = scores[rows, places]
     order = np.argpartition(values, values.shape[1] - k, axis=1)[:, values.shape[1] - k :]
-    return _sorted(
-        np.take_along_axis(values, order, axis=1), np.take_along_axis(places, order, axis=1), k
-    )
+    return _sorted(values[rows, order], places[rows, order], rows)
 
 
-def _sorted(values: Scores, places: NDArray[np.int64], k: int) -> tuple[Scores, NDArray[np.int64]]:
-    order = np.lexsort((places, -values), axis=1)[:, :k]
-    return np.take_along_axis(values, order, axis=1), np.take_along_axis(places, order, axis=1)
+def _sorted(
+    values: Scores, places: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[Scores, NDArray[np.int64]]:
+    order = np.lexsort((places, -values), axis=1)
+    return values[rows, order], places[rows, order]

@@ -109,7 +109,7 @@ class Tree:
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
         mask = self._step.attention_mask
         if parents is not None:
-            mask[:, 0] = np.take_along_axis(mask[:, 0], parents[:, :, None], axis=1)
+            mask[:, 0] = mask[np.arange(len(parents))[:, None], 0, parents]
         if self._most_used + self._width > self.capacity:
             self._make_room()
         step, used = self._step, self._used

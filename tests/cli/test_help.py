@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ["export", "run", "inspect", "bench"]
+COMMANDS = ["export", "quantize", "run", "inspect", "bench"]
 
 #: Prints the help of the command in argv, then the names of all loaded modules on stderr.
 _HELP = """

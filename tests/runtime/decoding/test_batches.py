@@ -257,7 +257,7 @@ def test_cancelling_ends_every_source_and_every_batch(
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_size_below_1_is_refused(recorded: Recorded, size: int) -> None:
-    with pytest.raises(InputError, match=f"batch_size must be at least 1, not {size}"):
+    with pytest.raises(InputError, match=f"batch_size must be .* not {size}"):
         generate(recorded, TEXTS, {}, batch_size=size)
     with pytest.raises(InputError, match="batch_size"):
         generate(recorded, [], {}, batch_size=size)

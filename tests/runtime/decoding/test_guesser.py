@@ -32,19 +32,24 @@ def test_without_a_match_nothing_is_guessed() -> None:
 
 def test_what_follows_in_the_source_is_guessed() -> None:
     assert guesser([5, 6, 7, 8, 9], [3, 5, 6]).guess(FREE) == [7, 8]
-    assert guesser([5, 6, 7, 8, 9], [3, 6]).guess(FREE) == [7, 8]
-    assert guesser([5, 6, 7, 8, 9], [8]).guess(FREE) == [9]
-    assert guesser([5, 6, 7, 8, 9], [9]).guess(FREE) == []
+    assert guesser([5, 6, 7, 8, 9], [3, 6], longest=1).guess(FREE) == [7, 8]
+    assert guesser([5, 6, 7, 8, 9], [8], longest=1).guess(FREE) == [9]
+    assert guesser([5, 6, 7, 8, 9], [9], longest=1).guess(FREE) == []
+
+
+def test_a_single_token_is_matched_only_if_no_more_are_asked_for() -> None:
+    assert guesser([5, 6, 7, 8, 9], [3, 6]).guess(FREE) == []
+    assert guesser([], [7, 8, 9, 10, 3, 8]).guess(FREE) == []
 
 
 def test_what_followed_in_the_output_is_guessed() -> None:
     assert guesser([5, 6], [7, 8, 9, 10, 7, 8]).guess(FREE) == [9, 10]
-    assert guesser([], [7, 8, 9, 10, 3, 8]).guess(FREE) == [9, 10]
+    assert guesser([], [7, 8, 9, 10, 3, 8], longest=1).guess(FREE) == [9, 10]
 
 
 def test_what_repeats_to_the_end_of_the_output_is_taken_to_go_on() -> None:
-    assert guesser([], [7, 7], most=5, after=9).guess(FREE) == [7] * 5
-    assert guesser([], [7, 8, 9, 7], most=8, after=9).guess(FREE) == [8, 9, 7, 8, 9, 7, 8, 9]
+    assert guesser([], [7, 7, 7], most=5, after=9).guess(FREE) == [7] * 5
+    assert guesser([], [7, 8, 9, 7, 8], most=8, after=9).guess(FREE) == [9, 7, 8, 9, 7, 8, 9, 7]
 
 
 def test_the_longest_n_gram_is_matched_first() -> None:
@@ -62,8 +67,8 @@ def test_a_longer_match_in_the_output_goes_before_a_shorter_one_in_the_source() 
 
 
 def test_the_last_of_several_places_counts() -> None:
-    assert guesser([5, 6, 5, 7, 5, 8], [5]).guess(FREE) == [8]
-    assert guesser([], [5, 6, 5, 7, 5]).guess(FREE)[0] == 7
+    assert guesser([5, 6, 5, 7, 5, 8], [5], longest=1).guess(FREE) == [8]
+    assert guesser([], [5, 6, 5, 7, 5], longest=1).guess(FREE)[0] == 7
 
 
 def test_a_copy_goes_on_where_it_is_in_the_source_though_its_tokens_repeat() -> None:
@@ -106,7 +111,7 @@ def test_a_guess_that_is_right_in_part_sets_the_length_to_that_part_and_one_more
 
 def wrong_guesses(source: list[int], answer: list[int], most: int) -> list[tuple[int, int]]:
     """Place in ``answer`` and length of each guess, none of which may have a right token."""
-    found, made = Guesser(source, 2, most), []
+    found, made = Guesser(source, 1, most), []
     for place, token in enumerate(answer):
         guess = found.guess(FREE)
         found.append(token)
