@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import add_json, human_bytes
+from .dependencies import needs
 from .progress import StageProgress
 
 
@@ -25,14 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
+    with needs("export", "export"):
         from seq2edge.export import export_checkpoint
-    except ModuleNotFoundError as error:
-        from seq2edge.runtime.errors import MissingDependencyError
-
-        raise MissingDependencyError(
-            f"export needs {error.name}: pip install 'seq2edge[export]'"
-        ) from None
     start = time.perf_counter()
     with StageProgress() as progress:
         result = export_checkpoint(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from .arguments import add_json, human_bytes
+from .dependencies import needs
 from .progress import StageProgress
 
 
@@ -39,14 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
+    with needs("quantize", "export,cpu"):
         from seq2edge.quantize import Options, quantize_bundle
-    except ModuleNotFoundError as error:
-        from seq2edge.runtime.errors import MissingDependencyError
-
-        raise MissingDependencyError(
-            f"quantize needs {error.name}: pip install 'seq2edge[export,cpu]'"
-        ) from None
     start = time.perf_counter()
     with StageProgress() as progress:
         result = quantize_bundle(

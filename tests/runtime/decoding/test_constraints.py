@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from seq2edge.export import export_checkpoint
 from seq2edge.runtime import (
     Choices,
     Generation,
@@ -27,7 +26,6 @@ from seq2edge.runtime import (
 )
 from seq2edge.runtime.tokenizer import ByteTokenizer, JsonTokenizer
 
-DEMO = Path(__file__).parents[3] / "examples" / "g2p" / "model"
 TEXTS = ["hello world", "a", "x y z 123"]
 SPECIAL = ["<pad>", "</s>", "<unk>"]
 #: What tokenizers are trained on.
@@ -82,35 +80,15 @@ def byte_fallback_bpe() -> Tokenizer:
     return tokenizer
 
 
+DEMO = Path(__file__).parents[3] / "examples" / "g2p" / "model"
 TOKENIZERS = {"bpe": byte_level_bpe, "sentencepiece": sentencepiece, "fallback": byte_fallback_bpe}
 KINDS = ["bytes", *TOKENIZERS]
 
 
 @pytest.fixture(scope="module")
-def model_of(
-    byte_bundle: Path,
-    variant_of: Callable[..., tuple[Path, Path]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], Seq2SeqModel]]:
-    """A function from a kind of tokenizer to a random T5 with it, or the demo model."""
-    loaded: dict[str, Seq2SeqModel] = {}
-
-    def get(kind: str) -> Seq2SeqModel:
-        if kind not in loaded:
-            if kind == "demo":
-                bundle = tmp_path_factory.mktemp("demo") / "bundle"
-                export_checkpoint(DEMO, bundle, validate=False)
-            elif kind == "bytes":
-                bundle = byte_bundle
-            else:
-                files = {"tokenizer.json": json.loads(TOKENIZERS[kind]().to_str())}
-                bundle = variant_of("t5-v1.1", files)[1]
-            loaded[kind] = Seq2SeqModel.load(bundle, num_threads=1)
-        return loaded[kind]
-
-    yield get
-    for model in loaded.values():
-        model.close()
+def model_of(model_with: Callable[..., Seq2SeqModel]) -> Callable[[str], Seq2SeqModel]:
+    """A function from a kind of tokenizer to a random T5 with it, or to the demo model."""
+    return lambda kind: model_with(kind, TOKENIZERS.get(kind))
 
 
 WAYS: dict[str, dict[str, Any]] = {

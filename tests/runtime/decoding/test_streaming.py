@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -15,12 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from seq2edge.export import export_checkpoint
 from seq2edge.runtime import Generation, InputError, Seq2SeqModel, TextStream
 from seq2edge.runtime.streaming import Detokenizer
 from seq2edge.runtime.tokenizer import ByteTokenizer, JsonTokenizer
 
-DEMO = Path(__file__).parents[3] / "examples" / "g2p" / "model"
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampling": {"do_sample": True, "seed": 3, "temperature": 1.5},
@@ -54,30 +51,9 @@ def byte_level_bpe() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def model_of(
-    byte_bundle: Path,
-    variant_of: Callable[..., tuple[Path, Path]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], Seq2SeqModel]]:
-    """A function from "bytes", "bpe" (random weights) or "demo" to a model."""
-    loaded: dict[str, Seq2SeqModel] = {}
-
-    def get(kind: str) -> Seq2SeqModel:
-        if kind not in loaded:
-            if kind == "demo":
-                bundle = tmp_path_factory.mktemp("demo") / "bundle"
-                export_checkpoint(DEMO, bundle, validate=False)
-            elif kind == "bytes":
-                bundle = byte_bundle
-            else:
-                files = {"tokenizer.json": json.loads(byte_level_bpe().to_str())}
-                bundle = variant_of("t5-v1.1", files)[1]
-            loaded[kind] = Seq2SeqModel.load(bundle, num_threads=1)
-        return loaded[kind]
-
-    yield get
-    for model in loaded.values():
-        model.close()
+def model_of(model_with: Callable[..., Seq2SeqModel]) -> Callable[[str], Seq2SeqModel]:
+    """A function from a kind of tokenizer to a random T5 with it, or to the demo model."""
+    return lambda kind: model_with(kind, byte_level_bpe if kind == "bpe" else None)
 
 
 @pytest.fixture(scope="module")
