@@ -47,7 +47,8 @@ _NUMBERS: dict[str, tuple[str, float, float, bool]] = {
     "top_p": ("a number above 0 and at most 1", 0.0, 1.0, False),
     "min_p": ("a number from 0 to 1", 0.0, 1.0, True),
     "repetition_penalty": ("a number above 0", 0.0, math.inf, False),
-    "length_penalty": ("a finite number", -math.inf, math.inf, False),
+    # Beyond that, length ** length_penalty overflows.
+    "length_penalty": ("a number from -50 to 50", -50.0, 50.0, True),
 }
 
 
