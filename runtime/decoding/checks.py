@@ -28,6 +28,7 @@ _INTEGERS = {
     "prompt_lookup_num_tokens": 1,
     "max_matching_ngram_size": 1,
 }
+#: Of these and the numbers below, those that may be None.
 _OPTIONAL = {
     "max_new_tokens",
     "min_new_tokens",
@@ -35,8 +36,6 @@ _OPTIONAL = {
     "min_p",
     "seed",
     "prompt_lookup_num_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
 }
 #: Options that hold token ids.
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "decoder_prefix")

@@ -7,8 +7,9 @@ the text is complete. A text that ``max_new_tokens`` cuts short (``finish_reason
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,15 @@ class JsonSchema:
 Constraint = Choices | Regex | JsonSchema
 
 
+#: From the length of the decoder prompt to a fresh processor.
+MakeProcessor = Callable[[int], Processor]
+
+
 class ConstraintCompiler:
-    """Turns constraints into processors, for one tokenizer; what it builds is kept.
+    """Turns constraints into processors, for one tokenizer.
+
+    The last constraint is kept as compiled, because a call needs it to check the options and
+    then for each of its batches, and the next call often has the same.
 
     Args:
         tokenizer: the bundle's.
@@ -62,9 +70,10 @@ class ConstraintCompiler:
         self._eos = eos
         self._spelling: Spelling | None = None
         self._grammars: Any = None
+        self._last: tuple[str, MakeProcessor] | None = None
 
-    def compile(self, constraint: Constraint, forced_length: int) -> Processor:
-        """A processor for texts that start after ``forced_length`` tokens.
+    def compile(self, constraint: Constraint) -> MakeProcessor:
+        """A maker of processors for texts that start after the decoder prompt.
 
         Raises:
             InputError: no tokenizer, no text to choose from, or a pattern or schema that
@@ -85,8 +94,15 @@ class ConstraintCompiler:
             raise InputError("a constraint is about text, and the bundle has no tokenizer")
         if not self._eos:
             raise InputError("a constraint needs an end token, and the bundle has none")
+        # By content: a caller may change a schema and pass it again.
+        key, last = repr(constraint), self._last  # one read: other threads may write
+        if last is None or last[0] != key:
+            last = self._last = (key, self._compile(constraint, self._tokenizer))
+        return last[1]
+
+    def _compile(self, constraint: Constraint, tokenizer: Tokenizer) -> MakeProcessor:
         if self._spelling is None:
-            self._spelling = Spelling(self._tokenizer, self._vocab_size, self._eos)
+            self._spelling = Spelling(tokenizer, self._vocab_size, self._eos)
         if isinstance(constraint, Choices):
             texts = constraint.texts
             if not isinstance(texts, Sequence) or isinstance(texts, str) or not texts:
@@ -94,16 +110,14 @@ class ConstraintCompiler:
             wrong = [text for text in texts if not isinstance(text, str)]
             if wrong:
                 raise InputError(f"Choices needs texts, not {wrong[0]!r}")
-            sequences = [
-                _spelled(text, self._tokenizer, self._spelling) for text in constraint.texts
-            ]
-            return TrieProcessor(sequences, self._eos, forced_length)
+            sequences = [_spelled(text, tokenizer, self._spelling) for text in texts]
+            return partial(TrieProcessor, sequences, self._eos)
         if self._grammars is None:
             from .grammar import Grammars
 
             self._grammars = Grammars(self._spelling, self._eos)
-        processor: Processor = self._grammars.compile(constraint, forced_length)
-        return processor
+        make: MakeProcessor = self._grammars.compile(constraint)
+        return make
 
 
 def _spelled(text: str, tokenizer: Tokenizer, spelling: Spelling) -> list[int]:

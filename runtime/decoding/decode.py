@@ -62,7 +62,7 @@ class Decoding:
         if config.stop_strings and self._tokenizer is None:
             raise InputError("stop_strings are about text, and the bundle has no tokenizer")
         if config.constraint is not None:
-            self._compiler.compile(config.constraint, 0)
+            self._compiler.compile(config.constraint)
         return config
 
     def run(
@@ -132,7 +132,7 @@ class Decoding:
         )
         constraint = None
         if config.constraint is not None:
-            constraint = self._compiler.compile(config.constraint, len(call.prompt))
+            constraint = self._compiler.compile(config.constraint)(len(call.prompt))
         context = Context(
             sources=call.sources,
             numbers=numbers,

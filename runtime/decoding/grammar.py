@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, MissingDependencyError
-from .constraints import JsonSchema, Regex
+from .constraints import JsonSchema, MakeProcessor, Regex
 from .processors import Rows
 from .scores import Scores
 from .spelling import Spelling
 
 #: States of the grammar kept between steps; those of a step's hypotheses are far fewer.
 _MOST_STATES = 512
-
 
 #: Else llguidance may force a byte that no token spells alone, and end the text there.
 _NO_FORCING = '%llguidance {"no_forcing": true}\n'
@@ -69,8 +69,8 @@ class Grammars:
             eos_token=list(eos),
         )
 
-    def compile(self, constraint: Regex | JsonSchema, forced_length: int) -> GrammarProcessor:
-        """A processor for texts that start after ``forced_length`` tokens.
+    def compile(self, constraint: Regex | JsonSchema) -> MakeProcessor:
+        """A maker of processors; each has states of its own.
 
         Raises:
             InputError: a pattern or schema that llguidance refuses.
@@ -81,7 +81,7 @@ class Grammars:
             matcher = self._matcher_of(_lark(f"{space}(?:{constraint.pattern})"), "pattern")
         else:
             matcher = self._matcher_of(self._json_grammar(constraint), "schema")
-        return GrammarProcessor(matcher, self._eos, self._vocab_size, forced_length)
+        return partial(GrammarProcessor, matcher, self._eos, self._vocab_size)
 
     def _matcher_of(self, grammar: str, name: str) -> Any:
         matcher = self._matcher(self._vocabulary, _NO_FORCING + grammar, log_level=0)

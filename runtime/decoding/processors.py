@@ -8,7 +8,7 @@ log-probabilities, else logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +39,7 @@ class Rows:
 class Processor(Protocol):
     """Edits ``scores`` [R, V] in place, or returns others."""
 
-    def __call__(self, rows: Rows, scores: Scores) -> Scores: ...
+    def __call__(self, rows: Rows, scores: Scores, /) -> Scores: ...
 
 
 class Processors:
@@ -105,12 +105,11 @@ def build_processors(
 
 
 class LogitBias:
-    def __init__(self, bias: object) -> None:
-        pairs = dict(bias)  # type: ignore[call-overload]
-        self._tokens = np.array(list(pairs), np.int64)
-        self._bias = np.array(list(pairs.values()), np.float32)
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self._tokens = np.array(list(bias), np.int64)
+        self._bias = np.array(list(bias.values()), np.float32)
 
-    def __call__(self, rows: Rows, scores: Scores) -> Scores:  # noqa: ARG002
+    def __call__(self, _rows: Rows, scores: Scores) -> Scores:
         scores[:, self._tokens] += self._bias
         return scores
 

@@ -85,7 +85,7 @@ def test_a_tied_embedding_is_stored_once(bundle_of: BundleOf, tmp_path: Path) ->
     weights = Bundle.open(tmp_path / "out").manifest.weights
     rows, packed = weights["embedding.packed_rows"], weights["embedding.packed"]
     assert (rows.offset, rows.length) == (packed.offset, packed.length)
-    assert len(rows.shape), len(packed.shape) == (2, 3)
+    assert (len(rows.shape), len(packed.shape)) == (2, 3)
 
 
 def test_the_manifest_says_what_was_done(bundle_of: BundleOf, tmp_path: Path) -> None:
