@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .arguments import add_json, human_bytes
 from .dependencies import needs
@@ -15,9 +17,24 @@ from .progress import StageProgress
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a float32 bundle")
     parser.add_argument("out", type=Path, help="the bundle to write")
-    parser.add_argument("--scheme", required=True, metavar="NAME", help="int8, int4 or fp16")
     parser.add_argument(
-        "--target", default="cpu", metavar="NAME", help="what it will run on (default: cpu)"
+        "--scheme", required=True, metavar="NAME", help="fp16, bf16, int8, int4 or int8-qdq"
+    )
+    parser.add_argument(
+        "--target",
+        default="cpu",
+        metavar="NAME",
+        help="what it will run on: cpu, cuda or tensorrt (default: cpu)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="text that the model will meet, a line each (or .jsonl with a source), or a saved"
+        " calibration; needed by int8-qdq and gptq, and by fp16 to find out what overflows",
+    )
+    parser.add_argument(
+        "--save-calibration", type=Path, metavar="FILE", help="keep the calibration for later"
     )
     parser.add_argument(
         "--block-size",
@@ -26,7 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights that share a scale, at most: 16, 32, 64, 128 or 256 (default: 128)",
     )
     parser.add_argument(
-        "--algorithm", metavar="NAME", help="how int4 weights are rounded: rtn or k-quant"
+        "--algorithm",
+        metavar="NAME",
+        help="how int4 weights are rounded: rtn (default), k-quant or gptq",
+    )
+    parser.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        help="int4 blocks without zero points (default: with rtn, and for tensorrt)",
+    )
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how int8-qdq chooses ranges: minmax, percentile (default) or entropy",
+    )
+    parser.add_argument(
+        "--migration",
+        type=float,
+        metavar="ALPHA",
+        help="move outliers of int8-qdq's inputs into weights, 0 to 1, as SmoothQuant does",
     )
     parser.add_argument(
         "--exclude",
@@ -41,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with needs("quantize", "export,cpu"):
-        from seq2edge.quantize import Options, quantize_bundle
+        from seq2edge.quantize import CalibrationFiles, Options, quantize_bundle
+        from seq2edge.quantize.errors import QuantizationError
+    if options.save_calibration is not None and options.calibration is None:
+        raise QuantizationError("--save-calibration needs --calibration")
     start = time.perf_counter()
     with StageProgress() as progress:
         result = quantize_bundle(
@@ -49,7 +87,16 @@ def run(options: argparse.Namespace) -> int:
             options.out,
             options.scheme,
             target=options.target,
-            options=Options(block_size=options.block_size, algorithm=options.algorithm),
+            options=Options(
+                block_size=options.block_size,
+                symmetric=options.symmetric,
+                algorithm=options.algorithm,
+                method=options.method,
+                migration=options.migration,
+            ),
+            calibration=None
+            if options.calibration is None
+            else CalibrationFiles(options.calibration, options.save_calibration),
             exclude=options.exclude,
             overwrite=options.force,
             progress=progress,
@@ -65,4 +112,21 @@ def run(options: argparse.Namespace) -> int:
     print(f"{result.path}: {made}, {human_bytes(size)}, {seconds:.1f} s")
     for treatment, count in done["summary"].items():
         print(f"{count:5} layers: {treatment}")
+    for line in _float32_values(done):
+        print(line)
     return 0
+
+
+def _float32_values(done: Mapping[str, Any]) -> Iterator[str]:
+    """What stayed in float32 because float16 does not hold it, and how we know."""
+    if done.get("compute") != "float16":
+        return
+    count = sum(len(names) for names in done["float32_values"].values())
+    if "calibration" in done:
+        seen = done["calibration"]
+        yield f"{count:5} values in float32: too large for float16 over {seen['texts']} texts"
+    else:
+        yield (
+            f"{count:5} values in float32: the residual stream, in case float16 overflows;"
+            " --calibration finds out whether it does"
+        )

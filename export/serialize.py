@@ -27,7 +27,7 @@ _CHUNK = 1 << 24
 
 
 class Weight(Protocol):
-    """A tensor that is loaded when it is written."""
+    """A tensor that is loaded when it is written; int4 as ml_dtypes has it, a byte each."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -68,8 +68,9 @@ def write_weights(
             file.write(padding)
             digest.update(padding)
             array = np.ascontiguousarray(weight.load())
-            placed[name] = WeightInfo(str(array.dtype), weight.shape, file.tell(), array.nbytes)
-            data = array.reshape(-1).view(np.uint8).data
+            stored = _packed(array)
+            placed[name] = WeightInfo(str(array.dtype), weight.shape, file.tell(), stored.nbytes)
+            data = stored.data
             for start in range(0, len(data), _CHUNK):
                 chunk = data[start : start + _CHUNK]
                 file.write(chunk)
@@ -78,6 +79,16 @@ def write_weights(
     for name, other in aliases.items():
         placed[name] = replace(placed[other], shape=weights[name].shape)
     return placed
+
+
+def _packed(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes that ONNX stores: two int4 values a byte, the first in the lower half."""
+    flat = array.reshape(-1).view(np.uint8)
+    if str(array.dtype) != "int4":
+        return flat
+    nibbles = np.append(flat & 15, np.zeros(flat.size % 2, np.uint8))
+    packed: NDArray[np.uint8] = nibbles[::2] | nibbles[1::2] << 4
+    return packed
 
 
 def write_graph(

@@ -7,7 +7,15 @@
 from __future__ import annotations
 
 from .errors import QuantizationError
-from .pipeline import QuantizeResult, quantize_bundle
-from .policy import SCHEMES, Options
+from .options import Options
+from .pipeline import CalibrationFiles, QuantizeResult, quantize_bundle
+from .policy import SCHEMES
 
-__all__ = ["SCHEMES", "Options", "QuantizationError", "QuantizeResult", "quantize_bundle"]
+__all__ = [
+    "SCHEMES",
+    "CalibrationFiles",
+    "Options",
+    "QuantizationError",
+    "QuantizeResult",
+    "quantize_bundle",
+]

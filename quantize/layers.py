@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from seq2edge.runtime.manifest import WEIGHTS_NAME
 
@@ -50,6 +52,23 @@ class Layer:
     def outputs_first(self) -> bool:
         """Whether the weight is [out, in], as embeddings are."""
         return self.kind in (Kind.EMBEDDING, Kind.TIED_EMBEDDING)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        first, second = (int(size) for size in self.weight.shape.numpy())
+        return (second, first) if self.outputs_first else (first, second)
+
+    def matrix(self) -> NDArray[np.float32]:
+        """The weight as float32 [in, out]."""
+        weight: NDArray[np.float32] = self.weight.numpy().astype(np.float32, copy=False)
+        return weight.T if self.outputs_first else weight
+
+    def replace_in(self, node: ir.Node, value: ir.Value) -> None:
+        """Make ``node`` read ``value`` in place of the weight."""
+        for index, old in enumerate(node.inputs):
+            if old is not None and old.name == f"{self.name}.weight":
+                node.replace_input_with(index, value)
 
 
 def find_layers(graphs: Mapping[str, ir.Model]) -> list[Layer]:

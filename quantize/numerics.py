@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .policy import BLOCK_SIZES, BlockWeights
+from .options import BLOCK_SIZES
+from .treatments import BlockWeights
 
 Floats = NDArray[np.float32]
 
@@ -73,13 +74,13 @@ def _k_quant(weight: Floats, plan: BlockWeights) -> BlockTensors:
     with np.errstate(invalid="ignore", divide="ignore"):  # a block of equal values
         values, scales, zero_points = quant_tensor_k_quant_cpu(columns, plan.bits, block)
     return BlockTensors(
-        packed=_pack(values.reshape(outputs, count, block), plan.bits),
+        packed=pack(values.reshape(outputs, count, block), plan.bits),
         scales=scales.reshape(outputs, count).astype(np.float32),
-        zero_points=_pack(zero_points.reshape(outputs, count), plan.bits),
+        zero_points=pack(zero_points.reshape(outputs, count), plan.bits),
     )
 
 
-def _pack(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+def pack(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Values of ``bits`` bits, packed into bytes along the last axis."""
     whole = values.astype(np.uint8)
     if bits == 8:
@@ -90,12 +91,22 @@ def _pack(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     return packed
 
 
-def quantize_channels(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
+def unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The inverse of :func:`pack`; an odd last axis has come back even, with a zero more."""
+    if bits == 8:
+        return packed
+    both = np.stack([packed & 15, packed >> 4], axis=-1)
+    return both.reshape(*packed.shape[:-1], -1)
+
+
+def quantize_channels(weight: Floats, bits: int = 8) -> tuple[NDArray[np.int8], Floats]:
     """[K, N] to int8 with one scale for each of the N outputs, symmetric.
 
-    Seven bits are used: without VNNI, x86 sums pairs of uint8 x int8 products in 16 bits, and
-    two of 255 x 127 do not fit (onnxruntime's docs call it reduce_range).
+    Seven bits are for uint8 inputs on x86 without VNNI: pairs of uint8 x int8 products are
+    summed in 16 bits there, and two of 255 x 127 do not fit (onnxruntime's docs call it
+    reduce_range).
     """
-    scales = np.abs(weight).max(axis=0) / 64
+    largest = 127 if bits == 8 else 64
+    scales = np.abs(weight).max(axis=0) / largest
     scales = np.where(scales == 0, 1, scales).astype(np.float32)
-    return np.clip(np.round(weight / scales), -64, 64).astype(np.int8), scales
+    return np.clip(np.round(weight / scales), -largest, largest).astype(np.int8), scales

@@ -12,74 +12,56 @@ from fnmatch import fnmatchcase
 
 from .errors import QuantizationError
 from .layers import Kind, Layer
+from .options import Options
+from .treatments import (
+    BlockWeights,
+    ChannelWeights,
+    DynamicInt8,
+    HalfStorage,
+    StaticInt8,
+    Treatment,
+)
 
-#: Elements that share a scale. Fewer are more exact and larger: float32 scales add
-#: 4 bytes a block.
-BLOCK_SIZES = (16, 32, 64, 128, 256)
-ALGORITHMS = ("rtn", "k-quant")
-
-
-@dataclass(frozen=True)
-class BlockWeights:
-    """Weights of ``bits`` bits, a scale for each block of ``block_size`` inputs.
-
-    ``algorithm``: ``rtn`` rounds to nearest; ``k-quant`` searches each block's scale and zero
-    point for the least weighted error (4 bit, asymmetric).
-    """
-
-    bits: int
-    block_size: int
-    symmetric: bool = True
-    algorithm: str = "rtn"
-
-    def describe(self) -> str:
-        zero = "symmetric" if self.symmetric else "asymmetric"
-        return f"int{self.bits} weights, blocks of {self.block_size}, {zero}, {self.algorithm}"
-
-
-@dataclass(frozen=True)
-class DynamicInt8:
-    """int8 weights, a scale for each output; inputs are quantized as they come."""
-
-    def describe(self) -> str:
-        return "int8 weights per channel, dynamic int8 inputs"
-
-
-@dataclass(frozen=True)
-class HalfStorage:
-    """Weights stored in float16; whatever loads them computes in float32."""
-
-    def describe(self) -> str:
-        return "float16 storage"
-
-
-Treatment = BlockWeights | DynamicInt8 | HalfStorage
 Policy = Callable[[Layer], Treatment | None]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a scheme may be told; None: its own default."""
-
-    block_size: int | None = None
-    symmetric: bool | None = None
-    algorithm: str | None = None
-
-
-@dataclass(frozen=True)
 class Scheme:
-    """A named way to quantize for a target."""
+    """A named way to quantize for a target.
+
+    Attributes:
+        precision: what the manifest says of the graphs.
+        compute: ``float32``, ``float16`` or ``bfloat16``, for all that has no integers.
+        uses: options that mean something to it.
+        calibrated: it cannot do without calibration.
+        fallback: for layers that have to be more exact than the scheme's own (``--max-drop``);
+            None: as they were exported.
+    """
 
     name: str
     target: str
     summary: str
-    #: The manifest's precision of the decoder graph.
     precision: str
     policy: Callable[[Options], Policy]
+    compute: str = "float32"
+    uses: frozenset[str] = frozenset()
+    calibrated: bool = False
+    fallback: Callable[[Options], Policy] | None = None
+
+
+def _blocks(options: Options, bits: int, *, standard: bool = False) -> BlockWeights:
+    size = options.block_size or 128
+    if bits == 8:
+        return BlockWeights(8, size)
+    algorithm = options.algorithm or "rtn"
+    symmetric = standard or algorithm == "rtn"
+    if options.symmetric is not None:
+        symmetric = options.symmetric
+    return BlockWeights(4, size, symmetric, algorithm, standard)
 
 
 def _int8_cpu(options: Options) -> Policy:
-    weights = BlockWeights(8, options.block_size or 128)
+    weights = _blocks(options, 8)
 
     def decide(layer: Layer) -> Treatment:
         # The encoder sees the whole source at once: it is bound by arithmetic, where int8
@@ -90,23 +72,113 @@ def _int8_cpu(options: Options) -> Policy:
     return decide
 
 
-def _int4_cpu(options: Options) -> Policy:
-    algorithm = options.algorithm or "rtn"
-    symmetric = algorithm == "rtn" if options.symmetric is None else options.symmetric
-    weights = BlockWeights(4, options.block_size or 128, symmetric, algorithm)
+def _int8_weights(options: Options) -> Policy:
+    weights = _blocks(options, 8)
+    return lambda _layer: weights
+
+
+def _int4(options: Options) -> Policy:
     # The head chooses among all tokens and the embedding is every layer's input.
-    ends = BlockWeights(8, options.block_size or 128)
+    weights, ends = _blocks(options, 4), _blocks(options, 8)
     return lambda layer: weights if layer.kind is Kind.LINEAR else ends
 
 
-def _float16_cpu(_options: Options) -> Policy:
+def _int4_standard(options: Options) -> Policy:
+    weights = _blocks(options, 4, standard=True)
+    return lambda layer: weights if layer.kind is Kind.LINEAR else ChannelWeights()
+
+
+def _static_cpu(options: Options) -> Policy:
+    static, ends = StaticInt8(options.method or "percentile", unsigned=True), _blocks(options, 8)
+    return lambda layer: static if layer.kind is Kind.LINEAR else ends
+
+
+def _static_tensorrt(options: Options) -> Policy:
+    static = StaticInt8(options.method or "percentile")
+    return lambda layer: static if layer.kind is Kind.LINEAR else None
+
+
+def _storage(_options: Options) -> Policy:
     return lambda _layer: HalfStorage()
 
 
+def _nothing(_options: Options) -> Policy:
+    return lambda _layer: None
+
+
+_BLOCK, _ROUNDING = frozenset({"block_size"}), frozenset({"block_size", "symmetric", "algorithm"})
+_STATIC = frozenset({"method", "migration"})
 SCHEMES = (
-    Scheme("int8", "cpu", "8 bit weights, int8 arithmetic in the encoder", "int8", _int8_cpu),
-    Scheme("int4", "cpu", "4 bit weights, 8 bit embedding and head", "int4", _int4_cpu),
-    Scheme("fp16", "cpu", "half the file; computes in float32", "float16 storage", _float16_cpu),
+    Scheme("fp16", "cpu", "half the file; computes in float32", "float16 storage", _storage),
+    Scheme(
+        "int8",
+        "cpu",
+        "8 bit weights, int8 arithmetic in the encoder",
+        "int8",
+        _int8_cpu,
+        uses=_BLOCK,
+    ),
+    Scheme(
+        "int4",
+        "cpu",
+        "4 bit weights, 8 bit embedding and head",
+        "int4",
+        _int4,
+        uses=_ROUNDING,
+        fallback=_int8_weights,
+    ),
+    Scheme(
+        "int8-qdq",
+        "cpu",
+        "static int8, calibrated; 8 bit embedding and head",
+        "int8 Q/DQ",
+        _static_cpu,
+        uses=_STATIC | _BLOCK,
+        calibrated=True,
+        fallback=_int8_weights,
+    ),
+    Scheme("fp16", "cuda", "float16", "float16", _nothing, compute="float16"),
+    Scheme("bf16", "cuda", "bfloat16", "bfloat16", _nothing, compute="bfloat16"),
+    Scheme(
+        "int8",
+        "cuda",
+        "8 bit weights, float16",
+        "int8",
+        _int8_weights,
+        uses=_BLOCK,
+        compute="float16",
+    ),
+    Scheme(
+        "int4",
+        "cuda",
+        "4 bit weights, 8 bit embedding and head, float16",
+        "int4",
+        _int4,
+        uses=_ROUNDING,
+        fallback=_int8_weights,
+        compute="float16",
+    ),
+    Scheme("fp16", "tensorrt", "float16", "float16", _nothing, compute="float16"),
+    Scheme("bf16", "tensorrt", "bfloat16", "bfloat16", _nothing, compute="bfloat16"),
+    Scheme(
+        "int8-qdq",
+        "tensorrt",
+        "static int8, calibrated; the rest float16",
+        "int8 Q/DQ",
+        _static_tensorrt,
+        uses=_STATIC,
+        calibrated=True,
+        compute="float16",
+    ),
+    Scheme(
+        "int4",
+        "tensorrt",
+        "4 bit weights, 8 bit embedding and head, float16",
+        "int4",
+        _int4_standard,
+        uses=_ROUNDING,
+        compute="float16",
+    ),
 )
 
 
@@ -119,22 +191,11 @@ def find_scheme(name: str, target: str) -> Scheme:
     for scheme in SCHEMES:
         if (scheme.name, scheme.target) == (name, target):
             return scheme
-    known = ", ".join(f"{scheme.name} for {scheme.target}" for scheme in SCHEMES)
+    if target not in {scheme.target for scheme in SCHEMES}:
+        known = ", ".join(dict.fromkeys(scheme.target for scheme in SCHEMES))
+        raise QuantizationError(f"unknown target {target!r}; there are: {known}")
+    known = ", ".join(scheme.name for scheme in SCHEMES if scheme.target == target)
     raise QuantizationError(f"unknown scheme {name!r} for {target!r}; there are: {known}")
-
-
-def check_options(options: Options) -> None:
-    """Refuse block sizes and algorithms that do not exist.
-
-    Raises:
-        QuantizationError: the value and what is allowed.
-    """
-    if options.block_size is not None and options.block_size not in BLOCK_SIZES:
-        raise QuantizationError(f"block size {options.block_size}; allowed: {BLOCK_SIZES}")
-    if options.algorithm is not None and options.algorithm not in ALGORITHMS:
-        raise QuantizationError(f"algorithm {options.algorithm!r}; there are: {ALGORITHMS}")
-    if options.algorithm == "k-quant" and options.symmetric:
-        raise QuantizationError("k-quant chooses zero points: it cannot be symmetric")
 
 
 def decide(
@@ -152,8 +213,8 @@ def decide(
             raise QuantizationError(
                 f"the pattern {pattern!r} matches no layer; layers are named like {names}"
             )
-    excluded = [any(fnmatchcase(layer.name, pattern) for pattern in exclude) for layer in layers]
-    return [
-        (layer, None if skip else policy(layer))
-        for layer, skip in zip(layers, excluded, strict=True)
-    ]
+    return [(layer, None if is_excluded(layer, exclude) else policy(layer)) for layer in layers]
+
+
+def is_excluded(layer: Layer, exclude: Sequence[str]) -> bool:
+    return any(fnmatchcase(layer.name, pattern) for pattern in exclude)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from .errors import BundleError, OutputError, OutputExistsError
-from .manifest import DTYPE_BYTES, MANIFEST_NAME, WEIGHTS_NAME, FileInfo, Manifest, WeightInfo
+from .manifest import DTYPE_BITS, MANIFEST_NAME, WEIGHTS_NAME, FileInfo, Manifest, WeightInfo
 
 _CHUNK = 1 << 20
 
@@ -140,7 +140,7 @@ def _tensor_problems(name: str, tensor: WeightInfo, file_size: int) -> list[str]
     for size in tensor.shape:
         count *= size
     problems = []
-    if tensor.length != count * DTYPE_BYTES[tensor.dtype]:
+    if tensor.length != -(-count * DTYPE_BITS[tensor.dtype] // 8):
         problems.append(f"tensor {name}: {tensor.length} bytes do not fit its shape and dtype")
     if tensor.offset + tensor.length > file_size:
         problems.append(f"tensor {name} ends outside {WEIGHTS_NAME}")

@@ -18,16 +18,18 @@ MANIFEST_NAME = "seq2edge.json"
 WEIGHTS_NAME = "weights.bin"
 FORMAT_VERSION = 1
 
-#: Bytes an element, by the dtype names that manifests use (numpy's, plus bfloat16).
-DTYPE_BYTES = {
-    "bool": 1,
-    "int8": 1,
-    "uint8": 1,
-    "float16": 2,
-    "bfloat16": 2,
-    "float32": 4,
-    "int32": 4,
-    "int64": 8,
+#: Bits an element, by the dtype names that manifests use (numpy's, plus bfloat16 and int4,
+#: of which two share a byte, as ONNX packs them).
+DTYPE_BITS = {
+    "int4": 4,
+    "bool": 8,
+    "int8": 8,
+    "uint8": 8,
+    "float16": 16,
+    "bfloat16": 16,
+    "float32": 32,
+    "int32": 32,
+    "int64": 64,
 }
 
 
@@ -145,7 +147,7 @@ class Manifest:
             if spec.name.startswith(("past_key.", "past_value.")):
                 heads, head_dim = spec.shape[1], spec.shape[3]
                 if isinstance(heads, int) and isinstance(head_dim, int):
-                    total += heads * head_dim * DTYPE_BYTES[spec.dtype]
+                    total += heads * head_dim * DTYPE_BITS[spec.dtype] // 8
         return total
 
     def to_bytes(self) -> bytes:
@@ -287,7 +289,7 @@ def _weight(r: _Reader, raw: dict[str, Any], where: str) -> WeightInfo:
     dtype = r.text(raw, "dtype", where)
     shape = r.integers(raw, "shape", where)
     info = WeightInfo(dtype, shape, r.number(raw, "offset", where), r.number(raw, "length", where))
-    if dtype not in DTYPE_BYTES:
+    if dtype not in DTYPE_BITS:
         r.problems.append(f"{where}dtype {dtype!r} is unknown")
     return info
 
@@ -301,7 +303,7 @@ def _graph(r: _Reader, raw: dict[str, Any], where: str) -> GraphInfo:
             if not all(isinstance(size, (int, str)) for size in shape):
                 r.problems.append(f"{where}{key}.shape must hold integers and names")
             dtype = r.text(entry, "dtype", f"{where}{key}.")
-            if dtype not in DTYPE_BYTES:
+            if dtype not in DTYPE_BITS:
                 r.problems.append(f"{where}{key}.dtype {dtype!r} is unknown")
             found.append(TensorSpec(r.text(entry, "name", f"{where}{key}."), dtype, tuple(shape)))
         return tuple(found)

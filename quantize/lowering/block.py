@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import onnx_ir as ir
 
 from ..layers import Layer, Use
-from ..numerics import BlockTensors, quantize_blocks
-from ..policy import BlockWeights
+from ..numerics import BlockTensors
+from ..treatments import BlockWeights
 from .rewrite import MICROSOFT, initializer, replace_node
 
 #: int8 arithmetic within the kernel. 8 bit without it was 36 times slower (docs/design.md).
@@ -26,17 +25,16 @@ def aliases(names: Collection[str]) -> dict[str, str]:
     return {name: other for name, other in pairs.items() if other in names}
 
 
-def lower_blocks(models: Mapping[str, ir.Model], layer: Layer, plan: BlockWeights) -> None:
+def lower_blocks(
+    models: Mapping[str, ir.Model], layer: Layer, plan: BlockWeights, tensors: BlockTensors
+) -> None:
     """Replace the layer's nodes in all graphs; they share the quantized weight."""
-    weight = layer.weight.numpy().astype(np.float32, copy=False)
-    matrix = weight.T if layer.outputs_first else weight
-    tensors = quantize_blocks(matrix, plan)
     for use in layer.uses:
         model = models[use.graph]
         if use.node.op_type == "Gather":
             _lower_gather(model, layer, use, tensors, plan)
         else:
-            _lower_matmul(model, layer, use, tensors, plan, matrix.shape)
+            _lower_matmul(model, layer, use, tensors, plan)
 
 
 def _lower_matmul(
@@ -45,9 +43,9 @@ def _lower_matmul(
     use: Use,
     tensors: BlockTensors,
     plan: BlockWeights,
-    shape: tuple[int, ...],
 ) -> None:
     node = use.node
+    in_features, out_features = layer.matrix_shape
     inputs = [
         node.inputs[0],
         initializer(model, f"{layer.name}.packed", tensors.packed),
@@ -59,8 +57,8 @@ def _lower_matmul(
     if node.op_type == "Gemm" and len(node.inputs) > 2:
         inputs += [None, node.inputs[2]]  # no group index; the bias
     attributes = {
-        "K": shape[0],
-        "N": shape[1],
+        "K": in_features,
+        "N": out_features,
         "bits": plan.bits,
         "block_size": plan.block_size,
         "accuracy_level": _ACCURACY_LEVEL,

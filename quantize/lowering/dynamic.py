@@ -17,7 +17,7 @@ from .rewrite import initializer, insert_before, replace_node
 
 def lower_dynamic(models: Mapping[str, ir.Model], layer: Layer) -> None:
     """Replace the layer's ``MatMul`` nodes."""
-    weight, scales = quantize_channels(layer.weight.numpy().astype(np.float32, copy=False))
+    weight, scales = quantize_channels(layer.matrix(), 7)
     for use in layer.uses:
         model, node = models[use.graph], use.node
         x = node.inputs[0]

@@ -32,6 +32,4 @@ def lower_storage(models: Mapping[str, ir.Model], layer: Layer) -> None:
         model, node = models[use.graph], use.node
         stored = initializer(model, f"{layer.name}.half", half)
         cast = insert_before(model, node, "Cast", [stored], {"to": ir.DataType.FLOAT.value})
-        for index, value in enumerate(node.inputs):
-            if value is not None and value.name == f"{layer.name}.weight":
-                node.replace_input_with(index, cast.outputs[0])
+        layer.replace_in(node, cast.outputs[0])

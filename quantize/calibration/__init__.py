@@ -1,0 +1,18 @@
+"""What a model's values are over the user's own text."""
+
+from __future__ import annotations
+
+from .statistics import METHODS, Activation
+from .store import Calibration, calibrate, linear_inputs, load, load_or_calibrate, save
+
+__all__ = [
+    "METHODS",
+    "Activation",
+    "Calibration",
+    "calibrate",
+    "check_saving",
+    "linear_inputs",
+    "load",
+    "load_or_calibrate",
+    "save",
+]

@@ -1,0 +1,227 @@
+"""What calibration found, in memory and in a file that a later run can use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from seq2edge.export.serialize import Progress
+from seq2edge.runtime.bundle import Bundle
+
+from ..errors import QuantizationError
+from .replay import Key, replay
+from .statistics import BINS, Activation
+from .texts import Text, read_texts
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where it came from: SHA-256 of the bundle's files and of the text, and how much of it."""
+
+    bundle: str
+    text: str
+    texts: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Values of a bundle over some text.
+
+    Attributes:
+        largest: magnitude of every float value, by graph and name.
+        inputs: statistics of the linear layers' inputs, by graph and name.
+    """
+
+    origin: Origin
+    largest: dict[Key, float] = field(default_factory=dict)
+    inputs: dict[Key, Activation] = field(default_factory=dict)
+
+
+def calibrate(
+    bundle: Bundle,
+    texts: Sequence[Text],
+    inputs: Collection[Key],
+    *,
+    moments: bool = False,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Run the bundle over ``texts`` and keep what its values held.
+
+    Args:
+        bundle: a float32 bundle.
+        texts: sources; the model's own output goes to the decoder.
+        inputs: values to keep statistics of.
+        moments: keep second moments too, which GPTQ needs (D x D float32 a layer).
+        progress: called with the stage, what is done of it and what there is to do.
+
+    Raises:
+        InputError: the bundle has no tokenizer, or a text is too long or has no tokens.
+    """
+    largest: dict[Key, float] = {}
+    activations: dict[Key, Activation] = {}
+
+    def look(key: Key, values: NDArray[np.float32]) -> None:
+        if not values.size:
+            return
+        found = max(float(values.max()), -float(values.min()))
+        largest[key] = max(largest.get(key, 0.0), found)
+        if key in inputs:
+            if key not in activations:
+                activations[key] = Activation.empty(values.shape[-1], moments=moments)
+            activations[key].add(values)
+
+    tokens = replay(bundle, texts, look, progress)
+    text = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+    origin = Origin(fingerprint(bundle), text, len(texts), tokens)
+    return Calibration(origin, largest, activations)
+
+
+def fingerprint(bundle: Bundle) -> str:
+    """SHA-256 over the hashes of the bundle's graphs and weights."""
+    files = bundle.manifest.files
+    names = sorted(name for name in files if name.endswith((".onnx", ".bin")))
+    joined = "".join(files[name].sha256 for name in names)
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def load_or_calibrate(
+    path: str | os.PathLike[str],
+    bundle: Bundle,
+    inputs: Collection[Key],
+    *,
+    moments: bool = False,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Read a saved calibration, or calibrate on the text that the file holds.
+
+    Raises:
+        QuantizationError: the file cannot be read or is empty, or the calibration it holds is
+            of another bundle or lacks what is needed.
+        InputError: see :func:`calibrate`.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            saved = file.read(2) == b"PK"
+    except OSError as error:
+        raise QuantizationError(f"cannot read {path}: {error.strerror}") from None
+    if not saved:
+        texts = read_texts(path)
+        return calibrate(bundle, texts, inputs, moments=moments, progress=progress)
+    found = load(path)
+    if found.origin.bundle != fingerprint(bundle):
+        raise QuantizationError(
+            f"{path} was calibrated on another bundle; give the text instead, or the bundle"
+            " that it was made with"
+        )
+    if moments and not all(kept.moments is not None for kept in found.inputs.values()):
+        raise QuantizationError(
+            f"{path} holds no second moments, which gptq needs; give the text instead"
+        )
+    return found
+
+
+def check_saving(path: str | os.PathLike[str]) -> None:
+    """Find out before the work that :func:`save` could not write.
+
+    Raises:
+        QuantizationError: the folder is not there, or ``path`` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise QuantizationError(f"cannot write the calibration {path}: it is not a file's path")
+
+
+def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
+    """Write a file for :func:`load`; it appears complete or not at all.
+
+    Raises:
+        QuantizationError: it cannot be written.
+    """
+    path = Path(path)
+    record = {
+        "format": _FORMAT,
+        "origin": asdict(calibration.origin),
+        "largest": [[*key, value] for key, value in calibration.largest.items()],
+        "inputs": [[*key, a.edge, a.minimum, a.tokens] for key, a in calibration.inputs.items()],
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "record": np.frombuffer(json.dumps(record).encode(), np.uint8)
+    }
+    for number, activation in enumerate(calibration.inputs.values()):
+        arrays[f"channel_max.{number}"] = activation.channel_max
+        arrays[f"histogram.{number}"] = activation.histogram
+        if activation.moments is not None:
+            arrays[f"moments.{number}"] = activation.moments
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        partial.replace(path)
+    except OSError as error:
+        raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Calibration:
+    """Read a file that :func:`save` wrote.
+
+    Raises:
+        QuantizationError: it cannot be read, is damaged, or of a newer format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return _parse(arrays)
+    except OSError as error:
+        raise QuantizationError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise QuantizationError(
+            f"{path} is not a whole calibration file of this version ({error}); calibrate again"
+        ) from None
+
+
+def _parse(arrays: Any) -> Calibration:
+    record = json.loads(arrays["record"].tobytes())
+    if record["format"] != _FORMAT:
+        raise ValueError(f"format {record['format']}")
+    inputs: dict[Key, Activation] = {}
+    for number, (graph, name, edge, minimum, tokens) in enumerate(record["inputs"]):
+        histogram = arrays[f"histogram.{number}"]
+        if histogram.shape != (BINS,):
+            raise ValueError("a histogram of another size")
+        moments = f"moments.{number}"
+        inputs[graph, name] = Activation(
+            channel_max=arrays[f"channel_max.{number}"],
+            histogram=histogram,
+            edge=edge,
+            moments=arrays.get(moments),
+            minimum=minimum,
+            tokens=tokens,
+        )
+    largest = {(graph, name): value for graph, name, value in record["largest"]}
+    return Calibration(Origin(**record["origin"]), largest, inputs)
+
+
+def linear_inputs(layers: Collection[Any]) -> set[Key]:
+    """The values that linear layers read."""
+    keys: set[Key] = set()
+    for layer in layers:
+        for use in layer.uses:
+            value: ir.Value | None = use.node.inputs[0]
+            if use.node.op_type in ("MatMul", "Gemm") and value is not None:
+                keys.add((use.graph, str(value.name)))
+    return keys

@@ -1,0 +1,63 @@
+"""Weights of few bits with standard operators: ``DequantizeLinear`` before the node.
+
+TensorRT-RTX 1.7.1 keeps these weights in their bits and dequantizes them within the GEMM if
+4 bit blocks have at least two of a row and an even number of outputs, and 8 bit weights have
+one scale for each output (docs/design.md, section 7). It takes no zero points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..layers import Layer
+from ..numerics import BlockTensors, Floats, quantize_channels, unpack
+from ..treatments import BlockWeights
+from .rewrite import initializer, insert_before
+
+
+def lower_standard_blocks(
+    models: Mapping[str, ir.Model], layer: Layer, plan: BlockWeights, tensors: BlockTensors
+) -> None:
+    """4 bit values, a scale for each block of inputs."""
+    inputs, outputs = layer.matrix_shape
+    values = unpack(tensors.packed, plan.bits).reshape(outputs, -1)[:, :inputs]
+    signed = (values.astype(np.int8) - 8).astype(ml_dtypes.int4)
+    scales = tensors.scales
+    if not layer.outputs_first:
+        signed, scales = signed.T, scales.T
+    axis = 1 if layer.outputs_first else 0
+    _dequantize(models, layer, f"int{plan.bits}", signed, scales, (axis, plan.block_size))
+
+
+def lower_channels(models: Mapping[str, ir.Model], layer: Layer) -> None:
+    """8 bit values, a scale for each output."""
+    values, scales = quantize_channels(layer.matrix())
+    if layer.outputs_first:
+        values = values.T
+    _dequantize(models, layer, "int8", values, scales, (0 if layer.outputs_first else 1, 0))
+
+
+def _dequantize(
+    models: Mapping[str, ir.Model],
+    layer: Layer,
+    dtype: str,
+    values: NDArray[np.generic],
+    scales: Floats,
+    blocks: tuple[int, int],
+) -> None:
+    axis, block_size = blocks
+    attributes = {"axis": axis, **({"block_size": block_size} if block_size else {})}
+    for use in layer.uses:
+        model, node = models[use.graph], use.node
+        stored = [
+            initializer(model, f"{layer.name}.{dtype}", values),
+            initializer(model, f"{layer.name}.scales", scales),
+        ]
+        floats = insert_before(model, node, "DequantizeLinear", stored, attributes).outputs[0]
+        floats.dtype, floats.shape = ir.DataType.FLOAT, ir.Shape(values.shape)
+        layer.replace_in(node, floats)
