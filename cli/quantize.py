@@ -6,12 +6,17 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import add_json, human_bytes
+from .budget import add_budget, print_table, within_budget
 from .dependencies import needs
 from .progress import StageProgress
+
+if TYPE_CHECKING:
+    from seq2edge.quantize import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,37 +75,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="layers to leave as they are, such as 'decoder.layers.0.*' (may be repeated)",
     )
+    add_budget(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     with needs("quantize", "export,cpu"):
-        from seq2edge.quantize import CalibrationFiles, Options, quantize_bundle
-        from seq2edge.quantize.errors import QuantizationError
-    if options.save_calibration is not None and options.calibration is None:
-        raise QuantizationError("--save-calibration needs --calibration")
+        from seq2edge.quantize import quantize_request
+    request = _request(options)
     start = time.perf_counter()
+    budgeted = None
     with StageProgress() as progress:
-        result = quantize_bundle(
-            options.bundle,
-            options.out,
-            options.scheme,
-            target=options.target,
-            options=Options(
-                block_size=options.block_size,
-                symmetric=options.symmetric,
-                algorithm=options.algorithm,
-                method=options.method,
-                migration=options.migration,
-            ),
-            calibration=None
-            if options.calibration is None
-            else CalibrationFiles(options.calibration, options.save_calibration),
-            exclude=options.exclude,
-            overwrite=options.force,
-            progress=progress,
-        )
+        request = replace(request, progress=progress)
+        if options.max_drop is None:
+            result = quantize_request(request)
+        else:
+            budgeted = within_budget(request, options)
+            result = budgeted.result
     seconds = time.perf_counter() - start
     done = result.manifest.quantization
     size = sum(file.size for file in result.manifest.files.values())
@@ -108,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         report = {"bundle": str(result.path), "bytes": size, "seconds": seconds, **done}
         print(json.dumps(report, indent=2))
         return 0
+    if budgeted is not None:
+        print_table(budgeted, options.metric)
     made = f"{done['scheme']} for {done['target']}"
     print(f"{result.path}: {made}, {human_bytes(size)}, {seconds:.1f} s")
     for treatment, count in done["summary"].items():
@@ -115,6 +109,31 @@ def run(options: argparse.Namespace) -> int:
     for line in _float32_values(done):
         print(line)
     return 0
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from seq2edge.quantize import CalibrationFiles, Options, QuantizationError, Request
+
+    if options.save_calibration is not None and options.calibration is None:
+        raise QuantizationError("--save-calibration needs --calibration")
+    if options.max_drop is None and (options.data or options.metric or options.limit):
+        raise QuantizationError("--data, --metric and --limit mean nothing without --max-drop")
+    if options.max_drop is not None and not (options.data and options.metric):
+        raise QuantizationError("--max-drop needs --data and --metric to measure with")
+    names = ("block_size", "symmetric", "algorithm", "method", "migration")
+    calibration = None
+    if options.calibration is not None:
+        calibration = CalibrationFiles(options.calibration, options.save_calibration)
+    return Request(
+        options.bundle,
+        options.out,
+        options.scheme,
+        options.target,
+        Options(**{name: getattr(options, name) for name in names}),
+        calibration,
+        exclude=tuple(options.exclude),
+        overwrite=options.force,
+    )
 
 
 def _float32_values(done: Mapping[str, Any]) -> Iterator[str]:

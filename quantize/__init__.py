@@ -6,16 +6,27 @@
 
 from __future__ import annotations
 
+from .budget import Budgeted, quantize_within
 from .errors import QuantizationError
 from .options import Options
-from .pipeline import CalibrationFiles, QuantizeResult, quantize_bundle
+from .pipeline import (
+    CalibrationFiles,
+    QuantizeResult,
+    Request,
+    quantize_bundle,
+    quantize_request,
+)
 from .policy import SCHEMES
 
 __all__ = [
     "SCHEMES",
+    "Budgeted",
     "CalibrationFiles",
     "Options",
     "QuantizationError",
     "QuantizeResult",
+    "Request",
     "quantize_bundle",
+    "quantize_request",
+    "quantize_within",
 ]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .lower import Lowering
 from .migration import migrate
 from .numerics import fitting_block
 from .options import Options, check_options
-from .policy import Scheme, decide, find_scheme, is_excluded
+from .policy import Scheme, decide, find_scheme, is_excluded, nothing
 from .treatments import BlockWeights, ChannelWeights, StaticInt8, Treatment
 from .write import write
 
@@ -60,6 +61,22 @@ class CalibrationFiles:
     save: str | os.PathLike[str] | None = None
 
 
+@dataclass(frozen=True)
+class Request:
+    """What :func:`quantize_request` is to do; see :func:`quantize_bundle`."""
+
+    bundle: Path
+    out: Path
+    scheme: str
+    target: str = "cpu"
+    options: Options = field(default_factory=Options)
+    calibration: CalibrationFiles | Calibration | None = None
+    exclude: tuple[str, ...] = ()
+    more_exact: tuple[str, ...] = ()
+    overwrite: bool = False
+    progress: Progress | None = None
+
+
 def quantize_bundle(
     bundle: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -69,7 +86,6 @@ def quantize_bundle(
     options: Options | None = None,
     calibration: CalibrationFiles | Calibration | None = None,
     exclude: Sequence[str] = (),
-    more_exact: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> QuantizeResult:
@@ -84,7 +100,6 @@ def quantize_bundle(
         calibration: text that the model will meet, for schemes that need to know its values:
             static int8 always, gptq, and float16 to find out what overflows.
         exclude: patterns (``fnmatch``) of layer names to leave as they are.
-        more_exact: names of layers that get the scheme's more exact treatment instead.
         overwrite: replace a bundle that is already there.
         progress: called with the stage, what is done of it and what there is to do.
 
@@ -96,45 +111,59 @@ def quantize_bundle(
         BundleError: the bundle cannot be read.
         OutputExistsError, OutputError: the copy cannot be written.
     """
-    options = options or Options()
-    chosen = find_scheme(scheme, target)
-    check_options(options, scheme, target, chosen.uses)
-    check_destination(Path(out), overwrite)
-    source = Bundle.open(bundle)
+    request = Request(
+        Path(bundle),
+        Path(out),
+        scheme,
+        target,
+        options or Options(),
+        calibration,
+        tuple(exclude),
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return quantize_request(request)
+
+
+def quantize_request(
+    request: Request, *, notes: Mapping[str, Any] = MappingProxyType({})
+) -> QuantizeResult:
+    """:func:`quantize_bundle`, with two things more.
+
+    ``request.more_exact`` are patterns of layers that get the scheme's more exact treatment;
+    ``notes`` go into the manifest's record.
+    """
+    source, chosen = _opened(request)
+    check_destination(request.out, request.overwrite)
     manifest = source.manifest
-    if manifest.quantization:
-        raise QuantizationError(
-            f"{source.directory} is quantized already ({manifest.quantization['scheme']}); start"
-            " from the float32 bundle"
-        )
     models = {name: ir.load(source.path(info.file)) for name, info in manifest.graphs.items()}
     layers = find_layers(models)
-    treatments = _treatments(layers, chosen, options, exclude, more_exact)
+    treatments = _treatments(layers, chosen, request)
     _check_finite(models)
-    seen = _calibration(source, layers, chosen, options, calibration, progress)
+    seen = _calibration(source, layers, chosen, request)
     inputs = seen.inputs if seen else {}
-    if seen and options.migration is not None:
+    if seen and request.options.migration is not None:
         static = [layer for layer in layers if isinstance(treatments[layer.name], StaticInt8)]
-        inputs = migrate(models, static, inputs, options.migration)
+        inputs = migrate(models, static, inputs, request.options.migration)
     lowering = Lowering(models, inputs)
     for number, layer in enumerate(layers):
-        if progress is not None:
-            progress("quantizing", number, len(layers))
+        if request.progress is not None:
+            request.progress("quantizing", number, len(layers))
         lowering.layer(layer, treatments[layer.name])
+    untouched = [layer for layer in layers if is_excluded(layer, _untouched(chosen, request))]
+    record = _record(chosen, request, treatments, {layer.name for layer in untouched})
+    record["parameters"] = manifest.parameters
     exact: dict[str, list[str]] = {}
     if chosen.compute != "float32":
-        excluded = [layer for layer in layers if is_excluded(layer, exclude)]
         exact = lowering.compute(
-            chosen.compute, excluded, seen, exact_norms=chosen.target == "tensorrt"
+            chosen.compute, untouched, seen, exact_norms=chosen.target == "tensorrt"
         )
-    record = _record(chosen, options, exclude, treatments, layers)
-    record["parameters"] = manifest.parameters
-    if exact:
         record["float32_values"] = exact
     if seen:
         record["calibration"] = asdict(seen.origin)
-    with BundleWriter(out, overwrite=overwrite) as writer:
-        written = write(source, models, writer, progress)
+    record.update(notes)
+    with BundleWriter(request.out, overwrite=request.overwrite) as writer:
+        written = write(source, models, writer, request.progress)
         result = replace(
             written,
             producer=f"seq2edge {package_version()}",
@@ -145,22 +174,57 @@ def quantize_bundle(
             },
         )
         writer.commit(result)
-    return QuantizeResult(Path(out), result, treatments, exact)
+    return QuantizeResult(request.out, result, treatments, exact)
+
+
+def load_calibration(request: Request) -> Calibration | None:
+    """The calibration that ``request`` names, calibrating now if it is text.
+
+    Raises:
+        QuantizationError, InputError, BundleError: see :func:`quantize_bundle`.
+    """
+    source, chosen = _opened(request)
+    return _calibration(source, _layers(source), chosen, request)
+
+
+def layers_of(bundle: Bundle) -> list[str]:
+    """Names of the layers that can be quantized."""
+    return [layer.name for layer in _layers(bundle)]
+
+
+def _layers(bundle: Bundle) -> list[Layer]:
+    graphs = bundle.manifest.graphs
+    return find_layers({name: ir.load(bundle.path(info.file)) for name, info in graphs.items()})
+
+
+def _opened(request: Request) -> tuple[Bundle, Scheme]:
+    """The bundle and the scheme, once both are known to fit."""
+    chosen = find_scheme(request.scheme, request.target)
+    check_options(request.options, request.scheme, request.target, chosen.uses)
+    source = Bundle.open(request.bundle)
+    done = source.manifest.quantization
+    if done:
+        raise QuantizationError(
+            f"{source.directory} is quantized already ({done['scheme']}); start from the"
+            " float32 bundle"
+        )
+    return source, chosen
+
+
+def _untouched(scheme: Scheme, request: Request) -> tuple[str, ...]:
+    """Patterns of layers to leave in float32; more exact than float16 is nothing else."""
+    return request.exclude + (request.more_exact if scheme.policy is nothing else ())
 
 
 def _treatments(
-    layers: Sequence[Layer],
-    scheme: Scheme,
-    options: Options,
-    exclude: Sequence[str],
-    more_exact: Sequence[str],
+    layers: Sequence[Layer], scheme: Scheme, request: Request
 ) -> dict[str, Treatment | None]:
-    policy = scheme.policy(options)
-    exact = scheme.fallback(options) if scheme.fallback else lambda _layer: None
+    policy = scheme.policy(request.options)
+    exact = (scheme.fallback or nothing)(request.options)
     decided = decide(
         layers,
-        lambda layer: exact(layer) if is_excluded(layer, more_exact) else policy(layer),
-        exclude,
+        lambda layer: (exact if is_excluded(layer, request.more_exact) else policy)(layer),
+        request.exclude,
     )
     return {layer.name: _fitted(layer, treatment) for layer, treatment in decided}
 
@@ -192,14 +256,9 @@ def _check_finite(models: Mapping[str, ir.Model]) -> None:
 
 
 def _calibration(
-    bundle: Bundle,
-    layers: Collection[Layer],
-    scheme: Scheme,
-    options: Options,
-    given: CalibrationFiles | Calibration | None,
-    progress: Progress | None,
+    bundle: Bundle, layers: Collection[Layer], scheme: Scheme, request: Request
 ) -> Calibration | None:
-    gptq = options.algorithm == "gptq"
+    given, gptq = request.calibration, request.options.algorithm == "gptq"
     if given is None:
         if scheme.calibrated or gptq:
             needing = "gptq" if gptq else f"{scheme.name} for {scheme.target}"
@@ -213,7 +272,7 @@ def _calibration(
         calibrating.check_saving(given.save)
     inputs = calibrating.linear_inputs(layers)
     found = calibrating.load_or_calibrate(
-        given.source, bundle, inputs, moments=gptq, progress=progress
+        given.source, bundle, inputs, moments=gptq, progress=request.progress
     )
     if given.save is not None:
         calibrating.save(found, given.save)
@@ -222,23 +281,22 @@ def _calibration(
 
 def _record(
     scheme: Scheme,
-    options: Options,
-    exclude: Sequence[str],
+    request: Request,
     treatments: Mapping[str, Treatment | None],
-    layers: Sequence[Layer],
+    untouched: Collection[str],
 ) -> dict[str, Any]:
     """What the manifest says of it."""
     described = {}
-    for layer in layers:
-        treatment = treatments[layer.name]
-        plain = "float32" if is_excluded(layer, exclude) else scheme.compute
-        described[layer.name] = plain if treatment is None else treatment.describe()
+    for name, treatment in treatments.items():
+        plain = "float32" if name in untouched else scheme.compute
+        described[name] = plain if treatment is None else treatment.describe()
+    options = asdict(request.options)
     return {
         "scheme": scheme.name,
         "target": scheme.target,
         "compute": scheme.compute,
-        "options": {name: v for name, v in asdict(options).items() if v is not None},
-        "exclude": list(exclude),
+        "options": {name: value for name, value in options.items() if value is not None},
+        "exclude": list(request.exclude),
         "layers": described,
         "summary": dict(sorted(Counter(described.values()).items())),
     }

@@ -102,7 +102,8 @@ def _storage(_options: Options) -> Policy:
     return lambda _layer: HalfStorage()
 
 
-def _nothing(_options: Options) -> Policy:
+def nothing(_options: Options) -> Policy:
+    """Leave every layer to what the scheme computes in."""
     return lambda _layer: None
 
 
@@ -137,8 +138,8 @@ SCHEMES = (
         calibrated=True,
         fallback=_int8_weights,
     ),
-    Scheme("fp16", "cuda", "float16", "float16", _nothing, compute="float16"),
-    Scheme("bf16", "cuda", "bfloat16", "bfloat16", _nothing, compute="bfloat16"),
+    Scheme("fp16", "cuda", "float16", "float16", nothing, compute="float16"),
+    Scheme("bf16", "cuda", "bfloat16", "bfloat16", nothing, compute="bfloat16"),
     Scheme(
         "int8",
         "cuda",
@@ -158,8 +159,8 @@ SCHEMES = (
         fallback=_int8_weights,
         compute="float16",
     ),
-    Scheme("fp16", "tensorrt", "float16", "float16", _nothing, compute="float16"),
-    Scheme("bf16", "tensorrt", "bfloat16", "bfloat16", _nothing, compute="bfloat16"),
+    Scheme("fp16", "tensorrt", "float16", "float16", nothing, compute="float16"),
+    Scheme("bf16", "tensorrt", "bfloat16", "bfloat16", nothing, compute="bfloat16"),
     Scheme(
         "int8-qdq",
         "tensorrt",

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from .statistics import METHODS, Activation
-from .store import Calibration, calibrate, linear_inputs, load, load_or_calibrate, save
+from .store import (
+    Calibration,
+    calibrate,
+    check_saving,
+    linear_inputs,
+    load,
+    load_or_calibrate,
+    save,
+)
 
 __all__ = [
     "METHODS",
