@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from . import bench, export, inspect, quantize, run
+from . import bench, compare, export, inspect, quantize, run
+from . import eval as evaluate
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "export": (export, "export a Hugging Face checkpoint to a bundle"),
@@ -23,6 +24,8 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "run": (run, "generate text with a bundle"),
     "inspect": (inspect, "say what a bundle is made of, and check it"),
     "bench": (bench, "measure a bundle's latency on this machine"),
+    "eval": (evaluate, "say how good a bundle's outputs are"),
+    "compare": (compare, "compare bundles with a reference: size, quality, speed"),
 }
 
 

@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="int4 blocks without zero points (default: with rtn, and for tensorrt)",
     )
     parser.add_argument(
+        "--head-bits",
+        type=int,
+        metavar="N",
+        help="8 (default) or 4: bits of int4's head and embedding",
+    )
+    parser.add_argument(
         "--method",
         metavar="NAME",
         help="how int8-qdq chooses ranges: minmax, percentile (default) or entropy",
@@ -120,7 +126,7 @@ def _request(options: argparse.Namespace) -> Request:
         raise QuantizationError("--data, --metric and --limit mean nothing without --max-drop")
     if options.max_drop is not None and not (options.data and options.metric):
         raise QuantizationError("--max-drop needs --data and --metric to measure with")
-    names = ("block_size", "symmetric", "algorithm", "method", "migration")
+    names = ("block_size", "symmetric", "algorithm", "head_bits", "method", "migration")
     calibration = None
     if options.calibration is not None:
         calibration = CalibrationFiles(options.calibration, options.save_calibration)

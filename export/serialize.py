@@ -27,7 +27,7 @@ _CHUNK = 1 << 24
 
 
 class Weight(Protocol):
-    """A tensor that is loaded when it is written; int4 as ml_dtypes has it, a byte each."""
+    """A tensor that is loaded when it is written; 4 bit types as in ml_dtypes, a byte each."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -84,7 +84,7 @@ def write_weights(
 def _packed(array: NDArray[Any]) -> NDArray[np.uint8]:
     """The bytes that ONNX stores: two int4 values a byte, the first in the lower half."""
     flat = array.reshape(-1).view(np.uint8)
-    if str(array.dtype) != "int4":
+    if str(array.dtype) not in ("int4", "uint4"):
         return flat
     nibbles = np.append(flat & 15, np.zeros(flat.size % 2, np.uint8))
     packed: NDArray[np.uint8] = nibbles[::2] | nibbles[1::2] << 4

@@ -54,7 +54,9 @@ class Lowering:
         elif isinstance(treatment, ChannelWeights):
             lower_channels(models, layer)
         elif isinstance(treatment, DynamicInt8):
-            lower_dynamic(models, layer)
+            stored = treatment.stored
+            blocks = None if stored is None else (stored, self._blocks(layer, stored))
+            lower_dynamic(models, layer, blocks)
         elif isinstance(treatment, StaticInt8):
             self._exact += lower_static(models, layer, treatment, self._seen(layer))
         elif isinstance(treatment, HalfStorage):

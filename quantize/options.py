@@ -20,6 +20,7 @@ class Options:
     Attributes:
         block_size: inputs that share a scale, at most.
         symmetric: blocks without zero points.
+        head_bits: 4 or 8, of the head and the embedding where the other layers have 4.
         algorithm: one of :data:`ALGORITHMS`, for 4 bit weights.
         method: one of :data:`.calibration.METHODS`, for static int8.
         migration: SmoothQuant's alpha, 0 to 1: how much of the outliers of static int8's
@@ -28,6 +29,7 @@ class Options:
 
     block_size: int | None = None
     symmetric: bool | None = None
+    head_bits: int | None = None
     algorithm: str | None = None
     method: str | None = None
     migration: float | None = None
@@ -49,6 +51,8 @@ def check_options(options: Options, scheme: str, target: str, uses: frozenset[st
         raise QuantizationError(f"block size {options.block_size}; allowed: {BLOCK_SIZES}")
     if options.algorithm is not None and options.algorithm not in ALGORITHMS:
         raise QuantizationError(f"algorithm {options.algorithm!r}; there are: {ALGORITHMS}")
+    if options.head_bits not in (None, 4, 8):
+        raise QuantizationError(f"head_bits {options.head_bits}; allowed: 4, 8")
     if options.method is not None and options.method not in METHODS:
         raise QuantizationError(f"calibration method {options.method!r}; there are: {METHODS}")
     if options.migration is not None and not 0 <= options.migration <= 1:

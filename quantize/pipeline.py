@@ -27,7 +27,7 @@ from .migration import migrate
 from .numerics import fitting_block
 from .options import Options, check_options
 from .policy import Scheme, decide, find_scheme, is_excluded, nothing
-from .treatments import BlockWeights, ChannelWeights, StaticInt8, Treatment
+from .treatments import BlockWeights, ChannelWeights, DynamicInt8, StaticInt8, Treatment
 from .write import write
 
 
@@ -231,6 +231,10 @@ def _treatments(
 
 def _fitted(layer: Layer, treatment: Treatment | None) -> Treatment | None:
     """The treatment with a block size that suits the layer; none if no block does."""
+    if isinstance(treatment, DynamicInt8) and treatment.stored is not None:
+        stored = treatment.stored
+        block = fitting_block(layer.matrix_shape[0], stored, whole=False)
+        return DynamicInt8(replace(stored, block_size=block))
     if not isinstance(treatment, BlockWeights):
         return treatment
     inputs, outputs = layer.matrix_shape

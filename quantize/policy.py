@@ -7,7 +7,7 @@ into the manifest, layer by layer, so a bundle says exactly what was done to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from .errors import QuantizationError
@@ -77,15 +77,43 @@ def _int8_weights(options: Options) -> Policy:
     return lambda _layer: weights
 
 
-def _int4(options: Options) -> Policy:
-    # The head chooses among all tokens and the embedding is every layer's input.
-    weights, ends = _blocks(options, 4), _blocks(options, 8)
-    return lambda layer: weights if layer.kind is Kind.LINEAR else ends
+def _int4(options: Options, *, standard: bool = False) -> Policy:
+    """4 bit blocks; head and embedding 8 bit unless ``head_bits`` says otherwise.
+
+    The head chooses among all tokens and the embedding is every layer's input.
+    """
+    weights = _blocks(options, 4, standard=standard)
+    exact: Treatment = ChannelWeights() if standard else _blocks(options, 8)
+    # What is only looked up has no output for gptq to keep.
+    table = replace(weights, algorithm="rtn") if weights.algorithm == "gptq" else weights
+
+    def decide(layer: Layer) -> Treatment:
+        if layer.kind is Kind.LINEAR:
+            return weights
+        if options.head_bits != 4:
+            return exact
+        return table if layer.kind is Kind.EMBEDDING else weights
+
+    return decide
+
+
+def _int4_cpu(options: Options) -> Policy:
+    policy, weights = _int4(options), _blocks(options, 4)
+
+    def decide(layer: Layer) -> Treatment | None:
+        # 4 bit kernels save reading, which does not bind an encoder (see _int8_cpu).
+        encoder = layer.kind is Kind.LINEAR and layer.stage == "encoder"
+        return DynamicInt8(weights) if encoder else policy(layer)
+
+    return decide
 
 
 def _int4_standard(options: Options) -> Policy:
-    weights = _blocks(options, 4, standard=True)
-    return lambda layer: weights if layer.kind is Kind.LINEAR else ChannelWeights()
+    return _int4(options, standard=True)
+
+
+def _channels(_options: Options) -> Policy:
+    return lambda _layer: ChannelWeights()
 
 
 def _static_cpu(options: Options) -> Policy:
@@ -107,7 +135,8 @@ def nothing(_options: Options) -> Policy:
     return lambda _layer: None
 
 
-_BLOCK, _ROUNDING = frozenset({"block_size"}), frozenset({"block_size", "symmetric", "algorithm"})
+_BLOCK = frozenset({"block_size"})
+_ROUNDING = _BLOCK | {"symmetric", "algorithm", "head_bits"}
 _STATIC = frozenset({"method", "migration"})
 SCHEMES = (
     Scheme("fp16", "cpu", "half the file; computes in float32", "float16 storage", _storage),
@@ -124,7 +153,7 @@ SCHEMES = (
         "cpu",
         "4 bit weights, 8 bit embedding and head",
         "int4",
-        _int4,
+        _int4_cpu,
         uses=_ROUNDING,
         fallback=_int8_weights,
     ),
@@ -178,6 +207,7 @@ SCHEMES = (
         "int4",
         _int4_standard,
         uses=_ROUNDING,
+        fallback=_channels,
         compute="float16",
     ),
 )

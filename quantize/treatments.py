@@ -36,10 +36,18 @@ class ChannelWeights:
 
 @dataclass(frozen=True)
 class DynamicInt8:
-    """int8 weights, a scale for each output; inputs are quantized as they come."""
+    """int8 weights, a scale for each output; inputs are quantized as they come.
+
+    ``stored``: weights in the file as these blocks, which become int8 when they are loaded.
+    """
+
+    stored: BlockWeights | None = None
 
     def describe(self) -> str:
-        return "int8 weights per channel, dynamic int8 inputs"
+        inputs = "dynamic int8 inputs"
+        if self.stored is not None:
+            return f"{self.stored.describe()}; computed as int8, {inputs}"
+        return f"int8 weights per channel, {inputs}"
 
 
 @dataclass(frozen=True)

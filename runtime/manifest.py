@@ -18,10 +18,11 @@ MANIFEST_NAME = "seq2edge.json"
 WEIGHTS_NAME = "weights.bin"
 FORMAT_VERSION = 1
 
-#: Bits an element, by the dtype names that manifests use (numpy's, plus bfloat16 and int4,
-#: of which two share a byte, as ONNX packs them).
+#: Bits an element, by the dtype names that manifests use: numpy's, bfloat16, and int4 and
+#: uint4, of which two share a byte as ONNX packs them.
 DTYPE_BITS = {
     "int4": 4,
+    "uint4": 4,
     "bool": 8,
     "int8": 8,
     "uint8": 8,

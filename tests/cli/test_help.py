@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ["export", "quantize", "run", "inspect", "bench"]
 
 #: Prints the help of the command in argv, then the names of all loaded modules on stderr.
 _HELP = """

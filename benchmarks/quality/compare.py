@@ -1,0 +1,303 @@
+"""Variants of one model against a reference: size, quality, agreement, divergence, speed."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
+from seq2edge.runtime.engines import Engine, load_engine
+from seq2edge.runtime.tokenizer import Tokenizer, load_tokenizer
+from seq2edge.runtime.version import package_version
+
+from .agreement import Agreement, token_agreement
+from .bootstrap import Interval, percentile_interval
+from .data import Example, sample
+from .divergence import TokenPair, mean_divergences
+from .evaluate import BATCH_SIZE, Evaluation, evaluate, one_each
+from .metrics import Metric
+from .speed import Speed, greedy, measure_speeds
+
+#: Called with a stage, how much of it is done and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How variants are compared.
+
+    Attributes:
+        data: what the examples are called in reports, such as their file's name.
+        max_new_tokens, num_beams: in place of the bundles' own; None: theirs.
+        batch_size: texts at once where quality is measured.
+        threads: of an operator; None: the engine's own choice.
+        divergence_examples: most examples that the divergence is averaged over.
+        speed_texts: most texts that are timed.
+    """
+
+    data: str = ""
+    max_new_tokens: int | None = None
+    num_beams: int | None = None
+    batch_size: int = BATCH_SIZE
+    threads: int | None = None
+    divergence_examples: int = 200
+    speed_texts: int = 20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One bundle beside the reference (which is a variant that differs in nothing).
+
+    Attributes:
+        name: its folder's name, or the path where two have the same name.
+        scheme: how it was quantized; ``float32`` if it was not.
+        bytes: of all files.
+        value, interval: of the metric.
+        difference, difference_interval: value minus the reference's; the interval is paired.
+        agreement: of its tokens with the reference's.
+        divergence: mean KL(reference || variant), nats a token, on the reference's outputs.
+        speed: batch 1, greedy.
+        threads: that an operator may use; None: all cores.
+    """
+
+    name: str
+    scheme: str
+    bytes: int
+    value: float
+    interval: Interval
+    difference: float
+    difference_interval: Interval
+    agreement: Agreement
+    divergence: float
+    speed: Speed
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of :func:`compare`; ``variants`` holds the reference first."""
+
+    metric: str
+    definition: str
+    unit: str
+    lower_is_better: bool
+    examples: int
+    divergence_examples: int
+    speed_texts: int
+    settings: Settings
+    variants: tuple[Variant, ...]
+    cpu: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a number that is not finite is None, for which JSON has a form."""
+        found: dict[str, Any] = _finite(asdict(self))
+        return found
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    name: str
+    bundle: Bundle
+    tokenizer: Tokenizer | None
+    engine: Engine
+    model: Seq2SeqModel
+    config: GenerationConfig
+
+
+def compare(
+    paths: Sequence[str | os.PathLike[str]],
+    examples: Sequence[Example],
+    metric: Metric,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure bundles of one model; the first of ``paths`` is the reference.
+
+    All of them are loaded at once, because their times are taken in turns.
+
+    Args:
+        paths: the bundles' folders, two at least.
+        examples: what quality is measured on, one at least.
+        metric: see :func:`.load_metric`.
+        settings: None: the defaults.
+        progress: told how far each stage is.
+
+    Raises:
+        BundleError, EngineError: a bundle cannot be loaded or run.
+        InputError: bundles of different vocabularies, or as :func:`.evaluate`.
+    """
+    settings = settings or Settings()
+    report = progress or _silent
+    with _loaded(paths, settings) as variants:
+        reference = variants[0]
+        sources = [example.source for example in examples]
+        metric.check(examples)
+        for variant in variants[1:]:  # before any of them generates
+            variant.model.tokenize(sources)
+        tokens = reference.model.tokenize(sources)
+        found = [
+            evaluate(
+                variant.model,
+                examples,
+                metric,
+                config=variant.config,
+                batch_size=settings.batch_size,
+                progress=_stage(report, f"{variant.name}: quality"),
+            )
+            for variant in variants
+        ]
+        pairs = [
+            TokenPair(tokens[place], found[0].outputs[place].token_ids)
+            for place in sample(len(examples), settings.divergence_examples)
+        ]
+        report("divergence", 0, len(pairs))
+        divergences = mean_divergences(
+            reference.engine,
+            [variant.engine for variant in variants],
+            reference.bundle.manifest,
+            pairs,
+            _stage(report, "divergence"),
+        )
+        timed = sample(len(examples), settings.speed_texts)
+        report("speed", 0, len(timed))
+        speeds = measure_speeds(
+            [variant.model for variant in variants],
+            [greedy(variant.config) for variant in variants],
+            [sources[place] for place in timed],
+            _stage(report, "speed"),
+        )
+        rows = zip(variants, found, divergences, speeds, strict=True)
+        return Comparison(
+            metric=metric.name,
+            definition=metric.definition,
+            unit=metric.unit,
+            lower_is_better=metric.lower_is_better,
+            examples=len(examples),
+            divergence_examples=len(pairs),
+            speed_texts=len(timed),
+            settings=settings,
+            variants=tuple(_variant(*row, reference=found[0]) for row in rows),
+            cpu=_cpu_model(),
+            versions=_versions(),
+        )
+
+
+def _variant(
+    loaded: _Loaded, found: Evaluation, divergence: float, speed: Speed, *, reference: Evaluation
+) -> Variant:
+    return Variant(
+        name=loaded.name,
+        scheme=str(loaded.bundle.manifest.quantization.get("scheme") or "float32"),
+        bytes=loaded.bundle.size,
+        value=found.value,
+        interval=found.interval,
+        difference=found.value - reference.value,
+        difference_interval=percentile_interval(found.resampled - reference.resampled),
+        agreement=token_agreement(
+            [output.token_ids for output in reference.outputs],
+            [output.token_ids for output in found.outputs],
+        ),
+        divergence=divergence,
+        speed=speed,
+        threads=loaded.engine.num_threads,
+    )
+
+
+@contextmanager
+def _loaded(paths: Sequence[str | os.PathLike[str]], settings: Settings) -> Iterator[list[_Loaded]]:
+    """The bundles in engines, which are closed at the end; manifests are compared first."""
+    bundles = [Bundle.open(path) for path in paths]
+    tokenizers = [load_tokenizer(bundle) for bundle in bundles]
+    for bundle, tokenizer in zip(bundles[1:], tokenizers[1:], strict=True):
+        _check_vocabulary(bundles[0], tokenizers[0], bundle, tokenizer)
+    with ExitStack() as stack:
+        found = []
+        for name, bundle, tokenizer in zip(_names(paths), bundles, tokenizers, strict=True):
+            engine = load_engine(bundle, num_threads=settings.threads)
+            stack.callback(engine.close)
+            model = Seq2SeqModel(bundle, engine, tokenizer)
+            config = one_each(
+                model.generation_config,
+                max_new_tokens=settings.max_new_tokens,
+                num_beams=settings.num_beams,
+            )
+            found.append(_Loaded(name, bundle, tokenizer, engine, model, config))
+        yield found
+
+
+def _check_vocabulary(
+    reference: Bundle, tokenizer: Tokenizer | None, other: Bundle, others: Tokenizer | None
+) -> None:
+    """Tokens and distributions can be compared only if a token means the same to both."""
+    ours, theirs = reference.manifest, other.manifest
+    sizes = ours.dimensions.vocab_size, theirs.dimensions.vocab_size
+    reason = None
+    if sizes[0] != sizes[1]:
+        reason = f"{sizes[0]} and {sizes[1]} tokens"
+    elif ours.special_tokens != theirs.special_tokens:
+        reason = "different special tokens"
+    elif not _same_tokenizer(reference, tokenizer, other, others):
+        reason = "different tokenizers"
+    if reason is not None:
+        raise InputError(
+            f"{reference.directory} and {other.directory} do not share a vocabulary ({reason});"
+            " compare bundles of one model"
+        )
+
+
+def _same_tokenizer(
+    reference: Bundle, tokenizer: Tokenizer | None, other: Bundle, others: Tokenizer | None
+) -> bool:
+    if tokenizer is None or others is None:
+        return tokenizer is others
+    files = [
+        (bundle.manifest.tokenizer, bundle.manifest.files.get(bundle.manifest.tokenizer.file or ""))
+        for bundle in (reference, other)
+    ]
+    # One vocabulary may be written in two ways, by two versions of the tokenizers library.
+    return files[0] == files[1] or tokenizer.token_bytes() == others.token_bytes()
+
+
+def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    folders = [Path(path) for path in paths]
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Where nobody asked for progress."""
+
+
+def _cpu_model() -> str:
+    """The processor's name; kernels on Arm often do not say it."""
+    file = Path("/proc/cpuinfo")
+    for line in file.read_text().splitlines() if file.exists() else ():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    import onnxruntime
+
+    return {"seq2edge": package_version(), "onnxruntime": str(onnxruntime.__version__)}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

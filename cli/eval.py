@@ -1,0 +1,84 @@
+"""Generate a text for each example of a file and say how good the texts are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from .quality import CountProgress, add_quality
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_quality(parser)
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write JSON lines of source, target and prediction",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace an existing file of predictions"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from seq2edge.benchmarks.quality.bootstrap import CONFIDENCE, RESAMPLES
+    from seq2edge.benchmarks.quality.data import read_examples
+    from seq2edge.benchmarks.quality.evaluate import evaluate, one_each, predictions
+    from seq2edge.benchmarks.quality.metrics import load_metric
+    from seq2edge.benchmarks.quality.output import check_file, write_file
+    from seq2edge.runtime import InputError, Seq2SeqModel
+
+    metric = load_metric(options.metric)
+    examples = read_examples(options.data, options.limit)
+    if options.predictions is not None:
+        if options.predictions.exists() and options.predictions.samefile(options.data):
+            raise InputError(f"--predictions {options.predictions} would replace --data")
+        check_file(options.predictions, options.force)
+    with Seq2SeqModel.load(options.bundle, num_threads=options.threads) as model:
+        start = time.perf_counter()
+        with CountProgress() as progress:
+            found = evaluate(
+                model,
+                examples,
+                metric,
+                config=one_each(
+                    model.generation_config,
+                    max_new_tokens=options.max_new_tokens,
+                    num_beams=options.num_beams,
+                ),
+                batch_size=options.batch_size,
+                progress=lambda done, total: progress("texts", done, total),
+            )
+        seconds = time.perf_counter() - start
+    if options.predictions is not None:
+        data = predictions(examples, found.texts).encode()
+        write_file(options.predictions, data, options.force)
+    low, high = found.interval.low, found.interval.high
+    if options.json:
+        report = {
+            "bundle": str(options.bundle),
+            "data": str(options.data),
+            "examples": len(examples),
+            "metric": metric.name,
+            "definition": metric.definition,
+            "unit": metric.unit,
+            "lower_is_better": metric.lower_is_better,
+            "value": found.value,
+            "interval": asdict(found.interval),
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "seconds": seconds,
+        }
+        print(json.dumps(report, indent=2))
+        return 0
+    print(
+        f"{options.bundle}: {metric.name} {found.value:.2f} {metric.unit}"
+        f" (95 % interval {low:.2f} to {high:.2f}), {len(examples)} examples, {seconds:.1f} s"
+    )
+    return 0
