@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from . import bench, compare, export, inspect, quantize, run
+from . import bench, build, compare, export, inspect, quantize, run
 from . import eval as evaluate
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "export": (export, "export a Hugging Face checkpoint to a bundle"),
     "quantize": (quantize, "write a bundle of fewer bits"),
+    "build": (build, "build a bundle's TensorRT engines"),
     "run": (run, "generate text with a bundle"),
     "inspect": (inspect, "say what a bundle is made of, and check it"),
     "bench": (bench, "measure a bundle's latency on this machine"),

@@ -68,7 +68,7 @@ class Lowering:
         excluded: Collection[Layer],
         calibration: Calibration | None,
         *,
-        exact_norms: bool,
+        target: str,
     ) -> dict[str, list[str]]:
         """Make encoder and decoder compute in ``compute``; see :func:`.lowering.lower_compute`.
 
@@ -78,7 +78,8 @@ class Lowering:
 
         Args:
             excluded: layers that stay in float32 as they are.
-            exact_norms: norms compute in float32, inputs and outputs too.
+            target: for TensorRT, norms have float32 inputs and outputs; it does not say that
+                it sums squares in float32 otherwise.
 
         Returns:
             For each graph, the values in float32 that do not fit into float16.
@@ -88,11 +89,13 @@ class Lowering:
             model = self.models[name]
             exact = {node for node in self._exact if node.graph is model.graph}
             exact |= {use.node for layer in excluded for use in layer.uses if use.graph == name}
-            if exact_norms:
+            if target == "tensorrt":
                 exact |= {node for node in model.graph if node.op_type in _NORMS}
             keep = {f"{layer.name}.weight" for layer in excluded}
             too_large = _too_large(name, model, calibration)
-            found[name] = lower_compute(model, compute, exact, too_large, keep)
+            found[name] = lower_compute(
+                model, compute, exact, too_large, keep, exact_softmax=target != "tensorrt"
+            )
         return found
 
     def _blocks(self, layer: Layer, plan: BlockWeights) -> BlockTensors:

@@ -155,9 +155,7 @@ def quantize_request(
     record["parameters"] = manifest.parameters
     exact: dict[str, list[str]] = {}
     if chosen.compute != "float32":
-        exact = lowering.compute(
-            chosen.compute, untouched, seen, exact_norms=chosen.target == "tensorrt"
-        )
+        exact = lowering.compute(chosen.compute, untouched, seen, target=chosen.target)
         record["float32_values"] = exact
     if seen:
         record["calibration"] = asdict(seen.origin)

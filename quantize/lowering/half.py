@@ -34,6 +34,8 @@ def lower_compute(
     exact: Collection[ir.Node],
     too_large: Callable[[ir.Value], bool],
     keep: Collection[str] = (),
+    *,
+    exact_softmax: bool = True,
 ) -> list[str]:
     """Make the graph compute in ``compute``; inputs and outputs too, but for the logits.
 
@@ -43,6 +45,8 @@ def lower_compute(
         exact: nodes that stay in float32.
         too_large: whether a value does not fit; asked only for float16.
         keep: weights that stay in float32 as they are; their nodes are among ``exact``.
+        exact_softmax: say on every ``Attention`` that its softmax is float32's. TensorRT-RTX
+            1.7.1 refuses the attribute; its fused attention sums in float32 anyway.
 
     Returns:
         Names of the values that are float32 because they do not fit.
@@ -68,6 +72,9 @@ def lower_compute(
             node.replace_input_with(index, chosen)
         if wanted is half:
             _retype(node, half)
+        if node.op_type == "Attention" and wanted is half and exact_softmax:
+            attribute = ir.AttrInt64("softmax_precision", _FLOAT.value)
+            node.attributes["softmax_precision"] = attribute
     for value in graph.inputs:
         if value.dtype == _FLOAT:
             value.dtype = half
@@ -84,8 +91,6 @@ def _floats(graph: ir.Graph) -> Iterator[ir.Value]:
 def _retype(node: ir.Node, half: ir.DataType) -> None:
     if node.op_type == "Cast" and node.attributes["to"].as_int() == _FLOAT:
         node.attributes["to"] = ir.AttrInt64("to", half.value)
-    if node.op_type == "Attention":
-        node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", _FLOAT.value)
     for value in node.outputs:
         if value.dtype == _FLOAT:
             value.dtype = half

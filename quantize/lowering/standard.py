@@ -1,8 +1,8 @@
 """Weights of few bits with standard operators: ``DequantizeLinear`` before the node.
 
 TensorRT-RTX 1.7.1 keeps these weights in their bits and dequantizes them within the GEMM if
-4 bit blocks have at least two of a row and an even number of outputs, and 8 bit weights have
-one scale for each output (docs/design.md, section 7). It takes no zero points.
+there is an even number of outputs, 4 bit blocks are at least two of a row, and 8 bit weights
+have one scale for each output (docs/design.md, section 7). It takes no zero points.
 """
 
 from __future__ import annotations
@@ -35,10 +35,15 @@ def lower_standard_blocks(
 
 
 def lower_channels(models: Mapping[str, ir.Model], layer: Layer) -> None:
-    """8 bit values, a scale for each output."""
+    """8 bit values, a scale for each output; a table of odd length gets a row of zeros more."""
     values, scales = quantize_channels(layer.matrix())
     if layer.outputs_first:
-        values = values.T
+        odd = len(scales) % 2
+        values = np.pad(values.T, ((0, odd), (0, 0)))
+        scales = np.pad(scales, (0, odd), constant_values=1)
+        for use in layer.uses:
+            if odd and use.node.op_type == "Gemm":
+                _drop_last_output(models[use.graph], use.node)
     _dequantize(models, layer, "int8", values, scales, (0 if layer.outputs_first else 1, 0))
 
 
@@ -61,3 +66,21 @@ def _dequantize(
         floats = insert_before(model, node, "DequantizeLinear", stored, attributes).outputs[0]
         floats.dtype, floats.shape = ir.DataType.FLOAT, ir.Shape(values.shape)
         layer.replace_in(node, floats)
+
+
+def _drop_last_output(model: ir.Model, node: ir.Node) -> None:
+    """Give those who read ``node`` [.., N + 1] its first N columns."""
+    whole = node.outputs[0]
+    bounds = [
+        initializer(model, name, np.array([value], np.int64))
+        for name, value in (("first_output", 0), ("last_output", -1), ("output_axis", -1))
+    ]
+    cut = ir.node("Slice", [whole, *bounds])
+    model.graph.insert_after(node, cut)
+    columns = cut.outputs[0]
+    if whole.dtype is not None:
+        columns.dtype = whole.dtype
+    columns.shape, whole.shape = whole.shape, None
+    for usage in whole.uses():
+        if usage.node is not cut:
+            usage.node.replace_input_with(usage.idx, columns)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+COMMANDS = ["export", "quantize", "build", "run", "inspect", "bench", "eval", "compare"]
 
 #: Prints the help of the command in argv, then the names of all loaded modules on stderr.
 _HELP = """

@@ -1,4 +1,4 @@
-"""The graphs, cast to float16, build into TensorRT engines (on the CPU, for SM 86).
+"""Bundles become TensorRT engines (on the CPU, for SM 86), whole or not at all.
 
 TensorRT-RTX builds engines without a GPU, so the graphs cannot drift out of what TensorRT
 takes without this test noticing. Running the engines needs a GPU and is not done here.
@@ -6,95 +6,162 @@ takes without this test noticing. Running the engines needs a GPU and is not don
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx_ir as ir
 import pytest
 
-from seq2edge.runtime import Bundle
+from seq2edge.runtime import Bundle, EngineError, OutputExistsError
+from seq2edge.runtime.bundle import sha256_of
+from seq2edge.runtime.engines.tensorrt import Limits, build_engines
 
-trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-#: Dynamic dimensions of the graphs: (minimum, optimum, maximum) of the profile. The cache is
-#: static in T and in place only with a fixed number of slots.
-_BATCH, _SOURCE, _SLOTS = (1, 1, 4), (1, 64, 128), (64, 64, 64)
-_DIMENSIONS = {"batch": _BATCH, "source": _SOURCE, "slots": _SLOTS, "queries": (1, 1, 4)}
+BundleOf = Callable[[str], Path]
 
-
-def to_float16(path: Path, folder: Path) -> Path:
-    """The graph with float16 weights, inputs and outputs."""
-    model = ir.load(path)
-    graph = model.graph
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype == ir.DataType.FLOAT:
-            value.const_value = ir.tensor(tensor.numpy().astype("float16"), name=value.name)
-            value.type = ir.TensorType(ir.DataType.FLOAT16)
-    values = [*graph.inputs, *graph.outputs, *(out for node in graph for out in node.outputs)]
-    for value in values:
-        if value.dtype == ir.DataType.FLOAT:
-            value.type = ir.TensorType(ir.DataType.FLOAT16)
-    out = folder / path.name
-    ir.save(model, out)
-    return out
-
-
-def fix_slots(path: Path, slots: int) -> None:
-    """Make the cache's T a constant, which TensorRT's in-place cache update demands."""
-    model = ir.load(path)
-    for value in [*model.graph.inputs, *model.graph.outputs]:
-        assert value.shape is not None
-        sizes = [slots if str(size) == "slots" else size for size in value.shape]
-        value.shape = ir.Shape(sizes)
-    for node in model.graph:
-        for value in node.outputs:
-            if value not in model.graph.outputs:
-                value.shape = None
-    ir.save(model, path)
-
-
-def build(path: Path) -> list[str]:
-    """Build an engine for SM 86; the names of the layers that the parser made."""
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(strongly_typed)
-    parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(path))
-    errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    assert parsed and not errors, errors
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    profile = builder.create_optimization_profile()
-    for value in ir.load(path).graph.inputs:
-        profile.set_shape(value.name, *(_shape(value, kind) for kind in range(3)))
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    assert plan is not None, "TensorRT could not build the engine; its log is above"
-    return [network.get_layer(i).type.name for i in range(network.num_layers)]
-
-
-def _shape(value: ir.Value, kind: int) -> tuple[int, ...]:
-    assert value.shape is not None
-    return tuple(
-        size if isinstance(size, int) else _DIMENSIONS[str(size.value)][kind]
-        for size in value.shape
-    )
+_LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_queries=4)
+_SM86 = ("8.6",)
 
 
 @pytest.mark.parametrize("shape", ["t5", "umt5", "bart"])
-def test_float16_graphs_build_for_sm86(
-    shape: str, bundle_of: Callable[[str], Path], tmp_path: Path
+def test_float16_graphs_build_into_fused_engines(
+    shape: str, float16_bundle_of: BundleOf, tmp_path: Path
 ) -> None:
-    bundle = bundle_of(shape)
-    dimensions = Bundle.open(bundle).manifest.dimensions
-    encoder = build(to_float16(bundle / "encoder.onnx", tmp_path))
-    assert encoder.count("ATTENTION_INPUT") == dimensions.encoder_layers
-    path = to_float16(bundle / "decoder.onnx", tmp_path)
-    fix_slots(path, _SLOTS[0])
-    decoder = build(path)
-    # Self and cross attention; keys and values.
-    assert decoder.count("ATTENTION_INPUT") == 2 * dimensions.decoder_layers
-    assert decoder.count("KV_CACHE_UPDATE") == 2 * dimensions.decoder_layers
+    bundle = Bundle.open(float16_bundle_of(shape))
+    out = tmp_path / "engines"
+    made = build_engines(bundle, out, limits=_LIMITS, compute_capabilities=_SM86)
+    encoder, decoder = (made.engines[name].report for name in ("encoder", "decoder"))
+    dimensions = bundle.manifest.dimensions
+    # Each attention is one kernel; keys and values of each layer are updated in place.
+    assert encoder.fused_attentions == encoder.attentions == dimensions.encoder_layers
+    assert decoder.fused_attentions == decoder.attentions == 2 * dimensions.decoder_layers
+    assert decoder.cache_updates == 2 * dimensions.decoder_layers
+    for name, report in (("encoder", encoder), ("decoder", decoder)):
+        assert all(gemm.kept for gemm in report.gemms)
+        assert {gemm.asked.weights for gemm in report.gemms} == {"float16"}
+        # The manifest's figure is of the float32 bundle.
+        half = bundle.manifest.graphs[name].weight_bytes / 2
+        assert report.weight_bytes is not None
+        assert report.weight_bytes < 1.4 * half
+        assert made.engines[name].size > report.weight_bytes
+
+
+def test_the_folder_says_what_the_engines_are_for(
+    float16_bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(float16_bundle_of("t5"))
+    out = tmp_path / "new" / "engines"
+    gpus = ("8.6", "8.9")
+    made = build_engines(bundle, out, limits=_LIMITS, compute_capabilities=gpus)
+    said = json.loads((out / "engines.json").read_text())
+    assert {file.name for file in out.iterdir()} == {
+        "engines.json",
+        *(said["engines"][name]["file"] for name in ("encoder", "decoder")),
+    }
+    for entry in said["engines"].values():
+        assert entry["sha256"] == sha256_of(out / entry["file"])
+        assert entry["size"] == (out / entry["file"]).stat().st_size
+    assert said["engine"] == "tensorrt-rtx"
+    assert said["version"] == made.version
+    assert said["compute_capabilities"] == list(gpus)
+    assert said["limits"]["max_target_length"] == 32
+    assert said["bundle_sha256"]["decoder.onnx"] == sha256_of(bundle.path("decoder.onnx"))
+    assert [path.name for path in out.parent.iterdir()] == ["engines"]
+
+
+def test_one_source_at_a_time_builds_with_a_boolean_mask(
+    float16_bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    # A fixed batch beside several queries is what TensorRT-RTX 1.7.1 fails on.
+    bundle = Bundle.open(float16_bundle_of("bart"))
+    limits = Limits.of(bundle.manifest.dimensions)
+    assert limits.max_batch == 1
+    made = build_engines(bundle, tmp_path / "out", limits=limits, compute_capabilities=_SM86)
+    assert made.engines["decoder"].report.fused_attentions
+
+
+def test_a_float32_bundle_is_built_as_it_is_with_a_warning(
+    bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(bundle_of("t5"))
+    with pytest.warns(UserWarning, match="float32 bundle"):
+        made = build_engines(bundle, tmp_path / "out", limits=_LIMITS, compute_capabilities=_SM86)
+    report = made.engines["encoder"].report
+    assert {gemm.asked.weights for gemm in report.gemms} == {"float32"}
+    assert all(gemm.kept for gemm in report.gemms)
+    assert (report.attentions, report.fused_attentions) == (3, 0)
+
+
+def test_progress_can_end_a_build_and_nothing_is_left(
+    float16_bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def progress(phase: str, done: int, total: int) -> None:
+        assert 0 <= done <= total
+        seen.append(phase)
+        if phase.startswith("decoder: "):  # the encoder's engine is written by now
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(
+            Bundle.open(float16_bundle_of("t5")),
+            tmp_path / "new" / "out",
+            limits=_LIMITS,
+            compute_capabilities=_SM86,
+            progress=progress,
+        )
+    assert seen[0].startswith("encoder: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_tensorrt_refuses_is_named_with_its_node(
+    float16_bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    path = tmp_path / "bundle"
+    shutil.copytree(float16_bundle_of("t5"), path)
+    # As long as the real name, so that sizes and offsets stay true.
+    graph = path / "decoder.onnx"
+    graph.write_bytes(graph.read_bytes().replace(b"TensorScatter", b"TensorScutter"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(EngineError, match=r"cannot parse .*decoder\.onnx: .*\(TensorScutter\)"):
+        build_engines(
+            Bundle.open(path), tmp_path / "out", limits=_LIMITS, compute_capabilities=_SM86
+        )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_only_engines_are_replaced(float16_bundle_of: BundleOf, tmp_path: Path) -> None:
+    bundle = Bundle.open(float16_bundle_of("t5"))
+
+    def build(out: Path, *, overwrite: bool) -> None:
+        build_engines(bundle, out, limits=_LIMITS, compute_capabilities=_SM86, overwrite=overwrite)
+
+    engines = tmp_path / "engines"
+    build(engines, overwrite=False)
+    (engines / "decoder.engine").write_bytes(b"old")
+    with pytest.raises(OutputExistsError, match="already exists"):
+        build(engines, overwrite=False)
+    build(engines, overwrite=True)
+    assert (engines / "decoder.engine").stat().st_size > 1000
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="neither empty nor a folder of engines"):
+        build(mine, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"engines", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "message"),
+    [(("8.7",), "does not build for compute capability '8.7'; it does for .*8.6"), (("x",), "'x'")],
+)
+def test_a_gpu_that_tensorrt_does_not_build_for_is_refused(
+    gpus: tuple[str, ...], message: str, float16_bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(float16_bundle_of("t5"))
+    with pytest.raises(EngineError, match=message):
+        build_engines(bundle, tmp_path / "out", compute_capabilities=gpus)
+    assert not list(tmp_path.iterdir())

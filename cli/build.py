@@ -1,0 +1,187 @@
+"""Build a bundle's TensorRT engines, and say in which precision its layers were built."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from .arguments import add_json, human_bytes, positive
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.engines.tensorrt import EngineSet, GraphReport
+
+#: Progress lines are cut to what every terminal shows on one line.
+_WIDTH = 79
+
+_MOST_NAMES = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument(
+        "--engine", metavar="NAME", help="tensorrt-rtx or tensorrt (default: what is installed)"
+    )
+    parser.add_argument(
+        "--compute-capability",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="X.Y",
+        help="GPUs to build for, such as 8.6 8.9; tensorrt-rtx only, needs no GPU (default: the"
+        " GPU of this machine)",
+    )
+    for option, text in (
+        ("--max-batch", "sources at once (default: 1)"),
+        ("--max-source-length", "source tokens (default: 512, or the model's most)"),
+        (
+            "--max-target-length",
+            "cache slots: one a token for greedy decoding, up to one a token and beam for beam"
+            " search (default: 256, or the model's most)",
+        ),
+        ("--max-queries", "tokens a step: beams, samples, prompt or draft (default: 8)"),
+    ):
+        parser.add_argument(option, type=positive, metavar="N", help=text)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="the folder to write (default: BUNDLE.ENGINE, beside the bundle)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing engines")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from seq2edge.runtime import Bundle
+    from seq2edge.runtime.engines.tensorrt import Limits, build_engines, load_library
+
+    start = time.perf_counter()
+    bundle = Bundle.open(options.bundle)
+    engine = load_library(options.engine).engine
+    folder = bundle.directory.resolve()
+    output = options.output or folder.with_name(f"{folder.name}.{engine}")
+    limits = Limits.of(
+        bundle.manifest.dimensions,
+        max_batch=options.max_batch,
+        max_source_length=options.max_source_length,
+        max_target_length=options.max_target_length,
+        max_queries=options.max_queries,
+    )
+    with _own_stderr() as terminal, _Progress(terminal) as progress:
+        made = build_engines(
+            bundle,
+            output,
+            engine=engine,
+            limits=limits,
+            compute_capabilities=options.compute_capability,
+            overwrite=options.force,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - start
+    if options.json:
+        print(json.dumps({"path": str(output), "seconds": seconds, **made.to_json()}, indent=2))
+        return 0
+    _print(made, output, seconds)
+    return 0
+
+
+@contextmanager
+def _own_stderr() -> Iterator[TextIO]:
+    """Keep what TensorRT's C++ code prints on stderr off it; gives a stream to the real one.
+
+    TensorRT logs the same text, and an error quotes it.
+    """
+    try:
+        descriptor = sys.stderr.fileno()
+    except (AttributeError, OSError):  # closed, or an object that is no file
+        yield sys.stderr or io.StringIO()
+        return
+    sys.stderr.flush()
+    with (
+        os.fdopen(os.dup(descriptor), "w", errors="backslashreplace") as real,
+        tempfile.TemporaryFile() as sink,
+    ):
+        python, sys.stderr = sys.stderr, real
+        os.dup2(sink.fileno(), descriptor)
+        try:
+            yield real
+        finally:
+            real.flush()
+            os.dup2(real.fileno(), descriptor)
+            sys.stderr = python
+
+
+class _Progress:
+    """A line on a terminal that says which phase of the build is under way."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._shown = False
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print(f"\r{'':{_WIDTH}}\r", end="", file=self._terminal, flush=True)
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if self._terminal.isatty():
+            self._shown = True
+            text = f"{phase} {done}/{total}"[:_WIDTH]
+            print(f"\r{text:{_WIDTH}}\r", end="", file=self._terminal, flush=True)
+
+
+def _print(made: EngineSet, output: Path, seconds: float) -> None:
+    gpus = ", ".join(made.compute_capabilities) or "this machine's GPU"
+    print(f"{output}: {made.engine} {made.version} for {gpus}, {seconds:.1f} s")
+    limits = made.limits
+    print(
+        f"at most: batch {limits.max_batch}, source {limits.max_source_length},"
+        f" slots {limits.max_target_length}, queries {limits.max_queries}"
+    )
+    for name, engine in made.engines.items():
+        _print_report(name, engine.report)
+
+
+def _print_report(name: str, report: GraphReport) -> None:
+    sizes = [human_bytes(report.plan_bytes)]
+    if report.weight_bytes is not None:
+        sizes.append(f"{human_bytes(report.weight_bytes)} of weights")
+    if report.activation_bytes is not None:
+        sizes.append(f"{human_bytes(report.activation_bytes)} of activations")
+    print(f"{name}: {', '.join(sizes)}")
+    for (asked, built, kept), count in report.outcomes().items():
+        if built is None:
+            outcome = "what was built is not known"
+        elif built == asked:
+            outcome = "as the graph asks"
+        elif kept:
+            outcome = f"as the graph asks, fused with what reads {built.inputs}"
+        else:
+            outcome = f"built with {built}"
+        print(f"{count:5} GEMMs of {asked}: {outcome}")
+    for gemm in report.lost[:_MOST_NAMES]:
+        print(f"      not as the graph asks: {gemm.name}")
+    if len(report.lost) > _MOST_NAMES:
+        print(f"      and {len(report.lost) - _MOST_NAMES} more (--json names all)")
+    if report.fused_attentions is not None:
+        print(f"{report.fused_attentions:5} of {report.attentions} attentions fused to one kernel")
+    else:
+        print(f"{report.attentions:5} attentions")
+    if report.cache_updates:
+        print(f"{report.cache_updates:5} cache updates in place")
+    if report.cache_copies:
+        print(f"{report.cache_copies:5} kernels that only copy keys or values")
+    if report.layers:
+        layers = ", ".join(f"{count} {kind}" for kind, count in report.layers.items())
+        print(f"{sum(report.layers.values()):5} layers: {layers}")

@@ -1,0 +1,109 @@
+"""The TensorRT that is installed, TensorRT-RTX or TensorRT, and what it logs."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ...errors import EngineError
+
+#: Names of the engine, in order of preference, and the modules that they are.
+_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+
+_recording = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Library:
+    """An imported TensorRT.
+
+    Attributes:
+        engine: ``tensorrt-rtx`` or ``tensorrt``.
+        version: as it gives it, such as ``1.7.1.116``.
+        module: the module; both kinds have the same classes.
+    """
+
+    engine: str
+    version: str
+    module: Any
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of TensorRT's log; ``severity`` is ``ERROR``, ``WARNING``, ``INFO``, ..."""
+
+    severity: str
+    text: str
+
+
+def load_library(engine: str | None = None) -> Library:
+    """Import TensorRT.
+
+    Args:
+        engine: ``tensorrt-rtx`` or ``tensorrt``; None: the first of them that is installed.
+
+    Raises:
+        EngineError: an unknown name, or it is not installed.
+    """
+    if engine is not None and engine not in _MODULES:
+        raise EngineError(f"unknown engine {engine!r}; there are: {', '.join(_MODULES)}")
+    for name in [engine] if engine else _MODULES:
+        try:
+            module = importlib.import_module(_MODULES[name])
+        except ModuleNotFoundError as error:
+            if error.name != _MODULES[name]:  # it is there, and lacks a part
+                raise EngineError(f"{name} cannot be imported: {error}") from None
+        except (ImportError, OSError) as error:
+            raise EngineError(f"{name} cannot be imported: {error}") from None
+        else:
+            return Library(name, str(module.__version__), module)
+    if engine is None:
+        raise EngineError(
+            "neither tensorrt-rtx nor tensorrt is installed: pip install 'seq2edge[tensorrt-rtx]'"
+            " (on a Jetson, JetPack brings tensorrt)"
+        )
+    raise EngineError(f"{engine} is not installed: pip install 'seq2edge[{engine}]'")
+
+
+def logger(library: Library) -> Any:
+    """The one logger of this process for ``library``; it is silent but while :func:`recorded`.
+
+    One, because TensorRT keeps the first logger that it is given and ignores others.
+    """
+    return _logger(library.module)
+
+
+@contextmanager
+def recorded(library: Library) -> Iterator[list[Message]]:
+    """Within the block the list grows by what TensorRT logs, of every severity.
+
+    Blocks of several threads wait for each other, since TensorRT does not say whose message
+    it is.
+    """
+    shared = logger(library)
+    with _recording:
+        messages: list[Message] = []
+        shared.messages = messages
+        try:
+            yield messages
+        finally:
+            shared.messages = None
+
+
+@cache
+def _logger(module: Any) -> Any:
+    def initialize(self: Any) -> None:
+        module.ILogger.__init__(self)
+        self.messages = None
+
+    def log(self: Any, severity: Any, text: str) -> None:
+        if self.messages is not None:
+            self.messages.append(Message(str(severity.name), text))
+
+    # The base class is known only now that the module is imported.
+    return type("RecordingLogger", (module.ILogger,), {"__init__": initialize, "log": log})()
