@@ -1,12 +1,19 @@
-"""Measure a bundle's latency on this machine: encoder, first token, each further token."""
+"""Measure a bundle on this machine: latency, and if asked its roofline and its memory."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .arguments import add_json, add_threads, human_bytes, positive
+
+if TYPE_CHECKING:
+    from seq2edge.benchmarks.latency import LatencyReport, Workload
+    from seq2edge.benchmarks.memory import MemoryReport
+    from seq2edge.benchmarks.roofline import Roofline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option, type=positive, default=default, metavar="N", help=f"{text} (default: {default})"
         )
+    parser.add_argument(
+        "--roofline",
+        action="store_true",
+        help="time a greedy step beside the memory bandwidth (a cache of --new-tokens slots)",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="BUNDLE",
+        help="with --roofline: another bundle in the same rounds, such as the float32 one",
+    )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="resident memory of a fresh process that loads the bundle and generates once",
+    )
     add_threads(parser)
     add_json(parser)
 
@@ -29,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.latency import Workload, measure
 
+    _check_reference(options)
     workload = Workload(
         source_length=options.source_length,
         new_tokens=options.new_tokens,
@@ -38,12 +62,63 @@ def run(options: argparse.Namespace) -> int:
         warmup=options.warmup,
         threads=options.threads,
     )
+    bundles = [options.bundle] if options.reference is None else [options.bundle, options.reference]
     report = measure(options.bundle, workload)
+    rooflines = _rooflines(bundles, workload) if options.roofline else []
+    memory = _memory(options.bundle, workload) if options.memory else None
     if options.json:
-        print(json.dumps(report.to_json(), indent=2))
+        document = report.to_json()
+        if rooflines:
+            document["roofline"] = rooflines[0].to_json()
+        if options.reference is not None:
+            document["reference"] = rooflines[1].to_json()
+        if memory is not None:
+            document["memory"] = memory.to_json()
+        print(json.dumps(document, indent=2))
         return 0
+    _print_latency(options.bundle, report)
+    for bundle, roofline in zip(bundles, rooflines, strict=False):
+        _print_roofline(bundle, roofline)
+    if memory is not None:
+        _print_memory(memory)
+    return 0
+
+
+def _check_reference(options: argparse.Namespace) -> None:
+    """Say at once what would otherwise fail after the latency was measured."""
+    if options.reference is None:
+        return
+    from seq2edge.runtime import Bundle
+    from seq2edge.runtime.errors import InputError
+
+    if not options.roofline:
+        raise InputError("--reference is for --roofline: give both, or neither")
+    Bundle.open(options.reference)
+
+
+def _rooflines(bundles: list[Path], workload: Workload) -> list[Roofline]:
+    from seq2edge.benchmarks.roofline import measure_rooflines
+
+    return measure_rooflines(bundles, workload, _show_round)
+
+
+def _show_round(done: int, total: int) -> None:
+    # No tqdm: a device has none.
+    if sys.stderr.isatty():
+        end = "\r\x1b[K" if done == total else ""
+        print(f"\rroofline: round {done} of {total}{end}", end="", file=sys.stderr, flush=True)
+
+
+def _memory(bundle: Path, workload: Workload) -> MemoryReport:
+    from seq2edge.benchmarks.memory import measure_memory
+
+    return measure_memory(bundle, workload)
+
+
+def _print_latency(bundle: Path, report: LatencyReport) -> None:
+    workload = report.workload
     print(
-        f"{options.bundle}: batch {workload.batch_size}, source {workload.source_length},"
+        f"{bundle}: batch {workload.batch_size}, source {workload.source_length},"
         f" {workload.new_tokens} new tokens, beams {workload.num_beams},"
         f" {report.threads or 'all'} threads,"
         f" {workload.runs} runs"
@@ -56,4 +131,43 @@ def run(options: argparse.Namespace) -> int:
         f"load {report.load_ms:.0f} ms, peak memory {human_bytes(report.peak_rss_bytes)},"
         f" onnxruntime {report.engine_version}"
     )
-    return 0
+
+
+def _print_roofline(bundle: Path, roofline: Roofline) -> None:
+    print(
+        f"\nroofline of {bundle}: a step reads {human_bytes(roofline.weight_bytes)} of weights"
+        f" and {human_bytes(roofline.cache_bytes)} of cache"
+        f" (batch {roofline.batch_size}, {roofline.cache_slots} slots,"
+        f" {roofline.threads} threads)"
+    )
+    print(f"{'':10}{'step ms':>10}{'GB/s':>10}{'readable':>10}{'share':>10}{'bound ms':>10}")
+    read = roofline.weight_bytes + roofline.cache_bytes
+    highest = max(roofline.memory_bandwidth, roofline.same_size_bandwidth)
+    for name, step_ms, bandwidth, share in (
+        ("median", roofline.step_ms.p50, highest, roofline.share),
+        ("best", roofline.best_step_ms, roofline.best_bandwidth, roofline.best_share),
+    ):
+        reached = read / step_ms / 1e6
+        print(
+            f"{name:10}{step_ms:10.3f}{reached:10.2f}{bandwidth / 1e9:10.2f}"
+            f"{100 * share:8.1f} %{share * step_ms:10.3f}"
+        )
+    print(
+        f"readable: {roofline.memory_bandwidth / 1e9:.2f} GB/s from memory,"
+        f" {roofline.same_size_bandwidth / 1e9:.2f} GB/s from a buffer of the weights' size"
+    )
+
+
+def _print_memory(memory: MemoryReport) -> None:
+    print(f"\nmemory of a fresh process; the bundle has {human_bytes(memory.bundle_bytes)}")
+    print(f"{'MB':14}{'resident':>10}{'anonymous':>11}{'file':>10}{'VmRSS':>10}{'/ bundle':>10}")
+    for name, stage in memory.stages.items():
+        values = (stage.total, stage.anonymous, stage.file_backed, stage.vm_rss)
+        total, anonymous, file_backed, vm_rss = (value / 1e6 for value in values)
+        print(
+            f"{name:14}{total:10.1f}{anonymous:11.1f}{file_backed:10.1f}{vm_rss:10.1f}"
+            f"{stage.total / memory.bundle_bytes:10.2f}"
+        )
+    print(f"loading adds {memory.added_ratio:.2f} x the bundle; peak {human_bytes(memory.peak)}")
+    parts = sorted(memory.parts.items(), key=lambda part: -part[1])
+    print(f"at the end: {', '.join(f'{name} {human_bytes(size)}' for name, size in parts)}")

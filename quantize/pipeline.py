@@ -231,8 +231,8 @@ def _fitted(layer: Layer, treatment: Treatment | None) -> Treatment | None:
     """The treatment with a block size that suits the layer; none if no block does."""
     if isinstance(treatment, DynamicInt8) and treatment.stored is not None:
         stored = treatment.stored
-        block = fitting_block(layer.matrix_shape[0], stored, whole=False)
-        return DynamicInt8(replace(stored, block_size=block))
+        block = fitting_block(layer.matrix_shape[0], stored, whole=True)
+        return DynamicInt8(replace(stored, block_size=block) if block else None)
     if not isinstance(treatment, BlockWeights):
         return treatment
     inputs, outputs = layer.matrix_shape

@@ -72,6 +72,10 @@ def _int8_cpu(options: Options) -> Policy:
     return decide
 
 
+def _int8_dynamic(_options: Options) -> Policy:
+    return lambda _layer: DynamicInt8()
+
+
 def _int8_weights(options: Options) -> Policy:
     weights = _blocks(options, 8)
     return lambda _layer: weights
@@ -147,6 +151,14 @@ SCHEMES = (
         "int8",
         _int8_cpu,
         uses=_BLOCK,
+    ),
+    Scheme(
+        "int8-dynamic",
+        "cpu",
+        "int8 weights and inputs everywhere",
+        "int8",
+        _int8_dynamic,
+        fallback=_int8_weights,
     ),
     Scheme(
         "int4",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from seq2edge.runtime.engines import Engine, load_engine
 from seq2edge.runtime.tokenizer import Tokenizer, load_tokenizer
 from seq2edge.runtime.version import package_version
 
+from ..machine import cpu_model
 from .agreement import Agreement, token_agreement
 from .bootstrap import Interval, percentile_interval
 from .data import Example, sample
@@ -184,7 +184,7 @@ def compare(
             speed_texts=len(timed),
             settings=settings,
             variants=tuple(_variant(*row, reference=found[0]) for row in rows),
-            cpu=_cpu_model(),
+            cpu=cpu_model(),
             versions=_versions(),
         )
 
@@ -277,16 +277,6 @@ def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
     """Where nobody asked for progress."""
-
-
-def _cpu_model() -> str:
-    """The processor's name; kernels on Arm often do not say it."""
-    file = Path("/proc/cpuinfo")
-    for line in file.read_text().splitlines() if file.exists() else ():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.machine()
 
 
 def _versions() -> dict[str, str]:

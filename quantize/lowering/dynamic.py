@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from ..layers import Layer
 from ..numerics import BlockTensors, Floats, quantize_channels, unpack
@@ -27,82 +26,123 @@ def lower_dynamic(
     stored: tuple[BlockWeights, BlockTensors] | None = None,
 ) -> None:
     """Replace the layer's ``MatMul`` nodes; ``stored``: the weight as it is in the file."""
-    weight, scales, blocks = None, None, None
     if stored is None:
         weight, scales = quantize_channels(layer.matrix(), 7)
     else:
-        blocks, scales = _relative_blocks(layer, *stored)
+        weight, scales = None, _channel_scales(*stored)
+    if weight is not None and layer.outputs_first:
+        weight = weight.T
     for use in layer.uses:
         model, node = models[use.graph], use.node
-        x = node.inputs[0]
-        if x is None:
-            raise AssertionError("a MatMul has two inputs")
-        quantized, scale, zero = _quantized_input(model, node, x)
-        values = (
-            initializer(model, f"{layer.name}.int8", weight)
-            if weight is not None
-            else _unpacked(model, node, layer, blocks or {})
-        )
-        none = initializer(model, "int8_zero_point", np.zeros((), np.int8))
-        product = insert_before(model, node, "MatMulInteger", [quantized, values, zero, none])
-        floats = _cast(model, node, product.outputs[0], ir.DataType.FLOAT)
-        channel_scales = initializer(model, f"{layer.name}.scales", scales)
-        both = insert_before(model, node, "Mul", [scale, channel_scales]).outputs[0]
+        factors = initializer(model, f"{layer.name}.channel_scales", scales)
+        if weight is not None:
+            values = initializer(model, f"{layer.name}.int8", weight)
+        elif stored is not None:
+            values = _unpacked(model, node, layer.name, stored, scales)
+        if node.op_type == "Gather":
+            _lower_gather(model, node, values, factors)
+            continue
+        if layer.outputs_first:  # constant: ONNX Runtime turns it once, at load
+            values = insert_before(model, node, "Transpose", [values], {"perm": [1, 0]}).outputs[0]
+        _lower_product(model, node, values, factors)
+
+
+def _lower_product(model: ir.Model, node: ir.Node, values: ir.Value, factors: ir.Value) -> None:
+    """``MatMul`` or ``Gemm`` to an integer product and its scales."""
+    x = node.inputs[0]
+    if x is None:
+        raise AssertionError("a product has two inputs")
+    quantized, scale, zero = _quantized_input(model, node, x)
+    none = initializer(model, "int8_zero_point", np.zeros((), np.int8))
+    product = insert_before(model, node, "MatMulInteger", [quantized, values, zero, none])
+    floats = _floats(model, node, product.outputs[0])
+    both = insert_before(model, node, "Mul", [scale, factors]).outputs[0]
+    if len(node.inputs) > 2:
+        scaled = insert_before(model, node, "Mul", [floats, both]).outputs[0]
+        replace_node(model, node, "Add", [scaled, node.inputs[2]])
+    else:
         replace_node(model, node, "Mul", [floats, both])
 
 
-def _relative_blocks(
-    layer: Layer, plan: BlockWeights, tensors: BlockTensors
-) -> tuple[dict[str, NDArray[np.generic]], Floats]:
-    """Blocks [C, block, N] whose scales are relative to those [N] of the int8 outputs."""
-    outputs = layer.matrix_shape[1]
-    shape = (outputs, -1, plan.block_size)
-    values = unpack(tensors.packed, plan.bits).reshape(shape).transpose(1, 2, 0)
-    count = len(values)
-    if tensors.zero_points is None:
-        zeros = np.full((1, 1, 1), 2 ** (plan.bits - 1), np.uint8)
-    else:
-        zeros = unpack(tensors.zero_points, plan.bits)[:, :count].T[:, None, :]
-    scales = tensors.scales.T[:, None, :]
-    centred = values.astype(np.float32) - zeros.astype(np.float32)
-    largest = np.abs(centred * scales).max(axis=(0, 1)) / _LARGEST
-    channel_scales: Floats = np.where(largest == 0, 1, largest).astype(np.float32)
-    blocks = {
-        "blocks": values.astype(ml_dtypes.uint4),
-        "zero_points": zeros.astype(np.uint8),
-        "block_scales": (scales / channel_scales).astype(np.float32),
-    }
-    return blocks, channel_scales
+def _lower_gather(model: ir.Model, node: ir.Node, values: ir.Value, factors: ir.Value) -> None:
+    """Look up int8 rows and their scales."""
+    ids = node.inputs[1]
+    rows = insert_before(model, node, "Gather", [values, ids], {"axis": 0}).outputs[0]
+    scales = insert_before(model, node, "Gather", [factors, ids], {"axis": 0}).outputs[0]
+    last = initializer(model, "last_axis", np.array([-1], np.int64))
+    column = insert_before(model, node, "Unsqueeze", [scales, last]).outputs[0]
+    replace_node(model, node, "Mul", [_floats(model, node, rows), column])
+
+
+def _channel_scales(plan: BlockWeights, tensors: BlockTensors) -> Floats:
+    """[N], so that 7 bits hold the blocks' values (see numerics.quantize_channels)."""
+    count = tensors.scales.shape[1]
+    shape = (len(tensors.scales), count, -1)
+    values = unpack(tensors.packed, plan.bits).reshape(shape).astype(np.float32)
+    zeros = (
+        np.float32(2 ** (plan.bits - 1))
+        if tensors.zero_points is None
+        else unpack(tensors.zero_points, plan.bits)[:, :count, None].astype(np.float32)
+    )
+    largest = np.abs((values - zeros) * tensors.scales[..., None]).max(axis=(1, 2)) / _LARGEST
+    scales: Floats = np.where(largest == 0, 1, largest).astype(np.float32)
+    return scales
 
 
 def _unpacked(
-    model: ir.Model, node: ir.Node, layer: Layer, blocks: Mapping[str, NDArray[np.generic]]
+    model: ir.Model,
+    node: ir.Node,
+    name: str,
+    stored: tuple[BlockWeights, BlockTensors],
+    scales: Floats,
 ) -> ir.Value:
-    """Blocks to int8 [K, N]. All of it is constant: ONNX Runtime does it once, at load."""
-    values, zeros, scales = (
-        initializer(model, f"{layer.name}.{name}", array) for name, array in blocks.items()
-    )
-    floats = [_cast(model, node, value, ir.DataType.FLOAT) for value in (values, zeros)]
-    centred = insert_before(model, node, "Sub", floats).outputs[0]
-    scaled = insert_before(model, node, "Mul", [centred, scales]).outputs[0]
-    rounded = insert_before(model, node, "Round", [scaled]).outputs[0]
-    whole = _cast(model, node, rounded, ir.DataType.INT8)
-    inputs, outputs = layer.matrix_shape
-    padded = np.array([-1, outputs], np.int64)
-    rows = insert_before(
-        model, node, "Reshape", [whole, initializer(model, f"{layer.name}.padded", padded)]
-    ).outputs[0]
-    if len(blocks["blocks"]) * blocks["blocks"].shape[1] == inputs:
-        return rows
-    ends = [
-        initializer(model, f"{layer.name}.{name}", np.array([value], np.int64))
-        for name, value in (("first", 0), ("inputs", inputs))
+    """Blocks to int8 [K, N]. All of it is constant: ONNX Runtime does it once, at load.
+
+    It keeps what each node makes until it has folded all of them, so the nodes are few: one
+    makes floats, one divides by each block's scale relative to its output's and rounds.
+    """
+    plan, tensors = stored
+    count, outputs = tensors.scales.shape[1], len(tensors.packed)
+    values = unpack(tensors.packed, plan.bits).reshape(outputs, -1).T
+    steps = np.where(tensors.scales == 0, 1, tensors.scales)
+    relative: Floats = (scales[:, None] / steps).T.astype(np.float32)
+    if tensors.zero_points is None:
+        signed = (values.astype(np.int8) - 2 ** (plan.bits - 1)).astype(ml_dtypes.int4)
+        floats = _floats(model, node, initializer(model, f"{name}.int4", signed))
+        return _rounded(model, node, name, floats, relative, (0, plan.block_size))
+    blocks = values.reshape(count, plan.block_size, outputs).astype(ml_dtypes.uint4)
+    zeros = unpack(tensors.zero_points, plan.bits)[:, :count].T[:, None]
+    both = [
+        _floats(model, node, initializer(model, f"{name}.{key}", array))
+        for key, array in (("uint4", blocks), ("zero_points", zeros))
     ]
-    return insert_before(model, node, "Slice", [rows, *ends]).outputs[0]
+    floats = insert_before(model, node, "Sub", both).outputs[0]
+    whole = _rounded(model, node, name, floats, relative[:, None], (1, plan.block_size))
+    rows = initializer(model, f"rows.{outputs}", np.array([-1, outputs], np.int64))
+    return insert_before(model, node, "Reshape", [whole, rows]).outputs[0]
 
 
-def _cast(model: ir.Model, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    return insert_before(model, node, "Cast", [value], {"to": dtype.value}).outputs[0]
+def _rounded(
+    model: ir.Model,
+    node: ir.Node,
+    name: str,
+    floats: ir.Value,
+    scales: Floats,
+    blocks: tuple[int, int],
+) -> ir.Value:
+    """``floats`` over a scale for each block along the axis, as int8."""
+    axis, block_size = blocks
+    parameters = [
+        initializer(model, f"{name}.relative_scales", scales),
+        initializer(model, f"{name}.no_zero_points", np.zeros(scales.shape, np.int8)),
+    ]
+    attributes = {"axis": axis, "block_size": block_size}
+    whole = insert_before(model, node, "QuantizeLinear", [floats, *parameters], attributes)
+    return whole.outputs[0]
+
+
+def _floats(model: ir.Model, node: ir.Node, value: ir.Value) -> ir.Value:
+    return insert_before(model, node, "Cast", [value], {"to": ir.DataType.FLOAT.value}).outputs[0]
 
 
 def _quantized_input(

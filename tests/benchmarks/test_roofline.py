@@ -1,0 +1,71 @@
+"""A decoder step beside the bandwidth: the figures fit together and with the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seq2edge.benchmarks import roofline
+from seq2edge.benchmarks.latency import Workload
+from seq2edge.benchmarks.roofline import cache_bytes, measure_rooflines
+from seq2edge.runtime import Bundle
+from seq2edge.runtime.errors import BundleError, InputError
+
+WORK = Workload(source_length=5, new_tokens=8, batch_size=2, runs=2, warmup=1, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_MEMORY_BYTES", 2_000_000)
+
+
+def test_figures_fit_together(bundle_of: Callable[[str], Path]) -> None:
+    (found,) = measure_rooflines([bundle_of("t5")], WORK)
+    decoder = Bundle.open(bundle_of("t5")).manifest.graphs["decoder"]
+    assert found.weight_bytes == decoder.weight_bytes
+    # Keys and values of 2 layers, 3 heads of 24 float32, for 2 sequences.
+    assert found.cache_bytes == 2 * 2 * 3 * 24 * 4 * 2 * (8 + 5)
+    assert (found.cache_slots, found.source_length, found.batch_size) == (8, 5, 2)
+    assert found.threads == 1
+    read = found.weight_bytes + found.cache_bytes
+    bandwidth = max(found.memory_bandwidth, found.same_size_bandwidth)
+    assert found.bound_ms == pytest.approx(1e3 * read / bandwidth)
+    assert found.step_bandwidth == pytest.approx(1e3 * read / found.step_ms.p50)
+    assert found.share == pytest.approx(found.step_bandwidth / bandwidth)
+    assert 0 < found.best_step_ms <= found.step_ms.p50
+    assert found.best_bandwidth >= bandwidth
+    assert found.best_share == pytest.approx(1e3 * read / found.best_step_ms / found.best_bandwidth)
+
+
+def test_bundles_are_measured_in_the_same_rounds(bundle_of: Callable[[str], Path]) -> None:
+    rounds: list[tuple[int, int]] = []
+    paths = [bundle_of("t5"), bundle_of("bart")]
+    found = measure_rooflines(paths, WORK, lambda done, total: rounds.append((done, total)))
+    expected = [Bundle.open(path).manifest.graphs["decoder"].weight_bytes for path in paths]
+    assert [report.weight_bytes for report in found] == expected
+    assert rounds == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_cache_in_fewer_bits_counts_as_fewer_bytes(bundle_of: Callable[[str], Path]) -> None:
+    from dataclasses import replace
+
+    decoder = Bundle.open(bundle_of("t5")).manifest.graphs["decoder"]
+    half = replace(
+        decoder,
+        inputs=tuple(
+            replace(spec, dtype="float16") if spec.name.startswith(("past_", "cross_")) else spec
+            for spec in decoder.inputs
+        ),
+    )
+    assert cache_bytes(half, 1, 10, 7) == cache_bytes(decoder, 1, 10, 7) / 2
+
+
+def test_what_cannot_be_measured_is_refused(
+    bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="--new-tokens 81 is more than the model's 80"):
+        measure_rooflines([bundle_of("bart")], Workload(new_tokens=81))
+    with pytest.raises(BundleError, match="no such bundle"):
+        measure_rooflines([bundle_of("t5"), tmp_path / "none"], WORK)
