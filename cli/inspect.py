@@ -57,6 +57,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "max_target_length": dims.max_target_length,
         "tokenizer": manifest.tokenizer.kind,
         "generation": dict(manifest.generation),
+        "quantization": dict(manifest.quantization),
         "bytes_read_per_token": manifest.graphs["decoder"].weight_bytes,
         "cache_bytes_per_slot": manifest.cache_bytes_per_slot,
         "graphs": {
@@ -90,6 +91,13 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"cache         {human_bytes(report['cache_bytes_per_slot'])} a slot"
         " (one token of one sequence)",
     ]
+    done = report["quantization"]
+    if done:
+        lines.append(f"quantized     {done['scheme']} for {done['target']}")
+        lines += [
+            f"              {count} layers: {treatment}"
+            for treatment, count in done["summary"].items()
+        ]
     for name, graph in report["graphs"].items():
         operators = ", ".join(f"{kind} {count}" for kind, count in graph["operators"].items())
         lines.append(f"{name:13} {graph['precision']}, opset {graph['opset']}: {operators}")

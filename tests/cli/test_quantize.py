@@ -27,7 +27,11 @@ def test_a_quantized_bundle_is_smaller_and_runs(
     assert report["layers"]["lm_head"] == "float32"
     assert report["bytes"] == size(out) < 0.6 * size(byte_bundle)
     assert cli("run", out, "a text", "--max-new-tokens", 5).returncode == 0
-    assert b"int8" in cli("inspect", out).stdout
+    text = cli("inspect", out).stdout.decode()
+    assert "quantized     int8 for cpu" in text
+    assert " 1 layers: float32" in text
+    record = json.loads(cli("inspect", out, "--json").stdout)["quantization"]
+    assert record["layers"] == report["layers"]
 
 
 def test_what_was_done_is_said(cli: Cli, byte_bundle: Path, tmp_path: Path) -> None:
