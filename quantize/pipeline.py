@@ -238,9 +238,11 @@ def _fitted(layer: Layer, treatment: Treatment | None) -> Treatment | None:
     inputs, outputs = layer.matrix_shape
     # A table's rows are looked up, and standard blocks are, whole.
     whole = layer.outputs_first or treatment.standard
+    if treatment.standard:  # two blocks a row at least: see lowering/standard.py
+        treatment = replace(treatment, block_size=min(treatment.block_size, inputs // 2))
     block = fitting_block(inputs, treatment, whole=whole)
-    if treatment.standard and (not block or outputs % 2 or inputs // block < 2):
-        return ChannelWeights()  # see lowering/standard.py
+    if treatment.standard and (not block or outputs % 2):
+        return ChannelWeights()
     return replace(treatment, block_size=block) if block else None
 
 

@@ -69,8 +69,13 @@ def _dequantize(
 
 
 def _drop_last_output(model: ir.Model, node: ir.Node) -> None:
-    """Give those who read ``node`` [.., N + 1] its first N columns."""
+    """Give those who read ``node`` [.., N + 1] its first N columns; its bias gets a zero more."""
     whole = node.outputs[0]
+    if len(node.inputs) > 2 and (bias := node.inputs[2]) is not None:
+        if bias.const_value is None:
+            raise AssertionError("a head's bias is a weight")
+        padded = np.pad(bias.const_value.numpy(), (0, 1))
+        node.replace_input_with(2, initializer(model, f"{bias.name}.padded", padded))
     bounds = [
         initializer(model, name, np.array([value], np.int64))
         for name, value in (("first_output", 0), ("last_output", -1), ("output_axis", -1))
