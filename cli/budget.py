@@ -61,7 +61,14 @@ def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
                 )
             return metric.loss(found.value)
 
-        return quantize_within(request, options.max_drop, measure, measuring=measuring)
+        described = {
+            "metric": metric.name,
+            "data": options.data.name,
+            "examples": len(examples),
+        }
+        return quantize_within(
+            request, options.max_drop, measure, described=described, measuring=measuring
+        )
 
 
 def print_table(found: Budgeted, metric: str) -> None:

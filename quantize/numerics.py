@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ def quantize_blocks(weight: Floats, plan: BlockWeights) -> BlockTensors:
     """Quantize [K, N] in blocks along K; a last block that is not full is padded with zeros."""
     if plan.algorithm == "k-quant":
         return _k_quant(weight, plan)
+    return _nearest(weight, plan)
+
+
+def _nearest(weight: Floats, plan: BlockWeights) -> BlockTensors:
     from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
 
     inputs, outputs = weight.shape
@@ -65,6 +69,11 @@ def quantize_blocks(weight: Floats, plan: BlockWeights) -> BlockTensors:
 
 
 def _k_quant(weight: Floats, plan: BlockWeights) -> BlockTensors:
+    """ONNX Runtime's search for each block, where it is nearer than rounding to nearest.
+
+    Its zero point is rounded after the search and stays within the block's bits, which loses
+    blocks of equal values or of one sign.
+    """
     from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
 
     inputs, outputs = weight.shape
@@ -73,11 +82,42 @@ def _k_quant(weight: Floats, plan: BlockWeights) -> BlockTensors:
     columns = np.pad(weight.T, ((0, 0), (0, count * block - inputs)))
     with np.errstate(invalid="ignore", divide="ignore"):  # a block of equal values
         values, scales, zero_points = quant_tensor_k_quant_cpu(columns, plan.bits, block)
-    return BlockTensors(
+    searched = BlockTensors(
         packed=pack(values.reshape(outputs, count, block), plan.bits),
         scales=scales.reshape(outputs, count).astype(np.float32),
         zero_points=pack(zero_points.reshape(outputs, count), plan.bits),
     )
+    nearest = _nearest(weight, replace(plan, symmetric=False))
+    wanted = columns.reshape(outputs, count, block)
+    errors = [
+        np.square(block_values(tensors, plan.bits) - wanted).sum(axis=-1)
+        for tensors in (searched, nearest)
+    ]
+    better = ~(errors[0] <= errors[1])  # not a number is not better
+    zeros = [_zeros(tensors, plan.bits).astype(np.uint8) for tensors in (searched, nearest)]
+    return BlockTensors(
+        packed=np.where(better[..., None], nearest.packed, searched.packed),
+        scales=np.where(better, nearest.scales, searched.scales),
+        zero_points=pack(np.where(better, zeros[1], zeros[0]), plan.bits),
+    )
+
+
+def block_values(tensors: BlockTensors, bits: int) -> Floats:
+    """What the blocks stand for: [N, C, block] float32."""
+    count = tensors.scales.shape[1]
+    values = unpack(tensors.packed, bits).reshape(len(tensors.scales), count, -1)
+    centred = values.astype(np.float32) - _zeros(tensors, bits)[..., None]
+    found: Floats = centred * tensors.scales[..., None]
+    return found
+
+
+def _zeros(tensors: BlockTensors, bits: int) -> Floats:
+    """Zero points [N, C]."""
+    if tensors.zero_points is None:
+        return np.full(tensors.scales.shape, 2 ** (bits - 1), np.float32)
+    count = tensors.scales.shape[1]
+    zeros: Floats = unpack(tensors.zero_points, bits)[:, :count].astype(np.float32)
+    return zeros
 
 
 def pack(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle import Bundle, BundleWriter, check_destination
+from seq2edge.runtime.errors import BundleError
 from seq2edge.runtime.manifest import Manifest
 from seq2edge.runtime.version import package_version
 
@@ -135,10 +136,13 @@ def quantize_request(
     """
     source, chosen = _opened(request)
     check_destination(request.out, request.overwrite)
+    _check_paths(source, request)
     manifest = source.manifest
-    models = {name: ir.load(source.path(info.file)) for name, info in manifest.graphs.items()}
+    models = _load(source)
     layers = find_layers(models)
     treatments = _treatments(layers, chosen, request)
+    if chosen.compute == "float32" and not any(treatments.values()):
+        raise QuantizationError("every layer is left as it is; exclude fewer of them")
     _check_finite(models)
     seen = _calibration(source, layers, chosen, request)
     inputs = seen.inputs if seen else {}
@@ -185,14 +189,55 @@ def load_calibration(request: Request) -> Calibration | None:
     return _calibration(source, _layers(source), chosen, request)
 
 
-def layers_of(bundle: Bundle) -> list[str]:
-    """Names of the layers that can be quantized."""
-    return [layer.name for layer in _layers(bundle)]
+def improvable_layers(request: Request) -> dict[str, bool]:
+    """Layers that are not excluded, and whether ``more_exact`` would change them.
+
+    Raises:
+        QuantizationError, BundleError: see :func:`quantize_bundle`.
+    """
+    source, chosen = _opened(request)
+    layers = _layers(source)
+    now = _treatments(layers, chosen, request)
+    then = _treatments(layers, chosen, replace(request, more_exact=("*",)))
+    return {
+        layer.name: chosen.policy is nothing or now[layer.name] != then[layer.name]
+        for layer in layers
+        if not is_excluded(layer, request.exclude)
+    }
 
 
 def _layers(bundle: Bundle) -> list[Layer]:
-    graphs = bundle.manifest.graphs
-    return find_layers({name: ir.load(bundle.path(info.file)) for name, info in graphs.items()})
+    return find_layers(_load(bundle))
+
+
+def _load(bundle: Bundle) -> dict[str, ir.Model]:
+    models = {}
+    for name, info in bundle.manifest.graphs.items():
+        path = bundle.path(info.file)
+        try:
+            models[name] = ir.load(path)
+        except Exception as error:  # protobuf's are of no common class
+            raise BundleError(f"{path} is damaged: {error}; export the bundle again") from None
+    return models
+
+
+def _check_paths(source: Bundle, request: Request) -> None:
+    """Keep what is written from replacing what is read, or something else that is written.
+
+    Raises:
+        QuantizationError: two paths are one.
+    """
+    given = request.calibration
+    read = {"the bundle": source.directory}
+    written = {"the output": request.out}
+    if isinstance(given, CalibrationFiles):
+        read["the calibration text"] = Path(given.source)
+        if given.save is not None:
+            written["the saved calibration"] = Path(given.save)
+    for name, path in written.items():
+        for other, taken in {**read, **written}.items():
+            if name != other and path.absolute().resolve() == taken.absolute().resolve():
+                raise QuantizationError(f"{name} and {other} are the same: {path}")
 
 
 def _opened(request: Request) -> tuple[Bundle, Scheme]:
@@ -271,9 +316,10 @@ def _calibration(
             )
         return None
     if isinstance(given, Calibration):
+        calibrating.check_origin(given, bundle)
         return given
     if given.save is not None:
-        calibrating.check_saving(given.save)
+        calibrating.check_saving(given.save, request.overwrite)
     inputs = calibrating.linear_inputs(layers)
     found = calibrating.load_or_calibrate(
         given.source, bundle, inputs, moments=gptq, progress=request.progress

@@ -6,6 +6,7 @@ from .statistics import METHODS, Activation
 from .store import (
     Calibration,
     calibrate,
+    check_origin,
     check_saving,
     linear_inputs,
     load,
@@ -18,6 +19,7 @@ __all__ = [
     "Activation",
     "Calibration",
     "calibrate",
+    "check_origin",
     "check_saving",
     "linear_inputs",
     "load",

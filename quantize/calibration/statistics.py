@@ -15,6 +15,10 @@ METHODS = ("minmax", "percentile", "entropy")
 PERCENTILE = 99.99
 #: int8 has so many magnitudes; entropy compares histograms of that many bins.
 _LEVELS = 128
+#: A histogram's least width: bins of less do not divide float32 values.
+_SMALLEST = 1e-30
+#: Counts of a bin that int8 would leave empty where the reference has something.
+_NEXT_TO_NOTHING = 1e-4
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Activation:
     def _widen(self, largest: float) -> None:
         """Make the histogram reach ``largest``; doubling its width merges pairs of bins."""
         if largest and not self.edge:
-            self.edge = largest
+            self.edge = max(largest, _SMALLEST)
         while largest > self.edge:
             merged = self.histogram.reshape(-1, 2).sum(axis=1)
             self.histogram = np.concatenate([merged, np.zeros_like(merged)])
@@ -117,8 +121,10 @@ def _entropy_threshold(histogram: NDArray[np.int64], edge: float) -> float:
         quantized = np.repeat(level, widths) * occupied
         seen[-1] += counts[bins:].sum()  # what saturates
         if quantized[-1] == 0 < seen[-1]:
-            continue  # int8 would have nothing where the reference has something
-        p, q = seen[occupied] / seen.sum(), quantized[occupied] / quantized.sum()
+            quantized[-1] = _NEXT_TO_NOTHING
+            occupied[-1] = True
+        # Both over all counts: what saturates is missing from q.
+        p, q = seen[occupied] / counts.sum(), quantized[occupied] / counts.sum()
         divergence = float(np.sum(p * np.log(p / q)))
         if divergence < best:
             best, chosen = divergence, bins

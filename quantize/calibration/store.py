@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import os
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,9 +25,22 @@ from seq2edge.runtime.bundle import Bundle
 from ..errors import QuantizationError
 from .replay import Key, replay
 from .statistics import BINS, Activation
-from .texts import Text, read_texts
+from .texts import Text, parse_texts, read_bytes
 
 _FORMAT = 1
+#: What a zip archive begins with (PKWARE's APPNOTE, 4.3.7), as numpy's files do.
+_ZIP = b"PK\x03\x04"
+#: What reading damaged archives and arrays raises.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,11 @@ def calibrate(
         if not values.size:
             return
         found = max(float(values.max()), -float(values.min()))
+        if not math.isfinite(found):
+            raise QuantizationError(
+                f"the {key[0]}'s value {key[1]} is not a finite number over the calibration"
+                " text: the float32 bundle itself overflows"
+            )
         largest[key] = max(largest.get(key, 0.0), found)
         if key in inputs:
             if key not in activations:
@@ -113,20 +135,14 @@ def load_or_calibrate(
         InputError: see :func:`calibrate`.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            saved = file.read(2) == b"PK"
-    except OSError as error:
-        raise QuantizationError(f"cannot read {path}: {error.strerror}") from None
-    if not saved:
-        texts = read_texts(path)
+    data = read_bytes(path)  # once: it may be a pipe
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        if data.startswith(_ZIP):
+            raise QuantizationError(f"{path} is not a whole calibration file; calibrate again")
+        texts = parse_texts(path, data)
         return calibrate(bundle, texts, inputs, moments=moments, progress=progress)
-    found = load(path)
-    if found.origin.bundle != fingerprint(bundle):
-        raise QuantizationError(
-            f"{path} was calibrated on another bundle; give the text instead, or the bundle"
-            " that it was made with"
-        )
+    found = _parsed(path, data)
+    check_origin(found, bundle, path)
     if moments and not all(kept.moments is not None for kept in found.inputs.values()):
         raise QuantizationError(
             f"{path} holds no second moments, which gptq needs; give the text instead"
@@ -134,15 +150,43 @@ def load_or_calibrate(
     return found
 
 
-def check_saving(path: str | os.PathLike[str]) -> None:
-    """Find out before the work that :func:`save` could not write.
+def check_origin(
+    calibration: Calibration, bundle: Bundle, name: object = "the calibration"
+) -> None:
+    """Refuse what was calibrated on another bundle.
 
     Raises:
-        QuantizationError: the folder is not there, or ``path`` is a folder.
+        QuantizationError: ``name`` and what to do.
+    """
+    if calibration.origin.bundle != fingerprint(bundle):
+        raise QuantizationError(
+            f"{name} was calibrated on another bundle; give the text instead, or the bundle"
+            " that it was made with"
+        )
+
+
+def check_saving(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Find out before the work that :func:`save` could not or should not write.
+
+    Raises:
+        QuantizationError: something is there already, or no file can be made there.
     """
     path = Path(path)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise QuantizationError(f"cannot write the calibration {path}: it is not a file's path")
+    try:
+        there = path.lstat() is not None
+    except FileNotFoundError:
+        there = False
+    except OSError as error:
+        raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
+    if path.is_dir():
+        raise QuantizationError(f"cannot write the calibration {path}: it is a folder")
+    if there and not overwrite:
+        raise QuantizationError(f"{path} exists already; --force replaces it")
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
 
 
 def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
@@ -166,15 +210,26 @@ def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
         arrays[f"histogram.{number}"] = activation.histogram
         if activation.moments is not None:
             arrays[f"moments.{number}"] = activation.moments
-    partial = path.with_name(f".{path.name}.partial")
+    partial = None
     try:
-        with partial.open("wb") as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.absolute().parent, prefix=".seq2edge-", delete=False
+        ) as file:
+            partial = Path(file.name)
             np.savez_compressed(file, allow_pickle=False, **arrays)
+        partial.chmod(0o666 & ~_umask())
         partial.replace(path)
     except OSError as error:
         raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def load(path: str | os.PathLike[str]) -> Calibration:
@@ -183,12 +238,14 @@ def load(path: str | os.PathLike[str]) -> Calibration:
     Raises:
         QuantizationError: it cannot be read, is damaged, or of a newer format.
     """
+    return _parsed(path, read_bytes(path))
+
+
+def _parsed(path: str | os.PathLike[str], data: bytes) -> Calibration:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return _parse(arrays)
-    except OSError as error:
-        raise QuantizationError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise QuantizationError(
             f"{path} is not a whole calibration file of this version ({error}); calibrate again"
         ) from None

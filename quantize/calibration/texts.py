@@ -12,25 +12,26 @@ from ..errors import QuantizationError
 Text = str | list[int]
 
 
-def read_texts(path: str | os.PathLike[str]) -> list[Text]:
+def parse_texts(path: Path, data: bytes) -> list[Text]:
     """Sources to calibrate on: a line each, or an object a line in a .jsonl file.
 
     An object has a ``source`` (text) or ``input_ids`` (a list of token ids).
 
+    Args:
+        path: the file's name, which tells .jsonl from text.
+        data: what it holds; a byte order mark is not part of it.
+
     Raises:
-        QuantizationError: the file cannot be read, is not UTF-8, holds no text, or a line of
-            a .jsonl file is not such an object.
+        QuantizationError: not UTF-8, no text, or a line of a .jsonl file that is not such an
+            object.
     """
-    path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise QuantizationError(
-            f"cannot read the calibration text {path}: {error.strerror}"
-        ) from None
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise QuantizationError(f"the calibration text {path} is not UTF-8: {error}") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = [
+        (number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()
+    ]
     texts: list[Text] = (
         [_source(path, number, line) for number, line in numbered]
         if path.suffix == ".jsonl"
@@ -41,17 +42,43 @@ def read_texts(path: str | os.PathLike[str]) -> list[Text]:
     return texts
 
 
+def read_texts(path: str | os.PathLike[str]) -> list[Text]:
+    """:func:`parse_texts` of a file.
+
+    Raises:
+        QuantizationError: it cannot be read, or :func:`parse_texts` raises.
+    """
+    return parse_texts(Path(path), read_bytes(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A whole file.
+
+    Raises:
+        QuantizationError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise QuantizationError(f"cannot read {path}: {error.strerror}") from None
+
+
 def _source(path: Path, number: int, line: str) -> Text:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise QuantizationError(f"{path}, line {number}: not JSON: {error}") from None
     record = record if isinstance(record, dict) else {}
     source, ids = record.get("source"), record.get("input_ids")
     if isinstance(source, str) and source.strip():
         return source
-    if isinstance(ids, list) and ids and all(type(token) is int for token in ids):
+    if isinstance(ids, list) and ids and all(_is_token(token) for token in ids):
         return ids
     raise QuantizationError(
         f'{path}, line {number}: expected {{"source": "some text"}} or {{"input_ids": [5, 3]}}'
     )
+
+
+def _is_token(value: object) -> bool:
+    """Whether the model's vocabulary can hold it; the runtime checks whether it does."""
+    return type(value) is int and 0 <= value < 2**31

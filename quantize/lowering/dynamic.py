@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..layers import Layer
-from ..numerics import BlockTensors, Floats, quantize_channels, unpack
+from ..numerics import BlockTensors, Floats, block_values, quantize_channels, unpack
 from ..treatments import BlockWeights
 from .rewrite import initializer, insert_before, replace_node
 
@@ -76,15 +76,7 @@ def _lower_gather(model: ir.Model, node: ir.Node, values: ir.Value, factors: ir.
 
 def _channel_scales(plan: BlockWeights, tensors: BlockTensors) -> Floats:
     """[N], so that 7 bits hold the blocks' values (see numerics.quantize_channels)."""
-    count = tensors.scales.shape[1]
-    shape = (len(tensors.scales), count, -1)
-    values = unpack(tensors.packed, plan.bits).reshape(shape).astype(np.float32)
-    zeros = (
-        np.float32(2 ** (plan.bits - 1))
-        if tensors.zero_points is None
-        else unpack(tensors.zero_points, plan.bits)[:, :count, None].astype(np.float32)
-    )
-    largest = np.abs((values - zeros) * tensors.scales[..., None]).max(axis=(1, 2)) / _LARGEST
+    largest = np.abs(block_values(tensors, plan.bits)).max(axis=(1, 2)) / _LARGEST
     scales: Floats = np.where(largest == 0, 1, largest).astype(np.float32)
     return scales
 

@@ -56,6 +56,7 @@ def lower_compute(
     large = set()
     if compute == "float16":
         large = {value for value in _floats(graph) if too_large(value)}
+        large |= {value for value in graph.initializers.values() if _exceeds_half(value)}
     stay = set(exact)
     stay |= {node for node in graph if not large.isdisjoint((*node.inputs, *node.outputs))}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -124,7 +125,7 @@ def _constant(
     tensor = value.const_value
     if tensor is None:
         raise AssertionError(f"{value.name} has no data")
-    if value.name in keep or tensor.size <= _SMALL:
+    if value.name in keep or tensor.size <= _SMALL or _exceeds_half(value):
         return _exact_copy(model, value)
     return _inserted(model, node, value, wanted, casts)
 
@@ -166,12 +167,19 @@ def _finish_initializers(model: ir.Model, half: ir.DataType) -> None:
             value.dtype = half
 
 
+def _exceeds_half(value: ir.Value) -> bool:
+    tensor = value.const_value
+    if value.dtype != _FLOAT or tensor is None or not tensor.size:
+        return False
+    return float(np.abs(tensor.numpy()).max()) > LARGEST_HALF
+
+
 def halved(array: NDArray[Any], half: ir.DataType) -> NDArray[np.generic]:
-    """The array in half the bits; magnitudes beyond float16's are its largest."""
+    """The array in half the bits."""
     if half == ir.DataType.BFLOAT16:
         brain: NDArray[np.generic] = array.astype(ml_dtypes.bfloat16)
         return brain
-    halves: NDArray[np.generic] = np.clip(array, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+    halves: NDArray[np.generic] = array.astype(np.float16)
     return halves
 
 
