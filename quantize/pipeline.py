@@ -225,7 +225,7 @@ def _check_paths(source: Bundle, request: Request) -> None:
     """Keep what is written from replacing what is read, or something else that is written.
 
     Raises:
-        QuantizationError: two paths are one.
+        QuantizationError: two paths are one, or one lies in the other.
     """
     given = request.calibration
     read = {"the bundle": source.directory}
@@ -236,8 +236,16 @@ def _check_paths(source: Bundle, request: Request) -> None:
             written["the saved calibration"] = Path(given.save)
     for name, path in written.items():
         for other, taken in {**read, **written}.items():
-            if name != other and path.absolute().resolve() == taken.absolute().resolve():
+            ours, theirs = path.absolute().resolve(), taken.absolute().resolve()
+            if name != other and ours == theirs:
                 raise QuantizationError(f"{name} and {other} are the same: {path}")
+            folders = {"the bundle", "the output"}
+            inside = ours.is_relative_to(theirs) if other in folders else False
+            around = theirs.is_relative_to(ours) if name in folders else False
+            if name != other and (inside or around):
+                raise QuantizationError(
+                    f"{name} and {other} lie in one another: {path}, {taken}; choose other paths"
+                )
 
 
 def _opened(request: Request) -> tuple[Bundle, Scheme]:

@@ -34,7 +34,7 @@ def parse_texts(path: Path, data: bytes) -> list[Text]:
     ]
     texts: list[Text] = (
         [_source(path, number, line) for number, line in numbered]
-        if path.suffix == ".jsonl"
+        if path.suffix.lower() == ".jsonl"
         else [line for _, line in numbered]
     )
     if not texts:

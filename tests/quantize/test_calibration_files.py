@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -185,6 +186,26 @@ def test_the_text_is_never_replaced_by_what_it_calibrated(
     text = tmp_path / "text.jsonl"
     text.write_text('{"input_ids": [5, 6, 1]}\n')
     refused_before_work(text, short_of("t5"), monkeypatch, text=text)
+
+
+@pytest.mark.parametrize("place", ["save in the source", "save in the output", "text in it"])
+def test_nothing_is_lost_with_the_folder_that_is_replaced(
+    place: str, short_of: BundleOf, copy_of: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    bundle, out = copy_of(short_of("t5")), tmp_path / "out"
+    quantize_bundle(bundle, out, "int8")
+    text = (out if place == "text in it" else tmp_path) / "text.jsonl"
+    text.write_text('{"input_ids": [5, 6, 1]}\n')
+    kept = {
+        "save in the source": bundle / "weights.bin",
+        "save in the output": out / "kept",
+        "text in it": tmp_path / "kept",
+    }[place]
+    files = CalibrationFiles(text, kept)
+    with pytest.raises(QuantizationError):
+        quantize_bundle(bundle, out, "int8-qdq", calibration=files, overwrite=True)
+    Bundle.open(bundle).verify()
+    assert text.exists()
 
 
 def test_nothing_is_left_half_written(
