@@ -40,6 +40,7 @@ _TENSORRT = ("--target", "tensorrt")
 VARIANTS = (
     Variant("fp16", "fp16"),
     Variant("int8", "int8"),
+    Variant("int8-dynamic", "int8-dynamic"),
     Variant("int8-qdq", "int8-qdq", calibrated=True),
     Variant("int8-qdq-migrated", "int8-qdq", ("--method", "minmax", "--migration", "0.5"), True),
     Variant("int4", "int4"),
