@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="a float32 bundle")
     parser.add_argument("out", type=Path, help="the bundle to write")
     parser.add_argument(
-        "--scheme", required=True, metavar="NAME", help="fp16, bf16, int8, int4 or int8-qdq"
+        "--scheme",
+        required=True,
+        metavar="NAME",
+        help="fp16, bf16, int8, int8-dynamic, int8-qdq or int4",
     )
     parser.add_argument(
         "--target",
@@ -66,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="NAME",
-        help="how int8-qdq chooses ranges: minmax, percentile (default) or entropy",
+        help="how int8-qdq chooses ranges: percentile (default), entropy, or minmax (with"
+        " --migration always)",
     )
     parser.add_argument(
         "--migration",

@@ -57,6 +57,11 @@ def check_options(options: Options, scheme: str, target: str, uses: frozenset[st
         raise QuantizationError(f"calibration method {options.method!r}; there are: {METHODS}")
     if options.migration is not None and not 0 <= options.migration <= 1:
         raise QuantizationError(f"migration {options.migration} must lie in 0..1")
+    if options.migration is not None and options.method not in (None, "minmax"):
+        raise QuantizationError(
+            f"method {options.method!r} with migration: only ranges are known after it, so the"
+            " method is minmax"
+        )
     if options.algorithm == "k-quant" and options.symmetric:
         raise QuantizationError("k-quant chooses zero points: it cannot be symmetric")
     zero_points = options.algorithm == "k-quant" or options.symmetric is False

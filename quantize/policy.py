@@ -120,13 +120,18 @@ def _channels(_options: Options) -> Policy:
     return lambda _layer: ChannelWeights()
 
 
+def _method(options: Options) -> str:
+    """Of the values after migration only the ranges are known."""
+    return options.method or ("percentile" if options.migration is None else "minmax")
+
+
 def _static_cpu(options: Options) -> Policy:
-    static, ends = StaticInt8(options.method or "percentile", unsigned=True), _blocks(options, 8)
+    static, ends = StaticInt8(_method(options), unsigned=True), _blocks(options, 8)
     return lambda layer: static if layer.kind is Kind.LINEAR else ends
 
 
 def _static_tensorrt(options: Options) -> Policy:
-    static = StaticInt8(options.method or "percentile")
+    static = StaticInt8(_method(options))
     return lambda layer: static if layer.kind is Kind.LINEAR else None
 
 

@@ -61,13 +61,13 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bart-scaled": (
         "BartForConditionalGeneration",
         "BartConfig",
-        {
-            **_BART,
-            "vocab_size": 401,  # odd, as published vocabularies often are
-            "scale_embedding": True,
-            "activation_function": "relu",
-            "d_model": 32,
-        },
+        {**_BART, "scale_embedding": True, "activation_function": "relu", "d_model": 32},
+    ),
+    # An odd vocabulary, as published ones often are.
+    "bart-odd": (
+        "BartForConditionalGeneration",
+        "BartConfig",
+        {**_BART, "vocab_size": 401, "encoder_layers": 1, "decoder_layers": 1},
     ),
 }
 #: Shapes whose head is a tensor of its own, as T5 1.1, FLAN and mT5 have it.

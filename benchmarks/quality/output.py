@@ -26,6 +26,8 @@ def check_file(path: Path, overwrite: bool) -> None:
     """
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; name a file")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OutputExistsError(f"{path} is not a regular file; choose another name")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} already exists; choose another name or pass --force")
     _check_parent(path, path.absolute().parent)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -173,14 +174,15 @@ def check_saving(path: str | os.PathLike[str], overwrite: bool) -> None:
     """
     path = Path(path)
     try:
-        there = path.lstat() is not None
+        mode = path.lstat().st_mode
     except FileNotFoundError:
-        there = False
+        mode = None
     except OSError as error:
         raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
-    if path.is_dir():
-        raise QuantizationError(f"cannot write the calibration {path}: it is a folder")
-    if there and not overwrite:
+    if mode is not None and not stat.S_ISREG(mode):
+        # Replacing a device or a link is never what is meant.
+        raise QuantizationError(f"cannot write the calibration {path}: it is not a regular file")
+    if mode is not None and not overwrite:
         raise QuantizationError(f"{path} exists already; --force replaces it")
     try:
         with tempfile.TemporaryFile(dir=path.absolute().parent):

@@ -46,7 +46,7 @@ def lower_compute(
         too_large: whether a value does not fit; asked only for float16.
         keep: weights that stay in float32 as they are; their nodes are among ``exact``.
         exact_softmax: say on every ``Attention`` that its softmax is float32's. TensorRT-RTX
-            1.7.1 refuses the attribute; its fused attention sums in float32 anyway.
+            1.7.1 refuses the attribute.
 
     Returns:
         Names of the values that are float32 because they do not fit.

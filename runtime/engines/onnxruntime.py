@@ -71,6 +71,11 @@ class OnnxRuntimeEngine:
         ort = _onnxruntime()
         check_version(ort.__version__, bundle.manifest)
         graphs = bundle.manifest.graphs
+        if any(spec.dtype == "bfloat16" for spec in graphs["decoder"].inputs):
+            raise EngineError(
+                f"{bundle.directory} computes in bfloat16, which onnxruntime cannot do on a CPU;"
+                " quantize the float32 bundle for the CPU instead"
+            )
         if num_threads is None and graphs["decoder"].weight_bytes <= _SINGLE_THREAD_BYTES:
             num_threads = 1
         self.num_threads = num_threads

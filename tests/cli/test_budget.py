@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_nothing(
         # Python ignores SIGXFSZ, so that a write fails with EFBIG.
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
     )  # fmt: skip
-    assert "File too large" in message
+    assert message.startswith(f"cannot write {tmp_path / 'out'}: File too large")
 
 
 @pytest.fixture
@@ -290,8 +290,6 @@ def interrupt(
     ("number", "begun"),
     [
         (signal.SIGINT, "temporary/seq2edge-*/decoder.onnx"),
-        (signal.SIGTERM, "temporary/seq2edge-*/decoder.onnx"),
-        (signal.SIGINT, "work/.seq2edge-*/candidate/seq2edge.json"),
         (signal.SIGTERM, "work/.seq2edge-*/candidate/seq2edge.json"),
     ],
     ids=lambda value: getattr(
@@ -371,16 +369,6 @@ def test_only_what_can_be_more_exact_is_spared(byte_bundle: Path, tmp_path: Path
     request = Request(byte_bundle, tmp_path / "out", "int4", exclude=excluded)
     found = quantize_within(request, 5.5, loss)
     assert found.trials[-1].spared == ("decoder.layers.0",)
-
-
-def test_a_full_disk_is_said_of_the_output(
-    refuses: Refuses, byte_bundle: Path, data: Path, tmp_path: Path
-) -> None:
-    message = refuses(
-        "quantize", byte_bundle, tmp_path / "out", *INT8, *budget(data, 1), parent=tmp_path,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
-    )  # fmt: skip
-    assert message.startswith(f"cannot write {tmp_path / 'out'}: File too large")
 
 
 def test_a_bundle_that_holds_nothing_quantized_is_not_written(

@@ -121,7 +121,8 @@ def set_weights(bundle: Path, layer: str, *values: float) -> None:
 @pytest.mark.parametrize(
     "scheme",
     [
-        (*STATIC, "--migration", "0.5", "--method", "entropy"),
+        (*STATIC, "--migration", "0.5"),
+        (*STATIC, "--method", "entropy"),
         (*STATIC, "--target", "tensorrt"),
         GPTQ,
         HALF,

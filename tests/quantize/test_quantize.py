@@ -132,6 +132,8 @@ def test_what_cannot_be_quantized_is_refused(bundle_of: BundleOf, tmp_path: Path
     refused("unknown target 'abacus'; there are: cpu, cuda, tensorrt", target="abacus")
     refused("block size 48; allowed", options=Options(block_size=48))
     refused("method means nothing to int8 for cpu", options=Options(method="entropy"))
+    both = Options(method="entropy", migration=0.5)
+    refused("method 'entropy' with migration", "int8-qdq", options=both)
     refused("algorithm 'best'", "int4", options=Options(algorithm="best"))
     refused("pattern 'nothing.*' matches no layer; layers are named like", exclude=["nothing.*"])
     done = tmp_path / "done"

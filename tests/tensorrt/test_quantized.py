@@ -69,7 +69,7 @@ def test_int4_weights_reach_the_gemm(
 
 
 def test_a_head_of_odd_length_stays_int8(tensorrt_bundle_of: BundleOf, tmp_path: Path) -> None:
-    bundle = Bundle.open(tensorrt_bundle_of("bart-scaled", "int4"))
+    bundle = Bundle.open(tensorrt_bundle_of("bart-odd", "int4"))
     assert bundle.manifest.dimensions.vocab_size % 2
     found, _, lost = gemms(bundle, tmp_path / "engines")
     assert lost == 0
