@@ -34,13 +34,14 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.quality.compare import Settings, compare
     from seq2edge.benchmarks.quality.data import read_examples
     from seq2edge.benchmarks.quality.metrics import load_metric
-    from seq2edge.benchmarks.quality.output import check_folder
     from seq2edge.benchmarks.quality.picture import check_picture
-    from seq2edge.benchmarks.quality.report import REPORT_FILES, table, write_report
+    from seq2edge.benchmarks.quality.report import REPORT_FILES, REPORT_KIND, table, write_report
+    from seq2edge.runtime.output import check_folder, check_parent
 
     metric = load_metric(options.metric)
     if options.output is not None:
-        check_folder(options.output, options.force, REPORT_FILES[0])
+        check_folder(options.output, options.force, REPORT_FILES[0], REPORT_KIND)
+        check_parent(options.output)
         check_picture()
     settings = Settings(
         data=options.data.name,

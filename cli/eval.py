@@ -31,8 +31,8 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.quality.data import read_examples
     from seq2edge.benchmarks.quality.evaluate import evaluate, one_each, predictions
     from seq2edge.benchmarks.quality.metrics import load_metric
-    from seq2edge.benchmarks.quality.output import check_file, write_file
     from seq2edge.runtime import InputError, Seq2SeqModel
+    from seq2edge.runtime.output import check_file, output_file
 
     metric = load_metric(options.metric)
     examples = read_examples(options.data, options.limit)
@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
     if options.predictions is not None:
         data = predictions(examples, found.texts).encode()
-        write_file(options.predictions, data, options.force)
+        with output_file(options.predictions) as file:
+            file.write(data)
     low, high = found.interval.low, found.interval.high
     if options.json:
         report = {

@@ -17,6 +17,7 @@ from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle import Bundle, BundleWriter, check_destination
 from seq2edge.runtime.errors import BundleError
 from seq2edge.runtime.manifest import Manifest
+from seq2edge.runtime.output import check_file
 from seq2edge.runtime.version import package_version
 
 from . import calibration as calibrating
@@ -136,7 +137,6 @@ def quantize_request(
     """
     source, chosen = _opened(request)
     check_destination(request.out, request.overwrite)
-    _check_paths(source, request)
     manifest = source.manifest
     models = _load(source)
     layers = find_layers(models)
@@ -234,22 +234,23 @@ def _check_paths(source: Bundle, request: Request) -> None:
         read["the calibration text"] = Path(given.source)
         if given.save is not None:
             written["the saved calibration"] = Path(given.save)
+    folders = {"the bundle", "the output"}
     for name, path in written.items():
         for other, taken in {**read, **written}.items():
-            ours, theirs = path.absolute().resolve(), taken.absolute().resolve()
-            if name != other and ours == theirs:
+            if name == other:
+                continue
+            ours, theirs = path.resolve(), taken.resolve()
+            if ours == theirs:
                 raise QuantizationError(f"{name} and {other} are the same: {path}")
-            folders = {"the bundle", "the output"}
-            inside = ours.is_relative_to(theirs) if other in folders else False
-            around = theirs.is_relative_to(ours) if name in folders else False
-            if name != other and (inside or around):
+            inside = other in folders and ours.is_relative_to(theirs)
+            if inside or (name in folders and theirs.is_relative_to(ours)):
                 raise QuantizationError(
                     f"{name} and {other} lie in one another: {path}, {taken}; choose other paths"
                 )
 
 
 def _opened(request: Request) -> tuple[Bundle, Scheme]:
-    """The bundle and the scheme, once both are known to fit."""
+    """The bundle and the scheme, once both and the paths are known to fit."""
     chosen = find_scheme(request.scheme, request.target)
     check_options(request.options, request.scheme, request.target, chosen.uses)
     source = Bundle.open(request.bundle)
@@ -259,6 +260,7 @@ def _opened(request: Request) -> tuple[Bundle, Scheme]:
             f"{source.directory} is quantized already ({done['scheme']}); start from the"
             " float32 bundle"
         )
+    _check_paths(source, request)
     return source, chosen
 
 
@@ -323,11 +325,17 @@ def _calibration(
                 f"{needing} needs to see the model at work: give it text with --calibration"
             )
         return None
+    used = scheme.calibrated or gptq or scheme.compute == "float16"
     if isinstance(given, Calibration):
         calibrating.check_origin(given, bundle)
-        return given
+        return given if used else None
+    if not used:
+        raise QuantizationError(
+            f"{scheme.name} for {scheme.target} does not look at a calibration; leave it out"
+            + ("" if "algorithm" not in scheme.uses else ", or choose the algorithm gptq")
+        )
     if given.save is not None:
-        calibrating.check_saving(given.save, request.overwrite)
+        check_file(Path(given.save), request.overwrite)
     inputs = calibrating.linear_inputs(layers)
     found = calibrating.load_or_calibrate(
         given.source, bundle, inputs, moments=gptq, progress=request.progress

@@ -8,20 +8,17 @@ directory, and it appears on disk whole or not at all.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
-from .errors import BundleError, OutputError, OutputExistsError
+from .errors import BundleError
 from .manifest import DTYPE_BITS, MANIFEST_NAME, WEIGHTS_NAME, FileInfo, Manifest, WeightInfo
+from .output import OutputFolder, check_folder
 
 _CHUNK = 1 << 20
+_KIND = "a bundle"
 
 
 class Bundle:
@@ -155,49 +152,23 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-class BundleWriter:
-    """Writes a bundle into a hidden sibling folder and renames it when it is complete.
+class BundleWriter(OutputFolder):
+    """Writes a bundle that is there whole or not at all.
 
     ``with BundleWriter(path) as out:`` write files into ``out.directory``, then call
-    ``out.commit(manifest)``. Leaving the block without a commit, by an exception or Ctrl-C
-    as well, removes everything.
+    ``out.commit(manifest)``.
 
     Raises:
-        OutputExistsError: the output is there and ``overwrite`` is false, or it is something
-            other than a bundle or an empty folder (which is never replaced).
-        OutputError: the disk is full or not writable.
+        OutputExistsError, OutputError: see :class:`.output.OutputFolder`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.destination = Path(path)
-        self._overwrite = overwrite
-        check_destination(self.destination, overwrite)
-        parent = self.destination.resolve().parent
-        token = secrets.token_hex(4)
-        self.directory = parent / f".{self.destination.name}.{token}.partial"
-        self._replaced = parent / f".{self.destination.name}.{token}.old"
+        super().__init__(path, overwrite=overwrite, marker=MANIFEST_NAME, kind=_KIND)
         self._hashes: dict[str, str] = {}
-        self._new_parents = [p for p in (parent, *parent.parents) if not p.exists()]
 
     def __enter__(self) -> BundleWriter:
-        try:
-            self.directory.mkdir(parents=True)
-        except OSError as error:
-            raise write_error(self.destination, error) from None
+        super().__enter__()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
-        for folder in self._new_parents:
-            with suppress(OSError):
-                folder.rmdir()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise write_error(self.destination, error) from None
 
     def write(self, name: str, data: bytes) -> None:
         """Write one small file."""
@@ -216,51 +187,11 @@ class BundleWriter:
         return found
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest, flush everything to disk and put the bundle in its place."""
+        """Write the manifest and put the bundle in its place."""
         self.write(MANIFEST_NAME, manifest.to_bytes())
-        for file in self.directory.iterdir():
-            _fsync(file)
-        _fsync(self.directory)
-        # Again: something may have appeared there while the bundle was written.
-        check_destination(self.destination, self._overwrite)
-        try:
-            if self.destination.exists():
-                self.destination.rename(self._replaced)
-            self.directory.rename(self.destination)
-        except BaseException:
-            if self._replaced.exists() and not self.destination.exists():
-                self._replaced.rename(self.destination)
-            raise
-        self._new_parents.clear()
-        _fsync(self.destination.resolve().parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
+        self.publish()
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
-    """Refuse an output path before any work is done (see :class:`BundleWriter`)."""
-    if not path.name:
-        raise OutputExistsError(f"{path} cannot be replaced; name a new folder for the bundle")
-    if not (path.exists() or path.is_symlink()):
-        return
-    if not overwrite:
-        raise OutputExistsError(f"{path} already exists; choose another name or pass --force")
-    if path.is_symlink() or not path.is_dir():
-        raise OutputExistsError(f"{path} is not a folder; choose another name")
-    if any(path.iterdir()) and not (path / MANIFEST_NAME).is_file():
-        raise OutputExistsError(
-            f"{path} is neither empty nor a bundle, so --force does not replace it"
-        )
-
-
-def write_error(path: Path, error: OSError) -> OutputError:
-    """The one-line error for a failed write of ``path``."""
-    reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
-    return OutputError(f"cannot write {path}: {reason}; nothing was left behind")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Refuse a bundle's path before any work is done (see :func:`.output.check_folder`)."""
+    check_folder(path, overwrite, MANIFEST_NAME, _KIND)

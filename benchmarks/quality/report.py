@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from seq2edge.runtime.output import OutputFolder
+
 from .bootstrap import Interval
 from .compare import Comparison, Variant
-from .output import write_folder
 from .picture import draw
 
 #: The files of a report; the first one tells a report from any other folder.
+REPORT_KIND = "a report"
 REPORT_FILES = ("report.json", "report.md", "report.svg")
 
 _Column = tuple[str, Callable[[Variant], str]]
@@ -75,7 +77,10 @@ def write_report(comparison: Comparison, folder: Path, overwrite: bool) -> None:
     document = json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n"
     contents = (document.encode(), markdown(comparison).encode(), draw(comparison))
     files = dict(zip(REPORT_FILES, contents, strict=True))
-    write_folder(folder, files, overwrite, REPORT_FILES[0])
+    with OutputFolder(folder, overwrite=overwrite, marker=REPORT_FILES[0], kind=REPORT_KIND) as out:
+        for name, data in files.items():
+            (out.directory / name).write_bytes(data)
+        out.publish()
 
 
 def _columns(comparison: Comparison) -> list[_Column]:

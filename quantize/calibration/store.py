@@ -7,8 +7,6 @@ import io
 import json
 import math
 import os
-import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Sequence
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle import Bundle
+from seq2edge.runtime.output import output_file
 
 from ..errors import QuantizationError
 from .replay import Key, replay
@@ -166,38 +165,12 @@ def check_origin(
         )
 
 
-def check_saving(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Find out before the work that :func:`save` could not or should not write.
-
-    Raises:
-        QuantizationError: something is there already, or no file can be made there.
-    """
-    path = Path(path)
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        mode = None
-    except OSError as error:
-        raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
-    if mode is not None and not stat.S_ISREG(mode):
-        # Replacing a device or a link is never what is meant.
-        raise QuantizationError(f"cannot write the calibration {path}: it is not a regular file")
-    if mode is not None and not overwrite:
-        raise QuantizationError(f"{path} exists already; --force replaces it")
-    try:
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
-            pass
-    except OSError as error:
-        raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
-
-
 def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
     """Write a file for :func:`load`; it appears complete or not at all.
 
     Raises:
-        QuantizationError: it cannot be written.
+        OutputError: it cannot be written.
     """
-    path = Path(path)
     record = {
         "format": _FORMAT,
         "origin": asdict(calibration.origin),
@@ -212,26 +185,8 @@ def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
         arrays[f"histogram.{number}"] = activation.histogram
         if activation.moments is not None:
             arrays[f"moments.{number}"] = activation.moments
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.absolute().parent, prefix=".seq2edge-", delete=False
-        ) as file:
-            partial = Path(file.name)
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
-    except OSError as error:
-        raise QuantizationError(f"cannot write the calibration {path}: {error.strerror}") from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with output_file(Path(path)) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Calibration:

@@ -46,7 +46,7 @@ def test_a_report_replaces_an_earlier_one_if_asked(
     folder.mkdir()
     (folder / "report.json").write_text("{}")
     message = refuses(*command, "--output", folder, parent=tmp_path)
-    assert message.startswith(f"{folder} already exists and is not empty")
+    assert message.startswith(f"{folder} already exists; choose another name")
 
     done = cli(*command, "--output", folder, "--force", "--json")
     assert done.returncode == 0, done.stderr.decode()

@@ -194,7 +194,7 @@ def test_calibration_that_is_needed_is_asked_for(
     assert message == "--save-calibration needs --calibration"
     into = ("--calibration", texts, "--save-calibration", tmp_path)
     message = refused("quantize", byte_bundle, out, *STATIC, *into)
-    assert message.startswith(f"cannot write the calibration {tmp_path}")
+    assert message.startswith(f"{tmp_path} is not a regular file")
 
 
 def test_text_that_cannot_calibrate_is_one_line(
@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_nothing(
     assert message.startswith(f"cannot write {tmp_path / 'out'}: File too large")
     copy = tmp_path / "copy.npz"
     message = refuses(*command, "--save-calibration", copy, parent=tmp_path, preexec_fn=full)
-    assert message == f"cannot write the calibration {copy}: File too large"
+    assert message.startswith(f"cannot write {copy}: File too large")
 
 
 def test_text_may_come_from_a_pipe(call: Call, byte_bundle: Path, tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ import pytest
 from seq2edge.quantize import CalibrationFiles, Options, QuantizationError, quantize_bundle
 from seq2edge.quantize.calibration import (
     Calibration,
-    check_saving,
     load,
     load_or_calibrate,
     save,
     store,
 )
-from seq2edge.runtime import Bundle
+from seq2edge.runtime import Bundle, OutputError, Seq2EdgeError
+from seq2edge.runtime.output import check_file
 
 from .conftest import BundleOf, CalibrationOf, calibrated
 
@@ -152,7 +152,7 @@ def refused_before_work(
         text.write_text('{"input_ids": [5, 6, 1]}\n')
     monkeypatch.setattr(store, "replay", no_work)
     out = save_to.parent / "out"
-    with pytest.raises(QuantizationError) as raised:
+    with pytest.raises(Seq2EdgeError) as raised:
         quantize_bundle(bundle, out, "int8-qdq", calibration=CalibrationFiles(text, save_to))
     assert not out.exists()
     return str(raised.value)
@@ -161,10 +161,14 @@ def refused_before_work(
 def test_a_path_that_cannot_be_written_is_refused_before_the_work(
     short_of: BundleOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for path in (tmp_path, tmp_path / "none" / "kept", Path(__file__) / "kept"):
-        assert "cannot write the calibration" in refused_before_work(
-            path, short_of("t5"), monkeypatch
-        )
+    for path, reason in (
+        (tmp_path, "is not a regular file"),
+        (tmp_path / "none" / "kept", "none is not a folder"),
+        (Path(__file__) / "kept", f"{Path(__file__).name} is not a folder"),
+    ):
+        message = refused_before_work(path, short_of("t5"), monkeypatch)
+        assert str(path) in message
+        assert reason in message
 
 
 def test_a_name_that_is_too_long_is_refused_before_the_work(
@@ -176,7 +180,7 @@ def test_a_name_that_is_too_long_is_refused_before_the_work(
 def test_saving_under_a_name_that_is_too_long(
     calibration_of: CalibrationOf, tmp_path: Path
 ) -> None:
-    with pytest.raises(QuantizationError, match="too long"):
+    with pytest.raises(OutputError, match="too long"):
         save(calibration_of("t5"), tmp_path / ("n" * 300))
 
 
@@ -219,8 +223,8 @@ def test_nothing_is_left_half_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(QuantizationError, match=r"cannot write the calibration .*No space left"):
+    with pytest.raises(OutputError, match=r"cannot write .*kept: no space left"):
         save(calibration_of("t5"), path)
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
     assert same(load(path), calibration_of("t5"))
-    check_saving(path, overwrite=True)
+    check_file(path, overwrite=True)

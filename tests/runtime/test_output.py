@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.benchmarks.quality import output
-from seq2edge.benchmarks.quality.output import write_file, write_folder
 from seq2edge.runtime import OutputError, OutputExistsError
+from seq2edge.runtime.output import OutputFolder, check_file, output_file
 
 FILES = {"marker": b"one", "other": b"two"}
 
@@ -22,7 +21,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write(path: Path, files: dict[str, bytes] = FILES, *, overwrite: bool = False) -> None:
-    write_folder(path, files, overwrite, "marker")
+    with OutputFolder(path, overwrite=overwrite, marker="marker", kind="a result") as out:
+        for name, data in files.items():
+            (out.directory / name).write_bytes(data)
+        out.publish()
+
+
+def write_file(path: Path, data: bytes, overwrite: bool) -> None:
+    check_file(path, overwrite)
+    with output_file(path) as file:
+        file.write(data)
 
 
 def test_a_folder_is_written_with_its_parents(tmp_path: Path) -> None:
@@ -38,7 +46,7 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
 
 def test_an_earlier_result_is_replaced_if_asked(tmp_path: Path) -> None:
     write(tmp_path / "out")
-    with pytest.raises(OutputExistsError, match="not empty; choose another name or pass --force"):
+    with pytest.raises(OutputExistsError, match="already exists; choose another name"):
         write(tmp_path / "out")
     write(tmp_path / "out", {"marker": b"new"}, overwrite=True)
     assert contents(tmp_path) == {"out/marker": b"new"}
@@ -49,13 +57,13 @@ def test_anything_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"y")
     for path, message in (
-        (tmp_path / "out", "holds no marker"),
+        (tmp_path / "out", "neither empty nor a result"),
         (tmp_path / "file", "is not a folder"),
         (Path("/"), "cannot be replaced"),
     ):
         with pytest.raises(OutputExistsError, match=message):
             write(path, overwrite=True)
-    with pytest.raises(OutputError, match="file is not a folder"):
+    with pytest.raises(OutputError, match="Not a directory"):
         write(tmp_path / "file" / "out")
     assert contents(tmp_path) == {"out/thesis": b"x", "file": b"y"}
 
@@ -68,14 +76,14 @@ def test_a_failed_write_changes_nothing(
     if overwrite:
         write(path)
     before = contents(tmp_path)
-    whole = output._write
+    whole = Path.write_bytes
 
-    def full_disk(file: Path, data: bytes) -> None:
+    def full_disk(file: Path, data: bytes) -> int:
         if file.name == "other":
             raise OSError(28, "No space left on device")
-        whole(file, data)
+        return whole(file, data)
 
-    monkeypatch.setattr(output, "_write", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OutputError, match="no space left on the disk; nothing was left behind"):
         write(path, overwrite=overwrite)
     assert contents(tmp_path) == before
@@ -90,7 +98,7 @@ def test_a_file_is_replaced_only_if_asked(tmp_path: Path) -> None:
     assert file.read_bytes() == b"one"
     write_file(file, b"two", True)
     assert contents(tmp_path) == {"file": b"two"}
-    with pytest.raises(OutputExistsError, match="is a folder; name a file"):
+    with pytest.raises(OutputExistsError, match="not a regular file"):
         write_file(tmp_path, b"x", True)
     with pytest.raises(OutputError, match="none is not a folder"):
         write_file(tmp_path / "none" / "file", b"x", True)
