@@ -28,7 +28,7 @@ class StageProgress:
             if total:
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=total, desc=stage, unit="tensor", leave=False)
+                self._bar = tqdm(total=total, desc=stage, leave=False)
             else:
                 print(f"{stage} ...", file=sys.stderr)
         if self._bar is not None:

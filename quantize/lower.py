@@ -73,8 +73,8 @@ class Lowering:
         """Make encoder and decoder compute in ``compute``; see :func:`.lowering.lower_compute`.
 
         Without a calibration, nobody knows what overflows: the residual stream and the
-        feed-forward outputs stay in float32, which is where T5 does (huggingface/transformers
-        issue 4586 and its ``_keep_in_fp32_modules``).
+        feed-forward outputs stay in float32, where T5's do not fit (transformers keeps its
+        ``wo`` in float32: ``_keep_in_fp32_modules``).
 
         Args:
             excluded: layers that stay in float32 as they are.

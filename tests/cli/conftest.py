@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
@@ -117,3 +119,51 @@ def word_bundle(
     (folder / "checkpoint" / "tokenizer.json").write_text(json.dumps(settings))
     export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
     return folder / "bundle"
+
+
+class Done(NamedTuple):
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Done]]:
+    """Runs a command line in this process, which has imported what it needs."""
+    from seq2edge.cli.main import main
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        return Done(main([str(argument) for argument in arguments]), *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def refused(call: Callable[..., Done], tmp_path: Path) -> Callable[..., str]:
+    """Runs a command line that must fail and leave ``tmp_path`` as it is; gives its message."""
+
+    def run(*arguments: object) -> str:
+        before = contents(tmp_path)
+        done = call(*arguments)
+        assert done.code == 2, done
+        assert done.out == ""
+        assert done.err.startswith(ERROR)
+        assert done.err.endswith("\n")
+        assert done.err.count("\n") == 1
+        assert contents(tmp_path) == before
+        return done.err[len(ERROR) : -1]
+
+    return run
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

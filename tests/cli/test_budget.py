@@ -11,18 +11,15 @@ import resource
 import signal
 import subprocess
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
 from seq2edge.runtime import Bundle
 
-ERROR = "seq2edge: error: "
-
-Call = Callable[..., "Done"]
+Call = Callable[..., Any]
 Refused = Callable[..., str]
 Refuses = Callable[..., str]
 
@@ -31,52 +28,6 @@ EXCLUDE = tuple(
     word for name in ("encoder.*", "embedding", "lm_head") for word in ("--exclude", name)
 )
 INT8 = ("--scheme", "int8", *EXCLUDE)
-
-
-class Done(NamedTuple):
-    """What a command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
-    """Runs a command line in this process, which has imported what it needs."""
-    from seq2edge.cli.main import main
-
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def run(*arguments: object) -> Done:
-        capsys.readouterr()
-        return Done(main([str(argument) for argument in arguments]), *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
-
-
-@pytest.fixture
-def refused(call: Call, tmp_path: Path) -> Refused:
-    """Runs a command line that must fail and leave ``tmp_path`` as it is; gives its message."""
-
-    def run(*arguments: object) -> str:
-        before = contents(tmp_path)
-        done = call(*arguments)
-        assert done.code == 2, done
-        assert done.out == ""
-        assert done.err.startswith(ERROR)
-        assert done.err.endswith("\n")
-        assert done.err.count("\n") == 1
-        assert contents(tmp_path) == before
-        return done.err[len(ERROR) : -1]
-
-    return run
-
-
-def contents(folder: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 
 from seq2edge.quantize import Options, QuantizationError, quantize_bundle
 from seq2edge.runtime import Bundle, GenerationConfig, OutputExistsError, Seq2SeqModel
-from seq2edge.runtime.engines import Step, load_engine
+
+from .conftest import logits
 
 BundleOf = Callable[[str], Path]
 SHAPES = ["t5", "t5-v1.1", "umt5", "bart", "bart-scaled"]
@@ -23,23 +24,6 @@ SCHEMES: dict[str, tuple[str, Options, float]] = {
     "int4": ("int4", Options(block_size=32), 0.4),
     "int4 k-quant": ("int4", Options(block_size=32, algorithm="k-quant"), 0.4),
 }
-
-
-def logits(path: Path) -> np.ndarray:
-    """Teacher-forced logits [B, Q, V] of two padded sources and random targets."""
-    bundle = Bundle.open(path)
-    generator = np.random.default_rng(3)
-    size = bundle.manifest.dimensions.vocab_size
-    ids = generator.integers(3, size, (2, 12))
-    mask = np.arange(12) < np.array([[12], [7]])
-    engine = load_engine(bundle, num_threads=1)
-    step = Step.allocate(2, 9, 16, vocab_size=size)
-    step.input_ids[:] = generator.integers(3, size, (2, 9))
-    step.position_ids[:] = np.arange(9)
-    step.attention_mask[..., :9] = np.tri(9, dtype=np.bool_)
-    engine.decoder(engine.encode(ids, mask), 16).bind(step)()
-    assert step.logits is not None
-    return step.logits
 
 
 def operators(path: Path, graph: str) -> set[str]:
