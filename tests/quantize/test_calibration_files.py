@@ -12,7 +12,14 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from seq2edge.quantize import CalibrationFiles, Options, QuantizationError, quantize_bundle
+from seq2edge.quantize import (
+    CalibrationFiles,
+    Options,
+    QuantizationError,
+    Request,
+    quantize_bundle,
+    quantize_within,
+)
 from seq2edge.quantize.calibration import (
     Calibration,
     load,
@@ -228,3 +235,45 @@ def test_nothing_is_left_half_written(
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
     assert same(load(path), calibration_of("t5"))
     check_file(path, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_budget_looks_at_the_paths_before_it_calibrates(
+    overwrite: bool, short_of: BundleOf, copy_of: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    bundle, text = copy_of(short_of("t5")), tmp_path / "text.jsonl"
+    text.write_text('{"input_ids": [5, 6, 1]}\n')
+    before = (bundle / "weights.bin").read_bytes()
+    request = Request(
+        bundle,
+        tmp_path / "out",
+        "int8-qdq",
+        calibration=CalibrationFiles(text, bundle / "weights.bin"),
+        overwrite=overwrite,
+    )
+    with pytest.raises(QuantizationError, match="lie in one another"):
+        quantize_within(request, 1.0, lambda _bundle: pytest.fail("measured"))
+    assert (bundle / "weights.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp16", "int4"])
+def test_text_that_nothing_looks_at_is_refused(
+    scheme: str, short_of: BundleOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"input_ids": [5, 6, 1]}\n')
+    monkeypatch.setattr(store, "replay", no_work)
+    with pytest.raises(QuantizationError, match=f"{scheme} for cpu does not look at a calibration"):
+        quantize_bundle(
+            short_of("t5"), tmp_path / "out", scheme, calibration=CalibrationFiles(text)
+        )
+
+
+def test_a_link_is_not_replaced(
+    short_of: BundleOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    message = refused_before_work(tmp_path / "link", short_of("t5"), monkeypatch)
+    assert "not a regular file" in message
+    assert (tmp_path / "link").is_symlink()

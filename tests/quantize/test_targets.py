@@ -16,7 +16,8 @@ from seq2edge.quantize.gptq import gptq_blocks
 from seq2edge.quantize.layers import find_layers
 from seq2edge.quantize.policy import Scheme
 from seq2edge.quantize.treatments import BlockWeights
-from seq2edge.runtime import Bundle, Seq2SeqModel
+from seq2edge.runtime import Bundle, EngineError, Seq2SeqModel
+from seq2edge.runtime.engines import load_engine
 
 from .conftest import (
     BundleOf,
@@ -377,3 +378,9 @@ def test_4_bits_are_an_eighth_of_the_file(short_of: BundleOf, tmp_path: Path) ->
             for path in (out, short_of("bart"))
         )
         assert before / 8 <= after < before / 8 * (1.5 if target == "cpu" else 1.3)
+
+
+def test_bfloat16_is_refused_by_the_cpu(short_of: BundleOf, tmp_path: Path) -> None:
+    quantize_bundle(short_of("t5"), tmp_path / "out", "bf16", target="cuda")
+    with pytest.raises(EngineError, match="bfloat16, which onnxruntime cannot do on a CPU"):
+        load_engine(Bundle.open(tmp_path / "out"), num_threads=1)
