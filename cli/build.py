@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _WIDTH = 79
 
 _MOST_NAMES = 8
+
+#: What a decoder's optimization profiles are for, in their order.
+_STEPS = ("steps of one token:", "prompts, beams and drafts:")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,24 +55,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(option, type=positive, metavar="N", help=text)
     parser.add_argument(
+        "--workspace",
+        type=positive,
+        metavar="MB",
+        help="device memory that kernels may use while they run, in MB (default: any)",
+    )
+    parser.add_argument(
+        "--allow-fallback",
+        action="store_true",
+        help="build even where TensorRT computes a layer in another precision than the bundle"
+        " asks for",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="the folder to write (default: BUNDLE.ENGINE, beside the bundle)",
+        help="the folder to write (default: one in BUNDLE.engines beside the bundle, where the"
+        " runtime finds it; engines that are there already are not built again)",
     )
-    parser.add_argument("--force", action="store_true", help="replace existing engines")
+    parser.add_argument("--force", action="store_true", help="build again, replace engines")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime import Bundle
-    from seq2edge.runtime.engines.tensorrt import Limits, build_engines, load_library
+    from seq2edge.runtime.engines.tensorrt import Limits, Options, build_engines, ensure_engines
+    from seq2edge.runtime.engines.tensorrt.execution.memory import plan_memory
 
     start = time.perf_counter()
     bundle = Bundle.open(options.bundle)
-    engine = load_library(options.engine).engine
-    folder = bundle.directory.resolve()
-    output = options.output or folder.with_name(f"{folder.name}.{engine}")
     limits = Limits.of(
         bundle.manifest.dimensions,
         max_batch=options.max_batch,
@@ -76,21 +91,29 @@ def run(options: argparse.Namespace) -> int:
         max_target_length=options.max_target_length,
         max_queries=options.max_queries,
     )
+    wanted = Options(
+        engine=options.engine,
+        limits=limits,
+        compute_capabilities=tuple(options.compute_capability),
+        workspace_bytes=None if options.workspace is None else options.workspace << 20,
+        allow_fallback=options.allow_fallback,
+    )
+    output, built = options.output, True
     with _own_stderr() as terminal, _Progress(terminal) as progress:
-        made = build_engines(
-            bundle,
-            output,
-            engine=engine,
-            limits=limits,
-            compute_capabilities=options.compute_capability,
-            overwrite=options.force,
-            progress=progress,
-        )
+        if output is None:
+            output, made, built = ensure_engines(
+                bundle, wanted, overwrite=options.force, progress=progress
+            )
+        else:
+            made = build_engines(bundle, output, wanted, overwrite=options.force, progress=progress)
     seconds = time.perf_counter() - start
+    memory = plan_memory(bundle.manifest, made)
     if options.json:
-        print(json.dumps({"path": str(output), "seconds": seconds, **made.to_json()}, indent=2))
+        said = {"path": str(output), "built": built, "seconds": seconds, **made.to_json()}
+        print(json.dumps({**said, "device_memory_bytes": asdict(memory)}, indent=2))
         return 0
-    _print(made, output, seconds)
+    _print(made, output, f"built in {seconds:.1f} s" if built else "there already")
+    print(f"device memory of the largest call: {memory}")
     return 0
 
 
@@ -141,10 +164,11 @@ class _Progress:
             print(f"\r{text:{_WIDTH}}\r", end="", file=self._terminal, flush=True)
 
 
-def _print(made: EngineSet, output: Path, seconds: float) -> None:
-    gpus = ", ".join(made.compute_capabilities) or "this machine's GPU"
-    print(f"{output}: {made.engine} {made.version} for {gpus}, {seconds:.1f} s")
-    limits = made.limits
+def _print(made: EngineSet, output: Path, how: str) -> None:
+    key = made.key
+    gpus = key.gpu or f"compute capability {', '.join(key.compute_capabilities)}"
+    print(f"{output}: {key.engine} {key.version} for {gpus}, {how}")
+    limits = key.limits
     print(
         f"at most: batch {limits.max_batch}, source {limits.max_source_length},"
         f" slots {limits.max_target_length}, queries {limits.max_queries}"
@@ -174,14 +198,16 @@ def _print_report(name: str, report: GraphReport) -> None:
         print(f"      not as the graph asks: {gemm.name}")
     if len(report.lost) > _MOST_NAMES:
         print(f"      and {len(report.lost) - _MOST_NAMES} more (--json names all)")
-    if report.fused_attentions is not None:
-        print(f"{report.fused_attentions:5} of {report.attentions} attentions fused to one kernel")
-    else:
-        print(f"{report.attentions:5} attentions")
     if report.cache_updates:
         print(f"{report.cache_updates:5} cache updates in place")
-    if report.cache_copies:
-        print(f"{report.cache_copies:5} kernels that only copy keys or values")
-    if report.layers:
-        layers = ", ".join(f"{count} {kind}" for kind, count in report.layers.items())
-        print(f"{sum(report.layers.values()):5} layers: {layers}")
+    if not report.profiles:
+        print(f"{report.attentions:5} attentions")
+    for profile, steps in zip(report.profiles, _STEPS, strict=False):
+        if len(report.profiles) > 1:
+            print(f"  {steps}")
+        fused = profile.fused_attentions
+        print(f"{fused:5} of {report.attentions} attentions fused to one kernel")
+        if profile.cache_copies:
+            print(f"{profile.cache_copies:5} kernels that only copy keys or values")
+        layers = ", ".join(f"{count} {kind}" for kind, count in profile.layers.items())
+        print(f"{sum(profile.layers.values()):5} layers: {layers}")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .errors import BundleError
+from .fields import FieldReader
 
 MANIFEST_NAME = "seq2edge.json"
 WEIGHTS_NAME = "weights.bin"
@@ -178,59 +179,14 @@ class Manifest:
                 f" ({FORMAT_VERSION}); upgrade seq2edge, or export the bundle again with"
                 " this version"
             )
-        reader = _Reader()
+        reader = FieldReader()
         manifest = _manifest(reader, raw)
         if reader.problems:
             raise BundleError(f"{MANIFEST_NAME} is malformed: " + "; ".join(reader.problems))
         return manifest
 
 
-class _Reader:
-    """Fetches typed fields and keeps a list of all that is wrong."""
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def text(self, raw: Mapping[str, Any], key: str, where: str) -> str:
-        value = raw.get(key)
-        if isinstance(value, str):
-            return value
-        self.problems.append(f"{where}{key} must be a string")
-        return ""
-
-    def number(self, raw: Mapping[str, Any], key: str, where: str) -> int:
-        value = raw.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-        self.problems.append(f"{where}{key} must be a non-negative integer")
-        return 0
-
-    def limit(self, raw: Mapping[str, Any], key: str, where: str) -> int | None:
-        return None if raw.get(key) is None else self.number(raw, key, where)
-
-    def table(self, raw: Mapping[str, Any], key: str, where: str = "") -> dict[str, Any]:
-        value = raw.get(key)
-        if isinstance(value, dict):
-            return value
-        self.problems.append(f"{where}{key} must be an object")
-        return {}
-
-    def items(self, raw: Mapping[str, Any], key: str, where: str) -> list[Any]:
-        value = raw.get(key)
-        if isinstance(value, list):
-            return value
-        self.problems.append(f"{where}{key} must be a list")
-        return []
-
-    def integers(self, raw: Mapping[str, Any], key: str, where: str) -> tuple[int, ...]:
-        values = self.items(raw, key, where)
-        if all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
-            return tuple(values)
-        self.problems.append(f"{where}{key} must hold non-negative integers")
-        return ()
-
-
-def _manifest(r: _Reader, raw: dict[str, Any]) -> Manifest:
+def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
     dims = r.table(raw, "dimensions")
     special = r.table(raw, "special_tokens")
     tokenizer = r.table(raw, "tokenizer")
@@ -286,7 +242,7 @@ def _manifest(r: _Reader, raw: dict[str, Any]) -> Manifest:
     )
 
 
-def _weight(r: _Reader, raw: dict[str, Any], where: str) -> WeightInfo:
+def _weight(r: FieldReader, raw: dict[str, Any], where: str) -> WeightInfo:
     dtype = r.text(raw, "dtype", where)
     shape = r.integers(raw, "shape", where)
     info = WeightInfo(dtype, shape, r.number(raw, "offset", where), r.number(raw, "length", where))
@@ -295,7 +251,7 @@ def _weight(r: _Reader, raw: dict[str, Any], where: str) -> WeightInfo:
     return info
 
 
-def _graph(r: _Reader, raw: dict[str, Any], where: str) -> GraphInfo:
+def _graph(r: FieldReader, raw: dict[str, Any], where: str) -> GraphInfo:
     def specs(key: str) -> tuple[TensorSpec, ...]:
         found = []
         for item in r.items(raw, key, where):

@@ -27,7 +27,7 @@ def test_engines_appear_beside_the_bundle_with_a_report(
     shutil.copytree(byte_bundle, bundle)
     done = cli("build", bundle, "--compute-capability", "8.6", *_SMALL)
     assert done.returncode == 0, done.stderr.decode()
-    out = tmp_path / "model.bundle.tensorrt-rtx"
+    (out,) = (tmp_path / "model.bundle.engines").iterdir()
     assert {"encoder.engine", "decoder.engine", "engines.json"} == {
         file.name for file in out.iterdir()
     }
@@ -37,6 +37,10 @@ def test_engines_appear_beside_the_bundle_with_a_report(
     assert "GEMMs of float32 weights, float32 inputs: as the graph asks" in text
     layers = Bundle.open(bundle).manifest.dimensions.decoder_layers
     assert f"{2 * layers} cache updates in place" in text
+    assert "device memory of the largest call: " in text
+    again = cli("build", bundle, "--compute-capability", "8.6", *_SMALL)
+    assert again.stdout.decode().startswith(f"{out}: tensorrt-rtx ")
+    assert "there already" in again.stdout.decode().splitlines()[0]
     # No progress where stderr is no terminal; what TensorRT keeps is said.
     warning = done.stderr.decode()
     assert warning.count("\n") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from seq2edge.runtime.engines.tensorrt.onnx_shapes import set_dimension
+from seq2edge.runtime.engines.tensorrt.build.onnx_shapes import set_dimension
 
 
 def test_only_the_named_dimension_changes(bundle_of: Callable[[str], Path]) -> None:

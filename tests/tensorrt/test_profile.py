@@ -10,7 +10,7 @@ import pytest
 
 from seq2edge.runtime import Bundle, InputError
 from seq2edge.runtime.engines.tensorrt import Limits
-from seq2edge.runtime.engines.tensorrt.profile import input_shapes
+from seq2edge.runtime.engines.tensorrt.build.profile import profiles
 from seq2edge.runtime.manifest import Dimensions, GraphInfo, TensorSpec
 
 UNBOUNDED = Dimensions(
@@ -55,15 +55,25 @@ def test_limits_that_the_model_cannot_use_are_refused(asked: dict[str, int], mes
 
 def test_shapes_of_a_decoder(bundle_of: Callable[[str], Path]) -> None:
     manifest = Bundle.open(bundle_of("t5")).manifest
-    shapes = input_shapes(manifest.graphs["decoder"], Limits(4, 100, 32, 6))
-    assert shapes["input_ids"] == ((1, 1), (1, 1), (4, 6))
-    assert shapes["attention_mask"] == ((1, 1, 1, 32), (1, 1, 1, 32), (4, 1, 6, 32))
-    assert shapes["past_key.0"] == ((1, 3, 32, 24), (1, 3, 32, 24), (4, 3, 32, 24))
-    assert shapes["cross_value.1"] == ((1, 3, 1, 24), (1, 3, 64, 24), (4, 3, 100, 24))
+    one, several = profiles(manifest.graphs["decoder"], Limits(4, 100, 32, 6))
+    assert one["input_ids"] == ((1, 1), (1, 1), (4, 1))
+    assert several["input_ids"] == ((1, 1), (1, 4), (4, 6))
+    assert several["attention_mask"] == ((1, 1, 1, 32), (1, 1, 4, 32), (4, 1, 6, 32))
+    for shapes in (one, several):
+        assert shapes["past_key.0"] == ((1, 3, 32, 24), (1, 3, 32, 24), (4, 3, 32, 24))
+        assert shapes["cross_value.1"] == ((1, 3, 1, 24), (1, 3, 64, 24), (4, 3, 100, 24))
+
+
+def test_a_second_profile_is_made_only_for_several_queries(
+    bundle_of: Callable[[str], Path],
+) -> None:
+    graphs = Bundle.open(bundle_of("t5")).manifest.graphs
+    assert len(profiles(graphs["decoder"], Limits(1, 8, 8, 1))) == 1
+    assert len(profiles(graphs["encoder"], Limits(1, 8, 8, 4))) == 1
 
 
 def test_a_size_that_no_limit_belongs_to_is_refused() -> None:
     spec = TensorSpec("x", "float32", ("batch", "pages"))
     info = GraphInfo("odd.onnx", 24, "float32", (spec,), (), {}, 0)
     with pytest.raises(InputError, match=r"odd.onnx: input x has an unknown size 'pages'"):
-        input_shapes(info, Limits(1, 8, 8, 1))
+        profiles(info, Limits(1, 8, 8, 1))

@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.engines.tensorrt import Limits, build_engines
+from seq2edge.runtime.engines.tensorrt import Limits, Options, build_engines
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 BundleOf = Callable[[str, str], Path]
 
 _LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_queries=4)
-_GPUS = ("8.6", "8.9")
+#: Ampere, Ada and Blackwell.
+_GPUS = ("8.6", "8.9", "12.0")
 
 
 def gemms(
     bundle: Bundle, folder: Path
 ) -> tuple[Counter[tuple[str, str]], dict[str, int | None], int]:
     """(weights, inputs) as built, bytes of weights an engine, and GEMMs that lost precision."""
-    made = build_engines(bundle, folder, limits=_LIMITS, compute_capabilities=_GPUS)
+    made = build_engines(bundle, folder, Options(limits=_LIMITS, compute_capabilities=_GPUS))
     found: Counter[tuple[str, str]] = Counter()
     lost = 0
     for engine in made.engines.values():

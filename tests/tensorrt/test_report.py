@@ -11,11 +11,11 @@ import pytest
 
 from seq2edge.runtime.bundle import Bundle
 from seq2edge.runtime.engines.tensorrt import Gemm, GraphReport, Limits, load_library
-from seq2edge.runtime.engines.tensorrt.build import build_plan
-from seq2edge.runtime.engines.tensorrt.layers import read_log
+from seq2edge.runtime.engines.tensorrt.build.layers import read_log
+from seq2edge.runtime.engines.tensorrt.build.network import AskedGemm, NetworkSummary, Precision
+from seq2edge.runtime.engines.tensorrt.build.plan import Target, build_plan
+from seq2edge.runtime.engines.tensorrt.build.report import make_report
 from seq2edge.runtime.engines.tensorrt.library import Message
-from seq2edge.runtime.engines.tensorrt.network import AskedGemm, NetworkSummary, Precision
-from seq2edge.runtime.engines.tensorrt.report import make_report
 from seq2edge.runtime.manifest import (
     Dimensions,
     FileInfo,
@@ -94,17 +94,15 @@ class GraphOfGemms:
             dimensions=Dimensions(8, 8, 1, 1, 1, 8),
             special_tokens=SpecialTokens(0, 0, (1,)),
             tokenizer=TokenizerInfo(),
-            graphs={},
+            graphs={"encoder": info},
             weights={},
             files={path.name: FileInfo(path.stat().st_size, "")},
         )
         library = load_library("tensorrt-rtx")
         plan = build_plan(
-            library,
             Bundle(folder, manifest),
-            info,
-            Limits(16, 1, 1, 1),
-            [library.module.ComputeCapability.SM86],
+            "encoder",
+            Target(library, (library.module.ComputeCapability.SM86,), Limits(16, 1, 1, 1), None),
             lambda *_: None,
         )
         return plan.report
@@ -178,5 +176,5 @@ def test_without_the_builders_log_it_says_only_what_was_asked() -> None:
     assert report.gemms == (Gemm("up", asked.precision, None, ""),)
     assert report.gemms[0].kept is None
     assert report.lost == ()
-    assert (report.attentions, report.fused_attentions, report.cache_copies) == (1, None, None)
-    assert (report.weight_bytes, report.cache_updates, report.layers) == (None, 2, {})
+    assert (report.attentions, report.fused_attentions, report.profiles) == (1, None, ())
+    assert (report.weight_bytes, report.cache_updates) == (None, 2)

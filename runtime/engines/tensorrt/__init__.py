@@ -1,23 +1,28 @@
-"""TensorRT engines from a bundle, built on a workstation without a GPU or on the device.
+"""TensorRT: engines built from a bundle, on a workstation or on the device, and run on a GPU.
 
-Needs ``tensorrt-rtx`` or ``tensorrt``, which is imported when it is used.
+Needs ``tensorrt-rtx`` or ``tensorrt``, which is imported when it is used, and ``cuda-bindings``
+to run them.
 """
 
 from __future__ import annotations
 
-from .build import build_engines
+from ..limits import Limits
+from .build.engines import Options, build_engines, ensure_engines
+from .build.report import Gemm, GraphReport, ProfileReport
 from .library import Library, load_library
-from .profile import Limits
-from .report import Gemm, GraphReport
-from .store import EngineFile, EngineSet
+from .store import EngineFile, EngineKey, EngineSet
 
 __all__ = [
     "EngineFile",
+    "EngineKey",
     "EngineSet",
     "Gemm",
     "GraphReport",
     "Library",
     "Limits",
+    "Options",
+    "ProfileReport",
     "build_engines",
+    "ensure_engines",
     "load_library",
 ]

@@ -1,26 +1,17 @@
-"""What an engine is built for: the largest batch, lengths and step, and the shapes they mean."""
+"""The most that engines of fixed shapes can take: batch, lengths, tokens of a step."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ...errors import InputError
-from ...manifest import Dimensions, GraphInfo
-
-#: The dynamic dimension that becomes a constant: the cache's slots, which TensorRT updates in
-#: place only where their number is fixed.
-SLOTS = "slots"
+from ..errors import InputError
+from ..manifest import Dimensions
 
 #: Lengths that engines are made for where nothing is said and the model allows it.
 _SOURCE_LENGTH, _TARGET_LENGTH, _QUERIES = 512, 256, 8
 
-#: Source tokens that kernels are chosen for: sentences, not pages.
-_USUAL_SOURCE = 64
-
 #: TensorRT counts sizes in 32 bits.
 _LARGEST = 2**31 - 1
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -99,41 +90,6 @@ def check_limits(limits: Limits, dimensions: Dimensions) -> None:
             f"max_queries={limits.max_queries} tokens of a step do not fit into"
             f" max_target_length={limits.max_target_length} slots"
         )
-
-
-def input_shapes(info: GraphInfo, limits: Limits) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Smallest, usual and largest shape of each input of a graph.
-
-    Raises:
-        InputError: the graph has a dimension that no limit belongs to.
-    """
-    sizes = _sizes(limits)
-    shapes = {}
-    for spec in info.inputs:
-        unknown = [size for size in spec.shape if isinstance(size, str) and size not in sizes]
-        if unknown:
-            raise InputError(f"{info.file}: input {spec.name} has an unknown size {unknown[0]!r}")
-        small, usual, large = (
-            tuple(size if isinstance(size, int) else sizes[size][kind] for size in spec.shape)
-            for kind in range(3)
-        )
-        shapes[spec.name] = (small, usual, large)
-    return shapes
-
-
-def _sizes(limits: Limits) -> dict[str, Shape]:
-    batch = limits.max_batch
-    if limits.max_queries > 1:
-        # TensorRT-RTX 1.7.1 fails on a boolean mask whose batch is fixed and whose queries are
-        # not ("more than one op named attention_mask.1_iota"), so the batch is never fixed then.
-        batch = max(2, batch)
-    slots = limits.max_target_length
-    return {
-        "batch": (1, 1, batch),
-        "source": (1, min(_USUAL_SOURCE, limits.max_source_length), limits.max_source_length),
-        "queries": (1, 1, limits.max_queries),
-        SLOTS: (slots, slots, slots),
-    }
 
 
 def _least(value: int, most: int | None) -> int:

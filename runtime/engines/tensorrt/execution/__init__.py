@@ -1,0 +1,1 @@
+"""Plans are opened and run on the GPU of this machine."""
