@@ -25,7 +25,8 @@ from seq2edge.runtime.manifest import Manifest
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured; lengths in tokens. ``threads`` None is the engine's own choice."""
+    """What is measured; lengths in tokens. ``threads`` None is the engine's own choice, and
+    ``engine``, ``device``, ``strict`` are :func:`seq2edge.runtime.engines.load_engine`'s."""
 
     source_length: int = 64
     new_tokens: int = 64
@@ -34,6 +35,9 @@ class Workload:
     runs: int = 20
     warmup: int = 3
     threads: int | None = None
+    engine: str = "onnxruntime"
+    device: str | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,13 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
     """
     start = time.perf_counter()
     bundle = Bundle.open(path)
-    engine = load_engine(bundle, num_threads=workload.threads)
+    engine = load_engine(
+        bundle,
+        engine=workload.engine,
+        device=workload.device,
+        strict=workload.strict,
+        num_threads=workload.threads,
+    )
     load_ms = 1e3 * (time.perf_counter() - start)
     manifest = without_end(bundle.manifest)
     try:

@@ -1,19 +1,17 @@
-"""How near a decoder step comes to the machine's memory bandwidth.
+"""How near a decoder step comes to the bandwidth of the memory that it reads.
 
 A step of one token reads all weights of the decoder and the cache, and computes little with
-each byte, so that reading them is a lower bound of its time. What this machine can read is
-measured in the same rounds as the steps, by the median over the rounds of both (and by the best
-of both): they meet the same noise. A bandwidth is fair if it is hard to beat:
-
-- the reader is numpy, with as many threads as the engine uses, each over its own part of a
-  buffer that holds data (pages never written are all one page, which stays in the cache); of
-  three reductions the fastest counts, because a slow one measures arithmetic;
-- it reads two buffers: one far larger than any cache, and one as large as the decoder's weights,
-  over and over as steps do, of which a cache may hold a part. The higher figure counts.
+each byte, so that reading them is a lower bound of its time. What the memory gives (the machine's,
+or a GPU's: see :mod:`.bandwidth`) is measured in the same rounds as the steps, by the median over
+the rounds of both (and by the best of both): they meet the same noise. The higher of the two
+buffers' figures counts.
 
 Where a step stays far below, it is bound by something else, most often by arithmetic: unpacking
 8 or 4 bits takes instructions. A float32 bundle of the same model, measured as a reference in the
 same rounds, tells: it has four times the bytes and nothing to unpack.
+
+A GPU's steps are timed as greedy decoding runs them: several in a row without the host, where
+the engine can do that. Not run on a GPU yet: the tests' CUDA is a fake one.
 """
 
 from __future__ import annotations
@@ -22,35 +20,27 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seq2edge.runtime.bundle import Bundle
-from seq2edge.runtime.engines import Engine, Step, load_engine
+from seq2edge.runtime.decoding.fits import check_sources
+from seq2edge.runtime.engines import ChainingDecoder, Engine, Step, load_engine
+from seq2edge.runtime.engines.tensorrt.cache import find_engines
+from seq2edge.runtime.engines.tensorrt.cuda import Cuda, load_cuda
+from seq2edge.runtime.engines.tensorrt.library import load_library
 from seq2edge.runtime.errors import InputError
-from seq2edge.runtime.manifest import DTYPE_BITS, GraphInfo, Manifest
+from seq2edge.runtime.manifest import DTYPE_BITS, GraphInfo
 
+from .bandwidth import DeviceMemory, HostMemory, Memory, Rates
 from .latency import Spread, Workload, random_source
 
-#: Of the large buffer, and of what one reading of the other adds up to at least.
-_MEMORY_BYTES, _READ_BYTES = 256_000_000, 32_000_000
 _STEPS_A_ROUND = 8
 #: Seconds after which the engine's idle threads have stopped spinning.
 _SETTLE = 0.02
-
-_FIRST = "maximum of int32"
-_Words = NDArray[np.uint64]
-#: Reductions that numpy runs in vector instructions, without the interpreter's lock.
-_READERS: dict[str, Callable[[_Words], object]] = {
-    _FIRST: lambda words: words.view(np.int32).max(),
-    "maximum of uint8": lambda words: words.view(np.uint8).max(),
-    "sum of uint64": lambda words: words.sum(),
-}
 
 
 @dataclass(frozen=True)
@@ -58,16 +48,22 @@ class Roofline:
     """One bundle's greedy decoder step beside the bandwidth. Bytes, and bytes a second.
 
     Attributes:
-        weight_bytes: that a step reads (the manifest's).
-        cache_bytes: keys and values that a step reads, its own and the source's.
-        cache_slots: length of its own cache; the step sees all of it.
+        device: whose memory it is: ``cpu``, or the GPU's name.
+        weight_bytes: that a step must read (the manifest's: a table that is only looked up does
+            not count).
+        plan_weight_bytes: weights that TensorRT's decoder engine holds, such tables included; None
+            where that is not known. More than ``weight_bytes`` also where a layer was built with
+            wider weights than the bundle's.
+        cache_bytes: keys and values that a step must read, its own and the source's.
+        cache_slots: slots of its own cache that the step sees. An engine that was built for more
+            may read more, and is not excused for it.
         source_length: of the source's, in tokens.
         batch_size: sequences a step.
-        threads: of the engine and of the reader.
+        threads: of the engine and of the reader; None on a GPU.
         step_ms: milliseconds of a step.
         step_bandwidth: all its bytes over the median step.
-        memory_bandwidth: read from a buffer of 256 MB.
-        same_size_bandwidth: read from a buffer of ``weight_bytes`` over and over.
+        memory_bandwidth: of a buffer that no cache holds (256 MB, on a GPU 512 MB).
+        same_size_bandwidth: of a buffer of ``weight_bytes`` over and over.
         bound_ms: milliseconds of reading the step's bytes at the higher of the two.
         share: ``bound_ms`` over the median step: 1 is all of the bandwidth.
         best_step_ms: the fastest step of all.
@@ -76,12 +72,14 @@ class Roofline:
             more about that work, which costs a step of many operators more than one reading.
     """
 
+    device: str
     weight_bytes: int
+    plan_weight_bytes: int | None
     cache_bytes: int
     cache_slots: int
     source_length: int
     batch_size: int
-    threads: int
+    threads: int | None
     step_ms: Spread
     step_bandwidth: float
     memory_bandwidth: float
@@ -100,45 +98,48 @@ def measure_rooflines(
     paths: Sequence[str | os.PathLike[str]],
     workload: Workload,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    engine: str = "onnxruntime",
 ) -> list[Roofline]:
     """Measure steps of one or more bundles and the bandwidth, in turns.
 
     Args:
         paths: the bundles' folders.
-        workload: ``new_tokens`` is the number of cache slots; ``runs`` and ``warmup`` are
-            rounds of 8 steps a bundle. Steps are greedy, whatever ``num_beams`` is.
+        workload: ``new_tokens`` is the number of cache slots that a step sees; ``runs`` and
+            ``warmup`` are rounds of 8 steps a bundle. Steps are greedy, whatever ``num_beams`` is.
         progress: called after each round with how many are done and how many there are.
+        engine: see :func:`seq2edge.runtime.engines.load_engine`. Where it runs on a GPU, the
+            bandwidth is the GPU's, which takes cuda-bindings.
 
     Raises:
-        BundleError, EngineError: a bundle cannot be loaded.
-        InputError: the workload does not fit a model.
+        BundleError, EngineError: a bundle cannot be loaded, or there is no GPU for it.
+        InputError: the workload does not fit a model, or the engines built for it.
     """
     with ExitStack() as stack:
-        steppers = [_Stepper.load(path, workload, stack) for path in paths]
-        pool = {
-            threads: stack.enter_context(ThreadPoolExecutor(threads))
+        cuda = load_cuda() if _on_gpu(engine, workload.device) else None
+        steppers = [_Stepper.load(path, workload, engine, cuda, stack) for path in paths]
+        memories: dict[int | None, Memory] = {
+            threads: DeviceMemory(cuda) if cuda else HostMemory(threads or 1)
             for threads in {stepper.threads for stepper in steppers}
         }
-        memory = _filled(_MEMORY_BYTES)
-        same_size = [_filled(stepper.graph.weight_bytes) for stepper in steppers]
+        for memory in memories.values():
+            stack.callback(memory.close)
         step_ms: list[list[float]] = [[] for _ in steppers]
-        rates: list[_Rates] = [_Rates() for _ in steppers]
+        rates: list[_RatesOfRounds] = [_RatesOfRounds() for _ in steppers]
         for number in range(workload.warmup + workload.runs):
             for place, stepper in enumerate(steppers):
                 times = [stepper.milliseconds() for _ in range(_STEPS_A_ROUND)]
                 time.sleep(_SETTLE)
-                readers = pool[stepper.threads]
-                found = (
-                    _read(memory, readers, stepper.threads),
-                    _read(same_size[place], readers, stepper.threads),
-                )
+                found = memories[stepper.threads].measure(stepper.graph.weight_bytes)
                 if number >= workload.warmup:
                     step_ms[place] += times
                     rates[place].add(*found)
             if progress is not None:
                 progress(number + 1, workload.warmup + workload.runs)
         return [
-            _roofline(stepper, workload, step_ms[place], rates[place])
+            _roofline(
+                stepper, workload, step_ms[place], rates[place], memories[stepper.threads].device
+            )
             for place, stepper in enumerate(steppers)
         ]
 
@@ -157,49 +158,85 @@ def cache_bytes(graph: GraphInfo, batch_size: int, slots: int, source_length: in
 
 @dataclass(frozen=True)
 class _Stepper:
-    """A loaded bundle whose decoder can run its last greedy step again and again."""
+    """A loaded bundle whose decoder can run its last greedy steps again and again.
+
+    Attributes:
+        threads: of the engine; None on a GPU.
+        count: steps that ``run`` makes.
+    """
 
     graph: GraphInfo
-    threads: int
-    run: Callable[[], None]
+    plan_weight_bytes: int | None
+    threads: int | None
+    count: int
+    run: Callable[[], object]
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], workload: Workload, stack: ExitStack) -> _Stepper:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        workload: Workload,
+        name: str,
+        cuda: Cuda | None,
+        stack: ExitStack,
+    ) -> _Stepper:
         bundle = Bundle.open(path)
-        _check(bundle.manifest, workload)
-        engine: Engine = load_engine(bundle, num_threads=workload.threads)
-        stack.callback(engine.close)
+        _check_slots(bundle.manifest.dimensions.max_target_length, workload, "the model's")
         source = random_source(bundle.manifest, workload)
+        engine = load_engine(
+            bundle,
+            engine=name,
+            device=workload.device,
+            strict=workload.strict,
+            num_threads=workload.threads,
+        )
+        stack.callback(engine.close)
+        _check_limits(engine, workload)
         slots, batch = workload.new_tokens, workload.batch_size
         decoder = engine.decoder(engine.encode(source, np.ones(source.shape, np.bool_)), slots)
-        step = Step.allocate(batch, 1, slots, feed_back=True)
+        step = Step.allocate(batch, 1, decoder.capacity, feed_back=True)
+        run: Callable[[], object] = decoder.bind(step)
+        count = 1
+        if isinstance(decoder, ChainingDecoder):
+            chain, count = decoder.bind_chain(step), min(decoder.ahead, slots)
+
+            def run() -> object:
+                return chain(count)
+
         step.input_ids[:] = bundle.manifest.special_tokens.decoder_start
-        step.attention_mask[:] = True
-        step.position_ids[:] = step.write_index[:] = slots - 1
-        threads = engine.num_threads or len(os.sched_getaffinity(0))
-        return cls(bundle.manifest.graphs["decoder"], threads, decoder.bind(step))
+        # The last of the steps fills the last slot.
+        step.position_ids[:] = step.write_index[:] = slots - count
+        step.attention_mask[..., : slots - count + 1] = True
+        return cls(
+            graph=bundle.manifest.graphs["decoder"],
+            plan_weight_bytes=_plan_weight_bytes(bundle, name, cuda),
+            threads=None if cuda else engine.num_threads or len(os.sched_getaffinity(0)),
+            count=count,
+            run=run,
+        )
 
     def milliseconds(self) -> float:
+        """Of one step. Engines return when its tokens are on the host."""
         start = time.perf_counter()
         self.run()
-        return 1e3 * (time.perf_counter() - start)
+        return 1e3 * (time.perf_counter() - start) / self.count
 
 
-class _Rates:
+class _RatesOfRounds:
     """Bytes a second of each round, by reader, for both buffers."""
 
     def __init__(self) -> None:
-        self._memory: list[dict[str, float]] = []
-        self._same_size: list[dict[str, float]] = []
+        self._memory: list[Rates] = []
+        self._same_size: list[Rates] = []
 
-    def add(self, memory: dict[str, float], same_size: dict[str, float]) -> None:
+    def add(self, memory: Rates, same_size: Rates) -> None:
         self._memory.append(memory)
         self._same_size.append(same_size)
 
     def best(self) -> tuple[float, float]:
         """The fastest reader's median, of both."""
         memory, same_size = (
-            max(statistics.median(found[name] for found in rounds) for name in _READERS)
+            max(statistics.median(found[name] for found in rounds) for name in rounds[0])
             for rounds in (self._memory, self._same_size)
         )
         return memory, same_size
@@ -210,7 +247,11 @@ class _Rates:
 
 
 def _roofline(
-    stepper: _Stepper, workload: Workload, step_ms: list[float], rates: _Rates
+    stepper: _Stepper,
+    workload: Workload,
+    step_ms: list[float],
+    rates: _RatesOfRounds,
+    device: str,
 ) -> Roofline:
     graph, spread = stepper.graph, Spread.of(step_ms)
     slots, batch = workload.new_tokens, workload.batch_size
@@ -220,7 +261,9 @@ def _roofline(
     bound_ms = 1e3 * read / max(memory, same_size)
     best_step_ms, best_bandwidth = min(step_ms), rates.fastest()
     return Roofline(
+        device=device,
         weight_bytes=graph.weight_bytes,
+        plan_weight_bytes=stepper.plan_weight_bytes,
         cache_bytes=cache,
         cache_slots=slots,
         source_length=workload.source_length,
@@ -238,32 +281,24 @@ def _roofline(
     )
 
 
-def _check(manifest: Manifest, workload: Workload) -> None:
-    limit = manifest.dimensions.max_target_length
+def _on_gpu(engine: str, device: str | None) -> bool:
+    return device == "cuda" or (device is None and engine != "onnxruntime")
+
+
+def _plan_weight_bytes(bundle: Bundle, engine: str, cuda: Cuda | None) -> int | None:
+    if cuda is None or engine.startswith("onnxruntime"):
+        return None
+    _, engines = find_engines(bundle, load_library(engine), cuda.gpu())
+    return engines.engines["decoder"].report.weight_bytes
+
+
+def _check_limits(engine: Engine, workload: Workload) -> None:
+    if engine.limits is None:
+        return
+    check_sources(engine.limits, [workload.source_length], workload.batch_size)
+    _check_slots(engine.limits.max_target_length, workload, "the engine's (--max-target-length)")
+
+
+def _check_slots(limit: int | None, workload: Workload, whose: str) -> None:
     if limit is not None and workload.new_tokens > limit:
-        raise InputError(f"--new-tokens {workload.new_tokens} is more than the model's {limit}")
-
-
-def _filled(size: int) -> _Words:
-    """A buffer of about so many bytes, each page written."""
-    return np.full(max(size // 8, 1), 0x0102030405060708, np.uint64)
-
-
-def _read(words: _Words, pool: ThreadPoolExecutor, threads: int) -> dict[str, float]:
-    """Bytes a second of each reader over ``words``, split among the threads."""
-    parts = np.array_split(words, threads)
-    # One reading of a small buffer would measure how fast threads wake up.
-    passes = max(1, _READ_BYTES // words.nbytes)
-
-    def read(reduce: Callable[[_Words], object], passes: int) -> float:
-        def repeat(part: _Words) -> None:
-            for _ in range(passes):
-                reduce(part)
-
-        start = time.perf_counter()
-        list(pool.map(repeat, parts))
-        return time.perf_counter() - start
-
-    # Once for nothing: the cores wake up, and a cache takes what it can hold.
-    read(_READERS[_FIRST], 1)
-    return {name: passes * words.nbytes / read(reduce, passes) for name, reduce in _READERS.items()}
+        raise InputError(f"--new-tokens {workload.new_tokens} is more than {whose} {limit}")

@@ -29,6 +29,25 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """What runs the model, and where; ``Seq2SeqModel.load`` takes all three."""
+    parser.add_argument(
+        "--engine",
+        default="onnxruntime",
+        metavar="NAME",
+        help="onnxruntime (default), tensorrt or tensorrt-rtx (build its engines first), or"
+        " onnxruntime-tensorrt",
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu or cuda (default: the engine's own; onnxruntime: cpu)"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail if a part of the model would run on the CPU in place of the device",
+    )
+
+
 def human_bytes(count: float) -> str:
     """Bytes in decimal units, as disks and networks count them."""
     for unit in ("bytes", "kB", "MB"):

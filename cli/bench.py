@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_json, add_threads, human_bytes, positive
+from .arguments import add_device, add_json, add_threads, human_bytes, positive
 
 if TYPE_CHECKING:
     from seq2edge.benchmarks.latency import LatencyReport, Workload
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resident memory of a fresh process that loads the bundle and generates once",
     )
+    add_device(parser)
     add_threads(parser)
     add_json(parser)
 
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.latency import Workload, measure
 
+    _check_device(options)
     _check_reference(options)
     workload = Workload(
         source_length=options.source_length,
@@ -61,6 +63,9 @@ def run(options: argparse.Namespace) -> int:
         runs=options.runs,
         warmup=options.warmup,
         threads=options.threads,
+        engine=options.engine,
+        device=options.device,
+        strict=options.strict,
     )
     bundles = [options.bundle] if options.reference is None else [options.bundle, options.reference]
     report = measure(options.bundle, workload)
@@ -82,6 +87,16 @@ def run(options: argparse.Namespace) -> int:
     if memory is not None:
         _print_memory(memory)
     return 0
+
+
+def _check_device(options: argparse.Namespace) -> None:
+    from seq2edge.runtime.errors import InputError
+
+    elsewhere = options.engine != "onnxruntime" or options.device not in (None, "cpu")
+    if elsewhere and (options.roofline or options.memory):
+        raise InputError(
+            "--roofline and --memory are about the CPU's memory: leave out --engine and --device"
+        )
 
 
 def _check_reference(options: argparse.Namespace) -> None:
@@ -120,6 +135,7 @@ def _print_latency(bundle: Path, report: LatencyReport) -> None:
     print(
         f"{bundle}: batch {workload.batch_size}, source {workload.source_length},"
         f" {workload.new_tokens} new tokens, beams {workload.num_beams},"
+        f" {workload.engine}{f' on {workload.device}' if workload.device else ''},"
         f" {report.threads or 'all'} threads,"
         f" {workload.runs} runs"
     )

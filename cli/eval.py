@@ -7,12 +7,14 @@ import json
 import time
 from pathlib import Path
 
+from .arguments import add_device
 from .quality import CountProgress, add_quality
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
     add_quality(parser)
+    add_device(parser)
     parser.add_argument(
         "--predictions",
         type=Path,
@@ -40,7 +42,13 @@ def run(options: argparse.Namespace) -> int:
         if options.predictions.exists() and options.predictions.samefile(options.data):
             raise InputError(f"--predictions {options.predictions} would replace --data")
         check_file(options.predictions, options.force)
-    with Seq2SeqModel.load(options.bundle, num_threads=options.threads) as model:
+    with Seq2SeqModel.load(
+        options.bundle,
+        engine=options.engine,
+        device=options.device,
+        strict=options.strict,
+        num_threads=options.threads,
+    ) as model:
         start = time.perf_counter()
         with CountProgress() as progress:
             found = evaluate(

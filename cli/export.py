@@ -1,4 +1,4 @@
-"""Export a Hugging Face checkpoint folder (config.json and weights) to a bundle."""
+"""Export a Hugging Face checkpoint folder, or a state dict of a model of your own, to a bundle."""
 
 from __future__ import annotations
 
@@ -6,16 +6,36 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import add_json, human_bytes
 from .dependencies import needs
 from .progress import StageProgress
 
+if TYPE_CHECKING:
+    from seq2edge.export import ExportResult
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="folder that save_pretrained wrote")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="folder that save_pretrained wrote; with --module, a state dict (.pt or .safetensors)",
+    )
     parser.add_argument("bundle", type=Path, help="folder to write")
+    parser.add_argument(
+        "--module",
+        type=Path,
+        metavar="FILE",
+        help="TOML that says how a model of PyTorch's transformer layers is put together"
+        " (docs/pytorch.md)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="with --module: a tokenizer.json (default: the bundle takes and gives token ids)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument(
         "--validate",
@@ -26,17 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    with needs("export", "export"):
-        from seq2edge.export import export_checkpoint
     start = time.perf_counter()
     with StageProgress() as progress:
-        result = export_checkpoint(
-            options.checkpoint,
-            options.bundle,
-            overwrite=options.force,
-            validate=options.validate,
-            progress=progress,
-        )
+        result = _exported(options, progress)
     seconds = time.perf_counter() - start
     manifest, parity = result.manifest, result.parity
     size = sum(info.size for info in manifest.files.values())
@@ -60,6 +72,30 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"same as PyTorch: {parity.summary()}")
     return 0
+
+
+def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportResult:
+    with needs("export", "export"):
+        from seq2edge.export import CheckpointError, export_checkpoint, export_state_dict
+    if options.module is not None:
+        return export_state_dict(
+            options.checkpoint,
+            options.module,
+            options.bundle,
+            tokenizer=options.tokenizer,
+            overwrite=options.force,
+            validate=options.validate,
+            progress=progress,
+        )
+    if options.tokenizer is not None:
+        raise CheckpointError("--tokenizer needs --module; a checkpoint's own is in its folder")
+    return export_checkpoint(
+        options.checkpoint,
+        options.bundle,
+        overwrite=options.force,
+        validate=options.validate,
+        progress=progress,
+    )
 
 
 def _parity_json(parity: Any) -> dict[str, Any]:

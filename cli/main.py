@@ -15,15 +15,19 @@ from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from . import bench, build, compare, export, inspect, quantize, run
+from . import bench, build, compare, doctor, export, inspect, lower, pack, quantize, run, triton
 from . import eval as evaluate
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "export": (export, "export a Hugging Face checkpoint to a bundle"),
     "quantize": (quantize, "write a bundle of fewer bits"),
+    "lower": (lower, "write a bundle for TensorRT 10.3, ONNX Runtime 1.23"),
     "build": (build, "build a bundle's TensorRT engines"),
+    "pack": (pack, "pack a bundle with all that a device needs"),
+    "triton": (triton, "write a bundle as a model of NVIDIA Triton"),
     "run": (run, "generate text with a bundle"),
     "inspect": (inspect, "say what a bundle is made of, and check it"),
+    "doctor": (doctor, "say what this machine can do, and what we advise for it"),
     "bench": (bench, "measure a bundle's latency on this machine"),
     "eval": (evaluate, "say how good a bundle's outputs are"),
     "compare": (compare, "compare bundles with a reference: size, quality, speed"),

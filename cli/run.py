@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_json, add_threads, positive
+from .arguments import add_device, add_json, add_threads, positive
 from .generation import add_generation, generation_config
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stream", action="store_true", help="print each text word by word, as it is generated"
     )
+    add_device(parser)
     add_threads(parser)
     add_json(parser)
     add_generation(parser)
@@ -52,7 +53,13 @@ def run(options: argparse.Namespace) -> int:
     empty = [number for number, text in enumerate(texts, start=1) if not text.strip()]
     if empty:
         raise InputError(f"{'text' if options.input is None else 'line'} {empty[0]} is empty")
-    with Seq2SeqModel.load(options.bundle, num_threads=options.threads) as model:
+    with Seq2SeqModel.load(
+        options.bundle,
+        engine=options.engine,
+        device=options.device,
+        strict=options.strict,
+        num_threads=options.threads,
+    ) as model:
         # All of them before the first is run: a text that is too long is named by its place
         # in the whole input, and nothing is printed before it is found.
         model.tokenize(texts)

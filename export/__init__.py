@@ -1,4 +1,4 @@
-"""Export a trained encoder-decoder checkpoint to an ONNX bundle.
+"""Export a trained encoder-decoder to an ONNX bundle: a checkpoint, or a module of your own.
 
 >>> from seq2edge.export import export_checkpoint
 >>> result = export_checkpoint("my-t5", "my-t5.bundle")
@@ -6,8 +6,22 @@
 
 from __future__ import annotations
 
+from seq2edge.runtime.manifest import SpecialTokens
+
 from .errors import CheckpointError, ParityError
+from .modules import ModuleParts, PositionalEncoding, export_module, export_state_dict
 from .pipeline import ExportResult, export_checkpoint
 from .validate import Parity
 
-__all__ = ["CheckpointError", "ExportResult", "Parity", "ParityError", "export_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "ExportResult",
+    "ModuleParts",
+    "Parity",
+    "ParityError",
+    "PositionalEncoding",
+    "SpecialTokens",
+    "export_checkpoint",
+    "export_module",
+    "export_state_dict",
+]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
 
 from seq2edge.runtime.bundle import BundleWriter, check_destination
 from seq2edge.runtime.errors import MissingDependencyError
-from seq2edge.runtime.manifest import Dimensions, Manifest, TokenizerInfo
+from seq2edge.runtime.manifest import Dimensions, Manifest, SpecialTokens, TokenizerInfo
 from seq2edge.runtime.version import package_version
 
 from .checkpoint import Checkpoint
@@ -20,8 +25,8 @@ from .graph import build_decoder, build_encoder, build_scores
 from .serialize import Progress, parameter_shapes, write_graph, write_weights
 from .spec import Seq2SeqSpec
 from .tokenizers import TokenizerFile, find_tokenizer
-from .validate import Parity, validate_bundle
-from .weights import bind
+from .validate import Parity, Reference, run_transformers, validate_bundle
+from .weights import BoundWeight, bind
 
 
 @dataclass(frozen=True)
@@ -58,52 +63,110 @@ def export_checkpoint(
         MissingDependencyError: ``validate=True`` without torch, transformers or onnxruntime.
     """
     check_destination(Path(bundle), overwrite)
-    validate = _can_validate(validate)
+    validate = can_validate(validate, ("torch", "transformers", "onnxruntime"))
     with Checkpoint(checkpoint) as source, BundleWriter(bundle, overwrite=overwrite) as out:
         family, config = find_family(source.config)
         source.assume_prefix(family.prefix)
         spec = family.spec(config, source)
-        encoder, decoder = build_encoder(spec), build_decoder(spec)
-        shapes = parameter_shapes([encoder, decoder])
-        weights = bind(family.rules(spec), shapes, source, family.ignored)
-        tokens = special_tokens(source, config)
-        tokenizer = _tokenizer(source.directory, spec)
-        placed = write_weights(out, weights, progress)
-        graphs = {
-            "encoder": write_graph(out, "encoder", encoder, placed),
-            "decoder": write_graph(out, "decoder", decoder, placed),
-            "scores": write_graph(out, "scores", build_scores(spec), placed),
-        }
-        if tokenizer is not None and tokenizer.data is not None:
-            out.write("tokenizer.json", tokenizer.data)
-        manifest = Manifest(
-            producer=f"seq2edge {package_version()}",
-            family=spec.family,
-            dimensions=_dimensions(spec),
-            special_tokens=tokens,
-            tokenizer=TokenizerInfo() if tokenizer is None else tokenizer.info,
+        graphs = build_graphs(spec)
+        content = Content(
+            spec=spec,
             graphs=graphs,
-            weights=placed,
-            files=out.files(),
+            weights=bind(
+                family.rules(spec), parameter_shapes(graphs.values()), source, family.ignored
+            ),
+            tokens=special_tokens(source, config),
+            tokenizer=_tokenizer(source.directory, spec),
             generation=generation_defaults(source, config),
         )
-        parity = None
-        if validate:
-            if progress is not None:
-                progress("comparing with PyTorch", 0, 0)
-            parity = validate_bundle(source.directory, out, manifest)
-        out.commit(manifest)
-    return ExportResult(Path(bundle), manifest, parity)
+        reference = partial(run_transformers, source.directory) if validate else None
+        return write_bundle(out, content, reference, progress)
 
 
-def _can_validate(wanted: bool | None) -> bool:
-    missing = [name for name in ("torch", "transformers", "onnxruntime") if find_spec(name) is None]
+@dataclass(frozen=True)
+class Content:
+    """All that goes into a bundle; ``weights`` fill the graphs' parameters when they are written.
+
+    ``generation`` are defaults by the names of transformers' GenerationConfig.
+    """
+
+    spec: Seq2SeqSpec
+    graphs: Mapping[str, ir.Model]
+    weights: Mapping[str, BoundWeight]
+    tokens: SpecialTokens
+    tokenizer: TokenizerFile | None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_graphs(spec: Seq2SeqSpec) -> dict[str, ir.Model]:
+    """The graphs of a bundle by name, none of their weights filled."""
+    return {
+        "encoder": build_encoder(spec),
+        "decoder": build_decoder(spec),
+        "scores": build_scores(spec),
+    }
+
+
+def write_bundle(
+    out: BundleWriter,
+    content: Content,
+    reference: Callable[[Manifest], Reference] | None,
+    progress: Progress | None,
+) -> ExportResult:
+    """Write ``content``, compare it with what ``reference`` computes (None: do not), commit it.
+
+    Raises:
+        ParityError: the bundle does not compute what PyTorch computes.
+        OutputExistsError, OutputError: the bundle cannot be written.
+    """
+    placed = write_weights(out, content.weights, progress)
+    graphs = {name: write_graph(out, name, model, placed) for name, model in content.graphs.items()}
+    tokenizer = content.tokenizer
+    if tokenizer is not None and tokenizer.data is not None:
+        out.write("tokenizer.json", tokenizer.data)
+    manifest = Manifest(
+        producer=f"seq2edge {package_version()}",
+        family=content.spec.family,
+        dimensions=_dimensions(content.spec),
+        special_tokens=content.tokens,
+        tokenizer=TokenizerInfo() if tokenizer is None else tokenizer.info,
+        graphs=graphs,
+        weights=placed,
+        files=out.files(),
+        generation=content.generation,
+    )
+    parity = None
+    if reference is not None:
+        if progress is not None:
+            progress("comparing with PyTorch", 0, 0)
+        parity = validate_bundle(reference(manifest), out, manifest)
+    out.commit(manifest)
+    return ExportResult(out.destination, manifest, parity)
+
+
+def can_validate(wanted: bool | None, packages: Sequence[str]) -> bool:
+    """Whether to compare with PyTorch; None: if all of ``packages`` are installed.
+
+    Raises:
+        MissingDependencyError: it is wanted, and a package is missing.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
     if wanted and missing:
         raise MissingDependencyError(
             f"validation needs {', '.join(missing)}: pip install 'seq2edge[torch,cpu]', or pass"
             " --no-validate"
         )
     return not missing if wanted is None else wanted
+
+
+def warn_of_unknown_tokens(tokenizer: TokenizerFile, spec: Seq2SeqSpec) -> None:
+    """Warn if the tokenizer makes tokens that the encoder does not know."""
+    if tokenizer.size > spec.source_rows:
+        warnings.warn(
+            f"the tokenizer has {tokenizer.size} tokens and the model only {spec.source_rows}:"
+            " texts that use the others are refused",
+            stacklevel=4,
+        )
 
 
 def _tokenizer(directory: Path, spec: Seq2SeqSpec) -> TokenizerFile | None:
@@ -114,12 +177,8 @@ def _tokenizer(directory: Path, spec: Seq2SeqSpec) -> TokenizerFile | None:
             " not text",
             stacklevel=3,
         )
-    elif tokenizer.size > spec.vocab_size:
-        warnings.warn(
-            f"the tokenizer has {tokenizer.size} tokens and the model only {spec.vocab_size}:"
-            " texts that use the others are refused",
-            stacklevel=3,
-        )
+    else:
+        warn_of_unknown_tokens(tokenizer, spec)
     return tokenizer
 
 

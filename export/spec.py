@@ -32,8 +32,11 @@ class NormPlacement(Enum):
 
 @dataclass(frozen=True)
 class NormSpec:
+    """``bias``: a layer norm adds one (``nn.LayerNorm(bias=False)`` does not; RMS never does)."""
+
     kind: NormKind
     epsilon: float
+    bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ class RelativeBias:
 class LearnedPositions:
     """A table of ``length`` position embeddings that are added to the token embeddings.
 
+    The table need not have been learned: sinusoids are computed once, at export.
     ``offset`` rows come before position 0 in the checkpoint (BART: 2).
     """
 
     length: int
-    offset: int
+    offset: int = 0
 
 
 Positions = RelativeBias | LearnedPositions
@@ -70,8 +74,11 @@ class StackSpec:
 
     Attributes:
         attention_scale: factor on the attention scores (1 in T5, ``head_dim**-0.5`` in BART).
+        positions: None: the stack has no positions of its own.
         final_norm: a norm after the last layer.
         embedding_norm: a norm on the embedded tokens, before the first layer.
+        embedding_scale: factor on this side's token embeddings; None: the model's.
+        last_norm: the final norm, where it differs from the layers'; None: it does not.
     """
 
     layers: int
@@ -81,9 +88,11 @@ class StackSpec:
     ffn_dim: int
     activation: Activation
     gated: bool
-    positions: Positions
+    positions: Positions | None
     final_norm: bool
     embedding_norm: bool
+    embedding_scale: float | None = None
+    last_norm: NormSpec | None = None
 
     @property
     def inner_dim(self) -> int:
@@ -95,12 +104,15 @@ class Seq2SeqSpec:
     """An encoder-decoder transformer with a language-model head.
 
     Attributes:
+        vocab_size: tokens that the decoder reads and writes.
         embedding_scale: factor on the token embeddings.
         logits_scale: factor on the decoder's states before the head.
         tied_lm_head: the head is the (shared) token embedding.
         logits_bias: a bias on the logits.
         bias: linear layers have biases.
         separate_decoder_embedding: the decoder embeds its tokens with a table of its own.
+        source_vocab_size: tokens that the encoder reads, which may be others only where the
+            tables are separate; None: ``vocab_size``.
     """
 
     family: str
@@ -116,6 +128,12 @@ class Seq2SeqSpec:
     logits_scale: float = 1.0
     embedding_scale: float = 1.0
     separate_decoder_embedding: bool = False
+    source_vocab_size: int | None = None
+
+    @property
+    def source_rows(self) -> int:
+        """Rows of the encoder's embedding table."""
+        return self.vocab_size if self.source_vocab_size is None else self.source_vocab_size
 
     @property
     def max_source_length(self) -> int | None:
@@ -126,5 +144,5 @@ class Seq2SeqSpec:
         return _length(self.decoder.positions)
 
 
-def _length(positions: Positions) -> int | None:
+def _length(positions: Positions | None) -> int | None:
     return positions.length if isinstance(positions, LearnedPositions) else None

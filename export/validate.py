@@ -85,25 +85,34 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """What PyTorch computed; shapes as in :mod:`seq2edge.runtime.engines.base`."""
+class Inputs:
+    """Random sources of mixed lengths [B, S], their mask, and decoder tokens [B, Q]."""
 
     input_ids: NDArray[np.int64]
     mask: NDArray[np.bool_]
     decoder_ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What PyTorch computed; shapes as in :mod:`seq2edge.runtime.engines.base`.
+
+    ``tokens`` are greedy decoding's, without the start token and with the end token.
+    """
+
+    inputs: Inputs
     states: NDArray[np.float32]  # [B, S, D]
     logits: NDArray[np.float32]  # [B, Q, V]
     tokens: list[list[int]]
     gaps: NDArray[np.float32]  # [B, steps], best minus second-best logit
 
 
-def validate_bundle(checkpoint: Path, out: BundleWriter, manifest: Manifest) -> Parity:
-    """Compare the bundle that ``out`` is about to commit with its checkpoint.
+def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest) -> Parity:
+    """Compare the bundle that ``out`` is about to commit with what PyTorch computed.
 
     Raises:
         ParityError: a difference beyond float32 rounding, or other greedy tokens.
     """
-    reference = _run_torch(checkpoint, manifest)
     out.write(MANIFEST_NAME, manifest.to_bytes())
     parity = compare(out.directory, reference)
     if not parity.ok:
@@ -116,14 +125,15 @@ def validate_bundle(checkpoint: Path, out: BundleWriter, manifest: Manifest) -> 
     return parity
 
 
-def compare(directory: Path, reference: _Reference) -> Parity:
+def compare(directory: Path, reference: Reference) -> Parity:
     """Run the bundle in ``directory`` on the reference's inputs."""
     bundle = Bundle.open(directory)
     engine = OnnxRuntimeEngine(bundle)
     encoder = _compare_encoder(bundle, engine, reference)
     decoder = _compare_decoder(bundle, engine, reference)
     with Seq2SeqModel(bundle, engine, None) as model:
-        found = model.generate_ids(reference.input_ids, reference.mask, _greedy(bundle.manifest))
+        inputs, options = reference.inputs, greedy_options(bundle.manifest)
+        found = model.generate_ids(inputs.input_ids, inputs.mask, options)
     exact = ties = 0
     for row, (ours, theirs) in enumerate(zip(found, reference.tokens, strict=True)):
         if ours.token_ids == theirs:
@@ -138,7 +148,12 @@ def compare(directory: Path, reference: _Reference) -> Parity:
     return Parity(encoder, decoder, len(found), exact, ties)
 
 
-def _run_torch(checkpoint: Path, manifest: Manifest) -> _Reference:
+def run_transformers(checkpoint: Path, manifest: Manifest) -> Reference:
+    """Load a checkpoint with transformers and run it.
+
+    Raises:
+        ParityError: transformers cannot load it.
+    """
     import torch
     from transformers import AutoModelForSeq2SeqLM
     from transformers import GenerationConfig as TorchConfig
@@ -156,8 +171,8 @@ def _run_torch(checkpoint: Path, manifest: Manifest) -> _Reference:
             f"transformers cannot load {checkpoint}, so the bundle cannot be compared ({reason});"
             " pass --no-validate to export without the comparison"
         ) from None
-    input_ids, mask, decoder_ids = _inputs(manifest)
-    special, options = manifest.special_tokens, _greedy(manifest)
+    inputs = make_inputs(manifest, manifest.dimensions.vocab_size)
+    special, options = manifest.special_tokens, greedy_options(manifest)
     model.generation_config = TorchConfig(
         do_sample=False,
         num_beams=1,
@@ -168,10 +183,13 @@ def _run_torch(checkpoint: Path, manifest: Manifest) -> _Reference:
         forced_bos_token_id=options.forced_bos_token_id,
         forced_eos_token_id=options.forced_eos_token_id,
     )
-    arguments = {"input_ids": torch.tensor(input_ids), "attention_mask": torch.tensor(mask).long()}
+    arguments = {
+        "input_ids": torch.tensor(inputs.input_ids),
+        "attention_mask": torch.tensor(inputs.mask).long(),
+    }
     with torch.inference_mode():
         states = model.get_encoder()(**arguments).last_hidden_state
-        targets = torch.tensor(decoder_ids)
+        targets = torch.tensor(inputs.decoder_ids)
         logits = model(**arguments, decoder_input_ids=targets, use_cache=False).logits
         generated = model.generate(
             **arguments,
@@ -181,40 +199,43 @@ def _run_torch(checkpoint: Path, manifest: Manifest) -> _Reference:
             use_cache=manifest.dimensions.decoder_layers <= manifest.dimensions.encoder_layers,
         )
         top = [step.topk(2, dim=-1).values for step in generated.logits]
-    return _Reference(
-        input_ids=input_ids,
-        mask=mask,
-        decoder_ids=decoder_ids,
+    return Reference(
+        inputs=inputs,
         states=states.numpy(),
         logits=logits.numpy(),
-        tokens=[_until_end(row, special.eos) for row in generated.sequences[:, 1:].tolist()],
+        tokens=[until_end(row, special.eos) for row in generated.sequences[:, 1:].tolist()],
         gaps=torch.stack([values[:, 0] - values[:, 1] for values in top], dim=1).numpy(),
     )
 
 
-def _inputs(
-    manifest: Manifest,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Random sources of mixed lengths [B, S], their mask, and decoder tokens [B, Q]."""
+def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
+    """What every bundle is compared on; always the same for the same sizes and tokens."""
     generator = np.random.default_rng(_SEED)
     dims, special = manifest.dimensions, manifest.special_tokens
     longest = min(_SOURCE_TOKENS, dims.max_source_length or _SOURCE_TOKENS)
     target = min(_TARGET_TOKENS, dims.max_target_length or _TARGET_TOKENS)
-    ordinary = np.setdiff1d(
-        np.arange(dims.vocab_size), [special.pad, special.decoder_start, *special.eos]
-    )
+    special_ids = [special.pad, special.decoder_start, *special.eos]
+    words = _ordinary(source_vocab_size, special_ids)
     lengths = np.linspace(min(2, longest), longest, _INPUTS).astype(int)
     input_ids = np.full((_INPUTS, longest), special.pad, np.int64)
     for row, length in enumerate(lengths):
-        input_ids[row, :length] = generator.choice(ordinary, length)
-        input_ids[row, length - 1] = special.eos[0]
+        input_ids[row, :length] = generator.choice(words, length)
+        if special.eos[0] < source_vocab_size:
+            input_ids[row, length - 1] = special.eos[0]
     mask = np.arange(longest) < lengths[:, None]
-    decoder_ids = generator.choice(ordinary, (_INPUTS, target))
+    decoder_ids = generator.choice(_ordinary(dims.vocab_size, special_ids), (_INPUTS, target))
     decoder_ids[:, 0] = special.decoder_start
-    return input_ids, mask, decoder_ids
+    return Inputs(input_ids, mask, decoder_ids)
 
 
-def _greedy(manifest: Manifest) -> GenerationConfig:
+def _ordinary(vocab_size: int, special_ids: list[int]) -> NDArray[np.int64]:
+    """All tokens but the special ones, unless there are no others."""
+    tokens = np.arange(vocab_size)
+    ordinary = np.setdiff1d(tokens, special_ids)
+    return ordinary if ordinary.size else tokens
+
+
+def greedy_options(manifest: Manifest) -> GenerationConfig:
     """Plain greedy decoding, with the tokens that the checkpoint forces."""
     return GenerationConfig(
         max_new_tokens=min(_NEW_TOKENS, manifest.dimensions.max_target_length or _NEW_TOKENS),
@@ -223,15 +244,14 @@ def _greedy(manifest: Manifest) -> GenerationConfig:
     )
 
 
-def _until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:
+def until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:
+    """The tokens up to the first end token, with it."""
     end = next((i for i, token in enumerate(tokens) if token in eos), len(tokens))
     return tokens[: end + 1]
 
 
-def _compare_encoder(
-    bundle: Bundle, engine: OnnxRuntimeEngine, reference: _Reference
-) -> Difference:
-    source = engine.encode(reference.input_ids, reference.mask)
+def _compare_encoder(bundle: Bundle, engine: OnnxRuntimeEngine, reference: Reference) -> Difference:
+    source = engine.encode(reference.inputs.input_ids, reference.inputs.mask)
     dims = bundle.manifest.dimensions
     batch, length, _ = reference.states.shape
     pairs = []
@@ -244,18 +264,16 @@ def _compare_encoder(
         keys, values = np.moveaxis(expected.reshape(shape), 2, 0)
         for kind, wanted in (("key", keys), ("value", values)):
             found = source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3)
-            pairs.append((found[reference.mask], wanted[reference.mask]))
+            pairs.append((found[reference.inputs.mask], wanted[reference.inputs.mask]))
     return _difference(pairs)
 
 
-def _compare_decoder(
-    bundle: Bundle, engine: OnnxRuntimeEngine, reference: _Reference
-) -> Difference:
-    batch, count = reference.decoder_ids.shape
-    source = engine.encode(reference.input_ids, reference.mask)
+def _compare_decoder(bundle: Bundle, engine: OnnxRuntimeEngine, reference: Reference) -> Difference:
+    batch, count = reference.inputs.decoder_ids.shape
+    source = engine.encode(reference.inputs.input_ids, reference.inputs.mask)
     decoder = engine.decoder(source, count)
     step = Step.allocate(batch, count, count, vocab_size=bundle.manifest.dimensions.vocab_size)
-    step.input_ids[:] = reference.decoder_ids
+    step.input_ids[:] = reference.inputs.decoder_ids
     step.position_ids[:] = np.arange(count)
     step.attention_mask[:] = np.tri(count, dtype=np.bool_)
     decoder.bind(step)()

@@ -66,25 +66,32 @@ class Seq2SeqModel:
         path: str | os.PathLike[str],
         *,
         engine: str = "onnxruntime",
-        device: str = "cpu",
+        device: str | None = None,
+        strict: bool = False,
         num_threads: int | None = None,
     ) -> Seq2SeqModel:
         """Open a bundle and load it into an engine.
 
         Args:
             path: the bundle's folder.
-            engine: ``onnxruntime``.
-            device: ``cpu``.
+            engine: ``onnxruntime``, or ``onnxruntime-tensorrt``: ONNX Runtime's TensorRT
+                provider, with its engines kept beside the bundle in ``BUNDLE.ort-tensorrt``.
+            device: ``cpu`` or ``cuda``; None: the engine's default, ``cpu`` for onnxruntime.
+            strict: refuse a bundle of which parts would run on the CPU though the device is
+                another one; else there is a warning.
             num_threads: threads within an operator; None: one for a small model, whose steps
                 are too short to share, else as many as there are cores.
 
         Raises:
             BundleError: the bundle is missing, incomplete or of a newer format.
-            EngineError: the engine is missing or too old for the bundle.
+            EngineError: the engine is missing or too old for the bundle, or does not run on this
+                GPU; with ``strict``, parts that would run on the CPU.
         """
         bundle = Bundle.open(path)
         tokenizer = load_tokenizer(bundle)
-        loaded = load_engine(bundle, engine=engine, device=device, num_threads=num_threads)
+        loaded = load_engine(
+            bundle, engine=engine, device=device, strict=strict, num_threads=num_threads
+        )
         return cls(bundle, loaded, tokenizer)
 
     @property

@@ -70,6 +70,8 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**_BART, "vocab_size": 401, "encoder_layers": 1, "decoder_layers": 1},
     ),
 }
+#: A plain PyTorch module, whose bundle ``bundle_of`` makes as well (tests/translators.py).
+MODULE = "torch"
 #: Shapes whose head is a tensor of its own, as T5 1.1, FLAN and mT5 have it.
 UNTIED = {"t5-v1.1", "mt5"}
 
@@ -115,13 +117,15 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 def bundle_of(
     tmp_path_factory: pytest.TempPathFactory, checkpoint_of: Callable[[str], Path]
 ) -> Callable[[str], Path]:
-    """A function from a name in SHAPES to its bundle; each is exported once. Read only."""
+    """A function from a name in SHAPES, or MODULE, to its bundle; each is made once. Read only."""
     from seq2edge.export import export_checkpoint
 
     folder = tmp_path_factory.mktemp("bundles")
 
     def get(shape: str) -> Path:
         path = folder / shape
+        if shape == MODULE and not path.exists():
+            _export_translator(path)
         if not path.exists():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # no tokenizer files
@@ -129,6 +133,17 @@ def bundle_of(
         return path
 
     return get
+
+
+def _export_translator(path: Path) -> None:
+    from seq2edge.export import export_module
+
+    from .translators import TOKENS, Shape, make_translator, parts_of
+
+    shape = Shape(head="bias")
+    export_module(
+        make_translator(shape), path, parts=parts_of(shape), tokens=TOKENS, validate=False
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -85,7 +85,7 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, spec: Seq2SeqSpec) -> None:
         super().__init__()
-        self.embedding = Table(spec.vocab_size, spec.d_model)
+        self.embedding = Table(spec.source_rows, spec.d_model)
         self.encoder = EncoderStack(spec)
         self.cross = nn.ModuleList([CrossProjection(spec) for _ in range(spec.decoder.layers)])
 

@@ -40,12 +40,13 @@ class Norm(nn.Module):
         super().__init__()
         self.spec = spec
         self.weight = nn.Parameter([width])
-        self.bias = nn.Parameter([width]) if spec.kind is NormKind.LAYER else None
+        self.bias = nn.Parameter([width]) if spec.kind is NormKind.LAYER and spec.bias else None
 
     def forward(self, op: Op, x: ir.Value) -> ir.Value:
-        if self.bias is None:
+        if self.spec.kind is NormKind.RMS:
             return op.RMSNormalization(x, self.weight, axis=-1, epsilon=self.spec.epsilon)
-        return op.LayerNormalization(x, self.weight, self.bias, axis=-1, epsilon=self.spec.epsilon)
+        bias = [] if self.bias is None else [self.bias]
+        return op.LayerNormalization(x, self.weight, *bias, axis=-1, epsilon=self.spec.epsilon)
 
 
 class Table(nn.Module):

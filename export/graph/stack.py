@@ -18,7 +18,8 @@ class Stack(nn.Module):
     ) -> None:
         super().__init__()
         positions = stack.positions
-        self.embedding_scale = spec.embedding_scale
+        own_scale = stack.embedding_scale
+        self.embedding_scale = spec.embedding_scale if own_scale is None else own_scale
         self.positions = (
             Table(positions.length, spec.d_model)
             if isinstance(positions, LearnedPositions)
@@ -36,7 +37,8 @@ class Stack(nn.Module):
         )
         self.embedding_norm = Norm(spec.d_model, spec.norm) if stack.embedding_norm else None
         self.layers = nn.ModuleList(layers)
-        self.final_norm = Norm(spec.d_model, spec.norm) if stack.final_norm else None
+        last_norm = stack.last_norm or spec.norm
+        self.final_norm = Norm(spec.d_model, last_norm) if stack.final_norm else None
 
     def embed(self, op: Op, x: ir.Value, position_ids: ir.Value) -> ir.Value:
         """Token embeddings [B, Q, D] to the first layer's input."""

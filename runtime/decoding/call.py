@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..manifest import Manifest
 from .cache import first_capacity
 from .config import GenerationConfig
+from .fits import forced_start
 from .processors import Processors
 from .stopping import StoppingRule
 from .tree import Tree
@@ -59,13 +60,8 @@ class Call:
     forced: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        # As in transformers: a single token is the forced end rather than the forced start,
-        # and a prompt of the caller's own replaces the forced start. A forced start needs no
-        # step of its own: it is run with the prompt.
-        bos, config = self.config.forced_bos_token_id, self.config
-        ends_at_once = config.forced_eos_token_id is not None and self.new_tokens == 1
-        starts = not config.decoder_prefix and not ends_at_once
-        self.forced = (bos,) if bos is not None and starts else ()
+        # A forced start needs no step of its own: it is run with the prompt.
+        self.forced = forced_start(self.config, self.new_tokens)
 
     @property
     def batch_size(self) -> int:
@@ -85,6 +81,11 @@ class Call:
         """The forced end token, if the next place is the last one."""
         return self.config.forced_eos_token_id if remaining == 1 else None
 
+    @property
+    def most_queries(self) -> int | None:
+        """Tokens of a sequence that the engine can run at once; None: any number."""
+        return None if self.engine.limits is None else self.engine.limits.max_queries
+
     def tree(self, width: int, *, logits: bool, normalizer: bool = False) -> Tree:
         """Run the prompt and stand ``width`` hypotheses a source after it."""
         prompt = self.prompt
@@ -98,6 +99,7 @@ class Call:
             most_slots=slots,
             vocab_size=self.vocab_size if logits else None,
             normalizer=normalizer,
+            most_queries=self.most_queries,
         )
 
     def no_continuation(self, tokens: SequenceOf[int]) -> InputError:

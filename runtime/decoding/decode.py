@@ -16,6 +16,7 @@ from .call import Call, Results, Sequence
 from .checks import check, is_integer
 from .config import GenerationConfig, new_tokens
 from .constraints import ConstraintCompiler
+from .fits import check_sources, fitted_new_tokens
 from .independent import decode_independently
 from .lookup import decode_with_lookup
 from .processors import Context, build_processors
@@ -58,7 +59,7 @@ class Decoding:
             MissingDependencyError: a constraint needs a package that is not installed.
         """
         config = check(config, self._manifest)
-        new_tokens(config, self._manifest)
+        self._new_tokens(config)
         if config.stop_strings and self._tokenizer is None:
             raise InputError("stop_strings are about text, and the bundle has no tokenizer")
         if config.constraint is not None:
@@ -85,6 +86,10 @@ class Decoding:
         if batch_size is not None and not (is_integer(batch_size) and batch_size >= 1):
             raise InputError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
         size = batch_size or max(1, len(sources))
+        limits = self._engine.limits
+        if limits is not None:
+            size = batch_size or min(size, limits.max_batch)
+            check_sources(limits, [len(source) for source in sources], size)
         order = list(range(len(sources)))
         if size < len(sources):
             order.sort(key=lambda number: len(sources[number]))
@@ -101,9 +106,15 @@ class Decoding:
 
     def steps(self, source: Source, config: GenerationConfig) -> Iterator[Sequence]:
         """The first sequence of one source after each step, finished in the last one."""
+        if self._engine.limits is not None:
+            check_sources(self._engine.limits, [len(source)], 1)
         for results in decode(self._call([source], [0], config, None)):
             if results[0]:
                 yield results[0][0]
+
+    def _new_tokens(self, config: GenerationConfig) -> int:
+        limits, wanted = self._engine.limits, new_tokens(config, self._manifest)
+        return wanted if limits is None else fitted_new_tokens(limits, config, wanted)
 
     def _call(
         self,
@@ -121,7 +132,7 @@ class Decoding:
             sources=[source.tokens() for source in batch],
             manifest=manifest,
             config=config,
-            new_tokens=new_tokens(config, manifest),
+            new_tokens=self._new_tokens(config),
             stopping=StoppingRule(
                 manifest.special_tokens.eos,
                 stop_strings=config.stop_strings,

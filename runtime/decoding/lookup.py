@@ -86,7 +86,7 @@ class _Loop:
         decoder = call.engine.decoder(call.source, first_capacity(self._most_slots, len(prompt)))
         step = self._run_prompt(decoder, prompt)
         for place, row in enumerate(self._rows):
-            self._verify(row, step, place, len(prompt) - 1)
+            self._verify(row, step, place, step.input_ids.shape[1] - 1)
         while True:
             self._force_ends()
             interrupted = call.stopping.interrupted()
@@ -108,7 +108,13 @@ class _Loop:
 
     def _run_prompt(self, decoder: Decoder, prompt: list[int]) -> Step:
         if len(prompt) > 1:
-            return prefill(decoder, self._call.batch_size, prompt, self._vocab_size)
+            return prefill(
+                decoder,
+                self._call.batch_size,
+                prompt,
+                self._vocab_size,
+                most_queries=self._call.most_queries,
+            )
         step, run = self._bound(decoder, 1)  # the step that follows has the same shape
         step.input_ids[:] = prompt[0]
         step.attention_mask[..., 0] = True

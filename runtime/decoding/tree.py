@@ -10,12 +10,13 @@ moved together instead of the cache being grown, which would copy all of them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import Decoder, Step
+from ..engines import ChainingDecoder, Decoder, Step
 from ..engines.base import Ids
 from .cache import grown_capacity
 from .scores import log_normalizer
@@ -28,16 +29,24 @@ def prefill(
     vocab_size: int | None,
     *,
     normalizer: bool = False,
+    most_queries: int | None = None,
 ) -> Step:
-    """Run ``prompt`` into slots 0.. of every sequence; the step holds what comes after it."""
-    count = len(prompt)
-    step = Step.allocate(
-        batch_size, count, decoder.capacity, vocab_size=vocab_size, normalizer=normalizer
-    )
-    step.input_ids[:] = prompt
-    step.position_ids[:] = np.arange(count)
-    step.attention_mask[..., :count] = np.tri(count, dtype=np.bool_)
-    decoder.bind(step)()
+    """Run ``prompt`` into slots 0.. of every sequence; the step holds what comes after it.
+
+    With ``most_queries`` in parts of so many tokens; the step is the last part's.
+    """
+    size = most_queries or len(prompt)
+    for start in range(0, len(prompt), size):
+        part = prompt[start : start + size]
+        count = len(part)
+        step = Step.allocate(
+            batch_size, count, decoder.capacity, vocab_size=vocab_size, normalizer=normalizer
+        )
+        step.input_ids[:] = part
+        step.position_ids[:] = start + np.arange(count)
+        step.write_index[:] = start
+        step.attention_mask[..., : start + count] = np.tri(count, start + count, start, np.bool_)
+        decoder.bind(step)()
     return step
 
 
@@ -52,6 +61,7 @@ class Tree:
         most_slots: slots that a source can need at most.
         vocab_size: V, if logits are needed; None: only the most probable tokens are.
         normalizer: whether ``log_normalizer`` is needed.
+        most_queries: tokens of a source that the decoder can run at once; None: any number.
 
     Attributes:
         next_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
@@ -75,6 +85,7 @@ class Tree:
         most_slots: int,
         vocab_size: int | None,
         normalizer: bool = False,
+        most_queries: int | None = None,
     ) -> None:
         self._decoder = decoder
         self._width = width
@@ -85,6 +96,10 @@ class Tree:
         self._used = np.full(batch_size, len(prompt), np.int64)
         self._most_used = len(prompt)
         self._position = len(prompt)
+        #: What a chain found beyond ``next_ids``, [B] each.
+        self._found: deque[Ids] = deque()
+        self._chain: Callable[[int], Ids] | None = None
+        self._chained = 1
         self._step, self._run = self._bind(batch_size)
         if len(prompt) == width == 1:  # the step that follows has the right shape
             self._step.input_ids[:] = prompt[0]
@@ -92,7 +107,14 @@ class Tree:
             self._run()
             last = self._step
         else:
-            last = prefill(decoder, batch_size, prompt, vocab_size, normalizer=normalizer)
+            last = prefill(
+                decoder,
+                batch_size,
+                prompt,
+                vocab_size,
+                normalizer=normalizer,
+                most_queries=most_queries,
+            )
             self._step.attention_mask[..., : len(prompt)] = True
         self.next_ids = last.next_ids[:, -1:]
         self.logits = None if last.logits is None else last.logits[:, -1:]
@@ -106,7 +128,13 @@ class Tree:
         return self._decoder.capacity
 
     def advance(self, tokens: Ids, parents: Ids | None = None) -> None:
-        """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
+        """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own.
+
+        Where no logits are needed ``tokens`` are ``next_ids``.
+        """
+        if self._chain is not None:
+            self._follow(self._chain, tokens)
+            return
         mask = self._step.attention_mask
         if parents is not None:
             mask[:, 0] = mask[np.arange(len(parents))[:, None], 0, parents]
@@ -134,6 +162,7 @@ class Tree:
     def keep(self, sources: Ids) -> None:
         """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
         self._decoder.keep(sources)
+        self._found = deque(tokens[sources] for tokens in self._found)
         self._used = self._used[sources]
         self._most_used = int(self._used.max())
         self.next_ids = self.next_ids[sources]
@@ -141,6 +170,26 @@ class Tree:
         if self.log_normalizer is not None:
             self.log_normalizer = self.log_normalizer[sources]
         self._rebind(self._step.attention_mask[sources])
+
+    def _follow(self, chain: Callable[[int], Ids], tokens: Ids) -> None:
+        """Give the next tokens; where none are left, run a chain of steps for more.
+
+        Chains get longer as they go, so that the first tokens do not wait for others.
+        """
+        if not self._found:
+            step, first = self._step, self._position
+            count = min(self._chained, max(1, self._most_slots - first))
+            step.input_ids[:] = tokens
+            step.position_ids.fill(first)
+            step.write_index.fill(first)
+            step.attention_mask[..., : first + 1] = True
+            self._found.extend(chain(count))
+            if isinstance(self._decoder, ChainingDecoder):
+                self._chained = min(2 * self._chained, self._decoder.ahead)
+            self._used += count
+            self._most_used += count
+            self._position += count
+        self.next_ids = self._found.popleft()[:, None]
 
     def _make_room(self) -> None:
         mask = self._step.attention_mask
@@ -179,4 +228,7 @@ class Tree:
             vocab_size=self._vocab_size,
             normalizer=self._normalizer,
         )
+        greedy = self._width == 1 and self._vocab_size is None
+        if greedy and isinstance(self._decoder, ChainingDecoder):
+            self._chain = self._decoder.bind_chain(step)
         return step, self._decoder.bind(step)

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from ..bundle import Bundle
 from ..errors import EngineError
-from .base import Decoder, EncodedSource, Engine, Step
+from .base import ChainingDecoder, Decoder, EncodedSource, Engine, Step
 
-__all__ = ["Decoder", "EncodedSource", "Engine", "Step", "load_engine"]
+__all__ = ["ChainingDecoder", "Decoder", "EncodedSource", "Engine", "Step", "load_engine"]
+
+#: Their engines are built by ``seq2edge build``.
+_TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
 def load_engine(
-    bundle: Bundle, *, engine: str = "onnxruntime", device: str = "cpu", num_threads: int | None
+    bundle: Bundle,
+    *,
+    engine: str = "onnxruntime",
+    device: str | None = None,
+    strict: bool = False,
+    num_threads: int | None,
 ) -> Engine:
-    """Load ``bundle`` into an inference engine.
+    """Load ``bundle`` into an inference engine; ``device`` None is the engine's default.
 
     Raises:
-        EngineError: unknown engine or device, a missing or too old library, or a graph that
-            the library refuses.
+        EngineError: unknown engine or device, a missing or too old library, a graph that the
+            library refuses, or with ``strict`` nodes that would fall back to the CPU.
     """
-    if engine != "onnxruntime":
-        raise EngineError(f"unknown engine {engine!r}; this version has: onnxruntime")
-    if device != "cpu":
-        raise EngineError(f"unknown device {device!r}; this version runs on: cpu")
-    from .onnxruntime import OnnxRuntimeEngine
+    if engine in _TENSORRT:
+        from .tensorrt.execution.load import load_tensorrt
 
-    return OnnxRuntimeEngine(bundle, num_threads=num_threads)
+        return load_tensorrt(bundle, engine=engine, device=device)
+    from .onnxruntime import ENGINES, load_onnxruntime
+
+    if engine not in ENGINES:
+        known = ", ".join((*ENGINES, *_TENSORRT))
+        raise EngineError(f"unknown engine {engine!r}; this version has: {known}")
+    return load_onnxruntime(
+        bundle, engine=engine, device=device, strict=strict, num_threads=num_threads
+    )

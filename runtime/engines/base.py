@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .limits import Limits
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -113,11 +115,37 @@ class Decoder(Protocol):
         ...
 
 
+@runtime_checkable
+class ChainingDecoder(Decoder, Protocol):
+    """A decoder on a device of its own, which runs several greedy steps without the host."""
+
+    @property
+    def ahead(self) -> int:
+        """The most steps at once."""
+        ...
+
+    def bind_chain(self, step: Step) -> Callable[[int], Ids]:
+        """A function that runs ``step``, of one token a source, so many times in a row.
+
+        Each run's tokens are the next one's, one position and one slot further on, for all
+        sources alike. It returns the tokens, [count, B] int64; ``step.next_ids`` holds the last
+        ones, and what else the step holds is as it was.
+        """
+        ...
+
+
 class Engine(Protocol):
     """A loaded bundle. One engine may serve several threads."""
 
-    #: Threads that an operator may use; None where the library chooses (the physical cores).
-    num_threads: int | None
+    @property
+    def num_threads(self) -> int | None:
+        """Threads that an operator may use; None where the library chooses."""
+        ...
+
+    @property
+    def limits(self) -> Limits | None:
+        """The largest shapes that it takes; None: any."""
+        ...
 
     def encode(self, input_ids: Ids, attention_mask: Mask) -> EncodedSource:
         """Run the encoder on [B, S] int64 ids and a [B, S] bool mask (False is padding)."""

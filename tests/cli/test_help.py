@@ -10,7 +10,20 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ["export", "quantize", "build", "run", "inspect", "bench", "eval", "compare"]
+COMMANDS = [
+    "export",
+    "quantize",
+    "lower",
+    "build",
+    "pack",
+    "triton",
+    "run",
+    "inspect",
+    "doctor",
+    "bench",
+    "eval",
+    "compare",
+]
 
 #: Prints the help of the command in argv, then the names of all loaded modules on stderr.
 _HELP = """

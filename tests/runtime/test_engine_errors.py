@@ -18,7 +18,11 @@ BundleOf = Callable[[str], Path]
     ("options", "message"),
     [
         ({"engine": "openvino"}, "unknown engine 'openvino'; this version has: onnxruntime"),
-        ({"device": "cuda"}, "unknown device 'cuda'; this version runs on: cpu"),
+        ({"device": "npu"}, "unknown device 'npu'; the engine onnxruntime runs on: cpu, cuda"),
+        (
+            {"engine": "onnxruntime-tensorrt", "device": "cpu"},
+            "unknown device 'cpu'; the engine onnxruntime-tensorrt runs on: cuda",
+        ),
         ({"num_threads": 0}, "num_threads must be at least 1, not 0"),
         ({"num_threads": -2}, "num_threads must be at least 1, not -2"),
     ],

@@ -176,11 +176,18 @@ def test_a_gpu_that_tensorrt_does_not_build_for_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_int4_has_no_kernels_on_turing(
-    tensorrt_bundle_of: Callable[[str, str], Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [("int4", r"sm75.*int4"), ("int8-qdq", r"qkv/MatMul.*SM75.*FP32 GEMM is not supported")],
+)
+def test_turing_computes_in_float16_only(
+    scheme: str,
+    message: str,
+    tensorrt_bundle_of: Callable[[str, str], Path],
+    tmp_path: Path,
 ) -> None:
-    bundle = Bundle.open(tensorrt_bundle_of("t5", "int4"))
-    with pytest.raises(EngineError, match=r"encoder.onnx: .*sm75.*int4"):
+    bundle = Bundle.open(tensorrt_bundle_of("t5", scheme))
+    with pytest.raises(EngineError, match=f"encoder.onnx: .*{message}"):
         build_engines(bundle, tmp_path / "out", options(("7.5",)))
 
 

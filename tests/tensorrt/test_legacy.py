@@ -10,7 +10,7 @@ import pytest
 
 from seq2edge.quantize.legacy import lower_bundle
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.engines.tensorrt import GraphReport, Limits, build_engines
+from seq2edge.runtime.engines.tensorrt import GraphReport, Limits, Options, build_engines
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
@@ -20,7 +20,8 @@ _LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_qu
 
 
 def reports(bundle: Path, out: Path) -> dict[str, GraphReport]:
-    made = build_engines(Bundle.open(bundle), out, limits=_LIMITS, compute_capabilities=["8.6"])
+    options = Options(limits=_LIMITS, compute_capabilities=("8.6",))
+    made = build_engines(Bundle.open(bundle), out, options)
     return {name: engine.report for name, engine in made.engines.items()}
 
 

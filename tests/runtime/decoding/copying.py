@@ -160,7 +160,7 @@ class RecordingEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.num_threads = engine.num_threads
+        self.num_threads, self.limits = engine.num_threads, engine.limits
         self.runs: list[Run] = []
         #: Rows that each ``keep`` went on with.
         self.kept: list[list[int]] = []

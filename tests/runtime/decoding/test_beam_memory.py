@@ -70,7 +70,7 @@ class WatchedEngine:
         self._decoder: Any = None
         self._step: Step
         self._packs = 0
-        self.num_threads = engine.num_threads
+        self.num_threads, self.limits = engine.num_threads, engine.limits
 
     def encode(self, input_ids: Ids, attention_mask: Mask) -> EncodedSource:
         return self._engine.encode(input_ids, attention_mask)

@@ -31,7 +31,7 @@ BundleOf = Callable[[str], Path]
 class NoEngine:
     """An engine that must not be used."""
 
-    num_threads = 1
+    num_threads, limits = 1, None
 
     def encode(self, *_: Any) -> Any:
         raise AssertionError("the encoder ran")

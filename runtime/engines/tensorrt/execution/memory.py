@@ -152,4 +152,4 @@ def _size(info: GraphInfo, limits: Limits, prefix: str) -> int:
 
 
 def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
+    return f"{size / 1e6:.{0 if size >= 1e7 else 1}f} MB"

@@ -7,54 +7,23 @@ step costs one call into ONNX Runtime and no copy. ``present_*`` is bound to the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
-from ..errors import EngineError
-from ..manifest import GraphInfo, Manifest
-from .base import EncodedSource, Ids, Mask, Step
+from ...bundle import Bundle
+from ...errors import EngineError
+from ...manifest import GraphInfo
+from ..base import EncodedSource, Ids, Mask, Step
+from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
 #: Up to so many bytes of weights a step, one thread is the default: a step of 2.9 MB took
 #: 0.22 ms on one thread and 0.19 ms on two of an idle machine, but 0.16 and 0.63 ms beside
 #: other work, because the threads wait for each other in every operator (docs/results).
 _SINGLE_THREAD_BYTES = 4_000_000
-
-#: First ONNX Runtime that runs an opset (its release notes); only what bundles use.
-_MINIMUM_VERSION = {24: (1, 25)}
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise EngineError(
-            "onnxruntime is not installed: pip install 'seq2edge[cpu]' (or onnxruntime alone)"
-        ) from None
-    return onnxruntime
-
-
-def check_version(installed: str, manifest: Manifest) -> None:
-    """Refuse an ONNX Runtime that is too old for the bundle's operators.
-
-    Raises:
-        EngineError: which version is there, which is needed and what to do.
-    """
-    numbers = tuple(int(part) for part in installed.split(".")[:2])
-    opset = max(graph.opset for graph in manifest.graphs.values())
-    needed = max((v for o, v in _MINIMUM_VERSION.items() if o <= opset), default=(0, 0))
-    if numbers < needed:
-        raise EngineError(
-            f"this bundle uses ONNX opset {opset}, which needs onnxruntime >="
-            f" {needed[0]}.{needed[1]}, and {installed} is installed; upgrade onnxruntime"
-            " (Python 3.10 stops at 1.23: use Python 3.11 or newer)"
-        )
 
 
 class OnnxRuntimeEngine:
@@ -65,10 +34,12 @@ class OnnxRuntimeEngine:
         num_threads: threads of an operator; None: one for a small model, else all cores.
     """
 
+    limits: None = None  # any shapes
+
     def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
         if num_threads is not None and num_threads < 1:
             raise EngineError(f"num_threads must be at least 1, not {num_threads}")
-        ort = _onnxruntime()
+        ort = import_onnxruntime()
         check_version(ort.__version__, bundle.manifest)
         graphs = bundle.manifest.graphs
         if any(spec.dtype == "bfloat16" for spec in graphs["decoder"].inputs):
@@ -82,13 +53,15 @@ class OnnxRuntimeEngine:
         self._value = ort.OrtValue
         self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
         # The encoder's idle threads would otherwise spin while the decoder runs.
-        self._encoder = _session(
+        self._encoder = open_session(
             ort, bundle, self._encoder_info, num_threads, {"session.force_spinning_stop": "1"}
         )
-        self._decoder = _session(ort, bundle, self._decoder_info, num_threads)
+        self._decoder = open_session(ort, bundle, self._decoder_info, num_threads)
         # One thread: a pool of its own would compete with the decoder's.
-        self._scores = _session(ort, bundle, graphs["scores"], 1) if "scores" in graphs else None
-        _give_back_memory()
+        self._scores = (
+            open_session(ort, bundle, graphs["scores"], 1) if "scores" in graphs else None
+        )
+        give_back_memory()
 
     def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtSource:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
@@ -105,7 +78,7 @@ class OnnxRuntimeEngine:
         try:
             self._encoder.run_with_iobinding(binding)
         except Exception as error:  # the bindings raise several unrelated classes
-            raise _run_error("encoder", error) from None
+            raise run_error("encoder", error) from None
         outputs = dict(zip(names, binding.get_outputs(), strict=True))
         return OrtSource(mask, outputs, self._value)
 
@@ -231,7 +204,7 @@ class OrtDecoder:
                 if normalize is not None:
                     normalize()
             except Exception as error:
-                raise _run_error("decoder", error) from None
+                raise run_error("decoder", error) from None
 
         return run_step
 
@@ -252,40 +225,3 @@ def _bind(bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:
     if not array.flags.c_contiguous:
         raise ValueError(f"{name} must be contiguous to be bound by address")
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def _give_back_memory() -> None:
-    """Return to the system what loading has freed; glibc would keep it.
-
-    An int4 bundle of 41 MB, whose encoder is unpacked while it loads, held 187 MB without it
-    and 130 MB with it (docs/results).
-    """
-    import ctypes
-
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
-    if trim is not None:
-        trim(0)
-
-
-def _run_error(graph: str, error: Exception) -> EngineError:
-    return EngineError(f"onnxruntime failed in the {graph}: {str(error).strip()}")
-
-
-def _session(
-    ort: Any,
-    bundle: Bundle,
-    info: GraphInfo,
-    num_threads: int | None,
-    entries: Mapping[str, str] = MappingProxyType({}),
-) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if num_threads is not None:
-        options.intra_op_num_threads = num_threads
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
-    path = bundle.path(info.file)
-    try:
-        return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the bindings raise several unrelated classes
-        raise EngineError(f"onnxruntime cannot load {path}: {error}") from None

@@ -1,0 +1,229 @@
+"""Say what this machine can do, and what we advise for it; with --bundle, whether that runs here.
+
+Exit code 0: the bundle can run here, or, without one, an engine runs. 2: not; why is on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import add_json, human_bytes
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.doctor import Advice, BundleFit, Machine
+
+#: Width of the column of names.
+_NAMES = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bundle", type=Path, metavar="BUNDLE", help="a bundle that shall run on this machine"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from seq2edge.runtime import Bundle, EngineError
+    from seq2edge.runtime.doctor import advise, check_bundle, examine, runnable_engines
+
+    bundle = None if options.bundle is None else Bundle.open(options.bundle)
+    machine = examine()
+    engines = runnable_engines(machine)
+    advice = advise(machine)
+    fit = None if bundle is None else check_bundle(bundle, machine)
+    if options.json:
+        print(json.dumps(_report(machine, engines, advice, fit), indent=2))
+    else:
+        for line in (*_machine(machine, engines), *_bundle(fit), *_advice(advice)):
+            print(line)
+    if fit is not None and not fit.fits:
+        raise EngineError(f"{fit.bundle} cannot run here: {fit.problem}")
+    if fit is None and not engines:
+        raise EngineError("no engine runs here: the report says what to install")
+    return 0
+
+
+def _report(
+    machine: Machine, engines: Iterable[str], advice: Advice, fit: BundleFit | None
+) -> dict[str, Any]:
+    return {
+        "machine": asdict(machine),
+        "engines": list(engines),
+        "bundle": None if fit is None else {**asdict(fit), "fits": fit.fits},
+        "advice": asdict(advice),
+    }
+
+
+def _machine(machine: Machine, engines: Iterable[str]) -> Iterator[str]:
+    yield "Machine"
+    if machine.board is not None:
+        yield _row("board", machine.board)
+    yield _row("system", f"{machine.system or 'unknown'}, Python {machine.python}")
+    yield from _cpu(machine)
+    yield from _memory(machine)
+    yield from _jetson(machine)
+    yield from _gpus(machine)
+    yield from _sensors(machine)
+    yield ""
+    yield "Engines"
+    yield from _libraries(machine)
+    yield _row("can run", ", ".join(engines) or "none")
+
+
+def _cpu(machine: Machine) -> Iterator[str]:
+    cpu = machine.cpu
+    yield _row("CPU", f"{cpu.model} ({cpu.architecture or 'unknown'})")
+    cores = (
+        f"{_known(cpu.physical_cores)} physical, {_known(cpu.logical_cores)} logical,"
+        f" {_known(cpu.usable_cores)} for this process"
+    )
+    if cpu.cgroup_cores is not None:
+        cores += f", of which the control group allows {cpu.cgroup_cores:g}"
+    yield _row("cores", cores)
+    yield _row("instructions", ", ".join(cpu.features) or "none of those that matter")
+
+
+def _memory(machine: Machine) -> Iterator[str]:
+    memory = machine.memory
+    yield _row("memory", f"{_size(memory.total)}, {_size(memory.available)} available")
+    if memory.cgroup_limit is not None:
+        used = _size(memory.cgroup_used)
+        yield _row("", f"the control group allows {_size(memory.cgroup_limit)}, {used} used")
+    if memory.swap_total:
+        zram = f", {_size(memory.zram_total)} of it zram" if memory.zram_total else ""
+        yield _row("swap", f"{_size(memory.swap_total)}, {_size(memory.swap_free)} free{zram}")
+
+
+def _jetson(machine: Machine) -> Iterator[str]:
+    jetson = machine.jetson
+    if jetson is None:
+        return
+    yield _row(
+        "Jetson",
+        f"{_known(jetson.family)} ({_known(jetson.soc)}), L4T {_known(jetson.l4t)},"
+        f" JetPack {_known(jetson.jetpack)}",
+    )
+    if jetson.stack is not None:
+        stack = jetson.stack
+        brings = f"CUDA {stack.cuda}, TensorRT {stack.tensorrt}, Python {stack.python}"
+        yield _row("", f"which brings {brings}")
+    mode = jetson.power_mode
+    yield _row("power mode", "unknown" if mode is None else f"{mode.name} ({_known(mode.number)})")
+
+
+def _gpus(machine: Machine) -> Iterator[str]:
+    cuda = machine.cuda
+    for gpu in cuda.gpus:
+        memory = "main memory" if gpu.shared_memory else _size(gpu.memory_total)
+        if gpu.memory_free is not None:
+            memory += f", {_size(gpu.memory_free)} free"
+        yield _row(
+            "GPU", f"{gpu.name}, compute capability {_known(gpu.compute_capability)}, {memory}"
+        )
+    if cuda.problem is not None:
+        yield _row("" if cuda.gpus else "GPU", cuda.problem)
+    elif not cuda.gpus:
+        yield _row("GPU", "none of NVIDIA's")
+    if cuda.gpus:
+        bindings = cuda.bindings or "not installed"
+        yield _row(
+            "CUDA",
+            f"driver {_known(cuda.driver)}, for CUDA {_known(cuda.driver_cuda)} and older;"
+            f" cuda-bindings {bindings}",
+        )
+
+
+def _sensors(machine: Machine) -> Iterator[str]:
+    sensors = machine.sensors
+    for place, clock in enumerate(sensors.clocks):
+        state = "locked" if clock.locked else f"of {_megahertz(clock.maximum)}"
+        now = f"{clock.name} {_megahertz(clock.current)}"
+        yield _row("" if place else "clocks", f"{now}, {state}")
+    if sensors.zones:
+        zones = ", ".join(f"{zone.name} {zone.celsius:.0f}" for zone in sensors.zones)
+        yield _row("degrees", zones)
+    if sensors.rails:
+        yield _row("watts", ", ".join(f"{rail.name} {rail.watts:.1f}" for rail in sensors.rails))
+
+
+def _libraries(machine: Machine) -> Iterator[str]:
+    runtime = machine.onnxruntime
+    yield _row("onnxruntime", runtime.version or runtime.problem or "not installed")
+    for provider in runtime.providers:
+        state = "runs" if provider.runs else provider.problem
+        if provider.runs is False:
+            state = f"does not run: {provider.problem}"
+        yield _row("", f"{provider.name} {state}")
+    for library in machine.tensorrt:
+        if library.version is None:
+            state = library.problem or "not installed"
+        elif library.cache_update and library.attention:
+            state = f"{library.version}, with attention and a cache in place"
+        else:
+            state = f"{library.version}, without attention and a cache in place"
+        yield _row(library.engine, state)
+        if library.compute_capabilities:
+            yield _row("", f"builds for {', '.join(library.compute_capabilities)}")
+
+
+def _bundle(fit: BundleFit | None) -> Iterator[str]:
+    if fit is None:
+        return
+    yield ""
+    yield "Bundle"
+    yield _row("path", fit.bundle)
+    yield _row("made for", f"{fit.target}, opset {fit.opset}")
+    yield _row(
+        "memory",
+        f"{_size(fit.needed_bytes)}: weights {_size(fit.weight_bytes)}, cache"
+        f" {_size(fit.cache_bytes)} for {fit.limits.max_source_length} source tokens and"
+        f" {fit.limits.max_target_length} slots, and the process;"
+        f" {_size(fit.usable_bytes)} can be used",
+    )
+    for engine in fit.engines:
+        yield _row(engine.engine, "runs it" if engine.runs else f"no: {engine.problem}")
+    yield _row("verdict", fit.problem or "it can run here")
+
+
+def _advice(advice: Advice) -> Iterator[str]:
+    yield ""
+    yield "Advice"
+    yield _row("engine", advice.engine)
+    yield _row("", advice.reason)
+    for text in advice.alternatives:
+        yield _row("or", text)
+    for place, scheme in enumerate(advice.schemes):
+        flags = f"--scheme {scheme.scheme} --target {scheme.target}"
+        yield _row("" if place else "quantize", f"{flags}: {scheme.when}")
+    if advice.lower is not None:
+        yield _row("lower", f"needed: {advice.lower}")
+    for finding in advice.findings:
+        yield _row("look at", finding.text)
+        if finding.command is not None:
+            yield _row("", f"  {finding.command}")
+    for step in advice.steps:
+        yield ""
+        yield f"# {step.what}"
+        yield from step.commands
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:{_NAMES}}{text}"
+
+
+def _known(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else human_bytes(count)
+
+
+def _megahertz(hertz: int | None) -> str:
+    return "unknown" if hertz is None else f"{hertz / 1e6:.0f} MHz"

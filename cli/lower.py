@@ -1,0 +1,57 @@
+"""Write a copy of a bundle for runtimes that are older than its operators."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .arguments import add_json, human_bytes
+from .dependencies import needs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bundle", type=Path, help="a bundle as export or quantize writes it; quantize first"
+    )
+    parser.add_argument("out", type=Path, help="the bundle to write")
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    with needs("lower", "export,cpu"):
+        from seq2edge.quantize.legacy import lower_bundle
+    start = time.perf_counter()
+    result = lower_bundle(options.bundle, options.out, overwrite=options.force)
+    seconds = time.perf_counter() - start
+    size = sum(file.size for file in result.manifest.files.values())
+    if options.json:
+        report = {"bundle": str(result.path), "bytes": size, "seconds": seconds, **result.record}
+        print(json.dumps(report, indent=2))
+        return 0
+    print(f"{result.path}: opset {result.record['opset']}, {human_bytes(size)}, {seconds:.1f} s")
+    for line in _lines(result.record):
+        print(line)
+    return 0
+
+
+def _lines(done: Mapping[str, Any]) -> Iterator[str]:
+    """What stands in the place of what, and for whom the bundle is."""
+    from seq2edge.quantize.legacy import REPLACEMENTS
+
+    for kind, count in done["replaced"].items():
+        yield f"{count:5} {kind}: now {REPLACEMENTS[kind]}"
+    if done["turned_blocks"]:
+        yield (
+            f"{done['turned_blocks']:5} blocks of 4 bits: signs turned, as TensorRT 10 takes no"
+            " negative scale; a weight of -8 is now 7"
+        )
+    oldest = f"ONNX Runtime {done['oldest_onnxruntime']} or newer"
+    if done["unknown_to_tensorrt"]:
+        yield f"for {oldest}; TensorRT does not know {', '.join(done['unknown_to_tensorrt'])}"
+    else:
+        yield f"for TensorRT 10.3 (JetPack 6) or newer, and {oldest}"

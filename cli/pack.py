@@ -1,0 +1,77 @@
+"""Pack a bundle for a device: one archive with bundle, runtime, pinned packages and scripts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .arguments import add_json, human_bytes
+from .dependencies import needs
+from .progress import StageProgress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument(
+        "--for",
+        required=True,
+        dest="target",
+        metavar="TARGET",
+        help="jetson-orin, jetson-thor, gpu (x86), cpu (x86) or cpu-arm64",
+    )
+    parser.add_argument(
+        "--jetpack",
+        metavar="VERSION",
+        help="of a Jetson: 6.1, 6.2 or 7.2 on Orin, 7.0 to 7.2 on Thor (default: 6.2 on Orin,"
+        " 7.2 on Thor)",
+    )
+    parser.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="onnxruntime, tensorrt or tensorrt-rtx (default: tensorrt on a Jetson and for"
+        " bundles quantized for it, else onnxruntime)",
+    )
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="wheels to pack for a device without a network (made by pip download)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the archive: .tar.zst, .tar.gz or .tar; it unpacks into one folder of its name",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing archive")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    with needs("pack", "export,deploy"):
+        from seq2edge.export.deploy import plan, write_pack
+    from seq2edge.runtime import Bundle
+
+    bundle = Bundle.open(options.bundle)
+    deployment = plan(bundle, options.target, jetpack=options.jetpack, engine=options.engine)
+    with StageProgress() as progress:
+        pack = write_pack(
+            bundle,
+            deployment,
+            options.output,
+            wheels=options.wheels,
+            overwrite=options.force,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps({"path": str(pack.path), "bytes": pack.size, **pack.manifest}, indent=2))
+        return 0
+    print(
+        f"{pack.path}: {human_bytes(pack.size)} for {deployment.place}, engine"
+        f" {deployment.engine} on {deployment.device}"
+    )
+    print(f"there: tar -xf {pack.path.name} && {pack.name}/install.sh && {pack.name}/run.sh TEXT")
+    return 0

@@ -1,0 +1,266 @@
+"""A seq2edge bundle as a Python model of NVIDIA's Triton Inference Server.
+
+``seq2edge triton`` puts a copy of this file beside the bundle, as ``model.py``. It follows the
+README of Triton's python_backend, for decoupled models: a response sender a request, and the
+final flag on the last response, errors and cancelled requests included. Triton 23.10 or newer.
+
+Requests that are not streamed and have the same options are generated as one batch; streams
+take turns, a piece each. No request's error reaches another or ends the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# A module that exists only within Triton.
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
+
+from seq2edge.runtime import (
+    Choices,
+    Generation,
+    GenerationConfig,
+    InputError,
+    JsonSchema,
+    Regex,
+    Seq2SeqModel,
+    TextStream,
+)
+
+#: Options that cannot come as JSON; the constraints below stand for the last.
+_NOT_JSON = {"logits_processors", "prefix_allowed_tokens", "constraint"}
+_CONSTRAINTS: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "choices": (list, lambda texts: Choices(tuple(map(str, texts)))),
+    "regex": (str, Regex),
+    "json_schema": (dict, JsonSchema),
+}
+_JSON: dict[type, str] = {list: "array", str: "string", dict: "object"}
+_OPTIONS = {spec.name for spec in fields(GenerationConfig)} - _NOT_JSON
+
+
+class TritonPythonModel:
+    """What Triton calls; one instance is one process."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle beside this file. A failure is the model's state ``UNAVAILABLE``."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        given = {key: value["string_value"] for key, value in parameters.items()}
+        self._model = Seq2SeqModel.load(
+            Path(__file__).with_name("bundle"),
+            engine=given.get("engine", "onnxruntime"),
+            device=given.get("device"),
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        """Answer all requests, each through its own sender."""
+        batches: list[tuple[GenerationConfig, list[_Request]]] = []
+        streams: deque[tuple[_Request, TextStream]] = deque()
+        for request in map(_Request.of, requests):
+            with_errors_sent(request, self._sort, request, batches, streams)
+        for config, members in batches:
+            self._answer(members, config)
+        while streams:
+            request, stream = streams.popleft()
+            if with_errors_sent(request, _send_piece, request, stream):
+                streams.append((request, stream))
+
+    def finalize(self) -> None:
+        """Free the engine."""
+        self._model.close()
+
+    def _sort(
+        self,
+        request: _Request,
+        batches: list[tuple[GenerationConfig, list[_Request]]],
+        streams: deque[tuple[_Request, TextStream]],
+    ) -> None:
+        """Start a stream, or join a batch of equal options."""
+        request.read()
+        config = options(self._model.generation_config, request.options)
+        if config.num_return_sequences != 1:
+            raise InputError("a request has one result: num_return_sequences must be 1")
+        if request.stream:
+            streams.append((request, self._model.stream(request.text, config)))
+            return
+        self._model.tokenize([request.text])  # a wrong text fails alone, not with its batch
+        for known, members in batches:
+            if known == config:
+                members.append(request)
+                return
+        batches.append((config, [request]))
+
+    def _answer(self, requests: list[_Request], config: GenerationConfig) -> None:
+        """One response each. The batch ends early only if all who wait for it have gone."""
+        waiting = [request for request in requests if not request.end_if_cancelled()]
+        if not waiting:
+            return
+        try:
+            found = self._model.generate(
+                [request.text for request in waiting],
+                config,
+                cancelled=lambda: all(request.cancelled for request in waiting),
+            )
+        except Exception as error:  # whatever it is, each of them gets its final response
+            for request in waiting:
+                request.fail(error)
+            return
+        results = {result.source: result for result in found}
+        for place, request in enumerate(waiting):
+            if place not in results:
+                request.fail(InputError("the constraint allows no text for this source"))
+            elif not request.end_if_cancelled():
+                result = results[place]
+                with_errors_sent(request, request.finish, result, result.text or "")
+
+
+def _send_piece(request: _Request, stream: TextStream) -> bool:
+    """Send the next piece; False at the end, which is a response of its own."""
+    if request.end_if_cancelled():
+        stream.close()
+        return False
+    piece = next(stream, None)
+    if piece is not None:
+        request.send([_text("text_output", piece)])
+        return True
+    if stream.result is None:
+        raise RuntimeError("the stream ended without a result")
+    request.finish(stream.result, "")
+    return False
+
+
+def with_errors_sent(request: _Request, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; what it raises becomes the final response of ``request``."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # a bug as well: the model must live on for other requests
+        request.fail(error)
+        return None
+
+
+@dataclass
+class _Request:
+    """One of Triton's requests and its sender."""
+
+    source: Any
+    sender: Any
+    text: str = ""
+    stream: bool = False
+    options: str = "{}"
+
+    @classmethod
+    def of(cls, request: Any) -> _Request:
+        return cls(request, request.get_response_sender())
+
+    def read(self) -> None:
+        """Take the inputs from Triton's tensors, [1, 1] each (batch and ``dims``).
+
+        Raises:
+            InputError: several texts, or one that is not UTF-8.
+        """
+        self.text = _decoded("text_input", self._value("text_input"))
+        self.stream = bool(self._value("stream", False))
+        self.options = _decoded("sampling_parameters", self._value("sampling_parameters", b"{}"))
+
+    def _value(self, name: str, default: Any = None) -> Any:
+        tensor = pb_utils.get_input_tensor_by_name(self.source, name)
+        if tensor is None:
+            if default is None:
+                raise InputError(f"the request has no {name}")
+            return default
+        values = tensor.as_numpy().reshape(-1)
+        if len(values) != 1:
+            raise InputError(f"{name} holds {len(values)} values; send a request for each text")
+        return values[0]
+
+    @property
+    def cancelled(self) -> bool:
+        return bool(self.sender.is_cancelled())
+
+    def end_if_cancelled(self) -> bool:
+        """Whether the client has gone; if so, this was the final response."""
+        if self.cancelled:
+            self._end(pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
+            return True
+        return False
+
+    def send(self, tensors: Iterable[Any], flags: int = 0) -> None:
+        self.sender.send(pb_utils.InferenceResponse(output_tensors=list(tensors)), flags=flags)
+
+    def finish(self, result: Generation, text: str) -> None:
+        """The final response: what is left of the text, and how it ended."""
+        tensors = [
+            _text("text_output", text),
+            _text("finish_reason", result.finish_reason or ""),
+        ]
+        if result.score is not None:
+            tensors.append(pb_utils.Tensor("score", np.array([[result.score]], np.float32)))
+        self.send(tensors, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def fail(self, error: Exception) -> None:
+        """The final response: what is wrong."""
+        codes = pb_utils.TritonError
+        code = codes.INVALID_ARG if isinstance(error, InputError) else codes.INTERNAL
+        self._end(pb_utils.TritonError(str(error) or type(error).__name__, code))
+
+    def _end(self, error: Any) -> None:
+        response = pb_utils.InferenceResponse(output_tensors=[], error=error)
+        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def options(own: GenerationConfig, text: str) -> GenerationConfig:
+    """The bundle's ``own`` options with those of a JSON object.
+
+    Raises:
+        InputError: no JSON object, or an option that does not exist.
+    """
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"sampling_parameters is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError("sampling_parameters must be a JSON object")
+    constraints = [name for name in _CONSTRAINTS if name in given]
+    unknown = sorted(set(given) - _OPTIONS - set(constraints))
+    if unknown:
+        known = ", ".join(sorted([*_OPTIONS, *_CONSTRAINTS]))
+        raise InputError(f"unknown option {unknown[0]!r}; there are: {known}")
+    if len(constraints) > 1:
+        raise InputError(f"{' and '.join(constraints)}: give one of them")
+    values = {name: _frozen(value) for name, value in given.items() if name in _OPTIONS}
+    if isinstance(values.get("logit_bias"), dict):  # JSON's keys are strings
+        values["logit_bias"] = {_token(key): bias for key, bias in values["logit_bias"].items()}
+    for name in constraints:
+        kind, make = _CONSTRAINTS[name]
+        if not isinstance(given[name], kind):
+            raise InputError(f"{name} must be a JSON {_JSON[kind]}, not {given[name]!r}")
+        values["constraint"] = make(given[name])
+    return replace(own, **values)
+
+
+def _token(key: str) -> int:
+    try:
+        return int(key)
+    except ValueError:
+        raise InputError(f"logit_bias maps token ids to numbers, and {key!r} is none") from None
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, as GenerationConfig has them."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _decoded(name: str, value: Any) -> str:
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is not UTF-8") from None
+
+
+def _text(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([[text.encode()]], np.object_))

@@ -1,0 +1,241 @@
+"""Module or state dict in, bundle out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seq2edge.runtime.bundle import BundleWriter, check_destination
+from seq2edge.runtime.errors import MissingDependencyError
+from seq2edge.runtime.manifest import Manifest, SpecialTokens
+
+from ..checkpoint import Checkpoint
+from ..errors import CheckpointError
+from ..pipeline import (
+    Content,
+    ExportResult,
+    build_graphs,
+    can_validate,
+    warn_of_unknown_tokens,
+    write_bundle,
+)
+from ..serialize import Progress, parameter_shapes
+from ..spec import Seq2SeqSpec
+from ..tokenizers import TokenizerFile, find_tokenizer
+from ..validate import Reference
+from ..weights import BoundWeight, Shape, bind
+from .architecture import Architecture, read_architecture
+from .description import read_description
+from .parts import ModuleDescription, ModuleParts
+from .tensors import StateDict, file_tensors, module_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from .reference import Forward
+
+_PACKAGES = ("torch", "onnxruntime")
+Run = Callable[[ModuleParts, Architecture, Checkpoint, Manifest], Reference]
+
+
+def export_module(
+    model: torch.nn.Module,
+    bundle: str | os.PathLike[str],
+    *,
+    parts: ModuleParts,
+    tokens: SpecialTokens,
+    tokenizer: str | os.PathLike[str] | None = None,
+    forward: Forward | None = None,
+    overwrite: bool = False,
+    validate: bool | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Export a module whose stacks are PyTorch's own transformer layers.
+
+    >>> parts = ModuleParts(
+    ...     encoder="transformer.encoder", decoder="transformer.decoder",
+    ...     source_embedding="src_embed", target_embedding="tgt_embed", generator="generator",
+    ...     positions=PositionalEncoding("sinusoidal", table="positions.pe"),
+    ...     embedding_scale="sqrt(d_model)",
+    ... )
+    >>> export_module(model, "my.bundle", parts=parts, tokens=SpecialTokens(0, 1, (2,)))
+
+    Args:
+        model: the module; it is read and not changed.
+        bundle: folder to write; it appears complete or not at all.
+        parts: where embeddings, stacks, positions and output projection are.
+        tokens: padding, decoder start and end tokens. Padding must be in both vocabularies.
+        tokenizer: a tokenizer.json, or a folder that has one; it encodes sources and decodes
+            targets. None: the bundle takes and gives token ids.
+        forward: the model's own computation, (source [B, S] int64, padding [B, S] bool, True
+            where it is, target [B, T] int64) to logits [B, T, V]; the bundle is compared with
+            it. None: with PyTorch's layers put together as ``parts`` says, which cannot show
+            that ``parts`` itself is wrong.
+        overwrite: replace a bundle that is already there.
+        validate: compare before the bundle is put in place; None: if onnxruntime is installed.
+        progress: called with the stage, what is done of it and what there is to do.
+
+    Raises:
+        CheckpointError: a part that is missing or not supported, or a tensor that no part uses.
+        ParityError: the bundle does not compute what PyTorch computes; nothing is left.
+        OutputExistsError, OutputError: the bundle cannot be written.
+        MissingDependencyError: no torch, or ``validate=True`` without onnxruntime.
+    """
+    try:
+        from .inspection import describe
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"export_module needs {error.name}: pip install 'seq2edge[torch]'"
+        ) from None
+    check_destination(Path(bundle), overwrite)
+    run = _runner(validate, None if forward is None else (model, forward))
+    source = _Source(describe(model, parts), tokens, module_tensors(model, parts), run)
+    return _export(source, bundle, tokenizer, overwrite, progress)
+
+
+def export_state_dict(
+    state_dict: str | os.PathLike[str],
+    description: str | os.PathLike[str],
+    bundle: str | os.PathLike[str],
+    *,
+    tokenizer: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    validate: bool | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Export a saved state dict that a TOML file describes; the model's code is not needed.
+
+    Args:
+        state_dict: what ``torch.save(model.state_dict(), ...)`` wrote (read with
+            ``weights_only=True``), or a safetensors file, which needs no torch.
+        description: see docs/pytorch.md.
+        bundle, tokenizer, overwrite, progress: as of :func:`export_module`.
+        validate: compare with PyTorch's layers put together as the description says; None: if
+            torch and onnxruntime are installed.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or tensors that do not fit the description.
+        ParityError, OutputExistsError, OutputError: as of :func:`export_module`.
+        MissingDependencyError: a package that is needed is not installed.
+    """
+    check_destination(Path(bundle), overwrite)
+    run = _runner(validate, None)
+    described, tokens = read_description(Path(description))
+    source = _Source(described, tokens, file_tensors(Path(state_dict)), run)
+    return _export(source, bundle, tokenizer, overwrite, progress)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported, and how to run it; ``tensors`` is not opened yet."""
+
+    description: ModuleDescription
+    tokens: SpecialTokens
+    tensors: StateDict
+    run: Run | None
+
+
+def _runner(validate: bool | None, own: tuple[torch.nn.Module, Forward] | None) -> Run | None:
+    """How to run PyTorch for the comparison; None: there is to be none."""
+    if not can_validate(validate, _PACKAGES):
+        return None
+    from .reference import run_module
+
+    return partial(run_module, own)
+
+
+def _export(
+    source: _Source,
+    bundle: str | os.PathLike[str],
+    tokenizer: str | os.PathLike[str] | None,
+    overwrite: bool,
+    progress: Progress | None,
+) -> ExportResult:
+    text = None if tokenizer is None else _tokenizer(Path(tokenizer))
+    with source.tensors as tensors, BundleWriter(bundle, overwrite=overwrite) as out:
+        architecture = read_architecture(source.description, tensors)
+        spec = architecture.spec
+        _check_tokens(source.tokens, spec)
+        if text is not None:
+            warn_of_unknown_tokens(text, spec)
+        graphs = build_graphs(spec)
+        content = Content(
+            spec=spec,
+            graphs=graphs,
+            weights=_bind(
+                architecture,
+                parameter_shapes(graphs.values()),
+                tensors,
+                source.description.parts.ignored,
+            ),
+            tokens=source.tokens,
+            tokenizer=text,
+            # Without it generation would stop at the runtime's own, short limit.
+            generation={"max_length": spec.max_target_length} if spec.max_target_length else {},
+        )
+        reference = None
+        if source.run is not None:
+            reference = partial(source.run, source.description.parts, architecture, tensors)
+        return write_bundle(out, content, reference, progress)
+
+
+def _bind(
+    architecture: Architecture,
+    parameters: Mapping[str, Shape],
+    tensors: StateDict,
+    ignored: Sequence[str],
+) -> dict[str, BoundWeight]:
+    """Weights from tensors, and tables that are computed.
+
+    Raises:
+        CheckpointError: listing every missing, unused or wrongly shaped tensor.
+    """
+    computed = architecture.computed
+    stored = {name: shape for name, shape in parameters.items() if name not in computed}
+    try:
+        weights = bind(architecture.rules, stored, tensors, ignored)
+    except CheckpointError as error:
+        # The name map's checks are those of checkpoint folders, but for this word.
+        raise CheckpointError(str(error).replace("its config.json", "its description")) from None
+    for name, table in computed.items():
+        weights[name] = BoundWeight(name, table.shape, partial(np.asarray, table))
+    return weights
+
+
+def _check_tokens(tokens: SpecialTokens, spec: Seq2SeqSpec) -> None:
+    if not tokens.eos:
+        raise CheckpointError("there is no end token: give at least one")
+    outside = [
+        token
+        for token in (tokens.pad, tokens.decoder_start, *tokens.eos)
+        if not 0 <= token < spec.vocab_size
+    ]
+    if outside:
+        raise CheckpointError(
+            f"special tokens {outside} lie outside the target vocabulary of {spec.vocab_size}"
+        )
+    if spec.source_rows > spec.vocab_size:
+        raise CheckpointError(
+            f"the source vocabulary of {spec.source_rows} is larger than the target's of"
+            f" {spec.vocab_size}, which the runtime does not take; make the target embedding and"
+            " the output projection as large"
+        )
+    if tokens.pad >= spec.source_rows:
+        raise CheckpointError(
+            f"the padding token {tokens.pad} lies outside the source vocabulary of"
+            f" {spec.source_rows}; it must be in both"
+        )
+
+
+def _tokenizer(path: Path) -> TokenizerFile:
+    folder = path.parent if path.name == "tokenizer.json" else path
+    found = find_tokenizer(folder) if folder.is_dir() else None
+    if found is None or not path.exists():
+        raise CheckpointError(f"{path} is neither a tokenizer.json nor a folder with one")
+    return found

@@ -1,0 +1,100 @@
+"""The tensors of a module or of a state dict's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..checkpoint import Checkpoint, FloatArray, TensorSource, _SafetensorsFile, _TorchFile
+from ..errors import CheckpointError
+from .parts import ModuleParts
+
+if TYPE_CHECKING:
+    import torch
+
+
+class StateDict(Checkpoint):
+    """A checkpoint without a folder: nothing but named tensors.
+
+    Args:
+        name: what messages call it.
+        opener: gives the tensors; the stack closes what it opens.
+    """
+
+    def __init__(self, name: str, opener: Callable[[ExitStack], TensorSource]) -> None:
+        self.directory = Path(name)
+        self.config, self.generation_config = {}, {}
+        self._opener = opener
+        self._stack = ExitStack()
+        self._where, self._shapes = {}, {}
+
+    def __enter__(self) -> StateDict:
+        with ExitStack() as stack:
+            source = self._opener(stack)
+            for name, shape in source.shapes().items():
+                self._where[name], self._shapes[name] = (source, name), shape
+            self._stack = stack.pop_all()
+        return self
+
+
+def file_tensors(path: Path) -> StateDict:
+    """The tensors of ``torch.save(model.state_dict(), path)``, or of a safetensors file.
+
+    Raises:
+        CheckpointError: here there is no such file; on entering, it cannot be read, or it
+            holds no tensors.
+        MissingDependencyError: on entering, a file of torch's without torch.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {what}; give the file with the model's state dict")
+    opener = _SafetensorsFile if path.suffix == ".safetensors" else _TorchFile
+
+    def opened(stack: ExitStack) -> TensorSource:
+        source = opener(path, stack)
+        if not source.shapes():
+            raise CheckpointError(
+                f"{path} holds no tensors by name; save the state dict itself:"
+                " torch.save(model.state_dict(), ...)"
+            )
+        return source
+
+    return StateDict(str(path), opened)
+
+
+def module_tensors(model: torch.nn.Module, parts: ModuleParts) -> StateDict:
+    """The tensors of a module: its state dict, and position tables that are not part of it."""
+    state: dict[str, torch.Tensor] = dict(model.state_dict())
+    for positions in (parts.positions, parts.target_positions):
+        if positions is not None and positions.table is not None and positions.table not in state:
+            table = _attribute(model, positions.table)
+            if table is not None:
+                state[positions.table] = table
+    return StateDict(f"the {type(model).__name__}", lambda _stack: _ModuleTensors(state))
+
+
+def _attribute(model: torch.nn.Module, name: str) -> torch.Tensor | None:
+    """A tensor by its dotted name: a buffer that is not persistent, or a plain attribute."""
+    import torch
+
+    found: object = model
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    return found if isinstance(found, torch.Tensor) else None
+
+
+class _ModuleTensors:
+    def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
+        self._state = state
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self._state.items()}
+
+    def load(self, name: str) -> FloatArray:
+        tensor = self._state[name]
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{name} is {tensor.dtype}; only floating-point is exported")
+        array: FloatArray = tensor.detach().cpu().float().numpy()
+        return array

@@ -1,0 +1,82 @@
+"""Commands that install what is missing for an engine on this very machine."""
+
+from __future__ import annotations
+
+from .facts import Machine, numbers
+from .gpu import DRIVER_OF_CUDA
+
+
+def install_commands(machine: Machine, engine: str) -> tuple[str, ...]:
+    """Commands to paste; none if all is there.
+
+    Args:
+        engine: as :class:`.advice.Advice` names it.
+    """
+    if engine == "tensorrt" and machine.jetson is not None:
+        return _jetson(machine)
+    if engine.startswith("tensorrt"):
+        return _workstation(machine, engine)
+    if engine == "onnxruntime-gpu":
+        return _onnxruntime_gpu(machine)
+    if machine.onnxruntime.version is None:
+        return ("pip install 'seq2edge[cpu]'",)
+    return ()
+
+
+def bindings_for(cuda: str | None) -> str:
+    """The cuda-bindings to ask for: of CUDA's major version, whose minors are compatible
+    (https://nvidia.github.io/cuda-python/cuda-bindings/latest/support.html).
+    """
+    return "cuda-bindings~=12.6" if numbers(cuda)[:1] == (12,) else "cuda-bindings~=13.0"
+
+
+def has_bindings(machine: Machine, cuda: str | None) -> bool:
+    """Whether cuda-bindings of the right major version is installed."""
+    return numbers(machine.cuda.bindings)[:1] == numbers(cuda)[:1] != ()
+
+
+def cuda_version(machine: Machine) -> str:
+    """The CUDA that libraries should be for: the JetPack's, or the newest for the driver."""
+    if machine.jetson is not None and machine.jetson.stack is not None:
+        return machine.jetson.stack.cuda
+    if machine.cuda.driver_cuda is not None:
+        return machine.cuda.driver_cuda
+    driver = numbers(machine.cuda.driver)
+    return "12.6" if driver and driver[0] < DRIVER_OF_CUDA[13] else "13.0"
+
+
+def _jetson(machine: Machine) -> tuple[str, ...]:
+    # JetPack's TensorRT is a Debian package of the system's Python; the index's wheels of it are
+    # for servers. A virtual environment sees it only with --system-site-packages.
+    commands: list[str] = []
+    if machine.library("tensorrt").version is None:
+        commands += [
+            "sudo apt-get update",
+            "sudo apt-get install -y nvidia-jetpack python3-libnvinfer python3-venv",
+            "python3 -m venv --system-site-packages ~/seq2edge",
+            ". ~/seq2edge/bin/activate",
+        ]
+    cuda = cuda_version(machine)
+    if commands or not has_bindings(machine, cuda):
+        commands.append(f"pip install seq2edge '{bindings_for(cuda)}'")
+    return tuple(commands)
+
+
+def _workstation(machine: Machine, engine: str) -> tuple[str, ...]:
+    cuda = cuda_version(machine)
+    if machine.library(engine).version is not None and has_bindings(machine, cuda):
+        return ()
+    if engine == "tensorrt" and numbers(cuda)[:1] == (12,):
+        # The plain name is for the newest CUDA, which this driver does not run.
+        return (f"pip install seq2edge 'tensorrt-cu12>=10.15' '{bindings_for(cuda)}'",)
+    return (f"pip install 'seq2edge[{engine}]' '{bindings_for(cuda)}'",)
+
+
+def _onnxruntime_gpu(machine: Machine) -> tuple[str, ...]:
+    if machine.onnxruntime.runs("CUDAExecutionProvider"):
+        return ()
+    install = "pip install 'seq2edge[gpu]'"
+    if machine.onnxruntime.version is None:
+        return (install,)
+    # Both packages are the same module: the one must go before the other comes.
+    return ("pip uninstall -y onnxruntime onnxruntime-gpu", install)

@@ -1,0 +1,68 @@
+"""Tables of Jetson modules and JetPack releases.
+
+Sources: https://developer.nvidia.com/embedded/jetpack-archive (releases, and their CUDA and
+TensorRT); https://developer.nvidia.com/embedded/jetpack/downloads (7.x); L4T 36.4.7 is a security
+update of JetPack 6.2.1 (https://github.com/rbonghi/jetson_stats/issues/791), 36.5.0 and 36.5.2 are
+6.2.2 and 6.2.3 (https://github.com/dusty-nv/jetson-containers/pull/1741); 39.2 brings CUDA 13.2 and
+TensorRT 10.16 to Orin and Thor (https://github.com/OE4T/meta-tegra/pull/2224).
+"""
+
+from __future__ import annotations
+
+from .facts import Stack, numbers
+
+_JETPACK_5 = Stack(cuda="11.4", tensorrt="8.5", python="3.8")
+_JETPACK_60 = Stack(cuda="12.2", tensorrt="8.6", python="3.10")
+_JETPACK_6 = Stack(cuda="12.6", tensorrt="10.3", python="3.10")
+_JETPACK_7 = Stack(cuda="13.0", tensorrt="10.13", python="3.12")  # Thor only
+_JETPACK_72 = Stack(cuda="13.2", tensorrt="10.16", python="3.12")
+
+#: Jetson Linux, oldest first, to its JetPack.
+_RELEASES: tuple[tuple[tuple[int, ...], str, Stack], ...] = (
+    ((35,), "5", _JETPACK_5),
+    ((36, 2), "6.0 DP", _JETPACK_60),
+    ((36, 3), "6.0", _JETPACK_60),
+    ((36, 4, 0), "6.1", _JETPACK_6),
+    ((36, 4, 3), "6.2", _JETPACK_6),
+    ((36, 4, 4), "6.2.1", _JETPACK_6),
+    ((36, 4, 7), "6.2.1", _JETPACK_6),
+    ((36, 5, 0), "6.2.2", _JETPACK_6),
+    ((36, 5, 2), "6.2.3", _JETPACK_6),
+    ((38, 2), "7.0", _JETPACK_7),
+    ((38, 4), "7.1", _JETPACK_7),
+    ((39, 2, 0), "7.2", _JETPACK_72),
+    ((39, 2, 1), "7.2.1", _JETPACK_72),
+)
+
+#: System on a chip (the device tree's ``nvidia,tegra...``) to its family and GPU. CUDA 13 calls
+#: Thor's GPU 11.0, CUDA 12 called it 10.1 (https://developer.nvidia.com/cuda-gpus).
+_CHIPS = {
+    "tegra210": ("Nano", "5.3"),
+    "tegra186": ("TX2", "6.2"),
+    "tegra194": ("Xavier", "7.2"),
+    "tegra234": ("Orin", "8.7"),
+    "tegra264": ("Thor", "11.0"),
+}
+
+
+def release(l4t: str | None) -> tuple[str | None, Stack | None]:
+    """JetPack and what it brings, of a Jetson Linux version such as ``36.4.3``.
+
+    A version that is not in the table is taken for a later update of the one before it.
+    """
+    number = numbers(l4t)
+    found: tuple[str | None, Stack | None] = (None, None)
+    for known, name, stack in _RELEASES:
+        if known[:1] != number[:1] or known > number:
+            continue
+        exact = number[: len(known)] == known
+        found = name if exact else f"later than {name}", stack
+    return found
+
+
+def family(soc: str | None) -> str | None:
+    return _CHIPS.get(soc or "", (None, None))[0]
+
+
+def compute_capability(soc: str | None) -> str | None:
+    return _CHIPS.get(soc or "", (None, None))[1]

@@ -1,0 +1,118 @@
+"""Arrays in a device's memory, and the pool that keeps them for the next call.
+
+A CUDA graph reads and writes the addresses that it was captured with, so a graph is of use in
+later calls only if these get the same arrays. It is never freed before its session is
+(onnxruntime 1.31; ``release_captured_graph`` does nothing for CUDA), so there may be only so many.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: TensorProto.BFLOAT16 of onnx.proto; numpy has no such type.
+_BFLOAT16 = 16
+
+
+class DeviceArray:
+    """An array of fixed shape and address in the memory of a device.
+
+    bfloat16 is held as the uint16 of the same bits, which numpy can copy, and bound as what it
+    is.
+
+    Args:
+        ort: the onnxruntime module.
+        device: ``cuda`` or ``cpu``.
+        shape: of the array.
+        dtype: a name that manifests use (``manifest.DTYPE_BITS``).
+    """
+
+    def __init__(self, ort: Any, device: str, shape: tuple[int, ...], dtype: str) -> None:
+        self._device = device
+        self.shape = shape
+        self.storage = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+        self._element = _BFLOAT16 if dtype == "bfloat16" else self.storage.type
+        self._value = ort.OrtValue.ortvalue_from_shape_and_type(
+            list(shape), self.storage.type, device, 0
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.storage.itemsize
+
+    def write(self, array: NDArray[Any]) -> None:
+        """Copy a host array of this shape to the device; the address stays."""
+        self._value.update_inplace(np.ascontiguousarray(array, self.storage))
+
+    def read(self) -> NDArray[Any]:
+        """A copy on the host, of type ``storage``."""
+        array: NDArray[Any] = self._value.numpy()
+        return array.copy() if self._device == "cpu" else array
+
+    def clear(self) -> None:
+        self.write(np.zeros(self.shape, self.storage))
+
+    def bind(self, bind: Callable[..., None], name: str) -> None:
+        """``bind`` is ``bind_input`` or ``bind_output`` of an IOBinding."""
+        bind(name, self._device, 0, self._element, list(self.shape), self._value.data_ptr())
+
+
+@dataclass
+class Budget:
+    """What may still be kept, in bytes of device memory and in captured graphs."""
+
+    bytes: int
+    graphs: int
+
+
+class Pooled(Protocol):
+    """What a :class:`Pool` keeps; ``kept`` is set by it before anything is bound."""
+
+    kept: bool
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Pooled)
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Pool(Generic[Key, Item]):
+    """Items by shape, each lent to one owner at a time and kept for the next one.
+
+    What no longer fits into the budget is made for its owner alone.
+    """
+
+    def __init__(self, make: Callable[[Key], Item], budget: Budget) -> None:
+        self._make = make
+        self._budget = budget
+        self._free: dict[Key, list[Item]] = {}
+
+    def lend(self, key: Key, owner: object) -> tuple[Item, Callable[[], object]]:
+        """An item, and a function that gives it back before ``owner`` is collected."""
+        free = self._free.setdefault(key, [])
+        item = free.pop() if free else self._new(key)
+        lease = weakref.finalize(owner, free.append if item.kept else _drop, item)
+        lease.atexit = False
+        return item, lease
+
+    def clear(self) -> None:
+        """Keep nothing; what is lent stays with its owner."""
+        self._free.clear()
+
+    def _new(self, key: Key) -> Item:
+        item = self._make(key)
+        item.kept = item.nbytes <= self._budget.bytes
+        if item.kept:
+            self._budget.bytes -= item.nbytes
+        return item
+
+
+def _drop(_item: object) -> None:
+    """Its last reference goes with the call."""
