@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 WORDS ?= keyboard february humanoid piscataway kubernetes
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-arm64 lint bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/seq2edge export examples/g2p/model build/g2p.bundle --force
@@ -17,6 +17,11 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+# The runtime on emulated arm64 processors, beside x86. Loads 150 MB into build/arm64 once.
+# ARM64 holds options, such as ARM64="--cpu cortex-a76" (tests/arm64/main.py --help).
+test-arm64: $(VENV)/.dev
+	$(BIN)/python tests/arm64/main.py $(ARM64)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ def random_source(manifest: Manifest, workload: Workload) -> np.ndarray[Any, np.
         )
     special = manifest.special_tokens
     ordinary = np.setdiff1d(
-        np.arange(manifest.dimensions.vocab_size),
+        np.arange(manifest.dimensions.source_tokens),
         [special.pad, special.decoder_start, *special.eos],
     )
     shape = (workload.batch_size, workload.source_length)

@@ -53,6 +53,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "decoder_layers": dims.decoder_layers,
         "d_model": dims.d_model,
         "vocab_size": dims.vocab_size,
+        "source_vocab_size": dims.source_tokens,
         "max_source_length": dims.max_source_length,
         "max_target_length": dims.max_target_length,
         "tokenizer": manifest.tokenizer.kind,

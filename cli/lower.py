@@ -45,11 +45,6 @@ def _lines(done: Mapping[str, Any]) -> Iterator[str]:
 
     for kind, count in done["replaced"].items():
         yield f"{count:5} {kind}: now {REPLACEMENTS[kind]}"
-    if done["turned_blocks"]:
-        yield (
-            f"{done['turned_blocks']:5} blocks of 4 bits: signs turned, as TensorRT 10 takes no"
-            " negative scale; a weight of -8 is now 7"
-        )
     oldest = f"ONNX Runtime {done['oldest_onnxruntime']} or newer"
     if done["unknown_to_tensorrt"]:
         yield f"for {oldest}; TensorRT does not know {', '.join(done['unknown_to_tensorrt'])}"

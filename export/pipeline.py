@@ -192,4 +192,5 @@ def _dimensions(spec: Seq2SeqSpec) -> Dimensions:
         decoder_head_dim=spec.decoder.head_dim,
         max_source_length=spec.max_source_length,
         max_target_length=spec.max_target_length,
+        source_vocab_size=None if spec.source_rows == spec.vocab_size else spec.source_rows,
     )

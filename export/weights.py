@@ -133,6 +133,7 @@ def bind(
     parameters: Mapping[str, Shape],
     checkpoint: Checkpoint,
     ignored: Iterable[str] = (),
+    described_by: str = "its config.json",
 ) -> dict[str, BoundWeight]:
     """Match rules, graph parameters and checkpoint tensors; every tensor must be used.
 
@@ -141,6 +142,7 @@ def bind(
         parameters: shapes of the graphs' parameters, by name.
         checkpoint: the opened checkpoint.
         ignored: regular expressions of tensors that the architecture never reads.
+        described_by: what says which tensors there should be, for messages.
 
     Raises:
         CheckpointError: listing every missing, unused, wrongly shaped or wrongly tied tensor.
@@ -170,7 +172,7 @@ def bind(
     problems += [f"unused tensor {name}" for name in sorted(unused)]
     if problems:
         raise CheckpointError(
-            f"{checkpoint.directory} does not fit its config.json: " + "; ".join(problems)
+            f"{checkpoint.directory} does not fit {described_by}: " + "; ".join(problems)
         )
     unfilled = sorted(set(parameters) - set(bound))
     if unfilled:

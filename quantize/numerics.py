@@ -13,6 +13,12 @@ from .treatments import BlockWeights
 
 Floats = NDArray[np.float32]
 
+#: Shares of a block's range that its scale may cover; what is beyond is clipped.
+_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
+
+#: float16's smallest normal number: a smaller scale might be 0 in it.
+_SMALLEST_SCALE = np.float32(2.0**-14)
+
 
 @dataclass(frozen=True)
 class BlockTensors:
@@ -49,7 +55,36 @@ def quantize_blocks(weight: Floats, plan: BlockWeights) -> BlockTensors:
     """Quantize [K, N] in blocks along K; a last block that is not full is padded with zeros."""
     if plan.algorithm == "k-quant":
         return _k_quant(weight, plan)
+    if plan.standard and plan.symmetric and plan.bits == 4:
+        return _nearest_positive(weight, plan)
     return _nearest(weight, plan)
+
+
+def _nearest_positive(weight: Floats, plan: BlockWeights) -> BlockTensors:
+    """Scales above 0, which are all that TensorRT's parser takes; the best of a few a block.
+
+    ONNX Runtime's quantizer makes -8 of the weight of largest magnitude, so that a scale is
+    negative where that weight is positive; here it becomes 7 then, or less than a clipped one
+    loses is won by the finer scale.
+    """
+    inputs, outputs = weight.shape
+    block = plan.block_size
+    count = -(-inputs // block)
+    columns = np.pad(weight.T, ((0, 0), (0, count * block - inputs)))
+    columns = columns.reshape(outputs, count, block)
+    whole = np.maximum(columns.max(axis=-1) / 7, -columns.min(axis=-1) / 8)
+    best = np.full(whole.shape, np.inf, np.float32)
+    scales = np.ones_like(whole)
+    values = np.zeros(columns.shape, np.int8)
+    for share in _SHARES:
+        tried = np.maximum(whole * np.float32(share), _SMALLEST_SCALE)
+        rounded = np.clip(np.round(columns / tried[..., None]), -8, 7)
+        errors = np.square(rounded * tried[..., None] - columns).sum(axis=-1)
+        better = errors < best
+        best = np.where(better, errors, best)
+        scales = np.where(better, tried, scales)
+        values = np.where(better[..., None], rounded.astype(np.int8), values)
+    return BlockTensors(pack(values + 8, plan.bits), scales.astype(np.float32), None)
 
 
 def _nearest(weight: Floats, plan: BlockWeights) -> BlockTensors:

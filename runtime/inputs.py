@@ -42,7 +42,7 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer, manifest: Manifest) -> 
             does not know; it is named by its place in ``texts``.
     """
     encoded = []
-    limit, vocabulary = manifest.dimensions.max_source_length, manifest.dimensions.vocab_size
+    limit, vocabulary = manifest.dimensions.max_source_length, manifest.dimensions.source_tokens
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise InputError(f"text {number} is empty")
@@ -86,8 +86,8 @@ def checked_sources(
             f"input_ids must be integers of shape [batch, length], not {ids.dtype} {ids.shape}"
         )
     dims, pad = manifest.dimensions, manifest.special_tokens.pad
-    if ids.size and not (ids.min() >= 0 and ids.max() < dims.vocab_size):
-        raise InputError(f"input_ids must lie in 0..{dims.vocab_size - 1}")
+    if ids.size and not (ids.min() >= 0 and ids.max() < dims.source_tokens):
+        raise InputError(f"input_ids must lie in 0..{dims.source_tokens - 1}")
     if dims.max_source_length is not None and ids.shape[1] > dims.max_source_length:
         raise InputError(
             f"the source has {ids.shape[1]} tokens and the model takes at most"

@@ -83,7 +83,10 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Sizes that the runtime needs; lengths are in tokens, ``None`` means no limit."""
+    """Sizes that the runtime needs; lengths are in tokens, ``None`` means no limit.
+
+    ``source_vocab_size`` is None where the encoder reads the decoder's ``vocab_size`` tokens.
+    """
 
     vocab_size: int
     d_model: int
@@ -93,6 +96,12 @@ class Dimensions:
     decoder_head_dim: int
     max_source_length: int | None = None
     max_target_length: int | None = None
+    source_vocab_size: int | None = None
+
+    @property
+    def source_tokens(self) -> int:
+        """Size of the vocabulary that sources are written in."""
+        return self.vocab_size if self.source_vocab_size is None else self.source_vocab_size
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,7 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
             **{name: r.number(dims, name, "dimensions.") for name in sizes},
             max_source_length=r.limit(dims, "max_source_length", "dimensions."),
             max_target_length=r.limit(dims, "max_target_length", "dimensions."),
+            source_vocab_size=r.limit(dims, "source_vocab_size", "dimensions."),
         ),
         special_tokens=SpecialTokens(
             pad=r.number(special, "pad", "special_tokens."),

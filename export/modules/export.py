@@ -198,11 +198,7 @@ def _bind(
     """
     computed = architecture.computed
     stored = {name: shape for name, shape in parameters.items() if name not in computed}
-    try:
-        weights = bind(architecture.rules, stored, tensors, ignored)
-    except CheckpointError as error:
-        # The name map's checks are those of checkpoint folders, but for this word.
-        raise CheckpointError(str(error).replace("its config.json", "its description")) from None
+    weights = bind(architecture.rules, stored, tensors, ignored, "its description")
     for name, table in computed.items():
         weights[name] = BoundWeight(name, table.shape, partial(np.asarray, table))
     return weights
@@ -219,12 +215,6 @@ def _check_tokens(tokens: SpecialTokens, spec: Seq2SeqSpec) -> None:
     if outside:
         raise CheckpointError(
             f"special tokens {outside} lie outside the target vocabulary of {spec.vocab_size}"
-        )
-    if spec.source_rows > spec.vocab_size:
-        raise CheckpointError(
-            f"the source vocabulary of {spec.source_rows} is larger than the target's of"
-            f" {spec.vocab_size}, which the runtime does not take; make the target embedding and"
-            " the output projection as large"
         )
     if tokens.pad >= spec.source_rows:
         raise CheckpointError(

@@ -23,7 +23,6 @@ from .attention import lower_attention
 from .norm import lower_norms
 from .operators import refused_uses, unknown_operators
 from .opset import set_lowest_opset
-from .scales import make_scales_positive
 from .scatter import lower_scatter
 
 #: The key of the manifest's quantization record under which a legacy bundle says so.
@@ -66,8 +65,7 @@ class LowerResult:
     def record(self) -> Mapping[str, Any]:
         """What was done, as the manifest's ``quantization["legacy"]`` says it: ``opset``;
         ``oldest_onnxruntime`` that runs it; ``replaced``, nodes of each type;
-        ``turned_blocks`` (see :mod:`.scales`); ``unknown_to_tensorrt``, operators that
-        TensorRT 10.3 does not know."""
+        ``unknown_to_tensorrt``, operators that TensorRT 10.3 does not know."""
         record: Mapping[str, Any] = self.manifest.quantization[LEGACY]
         return record
 
@@ -78,7 +76,7 @@ def lower_bundle(
     """Write a copy of a bundle that needs no operator newer than opset 20, or 21 for 4 bits.
 
     It computes what ``bundle`` computes and has the same inputs and outputs, so that the
-    runtime runs it as it is. Only int4 for TensorRT loses a little (see :mod:`.scales`).
+    runtime runs it as it is.
 
     Args:
         bundle: any bundle, quantized or not; of a quantized one ONNX Runtime's own operators
@@ -108,17 +106,13 @@ def lower_bundle(
         replaced.update(_lower(model))
     opsets = {name: set_lowest_opset(model) for name, model in models.items()}
     unknown = sorted({kind for model in models.values() for kind in unknown_operators(model)})
-    turned: dict[str, int] = {}
     if manifest.quantization.get("target") == "tensorrt":
-        for model in models.values():
-            turned.update(make_scales_positive(model))
         _check_tensorrt(source, models, unknown)
     own = any(node.domain for model in models.values() for node in model.graph)
     done = {
         "opset": max(opsets.values()),
         "oldest_onnxruntime": _OLDEST_WITH_OWN if own else _OLDEST_ONNXRUNTIME,
         "replaced": dict(sorted(replaced.items())),
-        "turned_blocks": sum(turned.values()),
         "unknown_to_tensorrt": unknown,
     }
     with BundleWriter(path, overwrite=overwrite) as writer:

@@ -169,6 +169,10 @@ def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[st
     if config.prompt_lookup_num_tokens is not None and (config.do_sample or beams > 1):
         other = "do_sample" if config.do_sample else f"num_beams={beams}"
         yield f"prompt_lookup_num_tokens works with greedy decoding only, not with {other}"
+    if manifest.dimensions.source_tokens != manifest.dimensions.vocab_size:
+        for name in ("prompt_lookup_num_tokens", "encoder_no_repeat_ngram_size"):
+            if getattr(config, name):
+                yield f"{name} compares sources with outputs, which have other tokens here"
     vocab_size = manifest.dimensions.vocab_size
     most = vocab_size // max(2, 1 + len(manifest.special_tokens.eos))
     if beams > most:

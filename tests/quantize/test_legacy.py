@@ -123,16 +123,13 @@ def test_a_quantized_bundle_computes_as_before(
         target=scheme.target,
         calibration=calibration_of(shape),
     )
-    record = lower_bundle(before, after).record
+    lower_bundle(before, after)
     Bundle.open(after).verify()
     if scheme.compute == "bfloat16":  # ONNX Runtime has none of it on the CPU
         before, after = in_float32(before), in_float32(after)
     found, exact = logits(after), reference(short_of(shape))
     if scheme.compute == "float32":
         np.testing.assert_allclose(found, logits(before), atol=1e-4, rtol=0)
-    elif record["turned_blocks"]:
-        assert scheme.name == "int4"
-        assert difference(found, exact) < 1.5 * difference(logits(before), exact)
     else:  # what is rounded at another place may be quantized to another integer
         assert difference(found, logits(before)) < (
             0.005 if scheme.precision == "float16" else 0.05
@@ -228,7 +225,6 @@ def test_the_record_says_for_whom_it_is(
         "opset": 20,
         "oldest_onnxruntime": "1.20",
         "replaced": {"Attention": 7, "RMSNormalization": 14, "TensorScatter": 4},
-        "turned_blocks": 0,
         "unknown_to_tensorrt": [],
     }
     quantize_bundle(short_of("bart"), tmp_path / "int4", "int4")
@@ -245,42 +241,6 @@ def test_softmax_is_as_exact_as_the_graph_asks(short_of: BundleOf, tmp_path: Pat
         graph = models(tmp_path / f"{target}.legacy")["decoder"].graph
         types = {node.outputs[0].dtype for node in graph if node.op_type == "Softmax"}
         assert types == {expected}
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-def test_int4_scales_for_tensorrt_are_positive(
-    bits: int, short_of: BundleOf, tmp_path: Path
-) -> None:
-    options = Options(head_bits=bits, block_size=16)
-    quantize_bundle(short_of("t5"), tmp_path / "before", "int4", target="tensorrt", options=options)
-    record = lower_bundle(tmp_path / "before", tmp_path / "after").record
-    before, after = (dequantized(tmp_path / name) for name in ("before", "after"))
-    negative = 0
-    for name, (integers, scales) in before.items():
-        turned, positive = after[name]
-        assert (positive > 0).all()
-        np.testing.assert_allclose(positive, abs(scales), atol=1e-7)
-        # All that is lost is that 8 is no int4.
-        block = integers.size // scales.size
-        axis = int(integers.shape[0] == scales.shape[0])
-        old = integers * np.repeat(scales, block, axis)
-        clipped = (integers == -8) & (np.repeat(scales, block, axis) < 0)
-        old -= clipped * np.repeat(abs(scales), block, axis)
-        np.testing.assert_allclose(turned * np.repeat(positive, block, axis), old, atol=1e-5)
-        negative += int((scales <= 0).sum())
-    assert record["turned_blocks"] == negative > 100
-
-
-def dequantized(bundle: Path) -> dict[str, tuple[np.ndarray, ...]]:
-    """Integers and scales of every int4 weight."""
-    return {
-        node.inputs[0].name: tuple(
-            value.const_value.numpy().astype(np.float32) for value in node.inputs[:2]
-        )
-        for model in models(bundle).values()
-        for node in model.graph
-        if node.op_type == "DequantizeLinear" and node.inputs[0].dtype == ir.DataType.INT4
-    }
 
 
 # In an old ONNX Runtime

@@ -64,6 +64,21 @@ def test_the_lower_half_of_a_byte_comes_first() -> None:
     assert pack(np.array([1, 2, 15]), 4).tolist() == [0x21, 0x0F]
 
 
+@pytest.mark.parametrize(("size", "most"), [(16, 1.2), (128, 1.05)])
+def test_blocks_for_tensorrt_have_positive_scales_and_lose_little(size: int, most: float) -> None:
+    weight = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
+    weight[:size, 0] = 0
+    weight[:size, 1] = 1e-9
+    plan = BlockWeights(4, size, standard=True)
+    found = quantize_blocks(weight, plan)
+    assert (found.scales.astype(np.float16) > 0).all()
+    errors = [
+        np.square(dequantized(tensors, plan, 256) - weight).sum()
+        for tensors in (found, quantize_blocks(weight, replace(plan, standard=False)))
+    ]
+    assert errors[0] < most * errors[1]
+
+
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_weight_is_at_most_half_a_step_off(bits: int, symmetric: bool) -> None:

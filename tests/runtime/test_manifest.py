@@ -80,6 +80,7 @@ GOLDEN = rb"""{
     "encoder_layers": 1,
     "max_source_length": null,
     "max_target_length": 80,
+    "source_vocab_size": null,
     "vocab_size": 7
   },
   "family": "t5",

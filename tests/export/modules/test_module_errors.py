@@ -115,11 +115,6 @@ def test_a_part_that_is_not_described_is_an_unused_tensor(tmp_path: Path) -> Non
     )
 
 
-def test_a_larger_source_vocabulary_is_told(tmp_path: Path) -> None:
-    shape = replace(SHAPE, source_vocab=500)
-    assert "source vocabulary of 500" in message_of(make_translator(shape), tmp_path)
-
-
 def test_a_description_that_the_forward_contradicts_is_refused(tmp_path: Path) -> None:
     model = make_translator(SHAPE)
     wrong = {"parts": replace(parts_of(SHAPE), embedding_scale=1.0), "forward": model}

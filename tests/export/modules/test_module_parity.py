@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from seq2edge.export import export_module
 from seq2edge.quantize import quantize_bundle
-from seq2edge.runtime import Bundle, GenerationConfig, Seq2SeqModel
+from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
 from seq2edge.runtime.engines import Step
 from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
@@ -45,8 +45,8 @@ SHAPES = {
     "lists, no bias, other epsilon": Shape(
         "lists", bias=False, positions="learned", epsilon=1e-3, source_vocab=300, layers=(3, 1)
     ),
-    "stacks, no bias, pre-norm": Shape(
-        "stacks", norm_first=True, bias=False, head="bias", positions="computed", target_vocab=431
+    "stacks, no bias, more source tokens": Shape(
+        "stacks", norm_first=True, bias=False, head="bias", positions="computed", target_vocab=331
     ),
 }
 NEW_TOKENS = 70  # beyond the 64 slots that the cache starts with, so it has to grow
@@ -146,16 +146,17 @@ def test_beam_search_finds_what_scores_best_under_the_module(
     assert all(a.score >= b.score for a, b in zip(found[::2], found[1::2], strict=True))
 
 
-def test_tokens_beyond_the_source_vocabulary_are_an_error(tmp_path: Path) -> None:
-    from seq2edge.runtime import EngineError
-
+def test_tokens_are_checked_against_the_sources_vocabulary(tmp_path: Path) -> None:
     shape = Shape(source_vocab=300)
-    export_module(make_translator(shape), tmp_path / "bundle", parts=parts_of(shape), tokens=TOKENS)
-    with (
-        Seq2SeqModel.load(tmp_path / "bundle") as runtime,
-        pytest.raises(EngineError, match="encoder"),
-    ):
-        runtime.generate_ids([[5, 310, 2]])
+    export_module(
+        make_translator(shape), tmp_path / "bundle", parts=parts_of(shape), tokens=TOKENS
+    )
+    with Seq2SeqModel.load(tmp_path / "bundle") as runtime:
+        with pytest.raises(InputError, match=r"0\.\.299"):
+            runtime.generate_ids([[5, 300, 2]])
+        for option in ("prompt_lookup_num_tokens", "encoder_no_repeat_ngram_size"):
+            with pytest.raises(InputError, match=f"{option} compares sources with outputs"):
+                runtime.generate_ids([[5, 2]], None, GenerationConfig(**{option: 2}))
 
 
 def test_maximum_lengths_are_those_of_the_positions(tmp_path: Path) -> None:
