@@ -94,7 +94,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
     ]
     done = report["quantization"]
     if done:
-        lines.append(f"quantized     {done['scheme']} for {done['target']}")
+        if done["target"] != "any":
+            lines.append(f"quantized     {done['scheme']} for {done['target']}")
+        if "legacy" in done:
+            lines.append(f"legacy        operators of opset {done['legacy']['opset']}")
         lines += [
             f"              {count} layers: {treatment}"
             for treatment, count in done["summary"].items()

@@ -19,7 +19,7 @@ from . import bench, build, compare, doctor, export, inspect, lower, pack, quant
 from . import eval as evaluate
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
-    "export": (export, "export a Hugging Face checkpoint to a bundle"),
+    "export": (export, "export a checkpoint, or a module of your own, to a bundle"),
     "quantize": (quantize, "write a bundle of fewer bits"),
     "lower": (lower, "write a bundle for TensorRT 10.3, ONNX Runtime 1.23"),
     "build": (build, "build a bundle's TensorRT engines"),

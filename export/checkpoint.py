@@ -125,8 +125,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _sources(directory: Path, stack: ExitStack) -> list[TensorSource]:
     for single, opener in (
-        ("model.safetensors", _SafetensorsFile),
-        ("pytorch_model.bin", _TorchFile),
+        ("model.safetensors", SafetensorsFile),
+        ("pytorch_model.bin", TorchFile),
     ):
         if (directory / single).is_file():
             return [opener(directory / single, stack)]
@@ -157,7 +157,7 @@ def _refuse_integers(path: Path, name: str, dtype: object) -> CheckpointError:
     )
 
 
-class _SafetensorsFile:
+class SafetensorsFile:
     def __init__(self, path: Path, stack: ExitStack) -> None:
         from safetensors import SafetensorError, safe_open
 
@@ -181,7 +181,7 @@ class _SafetensorsFile:
         return array
 
 
-class _TorchFile:
+class TorchFile:
     def __init__(self, path: Path, stack: ExitStack) -> None:
         try:
             import torch

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from seq2edge.runtime.bundle import BundleWriter
 from seq2edge.runtime.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
 
-from .graph import OPSET
 
 #: Called with what is being done, how much of it is done and how much there is (0: unknown).
 Progress = Callable[[str, int, int], None]
@@ -115,7 +114,7 @@ def write_graph(
     ir.save(model, out.directory / file)
     return GraphInfo(
         file=file,
-        opset=OPSET,
+        opset=model.graph.opset_imports[""],
         precision="float32",
         inputs=tuple(_spec(value) for value in model.graph.inputs),
         outputs=tuple(_spec(value) for value in model.graph.outputs),

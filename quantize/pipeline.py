@@ -138,7 +138,7 @@ def quantize_request(
     source, chosen = _opened(request)
     check_destination(request.out, request.overwrite)
     manifest = source.manifest
-    models = _load(source)
+    models = load_models(source)
     layers = find_layers(models)
     treatments = _treatments(layers, chosen, request)
     if chosen.compute == "float32" and not any(treatments.values()):
@@ -207,10 +207,10 @@ def improvable_layers(request: Request) -> dict[str, bool]:
 
 
 def _layers(bundle: Bundle) -> list[Layer]:
-    return find_layers(_load(bundle))
+    return find_layers(load_models(bundle))
 
 
-def _load(bundle: Bundle) -> dict[str, ir.Model]:
+def load_models(bundle: Bundle) -> dict[str, ir.Model]:
     models = {}
     for name, info in bundle.manifest.graphs.items():
         path = bundle.path(info.file)
@@ -221,7 +221,7 @@ def _load(bundle: Bundle) -> dict[str, ir.Model]:
     return models
 
 
-def _check_paths(source: Bundle, request: Request) -> None:
+def check_paths(source: Bundle, request: Request) -> None:
     """Keep what is written from replacing what is read, or something else that is written.
 
     Raises:
@@ -255,12 +255,17 @@ def _opened(request: Request) -> tuple[Bundle, Scheme]:
     check_options(request.options, request.scheme, request.target, chosen.uses)
     source = Bundle.open(request.bundle)
     done = source.manifest.quantization
+    if "legacy" in done:
+        raise QuantizationError(
+            f"{source.directory} has legacy operators; quantize the bundle that it was made from,"
+            " then lower it"
+        )
     if done:
         raise QuantizationError(
             f"{source.directory} is quantized already ({done['scheme']}); start from the"
             " float32 bundle"
         )
-    _check_paths(source, request)
+    check_paths(source, request)
     return source, chosen
 
 

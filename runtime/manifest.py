@@ -17,7 +17,16 @@ from .fields import FieldReader
 
 MANIFEST_NAME = "seq2edge.json"
 WEIGHTS_NAME = "weights.bin"
-FORMAT_VERSION = 1
+#: The newest format. Bundles of tree steps are format 1, as before; one whose cache grows is
+#: format 2, because readers of format 1 would take it for a damaged bundle of theirs.
+FORMAT_VERSION = 2
+_SLOTS_FORMAT = 1
+
+#: Kinds of cache. Slots: the decoder is a tree step (docs/design.md, section 3). Growing: it takes
+#: the keys and values so far and gives them back longer, as in ``optimum``'s graphs.
+SLOTS, GROWING = "slots", "growing"
+#: What a growing decoder calls its cache; of these, the fixed part for cross-attention.
+_GROWING_CACHE, _GROWING_CROSS = "past_key_values.", ".encoder."
 
 #: Bits an element, by the dtype names that manifests use: numpy's, bfloat16, and int4 and
 #: uint4, of which two share a byte as ONNX packs them.
@@ -135,11 +144,17 @@ class Manifest:
     #: What ``quantize`` did; empty for a bundle as it was exported.
     quantization: Mapping[str, Any] = field(default_factory=dict)
     producer: str = ""
-    format_version: int = FORMAT_VERSION
+    format_version: int = _SLOTS_FORMAT
+    #: SLOTS or GROWING; the graphs of a GROWING bundle hold their weights themselves.
+    cache: str = SLOTS
+    #: Of a GROWING bundle: weights of all graphs, equal tensors counted once; 0: not known.
+    parameter_count: int = 0
 
     @property
     def parameters(self) -> int:
         """Number of the model's weights, each tensor counted once; as before quantization."""
+        if self.cache == GROWING:
+            return self.parameter_count
         if "parameters" in self.quantization:
             return int(self.quantization["parameters"])
         total = 0
@@ -155,7 +170,7 @@ class Manifest:
         """Self-attention cache bytes that one slot (one token of one sequence) takes."""
         total = 0
         for spec in self.graphs["decoder"].inputs:
-            if spec.name.startswith(("past_key.", "past_value.")):
+            if _is_own_cache(spec.name):
                 heads, head_dim = spec.shape[1], spec.shape[3]
                 if isinstance(heads, int) and isinstance(head_dim, int):
                     total += heads * head_dim * DTYPE_BITS[spec.dtype] // 8
@@ -163,7 +178,10 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, UTF-8."""
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        values = asdict(self)
+        if self.cache == SLOTS:  # format 1 does not have them
+            del values["cache"], values["parameter_count"]
+        return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -195,6 +213,13 @@ class Manifest:
         return manifest
 
 
+def _is_own_cache(name: str) -> bool:
+    """Whether a decoder's input is a part of its self-attention cache."""
+    if name.startswith(_GROWING_CACHE):
+        return _GROWING_CROSS not in name
+    return name.startswith(("past_key.", "past_value."))
+
+
 def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
     dims = r.table(raw, "dimensions")
     special = r.table(raw, "special_tokens")
@@ -215,6 +240,9 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
         "decoder_head_dim",
     )
     file = tokenizer.get("file")
+    cache = r.text(raw, "cache", "") if "cache" in raw else SLOTS
+    if cache not in (SLOTS, GROWING):
+        r.problems.append(f"cache {cache!r} is unknown")
     return Manifest(
         format_version=raw["format_version"],
         producer=r.text(raw, "producer", ""),
@@ -249,6 +277,8 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
         },
         generation=r.table(raw, "generation"),
         quantization=r.table(raw, "quantization") if "quantization" in raw else {},
+        cache=cache,
+        parameter_count=r.number(raw, "parameter_count", "") if cache == GROWING else 0,
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoint import Checkpoint, FloatArray, TensorSource, _SafetensorsFile, _TorchFile
+from ..checkpoint import Checkpoint, FloatArray, TensorSource, SafetensorsFile, TorchFile
 from ..errors import CheckpointError
 from .parts import ModuleParts
 
@@ -50,7 +50,7 @@ def file_tensors(path: Path) -> StateDict:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} {what}; give the file with the model's state dict")
-    opener = _SafetensorsFile if path.suffix == ".safetensors" else _TorchFile
+    opener = SafetensorsFile if path.suffix == ".safetensors" else TorchFile
 
     def opened(stack: ExitStack) -> TensorSource:
         source = opener(path, stack)

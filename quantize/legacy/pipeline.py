@@ -17,7 +17,7 @@ from seq2edge.runtime.manifest import Manifest
 from seq2edge.runtime.version import package_version
 
 from ..errors import QuantizationError
-from ..pipeline import Request, _check_paths, _load
+from ..pipeline import Request, check_paths, load_models
 from ..write import write
 from .attention import lower_attention
 from .norm import lower_norms
@@ -98,9 +98,9 @@ def lower_bundle(
             f"{source.directory} has legacy operators already (opset"
             f" {manifest.quantization[LEGACY]['opset']}); nothing is left to do"
         )
-    _check_paths(source, Request(source.directory, path, LEGACY))
+    check_paths(source, Request(source.directory, path, LEGACY))
     check_destination(path, overwrite)
-    models = _load(source)
+    models = load_models(source)
     replaced: Counter[str] = Counter()
     for model in models.values():
         replaced.update(_lower(model))
@@ -122,7 +122,7 @@ def lower_bundle(
             producer=f"seq2edge {package_version()}",
             quantization={**(manifest.quantization or _UNQUANTIZED), LEGACY: done},
             graphs={
-                name: replace(info, opset=opsets[name], precision=manifest.graphs[name].precision)
+                name: replace(info, precision=manifest.graphs[name].precision)
                 for name, info in written.graphs.items()
             },
         )

@@ -17,7 +17,7 @@ def initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     """The initializer of that name, made of ``array`` if it is not there yet."""
     graph = model.graph
     if name not in graph.initializers:
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
         value = ir.Value(
             name=name,
             type=ir.TensorType(tensor.dtype),

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..engines import EncodedSource, Engine
+from ..engines import EncodedSource, Engine, RowEngine
 from ..errors import InputError
 from ..manifest import Manifest
 from .cache import first_capacity
 from .config import GenerationConfig
 from .fits import forced_start
+from .growing import GrowingTree
 from .processors import Processors
 from .stopping import StoppingRule
 from .tree import Tree
@@ -86,9 +87,20 @@ class Call:
         """Tokens of a sequence that the engine can run at once; None: any number."""
         return None if self.engine.limits is None else self.engine.limits.max_queries
 
-    def tree(self, width: int, *, logits: bool, normalizer: bool = False) -> Tree:
+    def tree(
+        self, width: int, *, logits: bool, normalizer: bool = False
+    ) -> Tree | GrowingTree:
         """Run the prompt and stand ``width`` hypotheses a source after it."""
         prompt = self.prompt
+        if isinstance(self.engine, RowEngine):
+            return GrowingTree(
+                self.engine.rows(self.source),
+                self.batch_size,
+                prompt,
+                width=width,
+                logits=logits,
+                normalizer=normalizer,
+            )
         # The last token of a hypothesis is never run, so it needs no slot.
         slots = len(prompt) + width * max(0, self.new_tokens - len(self.forced) - 1)
         return Tree(

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 
-from ..engines import Engine
+from ..engines import Engine, RowEngine
 from ..errors import InputError
 from ..inputs import Source, padded
 from ..manifest import Manifest
@@ -60,6 +60,11 @@ class Decoding:
         """
         config = check(config, self._manifest)
         self._new_tokens(config)
+        if config.prompt_lookup_num_tokens is not None and isinstance(self._engine, RowEngine):
+            raise InputError(
+                "prompt_lookup_num_tokens needs graphs that take back tokens, and a cache that"
+                " only grows cannot; leave it out, or export the checkpoint with 'seq2edge export'"
+            )
         if config.stop_strings and self._tokenizer is None:
             raise InputError("stop_strings are about text, and the bundle has no tokenizer")
         if config.constraint is not None:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from ..bundle import Bundle
 from ..errors import EngineError
-from .base import ChainingDecoder, Decoder, EncodedSource, Engine, Step
+from ..manifest import GROWING
+from .base import ChainingDecoder, Decoder, EncodedSource, Engine, RowDecoder, RowEngine, Step
 
-__all__ = ["ChainingDecoder", "Decoder", "EncodedSource", "Engine", "Step", "load_engine"]
+__all__ = [
+    "ChainingDecoder",
+    "Decoder",
+    "EncodedSource",
+    "Engine",
+    "RowDecoder",
+    "RowEngine",
+    "Step",
+    "load_engine",
+]
 
 #: Their engines are built by ``seq2edge build``.
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
@@ -26,6 +36,8 @@ def load_engine(
         EngineError: unknown engine or device, a missing or too old library, a graph that the
             library refuses, or with ``strict`` nodes that would fall back to the CPU.
     """
+    if bundle.manifest.cache == GROWING and engine != "onnxruntime":
+        bundle.require_slots(f"the engine {engine}")
     if engine in _TENSORRT:
         from .tensorrt.execution.load import load_tensorrt
 

@@ -134,6 +134,28 @@ class ChainingDecoder(Decoder, Protocol):
         ...
 
 
+class RowDecoder(Protocol):
+    """One call's decoder whose cache grows: each hypothesis is a row of the batch.
+
+    Not for use by two threads at once.
+    """
+
+    def run(self, tokens: Ids) -> NDArray[np.float32]:
+        """Append ``tokens`` [R, Q] to the R rows: logits [R, V] after the last of them.
+
+        The first call takes the prompt, the others one token a row. The logits are the caller's.
+        """
+        ...
+
+    def select(self, rows: Ids) -> None:
+        """Go on with these rows, in this order; each may be there any number of times."""
+        ...
+
+    def reorder(self, rows: Ids) -> None:
+        """:meth:`select`, where each row takes the place of one of the same source."""
+        ...
+
+
 class Engine(Protocol):
     """A loaded bundle. One engine may serve several threads."""
 
@@ -156,3 +178,12 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class RowEngine(Engine, Protocol):
+    """An engine for graphs without tree steps; its ``decoder`` refuses, ``rows`` decodes."""
+
+    def rows(self, source: EncodedSource) -> RowDecoder:
+        """A fresh decoder over ``source``, a row for each of its sources."""
+        ...

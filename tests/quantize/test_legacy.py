@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from seq2edge.quantize import SCHEMES, Options, quantize_bundle
+from seq2edge.quantize import SCHEMES, quantize_bundle
 from seq2edge.quantize.legacy import lower_bundle
 from seq2edge.quantize.legacy.operators import TENSORRT_OPERATORS
 from seq2edge.quantize.policy import Scheme

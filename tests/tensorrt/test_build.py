@@ -39,7 +39,7 @@ def options(gpus: tuple[str, ...] = _SM86, limits: Limits = _LIMITS) -> Options:
     return Options(limits=limits, compute_capabilities=gpus)
 
 
-@pytest.mark.parametrize("shape", ["t5", "umt5", "bart"])
+@pytest.mark.parametrize("shape", ["t5", "umt5", "bart", "torch"])
 def test_float16_graphs_build_into_fused_engines(
     shape: str, float16_bundle_of: BundleOf, tmp_path: Path
 ) -> None:
