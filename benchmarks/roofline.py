@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,6 @@ def measure_rooflines(
     paths: Sequence[str | os.PathLike[str]],
     workload: Workload,
     progress: Callable[[int, int], None] | None = None,
-    *,
-    engine: str = "onnxruntime",
 ) -> list[Roofline]:
     """Measure steps of one or more bundles and the bandwidth, in turns.
 
@@ -107,17 +106,17 @@ def measure_rooflines(
         paths: the bundles' folders.
         workload: ``new_tokens`` is the number of cache slots that a step sees; ``runs`` and
             ``warmup`` are rounds of 8 steps a bundle. Steps are greedy, whatever ``num_beams`` is.
+            Where ``engine`` and ``device`` run on a GPU, the bandwidth is the GPU's, which takes
+            cuda-bindings.
         progress: called after each round with how many are done and how many there are.
-        engine: see :func:`seq2edge.runtime.engines.load_engine`. Where it runs on a GPU, the
-            bandwidth is the GPU's, which takes cuda-bindings.
 
     Raises:
         BundleError, EngineError: a bundle cannot be loaded, or there is no GPU for it.
         InputError: the workload does not fit a model, or the engines built for it.
     """
     with ExitStack() as stack:
-        cuda = load_cuda() if _on_gpu(engine, workload.device) else None
-        steppers = [_Stepper.load(path, workload, engine, cuda, stack) for path in paths]
+        cuda = load_cuda() if _on_gpu(workload) else None
+        steppers = [_Stepper.load(path, workload, cuda, stack) for path in paths]
         memories: dict[int | None, Memory] = {
             threads: DeviceMemory(cuda) if cuda else HostMemory(threads or 1)
             for threads in {stepper.threads for stepper in steppers}
@@ -176,7 +175,6 @@ class _Stepper:
         cls,
         path: str | os.PathLike[str],
         workload: Workload,
-        name: str,
         cuda: Cuda | None,
         stack: ExitStack,
     ) -> _Stepper:
@@ -185,7 +183,7 @@ class _Stepper:
         source = random_source(bundle.manifest, workload)
         engine = load_engine(
             bundle,
-            engine=name,
+            engine=workload.engine,
             device=workload.device,
             strict=workload.strict,
             num_threads=workload.threads,
@@ -198,18 +196,15 @@ class _Stepper:
         run: Callable[[], object] = decoder.bind(step)
         count = 1
         if isinstance(decoder, ChainingDecoder):
-            chain, count = decoder.bind_chain(step), min(decoder.ahead, slots)
-
-            def run() -> object:
-                return chain(count)
-
+            count = min(decoder.ahead, slots)
+            run = partial(decoder.bind_chain(step), count)
         step.input_ids[:] = bundle.manifest.special_tokens.decoder_start
         # The last of the steps fills the last slot.
         step.position_ids[:] = step.write_index[:] = slots - count
         step.attention_mask[..., : slots - count + 1] = True
         return cls(
             graph=bundle.manifest.graphs["decoder"],
-            plan_weight_bytes=_plan_weight_bytes(bundle, name, cuda),
+            plan_weight_bytes=_plan_weight_bytes(bundle, workload.engine, cuda),
             threads=None if cuda else engine.num_threads or len(os.sched_getaffinity(0)),
             count=count,
             run=run,
@@ -281,8 +276,10 @@ def _roofline(
     )
 
 
-def _on_gpu(engine: str, device: str | None) -> bool:
-    return device == "cuda" or (device is None and engine != "onnxruntime")
+def _on_gpu(workload: Workload) -> bool:
+    return workload.device == "cuda" or (
+        workload.device is None and workload.engine != "onnxruntime"
+    )
 
 
 def _plan_weight_bytes(bundle: Bundle, engine: str, cuda: Cuda | None) -> int | None:

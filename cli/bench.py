@@ -93,10 +93,8 @@ def _check_device(options: argparse.Namespace) -> None:
     from seq2edge.runtime.errors import InputError
 
     elsewhere = options.engine != "onnxruntime" or options.device not in (None, "cpu")
-    if elsewhere and (options.roofline or options.memory):
-        raise InputError(
-            "--roofline and --memory are about the CPU's memory: leave out --engine and --device"
-        )
+    if elsewhere and options.memory:
+        raise InputError("--memory is about the CPU's memory: leave out --engine and --device")
 
 
 def _check_reference(options: argparse.Namespace) -> None:
@@ -154,8 +152,10 @@ def _print_roofline(bundle: Path, roofline: Roofline) -> None:
         f"\nroofline of {bundle}: a step reads {human_bytes(roofline.weight_bytes)} of weights"
         f" and {human_bytes(roofline.cache_bytes)} of cache"
         f" (batch {roofline.batch_size}, {roofline.cache_slots} slots,"
-        f" {roofline.threads} threads)"
+        f" {f'{roofline.threads} threads' if roofline.threads else roofline.device})"
     )
+    if roofline.plan_weight_bytes is not None:
+        print(f"its engine holds {human_bytes(roofline.plan_weight_bytes)} of weights")
     print(f"{'':10}{'step ms':>10}{'GB/s':>10}{'readable':>10}{'share':>10}{'bound ms':>10}")
     read = roofline.weight_bytes + roofline.cache_bytes
     highest = max(roofline.memory_bandwidth, roofline.same_size_bandwidth)

@@ -30,13 +30,13 @@ def load(task: Task) -> Loaded:
         inter_threads=1,
         intra_threads=task.threads,
     )
-    source = [str(token) for token in task.source]
+    sources = [[str(token) for token in source] for source in task.sources]
 
-    def generate() -> list[int]:
+    def generate(number: int) -> list[int]:
         # The end token is forbidden until the last step, one write into each step's scores.
         # An end token that never comes, named by end_token, took as long within 3 %.
         (result,) = translator.translate_batch(
-            [source],
+            [sources[number]],
             beam_size=task.num_beams,
             min_decoding_length=task.new_tokens,
             max_decoding_length=task.new_tokens,

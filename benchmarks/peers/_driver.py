@@ -1,4 +1,4 @@
-"""Contenders in turns: each a process of its own that generates once when it is asked.
+"""Contenders in turns: each a process of its own that generates when it is asked.
 
 A contender may be of any interpreter and with any environment variables, and no library meets
 another. Only one of them runs at a time: the others are stopped (SIGSTOP), because threads of
@@ -57,16 +57,18 @@ class Result:
     """What one contender did.
 
     Attributes:
-        milliseconds: of each round's generation.
-        tokens: of the last round.
-        versions: of its packages.
+        milliseconds: of a generation: each round's mean over the sources.
+        tokens: of each source, in the last round.
+        versions: of its packages, and of a GPU its name.
         loaded_bytes: of the files that it opened.
+        notes: what it has to say of its times.
     """
 
     milliseconds: list[float]
-    tokens: list[int]
+    tokens: list[list[int]]
     versions: dict[str, str]
     loaded_bytes: int
+    notes: list[str]
 
 
 def alternate(
@@ -75,28 +77,34 @@ def alternate(
     rounds: int,
     warmup: int,
     progress: Callable[[int, int], None] | None = None,
+    leave_out: Callable[[str, PeerError], None] | None = None,
 ) -> dict[str, Result]:
-    """Start all contenders, then let each generate once a round.
+    """Start all contenders, then let each generate from all sources once a round.
 
     Args:
         contenders: by name; they take turns in this order.
         rounds: those that count.
         warmup: rounds before the first that counts.
         progress: called after each round with how many are done and how many there are.
+        leave_out: told of those that do not start, without which the others go on; None: they
+            do not.
 
     Raises:
         PeerError: a contender failed; the message has its name and its last line on stderr.
     """
     with ExitStack() as stack:
+        running: dict[str, _Process] = {}
         # One after the other: each loads undisturbed.
-        running = {
-            name: stack.enter_context(
-                _Process(name, contender, stack.enter_context(tempfile.TemporaryFile("w+")))
-            )
-            for name, contender in contenders.items()
-        }
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        tokens: dict[str, list[int]] = {}
+        for name, contender in contenders.items():
+            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+            try:
+                running[name] = stack.enter_context(_Process(name, contender, errors))
+            except PeerError as error:
+                if leave_out is None:
+                    raise
+                leave_out(name, error)
+        times: dict[str, list[float]] = {name: [] for name in running}
+        tokens: dict[str, list[list[int]]] = {}
         for number in range(warmup + rounds):
             for name, process in running.items():
                 answer = process.turn()
@@ -113,8 +121,8 @@ def alternate(
 
 def call(
     command: Sequence[object], failure: str, variables: Mapping[str, str | None] | None = None
-) -> None:
-    """Run a command quietly.
+) -> str:
+    """Run a command quietly; what it printed on stdout.
 
     Raises:
         PeerError: ``failure`` and the command's last error line.
@@ -128,6 +136,7 @@ def call(
     )
     if done.returncode:
         raise PeerError(f"{failure}: {_reason(done.stderr, done.returncode)}")
+    return done.stdout
 
 
 class _Process:
@@ -150,7 +159,7 @@ class _Process:
 
     def __enter__(self) -> _Process:
         try:
-            #: ``versions`` and ``loaded_bytes``, once the model is loaded.
+            #: All of a Result but times and tokens, once the model is loaded.
             self.facts = self._read()
         except BaseException:
             self._close()
@@ -167,7 +176,7 @@ class _Process:
         self._close()
 
     def turn(self) -> dict[str, Any]:
-        """One generation: ``milliseconds`` and ``tokens``."""
+        """One round: ``milliseconds`` and ``tokens``."""
         process = self._process
         process.send_signal(signal.SIGCONT)
         try:

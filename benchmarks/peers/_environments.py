@@ -16,8 +16,8 @@ else:
 
 _CTRANSLATE2 = "ctranslate2==4.8.5"
 _NUMPY = "numpy==2.4.6"
-#: By the folder's name. ``torch`` makes the checkpoint and the peers' models, and times optimum.
-#: optimum-onnx 0.1.0 takes transformers below 4.58; the rest as in constraints.txt.
+#: By the folder's name. ``torch`` makes the peers' models and times optimum: optimum-onnx 0.1.0
+#: takes transformers below 4.58; the rest as in constraints.txt.
 REQUIREMENTS = {
     "torch": (
         "optimum-onnx==0.1.0",
@@ -29,6 +29,8 @@ REQUIREMENTS = {
         _CTRANSLATE2,
         _NUMPY,
     ),
+    # PyTorch as a contender. The Python index's torch for Linux on x86-64 runs on GPUs, too.
+    "transformers": ("transformers==5.24.0", "torch==2.13.0", _NUMPY),
     # Without torch, whose threads and libraries would be in CTranslate2's process.
     "ctranslate2": (_CTRANSLATE2, _NUMPY),
 }

@@ -1,78 +1,136 @@
 """One checkpoint and the contenders' models of it.
 
-A contender is named ``library:precision``. CTranslate2's and optimum's models are made in the
-environment that has torch, seq2edge's by its own command line in the caller's interpreter.
+CTranslate2's and optimum's models are made in the environment that has torch, seq2edge's by its
+own command line in the caller's interpreter; PyTorch runs the checkpoint itself.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._driver import call
-else:
-    from _driver import call
+import numpy as np
 
-#: In the order in which they take turns.
-CONTENDERS = (
-    "optimum:float32",
-    "ctranslate2:float32",
-    "ctranslate2:int8",
-    "seq2edge:float32",
-    "seq2edge:int8",
-    "seq2edge:int8-dynamic",
-    "seq2edge:int4",
-    "seq2edge:int4-head4",
-)
+if TYPE_CHECKING:
+    from seq2edge.benchmarks.peers._driver import PeerError, call
+    from seq2edge.benchmarks.peers._names import Name
+    from seq2edge.benchmarks.peers._report import Workload
+else:
+    from _driver import PeerError, call
+    from _names import Name
+    from _report import Workload
+
 #: What `seq2edge quantize` is told for those whose precision is not a scheme's name.
 _OPTIONS = {"int4-head4": ("--scheme", "int4", "--head-bits", "4")}
-#: Of T5-small's geometry.
-VOCAB_SIZE = 32128
+#: Sources that static ranges are taken from.
+_CALIBRATION_SOURCES = 16
+#: Special tokens of T5 and BART come first.
+_FIRST_ORDINARY = 3
 
 _MAKE = Path(__file__).resolve().parent / "_make.py"
 
 
-def make_models(
-    contenders: Sequence[str], folder: Path, torch: Path, say: Callable[[str], None]
-) -> dict[str, Path]:
-    """Make the models of ``contenders``, with one checkpoint of random weights.
+@dataclass
+class ModelMaker:
+    """Makes the models of contenders, each bundle once.
 
-    Args:
-        contenders: names in CONTENDERS.
-        folder: an empty one; up to 1.7 GB.
-        torch: the interpreter of the environment that has torch.
+    Attributes:
+        folder: an empty one; up to 1.7 GB for a checkpoint of T5-small's size.
+        checkpoint: the one that all are made of.
+        torch: the interpreter of the environment that has torch, and optimum and ctranslate2 if
+            they take part; None: neither does.
+        workload: what engines of fixed shapes are built for.
         say: told what is being made.
+    """
 
-    Returns:
-        The folder of each contender's model.
+    folder: Path
+    checkpoint: Path
+    torch: Path | None
+    workload: Workload
+    say: Callable[[str], None]
+    _bundles: dict[tuple[str, str], Path] = field(default_factory=dict)
+
+    def make(self, name: Name) -> Path:
+        """The folder of a contender's model.
+
+        Raises:
+            PeerError: it cannot be made.
+        """
+        self.say(f"making {name.text}")
+        if name.library == "transformers":
+            return self.checkpoint
+        if name.library == "seq2edge":
+            bundle = self._bundle(name.precision, name.target)
+            if name.built:
+                self._build(bundle, str(name.mode))
+            return bundle
+        model = self.folder / f"{name.library}.{name.precision}"
+        assert self.torch is not None  # these libraries have an environment
+        precision = (name.precision,) if name.library == "ctranslate2" else ()
+        _make(self.torch, name.library, self.checkpoint, model, *precision)
+        return model
+
+    def _bundle(self, precision: str, target: str) -> Path:
+        # A float32 bundle is for all targets.
+        key = (precision, "" if precision == "float32" else target)
+        if key not in self._bundles:
+            bundle = self.folder / ".".join(filter(None, ("seq2edge", *key)))
+            if precision == "float32":
+                _seq2edge("export", self.checkpoint, bundle, "--no-validate")
+            else:
+                self._quantize(self._bundle("float32", ""), bundle, precision, target)
+            self._bundles[key] = bundle
+        return self._bundles[key]
+
+    def _quantize(self, float32: Path, bundle: Path, precision: str, target: str) -> None:
+        options: list[object] = ["--target", target]
+        options += _OPTIONS.get(precision, ("--scheme", precision))
+        if precision == "int8-qdq":
+            texts = self.folder / "calibration.jsonl"
+            count, length = _CALIBRATION_SOURCES, self.workload.source_length
+            sources = random_sources(self.checkpoint, count, length, seed=1)
+            texts.write_text("".join(f"{json.dumps({'input_ids': ids})}\n" for ids in sources))
+            options += ["--calibration", texts]
+        _seq2edge("quantize", float32, bundle, *options)
+
+    def _build(self, bundle: Path, engine: str) -> None:
+        work = self.workload
+        limits = {
+            "--max-source-length": work.source_length,
+            "--max-target-length": work.new_tokens * work.num_beams,
+            "--max-queries": work.num_beams,
+        }
+        options = [part for pair in limits.items() for part in pair]
+        _seq2edge("build", bundle, "--engine", engine, *options)
+
+
+def make_checkpoint(torch: Path, folder: Path) -> None:
+    """T5-small's geometry with random weights.
 
     Raises:
-        PeerError: a model cannot be made.
+        PeerError: the interpreter has no torch or transformers.
     """
-    checkpoint = folder / "checkpoint"
-    say("making the checkpoint")
-    _make(torch, "checkpoint", checkpoint)
-    models: dict[str, Path] = {}
-    for name in contenders:
-        library, precision = name.split(":")
-        models[name] = folder / f"{library}.{precision}"
-        say(f"making {name}")
-        if library == "optimum":
-            _make(torch, "optimum", checkpoint, models[name])
-        elif library == "ctranslate2":
-            _make(torch, "ctranslate2", checkpoint, models[name], precision)
-        elif precision == "float32":
-            _seq2edge("export", checkpoint, models[name], "--no-validate")
-        else:
-            float32 = models.get("seq2edge:float32", folder / "seq2edge.float32")
-            if not float32.exists():
-                _seq2edge("export", checkpoint, float32, "--no-validate")
-            options = _OPTIONS.get(precision, ("--scheme", precision))
-            _seq2edge("quantize", float32, models[name], *options)
-    return models
+    _make(torch, "checkpoint", folder)
+
+
+def random_sources(checkpoint: Path, count: int, length: int, *, seed: int = 0) -> list[list[int]]:
+    """Token ids of so many sources; none of the special tokens that come first.
+
+    Raises:
+        PeerError: ``checkpoint`` has no config with a vocabulary.
+    """
+    config = checkpoint / "config.json"
+    try:
+        size = json.loads(config.read_bytes())["vocab_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PeerError(f"{config} has no vocab_size: is it a checkpoint?") from None
+    generator = np.random.default_rng(seed)
+    sources: list[list[int]] = generator.integers(_FIRST_ORDINARY, size, (count, length)).tolist()
+    return sources
 
 
 def size(folder: Path) -> int:

@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from seq2edge.benchmarks.peers._worker import Loaded, Task, serve
+    from seq2edge.runtime import Bundle
 else:
     from _worker import Loaded, Task, serve
 
 
 def load(task: Task) -> Loaded:
-    import onnxruntime
-
-    from seq2edge.runtime import Bundle, GenerationConfig
+    from seq2edge.benchmarks.latency import fixed_length, without_end
+    from seq2edge.runtime import Bundle
     from seq2edge.runtime.decoding import Decoding
     from seq2edge.runtime.engines import load_engine
     from seq2edge.runtime.inputs import Source
     from seq2edge.runtime.version import package_version
 
     bundle = Bundle.open(task.model)
-    engine = load_engine(bundle, num_threads=task.threads)
-    manifest = bundle.manifest
-    # No end token, as benchmarks/latency.py has it.
-    manifest = replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
-    decoding = Decoding(engine, manifest, None)
-    config = decoding.check(
-        GenerationConfig(max_new_tokens=task.new_tokens, num_beams=task.num_beams)
-    )
-    sources = [Source.of(list(task.source))]
+    name = task.mode or "onnxruntime"
+    # Parts that run on the CPU in place of the GPU are a warning, which goes into the report.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine = load_engine(bundle, engine=name, device=task.device, num_threads=task.threads)
+    decoding = Decoding(engine, without_end(bundle.manifest), None)
+    config = decoding.check(fixed_length(task.new_tokens, task.num_beams))
+    sources = [[Source.of(list(source))] for source in task.sources]
 
-    def generate() -> list[int]:
-        return list(decoding.run(sources, config)[0][0].token_ids)
+    def generate(number: int) -> list[int]:
+        return list(decoding.run(sources[number], config)[0][0].token_ids)
 
+    versions, loaded_bytes = _facts(bundle, name)
     return Loaded(
         generate,
-        {"seq2edge": package_version(), "onnxruntime": onnxruntime.__version__},
-        sum(file.size for file in bundle.manifest.files.values()),
+        {"seq2edge": package_version(), **versions},
+        loaded_bytes,
+        # Its tokens are on the host, and no work is left, when generate returns.
+        notes=tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning)),
     )
+
+
+def _facts(bundle: Bundle, engine: str) -> tuple[dict[str, str], int]:
+    """Versions of the engine's packages, and bytes of the files that it opened."""
+    if engine.startswith("onnxruntime"):
+        import onnxruntime
+
+        size = sum(file.size for file in bundle.manifest.files.values())
+        return {"onnxruntime": onnxruntime.__version__}, size
+    from seq2edge.runtime.engines.tensorrt.cache import find_engines
+    from seq2edge.runtime.engines.tensorrt.cuda import load_cuda
+    from seq2edge.runtime.engines.tensorrt.library import load_library
+
+    library, gpu = load_library(engine), load_cuda().gpu()
+    _, engines = find_engines(bundle, library, gpu)
+    size = sum(file.size for file in engines.engines.values())
+    return {engine: library.version, "GPU": gpu.name}, size
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The side of a contender: load a model, then generate once for every line on stdin.
+"""The side of a contender: load a model, then generate once a source for every line on stdin.
 
 Runs in the interpreter of each peer, so it imports the standard library only.
 """
@@ -24,19 +24,27 @@ class Task:
 
     Attributes:
         model: its folder.
-        precision: of the weights: ``float32``, ``int8`` or ``int4``.
-        source: token ids of the one sequence, without an end token.
-        new_tokens: how many are generated; no token ends a sequence earlier.
+        precision: of the weights, as its library names it.
+        mode: as in its name (_names.py).
+        device: ``cpu`` or ``cuda``.
+        sources: token ids of each source, without an end token; all of one length.
+        new_tokens: how many are generated a source; no token ends a sequence earlier.
         num_beams: 1 is greedy decoding.
         threads: those within an operator.
     """
 
     model: str
     precision: str
-    source: tuple[int, ...]
+    mode: str | None
+    device: str
+    sources: tuple[tuple[int, ...], ...]
     new_tokens: int
     num_beams: int
     threads: int
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,19 @@ class Loaded:
     """A model that is ready.
 
     Attributes:
-        generate: one generation, encoder included; gives the new tokens.
-        versions: of the packages that matter, by name.
+        generate: one generation, encoder included, from the source of that number; gives the
+            new tokens.
+        versions: of the packages that matter, by name, and of a GPU its name.
         loaded_bytes: of the files that were opened.
+        synchronize: returns when the device has done all its work; called before each time stamp.
+        notes: what a reader of the times should know.
     """
 
-    generate: Callable[[], list[int]]
+    generate: Callable[[int], list[int]]
     versions: Mapping[str, str]
     loaded_bytes: int
+    synchronize: Callable[[], None] = _nothing
+    notes: tuple[str, ...] = ()
 
 
 def serve(load: Callable[[Task], Loaded]) -> None:
@@ -61,15 +74,21 @@ def serve(load: Callable[[Task], Loaded]) -> None:
     # Libraries print on stdout; what they say goes to stderr instead.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
-        loaded = load(Task(**json.loads(sys.argv[1])))
-        _answer(
-            answers,
-            {"versions": dict(loaded.versions), "loaded_bytes": loaded.loaded_bytes},
-        )
+        task = Task(**json.loads(sys.argv[1]))
+        loaded = load(task)
+        facts = {
+            "versions": dict(loaded.versions),
+            "loaded_bytes": loaded.loaded_bytes,
+            "notes": loaded.notes,
+        }
+        _answer(answers, facts)
+        numbers = range(len(task.sources))
         for _ in sys.stdin:
+            loaded.synchronize()
             start = time.perf_counter()
-            tokens = loaded.generate()
-            milliseconds = 1e3 * (time.perf_counter() - start)
+            tokens = [loaded.generate(number) for number in numbers]
+            loaded.synchronize()
+            milliseconds = 1e3 * (time.perf_counter() - start) / len(tokens)
             _answer(answers, {"milliseconds": milliseconds, "tokens": tokens})
 
 

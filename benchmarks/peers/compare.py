@@ -1,9 +1,11 @@
-"""seq2edge against optimum-onnx and CTranslate2 on this machine, in turns.
+"""seq2edge against optimum-onnx, CTranslate2 and PyTorch on this machine, in turns.
 
     python benchmarks/peers/compare.py --threads 2
+    python benchmarks/peers/compare.py --gpu --sources 8 --roofline --go-on
 
-All contenders run one checkpoint (T5-small's geometry, random weights). Each is a process with
-an interpreter of its own (_driver.py); CTranslate2 first finds its best settings.
+All contenders run one checkpoint (T5-small's geometry with random weights, or --checkpoint). Each
+is a process with an interpreter of its own (_driver.py); CTranslate2 first finds its best
+settings. How contenders are named: _names.py.
 """
 
 from __future__ import annotations
@@ -12,158 +14,120 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._driver import Contender, PeerError, Result, Spread, alternate
-    from seq2edge.benchmarks.peers._environments import REQUIREMENTS, prepare
-    from seq2edge.benchmarks.peers._models import (
-        CONTENDERS,
-        PEER_VARIABLES,
-        VOCAB_SIZE,
-        make_models,
-        size,
+    from seq2edge.benchmarks.peers._contest import Contest, Interpreters
+    from seq2edge.benchmarks.peers._driver import PeerError, Spread
+    from seq2edge.benchmarks.peers._gpu import missing_gpu
+    from seq2edge.benchmarks.peers._models import make_checkpoint, random_sources, size
+    from seq2edge.benchmarks.peers._names import CPU_CONTENDERS, GPU_CONTENDERS, Name, in_turns
+    from seq2edge.benchmarks.peers._report import (
+        Agreement,
+        Entry,
+        Report,
+        Workload,
+        print_report,
     )
-    from seq2edge.benchmarks.peers._report import Entry, Report, Setting, Workload, print_report
-    from seq2edge.benchmarks.peers._worker import Task
 else:
-    from _driver import Contender, PeerError, Result, Spread, alternate
-    from _environments import REQUIREMENTS, prepare
-    from _models import CONTENDERS, PEER_VARIABLES, VOCAB_SIZE, make_models, size
-    from _report import Entry, Report, Setting, Workload, print_report
-    from _worker import Task
+    from _contest import Contest, Interpreters
+    from _driver import PeerError, Spread
+    from _gpu import missing_gpu
+    from _models import make_checkpoint, random_sources, size
+    from _names import CPU_CONTENDERS, GPU_CONTENDERS, Name, in_turns
+    from _report import Agreement, Entry, Report, Workload, print_report
 
-_FOLDER = Path(__file__).resolve().parent
 #: build/ is ignored by git and removed by `make clean`.
-_ENVIRONMENTS = _FOLDER.parents[1] / "build" / "peers"
-_WARMUP_ROUNDS = 3
+_ENVIRONMENTS = Path(__file__).resolve().parents[2] / "build" / "peers"
 
 
-def compare(workload: Workload, names: Sequence[str], environments: Path) -> Report:
+@dataclass(frozen=True)
+class Comparison:
+    """What is asked for.
+
+    Attributes:
+        names: who takes part, in turns.
+        workload: what they do.
+        environments: folder of the peers' environments, which are made where missing.
+        torch: an interpreter with torch and transformers in place of such an environment.
+        checkpoint: what all run; None: T5-small's geometry with random weights.
+        roofline: whether seq2edge's steps are timed beside the bandwidth afterwards.
+        go_on: whether the others go on without one that cannot be made or started.
+    """
+
+    names: list[Name]
+    workload: Workload
+    environments: Path
+    torch: Path | None
+    checkpoint: Path | None
+    roofline: bool
+    go_on: bool
+
+
+def compare(asked: Comparison) -> Report:
     """Make the models in a temporary folder, find CTranslate2's settings, and time all.
 
-    Args:
-        workload: what they do.
-        names: who takes part, from CONTENDERS.
-        environments: folder of the peers' environments, which are made where missing.
-
     Raises:
-        PeerError: an environment or a model cannot be made, or a contender failed.
+        PeerError: there is no GPU for one, an environment or a model cannot be made, or a
+            contender failed.
     """
-    from seq2edge.benchmarks.machine import cpu_model  # _check_interpreter comes first
+    from seq2edge.runtime.doctor import cpu_model  # _check_interpreter comes first
 
-    names = [name for name in CONTENDERS if name in names]
-    pythons = {
-        "optimum": prepare(environments / "torch", REQUIREMENTS["torch"]),
-        "seq2edge": Path(sys.executable),
-    }
-    if any(name.startswith("ctranslate2:") for name in names):
-        pythons["ctranslate2"] = prepare(environments / "ctranslate2", REQUIREMENTS["ctranslate2"])
+    _check_gpu(asked.names)
+    if asked.checkpoint is not None:
+        random_sources(asked.checkpoint, 1, 1)  # at once, and not after the environments
+    interpreters = Interpreters.prepare(asked.names, asked.environments, asked.torch)
     with tempfile.TemporaryDirectory(prefix="seq2edge-peers-") as temporary:
-        models = make_models(names, Path(temporary), pythons["optimum"], _say)
-
-        def start(name: str, setting: Setting) -> Contender:
-            library = name.partition(":")[0]
-            return _contender(name, pythons[library], models[name], workload, setting)
-
-        tried = {name: _search(name, workload, start) for name in names}
-        best = {name: min(tried[name], key=lambda s: tried[name][s].p50) for name in names}
-        results = alternate(
-            {name: start(name, best[name]) for name in names},
-            rounds=workload.rounds,
-            warmup=_WARMUP_ROUNDS,
-            progress=_progress("timing"),
-        )
-        sizes = {name: size(models[name]) for name in names}
-    _check_lengths(results, workload.new_tokens)
-    reference = next((name for name in names if name.endswith(":float32")), names[0])
+        folder = Path(temporary)
+        checkpoint = asked.checkpoint
+        if checkpoint is None:
+            checkpoint = folder / "checkpoint"
+            make_checkpoint(interpreters.models, checkpoint)
+        contest = Contest(asked.names, asked.workload, checkpoint, interpreters, asked.go_on)
+        contest.make_models(folder)
+        tried = contest.settings()
+        best = {name: min(found, key=lambda s: found[s].p50) for name, found in tried.items()}
+        results = contest.results(best)
+        rooflines = contest.rooflines() if asked.roofline else {}
+        sizes = {name: size(contest.models[name]) for name in results}
+    exact = {name.text for name in asked.names if name.exact}
+    reference = next((name for name in results if name in exact), next(iter(results)))
+    made_up = "T5-small geometry, random weights"
     return Report(
-        workload=workload,
+        workload=asked.workload,
+        model=made_up if asked.checkpoint is None else str(asked.checkpoint),
         contenders={
             name: Entry(
                 milliseconds=Spread.of(result.milliseconds),
                 rounds=result.milliseconds,
                 setting=best[name],
                 tried={str(s): spread for s, spread in tried[name].items() if len(tried[name]) > 1},
-                same_tokens=_common_start(result.tokens, results[reference].tokens),
-                distinct_tokens=len(set(result.tokens)),
+                tokens=result.tokens,
+                agreement=Agreement.of(result.tokens, results[reference].tokens),
+                exact=name in exact,
                 disk_bytes=sizes[name],
                 loaded_bytes=result.loaded_bytes,
                 versions=result.versions,
+                notes=result.notes,
             )
             for name, result in results.items()
         },
+        left_out=contest.left_out,
         ratios=_ratios({name: result.milliseconds for name, result in results.items()}),
+        rooflines=rooflines,
         reference=reference,
         cpu=cpu_model(),
     )
 
 
-def _contender(
-    name: str, python: Path, model: Path, workload: Workload, setting: Setting
-) -> Contender:
-    library, precision = name.split(":")
-    # Seeded; none of T5's special tokens, which are the first three.
-    source = np.random.default_rng(0).integers(3, VOCAB_SIZE, workload.source_length)
-    task = Task(
-        model=str(model),
-        precision=precision,
-        source=tuple(source.tolist()),
-        new_tokens=workload.new_tokens,
-        num_beams=workload.num_beams,
-        threads=setting.threads,
-    )
-    variables = dict(PEER_VARIABLES) if library != "seq2edge" else {}
-    if setting.wait_policy is not None:
-        variables["OMP_WAIT_POLICY"] = setting.wait_policy
-    worker = _FOLDER / f"_{library}_worker.py"
-    return Contender((str(python), str(worker), json.dumps(asdict(task))), variables)
-
-
-def _search(
-    name: str, workload: Workload, start: Callable[[str, Setting], Contender]
-) -> dict[Setting, Spread]:
-    """Times of the settings that a contender may take; one setting is not timed."""
-    if not name.startswith("ctranslate2:"):
-        return {Setting(workload.threads): Spread(0.0, 0.0, 0.0)}
-    # Each is a process of its own, because the variable is read when OpenMP starts.
-    settings = {
-        str(setting): setting
-        for threads in sorted({1, workload.threads})
-        for policy in ("passive", "active")
-        for setting in [Setting(threads, policy)]
-    }
-    results = alternate(
-        {label: start(name, setting) for label, setting in settings.items()},
-        rounds=workload.search_rounds,
-        warmup=_WARMUP_ROUNDS,
-        progress=_progress(f"settings of {name}"),
-    )
-    return {settings[label]: Spread.of(found.milliseconds) for label, found in results.items()}
-
-
-def _check_lengths(results: dict[str, Result], new_tokens: int) -> None:
-    for name, result in results.items():
-        if len(result.tokens) != new_tokens:
-            raise PeerError(
-                f"{name} generated {len(result.tokens)} tokens instead of {new_tokens};"
-                " the times cannot be compared"
-            )
-
-
-def _common_start(a: Sequence[int], b: Sequence[int]) -> int:
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))))
-
-
 def _ratios(times: dict[str, list[float]]) -> dict[str, Spread]:
-    """seq2edge's over each peer's, and of seq2edge's own precisions over those before."""
+    """seq2edge's over each peer's, and of seq2edge's own contenders over those before."""
     names = list(times)
     return {
         f"{name} / {other}": Spread.of(np.divide(times[name], times[other]).tolist())
@@ -171,19 +135,6 @@ def _ratios(times: dict[str, list[float]]) -> dict[str, Spread]:
         if name.startswith("seq2edge:")
         for other in names[:place]
     }
-
-
-def _say(text: str) -> None:
-    print(f"{text} ...", file=sys.stderr, flush=True)
-
-
-def _progress(title: str) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{title}: round {done} of {total}", end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _positive(text: str) -> int:
@@ -196,30 +147,60 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for option, default, text in (
         ("--threads", 2, "threads within an operator; CTranslate2 may do better with 1"),
-        ("--source-length", 64, "source tokens"),
+        ("--sources", 1, "sources that are generated from in a round, one after the other"),
+        ("--source-length", 64, "tokens of a source"),
         ("--new-tokens", 64, "generated tokens (no end token)"),
         ("--num-beams", 1, "beams; 1 is greedy decoding"),
-        ("--rounds", 15, "timed rounds; each contender generates once a round"),
+        ("--rounds", 15, "timed rounds; contenders take turns in each"),
         ("--search-rounds", 5, "rounds for CTranslate2's settings"),
     ):
         parser.add_argument(
             option, type=_positive, default=default, metavar="N", help=f"{text} ({default})"
         )
-    parser.add_argument(
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
         "--contenders",
         nargs="+",
-        choices=CONTENDERS,
-        default=CONTENDERS,
+        type=Name.parse,
+        default=[Name.parse(name) for name in CPU_CONTENDERS],
         metavar="NAME",
-        help=f"who takes part, of {', '.join(CONTENDERS)} (all)",
+        help="who takes part: library:precision[:mode][@device], such as seq2edge:fp16:tensorrt or"
+        f" transformers:float16:compile@cuda ({', '.join(CPU_CONTENDERS)})",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    who.add_argument(
+        "--gpu",
+        dest="contenders",
+        action="store_const",
+        const=[Name.parse(name) for name in GPU_CONTENDERS],
+        help=f"those for a GPU: {', '.join(GPU_CONTENDERS)}",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="a Hugging Face folder to run instead"
+    )
+    parser.add_argument(
+        "--roofline",
+        action="store_true",
+        help="afterwards, seq2edge's steps beside the bandwidth of the memory that they read",
+    )
+    parser.add_argument(
+        "--go-on",
+        action="store_true",
+        help="go on without contenders that cannot be made or started, and name them",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with all tokens")
     parser.add_argument(
         "--environments",
         type=Path,
         default=_ENVIRONMENTS,
         metavar="DIR",
         help="folder of the peers' virtual environments (build/peers)",
+    )
+    parser.add_argument(
+        "--torch",
+        type=Path,
+        metavar="PYTHON",
+        help="an interpreter with torch and transformers, such as a Jetson's, for the contender"
+        " transformers (one of the environments)",
     )
     return parser.parse_args(arguments)
 
@@ -236,20 +217,40 @@ def _check_interpreter() -> None:
             )
 
 
+def _check_gpu(names: Sequence[Name]) -> None:
+    """The same of a GPU."""
+    first = next((name for name in names if name.device == "cuda"), None)
+    missing = None if first is None else missing_gpu()
+    if first is not None and missing is not None:
+        raise PeerError(
+            f"{first.text} needs an NVIDIA GPU, and CUDA finds none on this machine: {missing}"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the float32 models disagree, 2 no comparison was made."""
+    """Exit codes: 0 done, 1 done, but the float32 models disagree or a contender was left out,
+    2 no comparison was made."""
     options = _arguments(arguments)
-    workload = Workload(
-        source_length=options.source_length,
-        new_tokens=options.new_tokens,
-        num_beams=options.num_beams,
-        threads=options.threads,
-        rounds=options.rounds,
-        search_rounds=options.search_rounds,
+    asked = Comparison(
+        names=in_turns(options.contenders),
+        workload=Workload(
+            sources=options.sources,
+            source_length=options.source_length,
+            new_tokens=options.new_tokens,
+            num_beams=options.num_beams,
+            threads=options.threads,
+            rounds=options.rounds,
+            search_rounds=options.search_rounds,
+        ),
+        environments=options.environments.absolute(),
+        torch=None if options.torch is None else options.torch.absolute(),
+        checkpoint=None if options.checkpoint is None else options.checkpoint.absolute(),
+        roofline=options.roofline,
+        go_on=options.go_on,
     )
     try:
         _check_interpreter()
-        report = compare(workload, options.contenders, options.environments.absolute())
+        report = compare(asked)
     except (PeerError, OSError) as error:
         print(f"compare.py: error: {error}", file=sys.stderr)
         return 2
@@ -260,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(report), indent=2))
     else:
         print_report(report)
-    return 0 if report.agrees else 1
+    return 0 if report.agrees and not report.left_out else 1
 
 
 if __name__ == "__main__":

@@ -26,10 +26,13 @@ def driver(peer_module: Callable[[str], ModuleType]) -> ModuleType:
 def make(driver: ModuleType, tmp_path: Path) -> Make:
     """A function from a name and the body of ``generate`` to a contender.
 
-    The body sees ``task`` and the folder ``shared``; ``start`` is run before it is ready.
+    The body sees ``task``, the source's ``number`` and the folder ``shared``; ``start`` is run
+    before it is ready, ``synchronize`` before each time stamp.
     """
 
-    def get(name: str, body: str, start: str = "", **variables: str | None) -> Any:
+    def get(
+        name: str, body: str, start: str = "", synchronize: str = "pass", **variables: str | None
+    ) -> Any:
         script = tmp_path / f"{name}.py"
         script.write_text(
             "import os, sys, time\n"
@@ -39,14 +42,15 @@ def make(driver: ModuleType, tmp_path: Path) -> Make:
             f"shared = Path({str(tmp_path)!r})\n"
             "def load(task):\n"
             + textwrap.indent(textwrap.dedent(start), "    ")
-            + "\n    def generate():\n"
+            + "\n    def generate(number):\n"
             + textwrap.indent(textwrap.dedent(body), "        ")
-            + f"\n    return Loaded(generate, {{{name!r}: '1.0'}}, 123)\n"
+            + f"\n    def synchronize():\n        {synchronize}"
+            + f"\n    return Loaded(generate, {{{name!r}: '1.0'}}, 123, synchronize, ('slow',))\n"
             "serve(load)\n"
         )
         task = (
-            '{"model": "m", "precision": "int8", "source": [5, 6], "new_tokens": 2,'
-            ' "num_beams": 1, "threads": 1}'
+            '{"model": "m", "precision": "int8", "mode": null, "device": "cpu",'
+            ' "sources": [[5, 6], [7, 8]], "new_tokens": 2, "num_beams": 1, "threads": 1}'
         )
         return driver.Contender((sys.executable, str(script), task), variables)
 
@@ -54,7 +58,8 @@ def make(driver: ModuleType, tmp_path: Path) -> Make:
 
 
 def test_contenders_take_turns(driver: ModuleType, make: Make, tmp_path: Path) -> None:
-    log = "with (shared / 'log').open('a') as log: log.write({!r})\nreturn [len(task.source), {}]"
+    log = "with (shared / 'log').open('a') as log: log.write({!r})\n"
+    log += "return [task.sources[number][0], {}]"
     rounds: list[tuple[int, int]] = []
     found = driver.alternate(
         {name: make(name, log.format(name, number)) for number, name in enumerate("AB")},
@@ -62,15 +67,30 @@ def test_contenders_take_turns(driver: ModuleType, make: Make, tmp_path: Path) -
         warmup=1,
         progress=lambda done, total: rounds.append((done, total)),
     )
-    assert (tmp_path / "log").read_text() == "ABABAB"
+    assert (tmp_path / "log").read_text() == "AABBAABBAABB"  # two sources each
     assert rounds == [(1, 3), (2, 3), (3, 3)]
-    assert found["A"].tokens == [2, 0]
-    assert found["B"].tokens == [2, 1]
+    assert found["A"].tokens == [[5, 0], [7, 0]]
+    assert found["B"].tokens == [[5, 1], [7, 1]]
     assert found["B"].versions == {"B": "1.0"}
     assert found["B"].loaded_bytes == 123
+    assert found["B"].notes == ["slow"]
     for result in found.values():
         assert len(result.milliseconds) == 2
         assert min(result.milliseconds) > 0
+
+
+def test_a_device_is_done_before_each_time_stamp(
+    driver: ModuleType, make: Make, tmp_path: Path
+) -> None:
+    """Work that goes on when ``generate`` has returned counts, as a GPU's does."""
+    sync = "time.sleep(0.05); (shared / 'log').open('a').write('s')"
+    contender = make(
+        "device", "(shared / 'log').open('a').write('g')\nreturn [7]", synchronize=sync
+    )
+    found = driver.alternate({"device": contender}, rounds=1, warmup=1)["device"]
+    assert (tmp_path / "log").read_text() == "sggssggs"
+    # The mean over two sources, of a round that waits once within the stamps.
+    assert found.milliseconds[0] >= 25
 
 
 def test_only_one_runs_at_a_time(driver: ModuleType, make: Make) -> None:
@@ -90,13 +110,13 @@ def test_only_one_runs_at_a_time(driver: ModuleType, make: Make) -> None:
         return [int('State:\\tT' in status.read_text())]
     """
     contenders = {"spins": make("spins", "return []", spin), "looks": make("looks", look)}
-    assert driver.alternate(contenders, rounds=2, warmup=0)["looks"].tokens == [1]
+    assert driver.alternate(contenders, rounds=2, warmup=0)["looks"].tokens == [[1], [1]]
 
 
 def test_what_a_library_prints_is_no_answer(driver: ModuleType, make: Make) -> None:
     noisy = "print('loading'); os.write(1, b'{}\\n')"
     contender = make("noisy", f"{noisy}\nreturn [7]", noisy)
-    assert driver.alternate({"noisy": contender}, rounds=1, warmup=0)["noisy"].tokens == [7]
+    assert driver.alternate({"noisy": contender}, rounds=1, warmup=0)["noisy"].tokens == [[7], [7]]
 
 
 def test_each_has_its_own_variables(
@@ -110,8 +130,8 @@ def test_each_has_its_own_variables(
         "other": make("other", body),
     }
     found = driver.alternate(contenders, rounds=1, warmup=0)
-    assert found["active"].tokens == [1, 0]
-    assert found["other"].tokens == [0, 1]
+    assert found["active"].tokens == [[1, 0]] * 2
+    assert found["other"].tokens == [[0, 1]] * 2
 
 
 @pytest.mark.parametrize(
@@ -132,6 +152,24 @@ def test_one_that_fails_ends_them_all(
     assert str(caught.value) == f"fails failed: {message}"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_others_may_go_on_without_one_that_does_not_start(driver: ModuleType, make: Make) -> None:
+    contenders = {
+        "fails": make("fails", "return []", "raise RuntimeError('no such model')"),
+        "works": make("works", "return [3]"),
+        "missing": driver.Contender(("no-such-python", "x.py")),
+    }
+    left_out: dict[str, str] = {}
+    found = driver.alternate(
+        contenders,
+        rounds=1,
+        warmup=0,
+        leave_out=lambda name, error: left_out.update({name: str(error)}),
+    )
+    assert list(found) == ["works"]
+    assert left_out["fails"] == "fails failed: RuntimeError: no such model"
+    assert "No such file" in left_out["missing"]
 
 
 def test_an_interpreter_that_is_not_there(driver: ModuleType, tmp_path: Path) -> None:

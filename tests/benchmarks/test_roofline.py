@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.benchmarks import roofline
+from seq2edge.benchmarks import bandwidth
 from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.roofline import cache_bytes, measure_rooflines
 from seq2edge.runtime import Bundle
@@ -18,12 +18,13 @@ WORK = Workload(source_length=5, new_tokens=8, batch_size=2, runs=2, warmup=1, t
 
 @pytest.fixture(autouse=True)
 def _small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "_MEMORY_BYTES", 2_000_000)
+    monkeypatch.setattr(bandwidth, "_MEMORY_BYTES", 2_000_000)
 
 
 def test_figures_fit_together(bundle_of: Callable[[str], Path]) -> None:
     (found,) = measure_rooflines([bundle_of("t5")], WORK)
     decoder = Bundle.open(bundle_of("t5")).manifest.graphs["decoder"]
+    assert (found.device, found.plan_weight_bytes) == ("cpu", None)
     assert found.weight_bytes == decoder.weight_bytes
     # Keys and values of 2 layers, 3 heads of 24 float32, for 2 sequences.
     assert found.cache_bytes == 2 * 2 * 3 * 24 * 4 * 2 * (8 + 5)

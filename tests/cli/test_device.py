@@ -33,10 +33,9 @@ def test_cuda_without_the_package_for_it(
     assert "is the one for CPUs: pip uninstall onnxruntime" in line
 
 
-@pytest.mark.parametrize("option", ["--memory", "--roofline"])
 def test_what_is_about_the_cpus_memory_is_not_measured_of_a_gpu(
-    option: str, cli: Cli, byte_bundle: Path
+    cli: Cli, byte_bundle: Path
 ) -> None:
-    done = cli("bench", byte_bundle, option, "--device", "cuda")
+    done = cli("bench", byte_bundle, "--memory", "--device", "cuda")
     assert done.returncode == 2
     assert b"about the CPU's memory: leave out --engine and --device" in done.stderr

@@ -1,0 +1,139 @@
+"""Names of contenders: ``library:precision``, then ``:mode`` and ``@device`` where they matter.
+
+transformers:float16:compile@cuda    PyTorch, torch.compile of the decoder
+seq2edge:int8                        ONNX Runtime on the CPU
+seq2edge:fp16@cuda                   ONNX Runtime on a GPU
+seq2edge:fp16:tensorrt               an engine of `seq2edge build`, always on a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_DEVICES = ("cpu", "cuda")
+_CPU = ("cpu",)
+#: Of `seq2edge`: its engines, and the devices of each, the default first.
+_ENGINES: dict[str | None, tuple[str, ...]] = {
+    "onnxruntime": _DEVICES,
+    "onnxruntime-tensorrt": ("cuda",),
+    "tensorrt": ("cuda",),
+    "tensorrt-rtx": ("cuda",),
+}
+
+
+@dataclass(frozen=True)
+class _Library:
+    """What its contenders may be.
+
+    Attributes:
+        precisions: its names for them.
+        modes: the devices of each, the default first; None is the mode that has no name.
+    """
+
+    precisions: tuple[str, ...]
+    modes: dict[str | None, tuple[str, ...]]
+
+
+#: In the order in which they take turns.
+_LIBRARIES = {
+    "optimum": _Library(("float32",), {None: _CPU}),
+    "ctranslate2": _Library(("float32", "int8"), {None: _CPU}),
+    "transformers": _Library(
+        ("float32", "float16", "bfloat16"), {None: _DEVICES, "compile": _DEVICES}
+    ),
+    "seq2edge": _Library(
+        ("float32", "fp16", "bf16", "int8", "int8-dynamic", "int8-qdq", "int4", "int4-head4"),
+        {None: _DEVICES, **_ENGINES},
+    ),
+}
+
+CPU_CONTENDERS = (
+    "optimum:float32",
+    "ctranslate2:float32",
+    "ctranslate2:int8",
+    "transformers:float32",
+    "seq2edge:float32",
+    "seq2edge:int8",
+    "seq2edge:int8-dynamic",
+    "seq2edge:int4",
+    "seq2edge:int4-head4",
+)
+#: float32 shows that the tokens are right; what is compared is float16 and less.
+GPU_CONTENDERS = (
+    "transformers:float32@cuda",
+    "transformers:float16@cuda",
+    "transformers:float16:compile@cuda",
+    "seq2edge:float32@cuda",
+    "seq2edge:fp16@cuda",
+    "seq2edge:fp16:tensorrt",
+    "seq2edge:int8-qdq:tensorrt",
+    "seq2edge:int4:tensorrt",
+)
+
+
+@dataclass(frozen=True)
+class Name:
+    """A contender's name and its parts.
+
+    Attributes:
+        mode: of transformers ``compile``, of seq2edge the engine; None is the usual one.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    text: str
+    library: str
+    precision: str
+    mode: str | None
+    device: str
+
+    @classmethod
+    def parse(cls, text: str) -> Name:
+        """Take a name apart.
+
+        Raises:
+            argparse.ArgumentTypeError: there is no such contender; what there is.
+        """
+        rest, at, device = text.partition("@")
+        library, _, rest = rest.partition(":")
+        precision, colon, mode = rest.partition(":")
+        known = _LIBRARIES.get(library)
+        if known is None:
+            raise _unknown(text, "library", library, _LIBRARIES)
+        if precision not in known.precisions:
+            raise _unknown(text, f"precision of {library}", precision, known.precisions)
+        if (mode if colon else None) not in known.modes:
+            raise _unknown(text, f"mode of {library}", mode, filter(None, known.modes))
+        devices = known.modes[mode if colon else None]
+        if at and device not in devices:
+            raise _unknown(text, f"device of {text.partition('@')[0]}", device, devices)
+        return cls(text, library, precision, mode if colon else None, device or devices[0])
+
+    @property
+    def exact(self) -> bool:
+        """Whether it computes in float32, and so must give the same tokens as others that do."""
+        return self.precision == "float32"
+
+    @property
+    def target(self) -> str:
+        """What `seq2edge quantize` writes its bundle for."""
+        if self.mode in ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt"):
+            return "tensorrt"
+        return self.device
+
+    @property
+    def built(self) -> bool:
+        """Whether `seq2edge build` makes its engine."""
+        return self.mode in ("tensorrt", "tensorrt-rtx")
+
+
+def in_turns(names: list[Name]) -> list[Name]:
+    """The order in which they take turns: peers first, and no name twice."""
+    order = list(_LIBRARIES)
+    return sorted(dict.fromkeys(names), key=lambda name: order.index(name.library))
+
+
+def _unknown(text: str, what: str, got: str, known: Iterable[str]) -> argparse.ArgumentTypeError:
+    there = ", ".join(known) or "none"
+    return argparse.ArgumentTypeError(f"{text!r}: {got!r} is no {what}; there are: {there}")

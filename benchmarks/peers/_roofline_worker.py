@@ -1,0 +1,31 @@
+"""Prints a seq2edge contender's step beside the bandwidth as JSON, in a process of its own.
+
+python _roofline_worker.py MODEL ENGINE DEVICE SOURCE_LENGTH NEW_TOKENS THREADS ROUNDS
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+
+def main() -> None:
+    from seq2edge.benchmarks.latency import Workload
+    from seq2edge.benchmarks.roofline import measure_rooflines
+
+    model, engine, device, *numbers = sys.argv[1:]
+    source_length, new_tokens, threads, rounds = map(int, numbers)
+    workload = Workload(
+        source_length=source_length,
+        new_tokens=new_tokens,
+        runs=rounds,
+        threads=threads,
+        engine=engine,
+        device=device,
+    )
+    (found,) = measure_rooflines([model], workload)
+    print(json.dumps(found.to_json()))
+
+
+if __name__ == "__main__":
+    main()

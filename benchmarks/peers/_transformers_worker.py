@@ -1,0 +1,115 @@
+"""The checkpoint in PyTorch, by ``generate`` of transformers: eager, or its step compiled.
+
+As transformers does it for everyone: some T5 tensors (``wo``) stay in float32 in a float16 model.
+"""
+
+# mypy: allow-untyped-calls, disable-error-code="import-not-found, import-untyped"
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seq2edge.benchmarks.peers._worker import Loaded, Task, serve
+else:
+    from _worker import Loaded, Task, serve
+
+
+def load(task: Task) -> Loaded:
+    import torch
+    import transformers
+
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    if task.device == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                f"torch {torch.__version__} finds no CUDA GPU on this machine (see nvidia-smi)"
+            )
+        versions["GPU"] = torch.cuda.get_device_name()
+    torch.set_num_threads(task.threads)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        task.model, dtype=getattr(torch, task.precision)
+    )
+    model.to(task.device).eval()
+    # The checkpoint's own options would make times hard to compare. No end token: min_new_tokens
+    # would make as many tokens, but its logits processor costs time (_optimum_worker.py).
+    own = model.generation_config
+    model.generation_config = transformers.GenerationConfig(
+        decoder_start_token_id=own.decoder_start_token_id, pad_token_id=own.pad_token_id
+    )
+    options = _compiled(model, task.num_beams) if task.mode == "compile" else {}
+    sources = [torch.tensor([source], device=task.device) for source in task.sources]
+    masks = [torch.ones_like(source) for source in sources]
+
+    def generate(number: int) -> list[int]:
+        output = model.generate(
+            sources[number],
+            attention_mask=masks[number],
+            num_beams=task.num_beams,
+            do_sample=False,
+            max_new_tokens=task.new_tokens,
+            **options,
+        )
+        tokens: list[int] = output[0, 1:].tolist()
+        return tokens
+
+    if options:
+        _compile(generate)
+    weights = (*Path(task.model).glob("*.safetensors"), *Path(task.model).glob("*.bin"))
+    loaded = Loaded(generate, versions, sum(file.stat().st_size for file in weights))
+    if task.device == "cuda":
+        return replace(loaded, synchronize=torch.cuda.synchronize)
+    return loaded
+
+
+def _compiled(model: Any, num_beams: int) -> dict[str, Any]:
+    """Options of ``generate`` whose steps are compiled: a static cache, which has fixed shapes.
+
+    Greedy decoding compiles the forward pass of all steps but the first by itself, on a GPU with
+    ``mode="reduce-overhead"`` (CUDA graphs). Beam search does not (5.24), so there ``forward`` is
+    compiled in the same mode, for all steps. Source: transformers, "LLM inference optimization",
+    section "Static KV cache and torch.compile", and ``CompileConfig``.
+    """
+    import torch
+    from transformers import CompileConfig
+
+    if not getattr(model, "_can_compile_fullgraph", False):
+        raise RuntimeError(
+            f"transformers has no static cache for {type(model).__name__}: leave out ':compile'"
+        )
+    options = {"cache_implementation": "static"}
+    config = CompileConfig()
+    if num_beams > 1:
+        model.forward = torch.compile(model.forward, **config.to_dict())
+        return {**options, "disable_compile": True}
+    if model.device.type == "cpu":
+        # It leaves a CPU out unless it is asked by this attribute, which its type calls None.
+        config._compile_all_devices = True  # type: ignore[assignment]
+    return {**options, "compile_config": config}
+
+
+def _compile(generate: Callable[[int], list[int]]) -> None:
+    """Generate once, which compiles.
+
+    Raises:
+        RuntimeError: it does not work here, or nothing was compiled; in one line.
+    """
+    from torch._dynamo.utils import counters
+
+    try:
+        generate(0)
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise RuntimeError(
+            f"torch.compile does not work here: {type(error).__name__}: {reason.strip()}"
+        ) from None
+    # Where its conditions are not met, transformers only warns.
+    if not counters["stats"]["unique_graphs"]:
+        raise RuntimeError("transformers compiled nothing: leave out ':compile'")
+
+
+if __name__ == "__main__":
+    serve(load)
