@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 from .arguments import add_device
+from .generation import add_languages, warn_of_languages
 from .quality import CountProgress, add_quality
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
     add_quality(parser)
+    add_languages(parser)
     add_device(parser)
     parser.add_argument(
         "--predictions",
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from seq2edge.benchmarks.quality.bootstrap import CONFIDENCE, RESAMPLES
     from seq2edge.benchmarks.quality.data import read_examples
@@ -49,17 +51,23 @@ def run(options: argparse.Namespace) -> int:
         strict=options.strict,
         num_threads=options.threads,
     ) as model:
+        config = replace(
+            one_each(
+                model.generation_config,
+                max_new_tokens=options.max_new_tokens,
+                num_beams=options.num_beams,
+            ),
+            source_lang=options.source_lang,
+            target_lang=options.target_lang,
+        )
+        warn_of_languages(config, model)
         start = time.perf_counter()
         with CountProgress() as progress:
             found = evaluate(
                 model,
                 examples,
                 metric,
-                config=one_each(
-                    model.generation_config,
-                    max_new_tokens=options.max_new_tokens,
-                    num_beams=options.num_beams,
-                ),
+                config=config,
                 batch_size=options.batch_size,
                 progress=lambda done, total: progress("texts", done, total),
             )

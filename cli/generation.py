@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import positive
 
 if TYPE_CHECKING:
-    from seq2edge.runtime import GenerationConfig
+    from seq2edge.runtime import GenerationConfig, Seq2SeqModel
     from seq2edge.runtime.decoding.constraints import Constraint
 
 #: Flag, type, metavar and what it says; the option of GenerationConfig has the flag's name.
@@ -37,6 +38,7 @@ _LIMITS: tuple[tuple[str, Any, str, str], ...] = (
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """Add the options, in groups."""
+    add_languages(parser)
     search = parser.add_argument_group("search")
     search.add_argument(
         "--max-new-tokens", type=positive, metavar="N", help="limit of generated tokens"
@@ -78,6 +80,26 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--json-schema", type=Path, metavar="FILE", help="JSON that the schema in FILE allows"
     )
+
+
+def add_languages(parser: argparse.ArgumentParser) -> None:
+    """Add the options of models of several languages."""
+    languages = parser.add_argument_group("languages")
+    languages.add_argument(
+        "--source-lang", metavar="CODE", help="language of the texts, as the model names it"
+    )
+    languages.add_argument("--target-lang", metavar="CODE", help="language to write")
+
+
+def warn_of_languages(config: GenerationConfig, model: Seq2SeqModel) -> None:
+    """Say on stderr that nothing names the language to write, where there are several."""
+    from seq2edge.runtime.languages import chooses_its_target
+
+    if chooses_its_target(config, model.manifest):
+        print(
+            "seq2edge: the model writes several languages and --target-lang names none",
+            file=sys.stderr,
+        )
 
 
 def generation_config(own: GenerationConfig, options: argparse.Namespace) -> GenerationConfig:

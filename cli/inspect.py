@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime import Bundle
 
-    bundle = Bundle.open(options.bundle)
+    bundle = Bundle.open(options.bundle, alone=("encoder", "decoder"))
     if options.verify:
         bundle.verify()
     report = describe(bundle)
@@ -59,7 +59,9 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "tokenizer": manifest.tokenizer.kind,
         "generation": dict(manifest.generation),
         "quantization": dict(manifest.quantization),
-        "bytes_read_per_token": manifest.graphs["decoder"].weight_bytes,
+        "cache": manifest.cache,
+        # Of an encoder alone a text's, however long it is.
+        "bytes_read_per_token": manifest.graphs[manifest.only or "decoder"].weight_bytes,
         "cache_bytes_per_slot": manifest.cache_bytes_per_slot,
         "graphs": {
             name: {
@@ -77,20 +79,32 @@ def _lines(report: dict[str, Any]) -> list[str]:
         "no fixed limit" if report[key] is None else f"at most {report[key]} tokens"
         for key in ("max_source_length", "max_target_length")
     ]
+    sizes = f"vocabulary {report['vocab_size']}"
+    if report["d_model"]:  # of functions of a user's own nobody knows them
+        sizes = (
+            f"{report['encoder_layers']} + {report['decoder_layers']} layers, width"
+            f" {report['d_model']}, {sizes}"
+        )
+    grows = report["cache"] == "growing"
+    # The graphs of a folder of optimum's are not read before they are imported.
+    unread = all(graph["opset"] == 0 for graph in report["graphs"].values())
     lines = [
         f"bundle        {report['bundle']} (format {report['format_version']},"
         f" {report['producer']})",
-        f"family        {report['family']}: {report['encoder_layers']} + "
-        f"{report['decoder_layers']} layers, width {report['d_model']},"
-        f" vocabulary {report['vocab_size']}",
-        f"parameters    {report['parameters']:,}",
+        f"family        {report['family']}: {sizes}",
+        *([] if unread else [f"parameters    {report['parameters']:,}"]),
         f"size          {human_bytes(report['bytes'])}",
         *(f"              {name} {human_bytes(size)}" for name, size in report["files"].items()),
         f"source        {limits[0]}; target {limits[1]}",
         f"tokenizer     {report['tokenizer']}",
+    ]
+    if unread:
+        lines.append("graphs        not read; 'seq2edge import' makes a bundle that says more")
+        return lines
+    lines += [
         f"each token    reads {human_bytes(report['bytes_read_per_token'])} of weights",
         f"cache         {human_bytes(report['cache_bytes_per_slot'])} a slot"
-        " (one token of one sequence)",
+        f" (one token of one sequence){', of which each step makes one' if grows else ''}",
     ]
     done = report["quantization"]
     if done:

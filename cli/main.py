@@ -15,17 +15,33 @@ from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from . import bench, build, compare, doctor, export, inspect, lower, pack, quantize, run, triton
+from . import (
+    bench,
+    build,
+    compare,
+    doctor,
+    encode,
+    export,
+    importing,
+    inspect,
+    lower,
+    pack,
+    quantize,
+    run,
+    triton,
+)
 from . import eval as evaluate
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "export": (export, "export a checkpoint, or a module of your own, to a bundle"),
+    "import": (importing, "make a bundle of what optimum-cli exported"),
     "quantize": (quantize, "write a bundle of fewer bits"),
     "lower": (lower, "write a bundle for TensorRT 10.3, ONNX Runtime 1.23"),
     "build": (build, "build a bundle's TensorRT engines"),
     "pack": (pack, "pack a bundle with all that a device needs"),
     "triton": (triton, "write a bundle as a model of NVIDIA Triton"),
     "run": (run, "generate text with a bundle"),
+    "encode": (encode, "print vectors of texts, with an encoder alone"),
     "inspect": (inspect, "say what a bundle is made of, and check it"),
     "doctor": (doctor, "say what this machine can do, and what we advise for it"),
     "bench": (bench, "measure a bundle's latency on this machine"),

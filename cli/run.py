@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import add_device, add_json, add_threads, positive
-from .generation import add_generation, generation_config
+from .generation import add_generation, generation_config, warn_of_languages
+from .texts import read_texts
 
 if TYPE_CHECKING:
     from seq2edge.runtime import Generation, GenerationConfig, Seq2SeqModel, TextStream
@@ -25,7 +26,9 @@ _BATCHES_A_WINDOW = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument(
+        "bundle", type=Path, help="the bundle's folder, or one that optimum-cli export onnx wrote"
+    )
     parser.add_argument("text", nargs="*", help="source texts")
     parser.add_argument(
         "--input", metavar="FILE", help="read source texts from a file, one a line; - is stdin"
@@ -49,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--stream prints text as it comes; it has no JSON form")
     if bool(options.text) == (options.input is not None):
         raise InputError("give either texts or --input FILE")
-    texts = _checked(options.text) if options.input is None else _read_lines(options.input)
+    texts = read_texts(options.text, options.input)
     empty = [number for number, text in enumerate(texts, start=1) if not text.strip()]
     if empty:
         raise InputError(f"{'text' if options.input is None else 'line'} {empty[0]} is empty")
@@ -62,8 +65,9 @@ def run(options: argparse.Namespace) -> int:
     ) as model:
         # All of them before the first is run: a text that is too long is named by its place
         # in the whole input, and nothing is printed before it is found.
-        model.tokenize(texts)
         config = generation_config(model.generation_config, options)
+        model.tokenize(texts, config)
+        warn_of_languages(config, model)
         if options.stream:
             for text in texts:
                 _stream(model.stream(text, config))
@@ -71,32 +75,6 @@ def run(options: argparse.Namespace) -> int:
         for text, found in _generate(model, texts, config, options.batch_size):
             print(_format(text, found, options.json), flush=True)
     return 0
-
-
-def _checked(texts: list[str]) -> list[str]:
-    from seq2edge.runtime import InputError
-
-    for number, text in enumerate(texts, start=1):
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # Python keeps bytes that are no UTF-8 as surrogates
-            raise InputError(f"text {number} is not UTF-8") from None
-    return texts
-
-
-def _read_lines(name: str) -> list[str]:
-    from seq2edge.runtime import InputError
-
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise InputError(f"{name} is not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from None
-    # Not splitlines: a form feed or a Unicode line separator does not end a text.
-    lines = text.replace("\r\n", "\n").split("\n")
-    return lines if lines[-1] else lines[:-1]
 
 
 def _generate(

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from seq2edge.runtime.manifest import SpecialTokens
 
+from .callables import CallableSizes, export_callables
 from .errors import CheckpointError, ParityError
 from .modules import ModuleParts, PositionalEncoding, export_module, export_state_dict
+from .optimum import import_optimum
 from .pipeline import ExportResult, export_checkpoint
 from .validate import Parity
 
 __all__ = [
+    "CallableSizes",
     "CheckpointError",
     "ExportResult",
     "ModuleParts",
@@ -21,7 +24,9 @@ __all__ = [
     "ParityError",
     "PositionalEncoding",
     "SpecialTokens",
+    "export_callables",
     "export_checkpoint",
     "export_module",
     "export_state_dict",
+    "import_optimum",
 ]

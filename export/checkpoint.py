@@ -6,7 +6,6 @@ safetensors files need no torch. ``pytorch_model.bin`` does, and is read with
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -19,7 +18,8 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.errors import MissingDependencyError
+from seq2edge.runtime import configs
+from seq2edge.runtime.errors import BundleError, MissingDependencyError
 
 from .errors import CheckpointError
 
@@ -101,6 +101,16 @@ class Checkpoint:
             self._where = {prefix + name: place for name, place in self._where.items()}
             self._shapes = {prefix + name: shape for name, shape in self._shapes.items()}
 
+    def rename_suffixes(self, renamed: Mapping[str, str]) -> None:
+        """Give names that end in a key of ``renamed`` its value as their end."""
+
+        def new(name: str) -> str:
+            old = next((end for end in renamed if name.endswith(end)), None)
+            return name if old is None else name.removesuffix(old) + renamed[old]
+
+        self._where = {new(name): place for name, place in self._where.items()}
+        self._shapes = {new(name): shape for name, shape in self._shapes.items()}
+
     def equal(self, first: str, second: str) -> bool:
         """Whether two tensors hold the same numbers (tied weights saved twice)."""
         if self.shape(first) != self.shape(second):
@@ -115,12 +125,9 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object")
-    return value
+        return configs.read_json(path)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _sources(directory: Path, stack: ExitStack) -> list[TensorSource]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,13 @@ import onnx_ir as ir
 
 from seq2edge.runtime.bundle import BundleWriter, check_destination
 from seq2edge.runtime.errors import MissingDependencyError
-from seq2edge.runtime.manifest import Dimensions, Manifest, SpecialTokens, TokenizerInfo
+from seq2edge.runtime.manifest import (
+    PARTS_FORMAT,
+    Dimensions,
+    Manifest,
+    SpecialTokens,
+    TokenizerInfo,
+)
 from seq2edge.runtime.version import package_version
 
 from .checkpoint import Checkpoint
@@ -23,8 +29,9 @@ from .families import find_family
 from .generation import generation_defaults, special_tokens
 from .graph import build_decoder, build_encoder, build_scores
 from .serialize import Progress, parameter_shapes, write_graph, write_weights
-from .spec import Seq2SeqSpec
-from .tokenizers import TokenizerFile, find_tokenizer
+from .spec import ModelSpec
+from .tokenizers import TokenizerFile
+from .tokenizers.pairs import find_tokenizers
 from .validate import Parity, Reference, run_transformers, validate_bundle
 from .weights import BoundWeight, bind
 
@@ -66,6 +73,7 @@ def export_checkpoint(
     validate = can_validate(validate, ("torch", "transformers", "onnxruntime"))
     with Checkpoint(checkpoint) as source, BundleWriter(bundle, overwrite=overwrite) as out:
         family, config = find_family(source.config)
+        source.rename_suffixes(family.old_suffixes)
         source.assume_prefix(family.prefix)
         spec = family.spec(config, source)
         graphs = build_graphs(spec)
@@ -75,7 +83,7 @@ def export_checkpoint(
             weights=bind(
                 family.rules(spec), parameter_shapes(graphs.values()), source, family.ignored
             ),
-            tokens=special_tokens(source, config),
+            tokens=special_tokens(source, config, spec),
             tokenizer=_tokenizer(source.directory, spec),
             generation=generation_defaults(source, config),
         )
@@ -90,7 +98,7 @@ class Content:
     ``generation`` are defaults by the names of transformers' GenerationConfig.
     """
 
-    spec: Seq2SeqSpec
+    spec: ModelSpec
     graphs: Mapping[str, ir.Model]
     weights: Mapping[str, BoundWeight]
     tokens: SpecialTokens
@@ -98,13 +106,35 @@ class Content:
     generation: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_graphs(spec: Seq2SeqSpec) -> dict[str, ir.Model]:
+def build_graphs(spec: ModelSpec) -> dict[str, ir.Model]:
     """The graphs of a bundle by name, none of their weights filled."""
-    return {
-        "encoder": build_encoder(spec),
-        "decoder": build_decoder(spec),
-        "scores": build_scores(spec),
-    }
+    graphs = {}
+    if spec.encoder is not None:
+        graphs["encoder"] = build_encoder(spec, spec.encoder)
+    if spec.decoder is not None:
+        graphs["decoder"] = build_decoder(spec, spec.decoder)
+        graphs["scores"] = build_scores(spec)
+    return graphs
+
+
+def write_tokenizers(out: BundleWriter, found: TokenizerFile | None) -> TokenizerInfo | None:
+    """Write a tokenizer's files; gives what is known of the one for outputs, if that is another."""
+    if found is not None and found.data is not None:
+        out.write("tokenizer.json", found.data)
+    if found is None or found.target is None:
+        return None
+    if found.target.data is None:
+        return found.target.info
+    out.write("target_tokenizer.json", found.target.data)
+    return replace(found.target.info, file="target_tokenizer.json")
+
+
+def with_target_tokenizer(manifest: Manifest, target: TokenizerInfo | None) -> Manifest:
+    """In the format that the manifest needs: readers of older ones would decode with the wrong
+    tokenizer, or take pieces for tokens."""
+    if manifest.only is None and target is None and manifest.tokenizer.unknown is None:
+        return manifest
+    return replace(manifest, format_version=PARTS_FORMAT, target_tokenizer=target)
 
 
 def write_bundle(
@@ -122,8 +152,7 @@ def write_bundle(
     placed = write_weights(out, content.weights, progress)
     graphs = {name: write_graph(out, name, model, placed) for name, model in content.graphs.items()}
     tokenizer = content.tokenizer
-    if tokenizer is not None and tokenizer.data is not None:
-        out.write("tokenizer.json", tokenizer.data)
+    target = write_tokenizers(out, tokenizer)
     manifest = Manifest(
         producer=f"seq2edge {package_version()}",
         family=content.spec.family,
@@ -135,6 +164,7 @@ def write_bundle(
         files=out.files(),
         generation=content.generation,
     )
+    manifest = with_target_tokenizer(manifest, target)
     parity = None
     if reference is not None:
         if progress is not None:
@@ -159,8 +189,8 @@ def can_validate(wanted: bool | None, packages: Sequence[str]) -> bool:
     return not missing if wanted is None else wanted
 
 
-def warn_of_unknown_tokens(tokenizer: TokenizerFile, spec: Seq2SeqSpec) -> None:
-    """Warn if the tokenizer makes tokens that the encoder does not know."""
+def warn_of_unknown_tokens(tokenizer: TokenizerFile, spec: ModelSpec) -> None:
+    """Warn if the tokenizer makes tokens that the model does not know."""
     if tokenizer.size > spec.source_rows:
         warnings.warn(
             f"the tokenizer has {tokenizer.size} tokens and the model only {spec.source_rows}:"
@@ -169,8 +199,15 @@ def warn_of_unknown_tokens(tokenizer: TokenizerFile, spec: Seq2SeqSpec) -> None:
         )
 
 
-def _tokenizer(directory: Path, spec: Seq2SeqSpec) -> TokenizerFile | None:
-    tokenizer = find_tokenizer(directory)
+def _tokenizer(directory: Path, spec: ModelSpec) -> TokenizerFile | None:
+    tokenizer = find_tokenizers(directory)
+    if tokenizer is not None and tokenizer.target is None and spec.source_rows != spec.vocab_size:
+        warnings.warn(
+            f"{directory} has one tokenizer for two vocabularies: put the encoder's files into"
+            " encoder/ and the decoder's into decoder/; the bundle takes and gives token ids",
+            stacklevel=3,
+        )
+        return None
     if tokenizer is None:
         warnings.warn(
             f"{directory} has no tokenizer files: the bundle takes token ids (generate_ids),"
@@ -182,14 +219,15 @@ def _tokenizer(directory: Path, spec: Seq2SeqSpec) -> TokenizerFile | None:
     return tokenizer
 
 
-def _dimensions(spec: Seq2SeqSpec) -> Dimensions:
+def _dimensions(spec: ModelSpec) -> Dimensions:
+    encoder, decoder = spec.encoder, spec.decoder
     return Dimensions(
         vocab_size=spec.vocab_size,
         d_model=spec.d_model,
-        encoder_layers=spec.encoder.layers,
-        decoder_layers=spec.decoder.layers,
-        decoder_heads=spec.decoder.heads,
-        decoder_head_dim=spec.decoder.head_dim,
+        encoder_layers=0 if encoder is None else encoder.layers,
+        decoder_layers=0 if decoder is None else decoder.layers,
+        decoder_heads=0 if decoder is None else decoder.heads,
+        decoder_head_dim=0 if decoder is None else decoder.head_dim,
         max_source_length=spec.max_source_length,
         max_target_length=spec.max_target_length,
         source_vocab_size=None if spec.source_rows == spec.vocab_size else spec.source_rows,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from seq2edge.runtime.bundle import BundleWriter
 from seq2edge.runtime.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
 
-
 #: Called with what is being done, how much of it is done and how much there is (0: unknown).
 Progress = Callable[[str, int, int], None]
 
@@ -116,14 +115,15 @@ def write_graph(
         file=file,
         opset=model.graph.opset_imports[""],
         precision="float32",
-        inputs=tuple(_spec(value) for value in model.graph.inputs),
-        outputs=tuple(_spec(value) for value in model.graph.outputs),
+        inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
         operators=dict(sorted(Counter(node.op_type for node in model.graph).items())),
         weight_bytes=read,
     )
 
 
-def _spec(value: ir.Value) -> TensorSpec:
+def tensor_spec(value: ir.Value) -> TensorSpec:
+    """An input or output of a graph as the manifest has it."""
     if value.shape is None or value.dtype is None or value.name is None:
         raise AssertionError(f"{value} has no static type")
     shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)

@@ -1,4 +1,4 @@
-"""``Seq2SeqSpec``: all that the graphs need to know about an architecture.
+"""``ModelSpec``: all that the graphs need to know about an architecture.
 
 Graph code reads these fields and never a model's name, so a new family is a new spec and a
 name map (``export/families``), not a new graph.
@@ -58,11 +58,13 @@ class LearnedPositions:
     """A table of ``length`` position embeddings that are added to the token embeddings.
 
     The table need not have been learned: sinusoids are computed once, at export.
-    ``offset`` rows come before position 0 in the checkpoint (BART: 2).
+    ``offset`` rows come before position 0 in the checkpoint (BART: 2). The checkpoint keeps a
+    table of so many ``token_types`` beside it, the first of which is added (BERT).
     """
 
     length: int
     offset: int = 0
+    token_types: int = 0
 
 
 Positions = RelativeBias | LearnedPositions
@@ -77,8 +79,10 @@ class StackSpec:
         positions: None: the stack has no positions of its own.
         final_norm: a norm after the last layer.
         embedding_norm: a norm on the embedded tokens, before the first layer.
+        positions_after_norm: that norm is taken before the positions are added.
         embedding_scale: factor on this side's token embeddings; None: the model's.
         last_norm: the final norm, where it differs from the layers'; None: it does not.
+        d_model, norm, norm_placement: this side's, where the two differ; None: the model's.
     """
 
     layers: int
@@ -91,8 +95,12 @@ class StackSpec:
     positions: Positions | None
     final_norm: bool
     embedding_norm: bool
+    positions_after_norm: bool = False
     embedding_scale: float | None = None
     last_norm: NormSpec | None = None
+    d_model: int | None = None
+    norm: NormSpec | None = None
+    norm_placement: NormPlacement | None = None
 
     @property
     def inner_dim(self) -> int:
@@ -100,11 +108,15 @@ class StackSpec:
 
 
 @dataclass(frozen=True)
-class Seq2SeqSpec:
-    """An encoder-decoder transformer with a language-model head.
+class ModelSpec:
+    """A transformer: an encoder, a decoder with a language-model head, or both.
+
+    A decoder without an encoder has no cross-attention; an encoder without a decoder gives its
+    last hidden states.
 
     Attributes:
-        vocab_size: tokens that the decoder reads and writes.
+        vocab_size: tokens that the decoder reads and writes; without one, the encoder's.
+        d_model: width of the hidden states, the decoder's where the two differ.
         embedding_scale: factor on the token embeddings.
         logits_scale: factor on the decoder's states before the head.
         tied_lm_head: the head is the (shared) token embedding.
@@ -113,13 +125,14 @@ class Seq2SeqSpec:
         separate_decoder_embedding: the decoder embeds its tokens with a table of its own.
         source_vocab_size: tokens that the encoder reads, which may be others only where the
             tables are separate; None: ``vocab_size``.
+        head_transform: a linear layer, this activation and a norm come before the head (BERT).
     """
 
     family: str
     vocab_size: int
     d_model: int
-    encoder: StackSpec
-    decoder: StackSpec
+    encoder: StackSpec | None
+    decoder: StackSpec | None
     norm: NormSpec
     norm_placement: NormPlacement
     bias: bool
@@ -129,6 +142,7 @@ class Seq2SeqSpec:
     embedding_scale: float = 1.0
     separate_decoder_embedding: bool = False
     source_vocab_size: int | None = None
+    head_transform: Activation | None = None
 
     @property
     def source_rows(self) -> int:
@@ -137,12 +151,32 @@ class Seq2SeqSpec:
 
     @property
     def max_source_length(self) -> int | None:
-        return _length(self.encoder.positions)
+        """Without an encoder, sources are the decoder's prompts."""
+        return _length(self.encoder or self.decoder)
 
     @property
     def max_target_length(self) -> int | None:
-        return _length(self.decoder.positions)
+        return _length(self.decoder)
+
+    def width(self, stack: StackSpec) -> int:
+        """Of the hidden states of one of the two stacks."""
+        return self.d_model if stack.d_model is None else stack.d_model
+
+    def norm_of(self, stack: StackSpec) -> NormSpec:
+        return stack.norm or self.norm
+
+    def placement_of(self, stack: StackSpec) -> NormPlacement:
+        return stack.norm_placement or self.norm_placement
 
 
-def _length(positions: Positions | None) -> int | None:
+@dataclass(frozen=True)
+class Seq2SeqSpec(ModelSpec):
+    """A model of both."""
+
+    encoder: StackSpec
+    decoder: StackSpec
+
+
+def _length(stack: StackSpec | None) -> int | None:
+    positions = None if stack is None else stack.positions
     return positions.length if isinstance(positions, LearnedPositions) else None

@@ -6,7 +6,7 @@ the bundle is loaded, so that the two are never in memory together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from seq2edge.runtime.bundle import Bundle, BundleWriter
 from seq2edge.runtime.decoding import GenerationConfig
 from seq2edge.runtime.engines import Step
 from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from seq2edge.runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from seq2edge.runtime.manifest import MANIFEST_NAME, STATES, WEIGHTS_NAME, Manifest
 from seq2edge.runtime.model import Seq2SeqModel
 
 from .errors import ParityError
@@ -56,32 +56,40 @@ class Parity:
     """How the bundle compares with PyTorch.
 
     Attributes:
-        encoder: cross-attention keys and values of all layers.
-        decoder: logits, teacher-forced.
+        encoder: cross-attention keys and values of all layers; of an encoder alone, its states.
+            None: there is no encoder.
+        decoder: logits, teacher-forced. None: there is no decoder.
         inputs: sources that were decoded greedily, as one padded batch.
         exact: of these, how many gave the same tokens.
         ties: of the others, how many parted where PyTorch's two best logits lay within the
             tolerance of each other.
     """
 
-    encoder: Difference
-    decoder: Difference
+    encoder: Difference | None
+    decoder: Difference | None
     inputs: int
     exact: int
     ties: int
 
     @property
     def ok(self) -> bool:
-        return self.encoder.ok and self.decoder.ok and self.exact + self.ties == self.inputs
+        near = all(difference.ok for _, difference in self.differences())
+        return near and self.exact + self.ties == self.inputs
+
+    def differences(self) -> list[tuple[str, Difference]]:
+        """Those that there are, named."""
+        named = (("encoder", self.encoder), ("decoder logits", self.decoder))
+        return [(name, difference) for name, difference in named if difference is not None]
 
     def summary(self) -> str:
-        ties = f" ({self.ties} parted at a tie)" if self.ties else ""
-        return (
-            f"encoder max |diff| {self.encoder.maximum:.2e}, mean {self.encoder.mean:.2e};"
-            f" decoder logits max |diff| {self.decoder.maximum:.2e}, mean"
-            f" {self.decoder.mean:.2e}; greedy tokens identical on {self.exact} of"
-            f" {self.inputs} inputs{ties}"
-        )
+        parts = [
+            f"{name} max |diff| {difference.maximum:.2e}, mean {difference.mean:.2e}"
+            for name, difference in self.differences()
+        ]
+        if self.decoder is not None:
+            ties = f" ({self.ties} parted at a tie)" if self.ties else ""
+            parts.append(f"greedy tokens identical on {self.exact} of {self.inputs} inputs{ties}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -97,14 +105,16 @@ class Inputs:
 class Reference:
     """What PyTorch computed; shapes as in :mod:`seq2edge.runtime.engines.base`.
 
-    ``tokens`` are greedy decoding's, without the start token and with the end token.
+    ``tokens`` are greedy decoding's, without the start token (without an encoder: the source)
+    and with the end token. What the missing half of a model would compute is None.
     """
 
     inputs: Inputs
-    states: NDArray[np.float32]  # [B, S, D]
-    logits: NDArray[np.float32]  # [B, Q, V]
-    tokens: list[list[int]]
-    gaps: NDArray[np.float32]  # [B, steps], best minus second-best logit
+    states: NDArray[np.float32] | None  # [B, S, D]
+    logits: NDArray[np.float32] | None = None  # [B, Q, V]
+    tokens: list[list[int]] = field(default_factory=list)
+    #: [B, steps], best minus second-best logit.
+    gaps: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest) -> Parity:
@@ -118,7 +128,7 @@ def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest)
     if not parity.ok:
         raise ParityError(
             f"the bundle differs from PyTorch: {parity.summary()}; allowed:"
-            f" {parity.encoder.tolerated:.1e} and {parity.decoder.tolerated:.1e}, same tokens."
+            f" {' and '.join(f'{d.tolerated:.1e}' for _, d in parity.differences())}, same tokens."
             " Nothing was written. If the tokens agree, rounding in a model with large weights"
             " may be why: --no-validate exports it all the same"
         )
@@ -127,10 +137,15 @@ def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest)
 
 def compare(directory: Path, reference: Reference) -> Parity:
     """Run the bundle in ``directory`` on the reference's inputs."""
-    bundle = Bundle.open(directory)
+    bundle = Bundle.open(directory, alone=("encoder", "decoder"))
     engine = OnnxRuntimeEngine(bundle)
-    encoder = _compare_encoder(bundle, engine, reference)
-    decoder = _compare_decoder(bundle, engine, reference)
+    encoder = decoder = None
+    if reference.states is not None:
+        encoder = _compare_encoder(bundle, engine, reference.inputs, reference.states)
+    if reference.logits is None:
+        engine.close()
+        return Parity(encoder, None, inputs=0, exact=0, ties=0)
+    decoder = _compare_decoder(bundle, engine, reference.inputs, reference.logits)
     with Seq2SeqModel(bundle, engine, None) as model:
         inputs, options = reference.inputs, greedy_options(bundle.manifest)
         found = model.generate_ids(inputs.input_ids, inputs.mask, options)
@@ -155,23 +170,79 @@ def run_transformers(checkpoint: Path, manifest: Manifest) -> Reference:
         ParityError: transformers cannot load it.
     """
     import torch
-    from transformers import AutoModelForSeq2SeqLM
-    from transformers import GenerationConfig as TorchConfig
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    kinds: dict[str | None, Any] = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
     try:
-        model: Any = AutoModelForSeq2SeqLM.from_pretrained(
-            checkpoint, attn_implementation="eager", dtype=torch.float32, local_files_only=True
-        ).eval()
+        model: Any = (
+            kinds.get(manifest.only, AutoModelForSeq2SeqLM)
+            .from_pretrained(
+                checkpoint, attn_implementation="eager", dtype=torch.float32, local_files_only=True
+            )
+            .eval()
+        )
     except Exception as error:  # transformers raises many classes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParityError(
             f"transformers cannot load {checkpoint}, so the bundle cannot be compared ({reason});"
             " pass --no-validate to export without the comparison"
         ) from None
-    inputs = make_inputs(manifest, manifest.dimensions.vocab_size)
+    inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
+    with torch.inference_mode():
+        if manifest.only == "decoder":
+            return _run_decoder(model, inputs, manifest)
+        arguments = {
+            "input_ids": torch.tensor(inputs.input_ids),
+            "attention_mask": torch.tensor(inputs.mask).long(),
+        }
+        encoder = model if manifest.only == "encoder" else model.get_encoder()
+        states = encoder(**arguments).last_hidden_state.numpy()
+        if manifest.only == "encoder":
+            return Reference(inputs, states)
+        inputs = _without_pad(inputs, getattr(model.config, "decoder", None))
+        targets = torch.tensor(inputs.decoder_ids)
+        logits = model(**arguments, decoder_input_ids=targets, use_cache=False).logits
+        # transformers 5 sizes T5's cache by the encoder's depth: a deeper decoder fails.
+        cached = manifest.dimensions.decoder_layers <= manifest.dimensions.encoder_layers
+        tokens, gaps = _generate(model, {**arguments, "use_cache": cached}, manifest, prompt=1)
+    return Reference(inputs, states, logits.numpy(), tokens, gaps)
+
+
+def _run_decoder(model: Any, inputs: Inputs, manifest: Manifest) -> Reference:
+    """A decoder alone; its prompts are filled up on the left, as transformers wants them."""
+    import torch
+
+    rows = zip(inputs.input_ids, inputs.mask, strict=True)
+    ids = np.stack([np.roll(row, np.count_nonzero(~mask)) for row, mask in rows])
+    arguments = {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(inputs.mask[:, ::-1].copy()).long(),
+    }
+    logits = model(torch.tensor(inputs.decoder_ids)).logits
+    width = inputs.input_ids.shape[1]
+    tokens, gaps = _generate(model, arguments, manifest, prompt=width)
+    return Reference(inputs, None, logits.numpy(), tokens, gaps)
+
+
+def _without_pad(inputs: Inputs, decoder: Any) -> Inputs:
+    """A pair's decoder may have a pad token of its own, which RoBERTa gives no position."""
+    pad = getattr(decoder, "pad_token_id", None)
+    if pad is None:
+        return inputs
+    ids = inputs.decoder_ids
+    return replace(inputs, decoder_ids=np.where(ids == pad, np.roll(ids, 1, axis=0), ids))
+
+
+def _generate(
+    model: Any, arguments: dict[str, Any], manifest: Manifest, prompt: int
+) -> tuple[list[list[int]], NDArray[np.float32]]:
+    """Greedy tokens after ``prompt`` tokens, and ``Reference.gaps``."""
+    import torch
+    from transformers import GenerationConfig as TorchConfig
+
     special, options = manifest.special_tokens, greedy_options(manifest)
     model.generation_config = TorchConfig(
         do_sample=False,
@@ -183,45 +254,30 @@ def run_transformers(checkpoint: Path, manifest: Manifest) -> Reference:
         forced_bos_token_id=options.forced_bos_token_id,
         forced_eos_token_id=options.forced_eos_token_id,
     )
-    arguments = {
-        "input_ids": torch.tensor(inputs.input_ids),
-        "attention_mask": torch.tensor(inputs.mask).long(),
-    }
-    with torch.inference_mode():
-        states = model.get_encoder()(**arguments).last_hidden_state
-        targets = torch.tensor(inputs.decoder_ids)
-        logits = model(**arguments, decoder_input_ids=targets, use_cache=False).logits
-        generated = model.generate(
-            **arguments,
-            return_dict_in_generate=True,
-            output_logits=True,
-            # transformers 5 sizes T5's cache by the encoder's depth: a deeper decoder fails.
-            use_cache=manifest.dimensions.decoder_layers <= manifest.dimensions.encoder_layers,
-        )
-        top = [step.topk(2, dim=-1).values for step in generated.logits]
-    return Reference(
-        inputs=inputs,
-        states=states.numpy(),
-        logits=logits.numpy(),
-        tokens=[until_end(row, special.eos) for row in generated.sequences[:, 1:].tolist()],
-        gaps=torch.stack([values[:, 0] - values[:, 1] for values in top], dim=1).numpy(),
-    )
+    found = model.generate(**arguments, return_dict_in_generate=True, output_logits=True)
+    top = [step.topk(2, dim=-1).values for step in found.logits]
+    gaps: NDArray[np.float32] = torch.stack([t[:, 0] - t[:, 1] for t in top], dim=1).numpy()
+    return [until_end(row, special.eos) for row in found.sequences[:, prompt:].tolist()], gaps
 
 
 def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
     """What every bundle is compared on; always the same for the same sizes and tokens."""
     generator = np.random.default_rng(_SEED)
     dims, special = manifest.dimensions, manifest.special_tokens
-    longest = min(_SOURCE_TOKENS, dims.max_source_length or _SOURCE_TOKENS)
+    most = dims.max_source_length or _SOURCE_TOKENS
+    # Without an encoder, what is generated takes the places after the source.
+    longest = min(_SOURCE_TOKENS, max(1, most // 2) if manifest.only == "decoder" else most)
     target = min(_TARGET_TOKENS, dims.max_target_length or _TARGET_TOKENS)
     special_ids = [special.pad, special.decoder_start, *special.eos]
     words = _ordinary(source_vocab_size, special_ids)
+    # A prompt has no end, and a pad token would not count.
+    ends = [] if manifest.only == "decoder" else [t for t in special.eos if t != special.pad]
     lengths = np.linspace(min(2, longest), longest, _INPUTS).astype(int)
     input_ids = np.full((_INPUTS, longest), special.pad, np.int64)
     for row, length in enumerate(lengths):
         input_ids[row, :length] = generator.choice(words, length)
-        if special.eos[0] < source_vocab_size:
-            input_ids[row, length - 1] = special.eos[0]
+        if ends and ends[0] < source_vocab_size:
+            input_ids[row, length - 1] = ends[0]
     mask = np.arange(longest) < lengths[:, None]
     decoder_ids = generator.choice(_ordinary(dims.vocab_size, special_ids), (_INPUTS, target))
     decoder_ids[:, 0] = special.decoder_start
@@ -237,8 +293,11 @@ def _ordinary(vocab_size: int, special_ids: list[int]) -> NDArray[np.int64]:
 
 def greedy_options(manifest: Manifest) -> GenerationConfig:
     """Plain greedy decoding, with the tokens that the checkpoint forces."""
+    most = manifest.dimensions.max_target_length or _NEW_TOKENS
+    if manifest.only == "decoder":  # half of it may be taken by the source
+        most = max(1, most // 2)
     return GenerationConfig(
-        max_new_tokens=min(_NEW_TOKENS, manifest.dimensions.max_target_length or _NEW_TOKENS),
+        max_new_tokens=min(_NEW_TOKENS, most),
         forced_bos_token_id=manifest.generation.get("forced_bos_token_id"),
         forced_eos_token_id=manifest.generation.get("forced_eos_token_id"),
     )
@@ -250,39 +309,46 @@ def until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:
     return tokens[: end + 1]
 
 
-def _compare_encoder(bundle: Bundle, engine: OnnxRuntimeEngine, reference: Reference) -> Difference:
-    source = engine.encode(reference.inputs.input_ids, reference.inputs.mask)
+def _compare_encoder(
+    bundle: Bundle, engine: OnnxRuntimeEngine, inputs: Inputs, states: NDArray[np.float32]
+) -> Difference:
+    source = engine.encode(inputs.input_ids, inputs.mask)
+    if bundle.manifest.only == "encoder":
+        return difference([(source.numpy(STATES)[inputs.mask], states[inputs.mask])])
     dims = bundle.manifest.dimensions
-    batch, length, _ = reference.states.shape
+    batch, length, _ = states.shape
     pairs = []
     for layer in range(dims.decoder_layers):
         name = f"cross.{layer}.kv"
-        expected = reference.states @ _weight(bundle, f"{name}.weight")
+        expected = states @ _weight(bundle, f"{name}.weight")
         if f"{name}.bias" in bundle.manifest.weights:
             expected = expected + _weight(bundle, f"{name}.bias")
         shape = (batch, length, 2, dims.decoder_heads, dims.decoder_head_dim)
         keys, values = np.moveaxis(expected.reshape(shape), 2, 0)
         for kind, wanted in (("key", keys), ("value", values)):
             found = source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3)
-            pairs.append((found[reference.inputs.mask], wanted[reference.inputs.mask]))
-    return _difference(pairs)
+            pairs.append((found[inputs.mask], wanted[inputs.mask]))
+    return difference(pairs)
 
 
-def _compare_decoder(bundle: Bundle, engine: OnnxRuntimeEngine, reference: Reference) -> Difference:
-    batch, count = reference.inputs.decoder_ids.shape
-    source = engine.encode(reference.inputs.input_ids, reference.inputs.mask)
+def _compare_decoder(
+    bundle: Bundle, engine: OnnxRuntimeEngine, inputs: Inputs, logits: NDArray[np.float32]
+) -> Difference:
+    batch, count = inputs.decoder_ids.shape
+    source = engine.encode(inputs.input_ids, inputs.mask)
     decoder = engine.decoder(source, count)
     step = Step.allocate(batch, count, count, vocab_size=bundle.manifest.dimensions.vocab_size)
-    step.input_ids[:] = reference.inputs.decoder_ids
+    step.input_ids[:] = inputs.decoder_ids
     step.position_ids[:] = np.arange(count)
     step.attention_mask[:] = np.tri(count, dtype=np.bool_)
     decoder.bind(step)()
     if step.logits is None:
         raise AssertionError("logits were asked for")
-    return _difference([(step.logits, reference.logits)])
+    return difference([(step.logits, logits)])
 
 
-def _difference(pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Difference:
+def difference(pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Difference:
+    """Of all pairs (found, wanted)."""
     differences = [np.abs(found - wanted) for found, wanted in pairs]
     return Difference(
         maximum=float(np.max([d.max() for d in differences])),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -96,13 +97,15 @@ class Rule:
 
     ``tied`` are other names under which checkpoints save the same tensor; they may be absent
     and must be equal where they are there. The first of sources and tied names that exists is
-    read.
+    read. ``computed`` makes the parameter of its shape where no source is there (sinusoids,
+    which few checkpoints store).
     """
 
     parameter: str
     sources: tuple[str, ...]
     transform: Transform = Copy()
     tied: tuple[str, ...] = ()
+    computed: Callable[[Shape], FloatArray] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,12 @@ def bind(
     for rule in rules:
         sources = _resolve(rule, checkpoint)
         used.update(sources, rule.tied)
+        if rule.computed is not None and checkpoint.names.isdisjoint(sources):
+            shape = parameters[rule.parameter]
+            bound[rule.parameter] = BoundWeight(
+                rule.parameter, shape, partial(rule.computed, shape)
+            )
+            continue
         missing = [name for name in sources if name not in checkpoint.names]
         if missing:
             problems += [f"missing tensor {name}" for name in missing]

@@ -85,8 +85,9 @@ class Lowering:
             For each graph, the values in float32 that do not fit into float16.
         """
         found = {}
-        for name in ("encoder", "decoder"):
-            model = self.models[name]
+        for name, model in self.models.items():
+            if name not in ("encoder", "decoder"):
+                continue
             exact = {node for node in self._exact if node.graph is model.graph}
             exact |= {use.node for layer in excluded for use in layer.uses if use.graph == name}
             if target == "tensorrt":

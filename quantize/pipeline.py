@@ -253,7 +253,8 @@ def _opened(request: Request) -> tuple[Bundle, Scheme]:
     """The bundle and the scheme, once both and the paths are known to fit."""
     chosen = find_scheme(request.scheme, request.target)
     check_options(request.options, request.scheme, request.target, chosen.uses)
-    source = Bundle.open(request.bundle)
+    source = Bundle.open(request.bundle, alone=("encoder", "decoder"))
+    source.require_slots("quantize")
     done = source.manifest.quantization
     if "legacy" in done:
         raise QuantizationError(
@@ -330,6 +331,11 @@ def _calibration(
                 f"{needing} needs to see the model at work: give it text with --calibration"
             )
         return None
+    if bundle.manifest.only is not None:
+        raise QuantizationError(
+            f"{bundle.directory} holds only one of encoder and decoder, and a calibration replays"
+            " both; choose a scheme without one"
+        )
     used = scheme.calibrated or gptq or scheme.compute == "float16"
     if isinstance(given, Calibration):
         calibrating.check_origin(given, bundle)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .bundle import Bundle
 from .decoding import Choices, GenerationConfig, JsonSchema, Regex
+from .encoder import EncoderModel
 from .errors import (
     BundleError,
     EngineError,
@@ -26,6 +27,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "Choices",
+    "EncoderModel",
     "EngineError",
     "Generation",
     "GenerationConfig",

@@ -4,21 +4,40 @@ A bundle is a directory: ``seq2edge.json`` (the manifest), ``encoder.onnx``,
 ``decoder.onnx`` (graphs only), ``weights.bin`` (external data that both graphs share) and
 tokenizer files. It is trusted only after it was checked, no name in it may lead out of its
 directory, and it appears on disk whole or not at all.
+
+A bundle whose cache grows (:data:`.manifest.GROWING`) has graphs of other makers, with their own
+external data. A folder that optimum wrote reads as one, with what its configs say as manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from .errors import BundleError
-from .manifest import DTYPE_BITS, MANIFEST_NAME, WEIGHTS_NAME, FileInfo, Manifest, WeightInfo
+from .manifest import (
+    DTYPE_BITS,
+    GROWING,
+    MANIFEST_NAME,
+    WEIGHTS_NAME,
+    FileInfo,
+    Manifest,
+    WeightInfo,
+)
+from .optimum import is_optimum_folder, read_optimum_folder
 from .output import OutputFolder, check_folder
 
 _CHUNK = 1 << 20
 _KIND = "a bundle"
+#: Of a bundle of one stack: what it is, for callers who cannot take it.
+_ALONE = {
+    "encoder": "only an encoder, which gives vectors and no text: load it with"
+    " seq2edge.runtime.EncoderModel, or run 'seq2edge encode'",
+    "decoder": "only a decoder, which goes on with texts: run it with 'seq2edge run' or"
+    " Seq2SeqModel; what was asked for takes a model with an encoder as well",
+}
 
 
 class Bundle:
@@ -29,8 +48,12 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, alone: Collection[str] = ()) -> Bundle:
         """Read the manifest and check names, sizes and tensor offsets (not the hashes).
+
+        Args:
+            path: the bundle's folder.
+            alone: ``encoder``, ``decoder``: bundles of only that are taken as well.
 
         Raises:
             BundleError: what is wrong, all of it, and what to do.
@@ -41,6 +64,8 @@ class Bundle:
         if not directory.is_dir():
             raise BundleError(f"{directory} is not a directory; a bundle is one")
         file = directory / MANIFEST_NAME
+        if not file.is_file() and is_optimum_folder(directory):
+            return cls(directory, read_optimum_folder(directory))
         if not file.is_file():
             hint = (
                 " (it looks like a checkpoint: run 'seq2edge export' on it first)"
@@ -56,6 +81,9 @@ class Bundle:
         problems = bundle._layout_problems()
         if problems:
             raise BundleError(f"{directory}: " + "; ".join(problems))
+        only = bundle.manifest.only
+        if only is not None and only not in alone:
+            raise BundleError(f"{directory} holds {_ALONE[only]}")
         return bundle
 
     def path(self, name: str) -> Path:
@@ -76,6 +104,11 @@ class Bundle:
         Raises:
             BundleError: listing each file whose bytes changed.
         """
+        if not (self.directory / MANIFEST_NAME).is_file():
+            raise BundleError(
+                f"{self.directory} has no hashes, because optimum wrote it; 'seq2edge import' makes"
+                " a bundle of it that has"
+            )
         changed = [
             name
             for name, info in self.manifest.files.items()
@@ -88,6 +121,18 @@ class Bundle:
                 + "; copy or export the bundle again"
             )
 
+    def require_slots(self, command: str) -> None:
+        """Refuse a bundle whose cache grows, for what takes apart the graphs of ``export``.
+
+        Raises:
+            BundleError: it is one; ``command`` is named.
+        """
+        if self.manifest.cache == GROWING:
+            raise BundleError(
+                f"{self.directory} has graphs of another maker, with a cache that grows, and"
+                f" {command} takes the graphs of 'seq2edge export'; export the checkpoint itself"
+            )
+
     @property
     def size(self) -> int:
         """Bytes of all files that the manifest lists."""
@@ -96,9 +141,12 @@ class Bundle:
     def _layout_problems(self) -> list[str]:
         manifest = self.manifest
         problems = []
-        needed = [graph.file for graph in manifest.graphs.values()] + [WEIGHTS_NAME]
-        if manifest.tokenizer.file is not None:
-            needed.append(manifest.tokenizer.file)
+        needed = [graph.file for graph in manifest.graphs.values()]
+        if manifest.cache != GROWING:
+            needed.append(WEIGHTS_NAME)
+        for tokenizer in (manifest.tokenizer, manifest.target_tokenizer):
+            if tokenizer is not None and tokenizer.file is not None:
+                needed.append(tokenizer.file)
         for name in needed:
             if name not in manifest.files:
                 problems.append(f"{name!r} is used but not listed under files")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
+from .languages import with_source_language
 from .manifest import Manifest
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .decoding.config import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,10 @@ class Source:
         return tokens
 
 
-def tokenize(texts: Sequence[str], tokenizer: Tokenizer, manifest: Manifest) -> list[list[int]]:
-    """Token ids of each text.
+def tokenize(
+    texts: Sequence[str], tokenizer: Tokenizer, manifest: Manifest, config: GenerationConfig
+) -> list[list[int]]:
+    """Token ids of each text, with the language tokens that ``config`` asks for.
 
     Raises:
         InputError: an empty text, one that is too long, or one that the tokenizer or the model
@@ -52,6 +59,7 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer, manifest: Manifest) -> 
             raise InputError(f"text {number} cannot be tokenized: {error}") from None
         if not ids:
             raise InputError(f"text {number} has no token that the tokenizer knows")
+        ids = with_source_language(ids, config, manifest)
         if limit is not None and len(ids) > limit:
             raise InputError(
                 f"text {number} has {len(ids)} tokens and the model takes at most {limit};"

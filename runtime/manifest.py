@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from .errors import BundleError
@@ -18,13 +18,18 @@ from .fields import FieldReader
 MANIFEST_NAME = "seq2edge.json"
 WEIGHTS_NAME = "weights.bin"
 #: The newest format. Bundles of tree steps are format 1, as before; one whose cache grows is
-#: format 2, because readers of format 1 would take it for a damaged bundle of theirs.
-FORMAT_VERSION = 2
+#: format 2, because readers of format 1 would take it for a damaged bundle of theirs. So is one of
+#: an encoder or a decoder alone, or with two tokenizers, format 3.
+FORMAT_VERSION = 3
 _SLOTS_FORMAT = 1
+GROWING_FORMAT = 2
+PARTS_FORMAT = 3
 
 #: Kinds of cache. Slots: the decoder is a tree step (docs/design.md, section 3). Growing: it takes
 #: the keys and values so far and gives them back longer, as in ``optimum``'s graphs.
 SLOTS, GROWING = "slots", "growing"
+#: What an encoder alone gives, [B, S, D]; by transformers' name.
+STATES = "last_hidden_state"
 #: What a growing decoder calls its cache; of these, the fixed part for cross-attention.
 _GROWING_CACHE, _GROWING_CROSS = "past_key_values.", ".encoder."
 
@@ -94,7 +99,8 @@ class FileInfo:
 class Dimensions:
     """Sizes that the runtime needs; lengths are in tokens, ``None`` means no limit.
 
-    ``source_vocab_size`` is None where the encoder reads the decoder's ``vocab_size`` tokens.
+    What a bundle of one stack lacks counts 0. ``source_vocab_size`` is None where the encoder
+    reads the decoder's ``vocab_size`` tokens.
     """
 
     vocab_size: int
@@ -122,13 +128,48 @@ class SpecialTokens:
     eos: tuple[int, ...]
 
 
+#: Where a source's language token stands; ``NO_SOURCE``: it has none.
+START, END, NO_SOURCE = "start", "end", "none"
+#: What names the target language: the first generated token, the decoder's start token, or a
+#: token before the source.
+FORCED_BOS, DECODER_START, SOURCE_START = "forced_bos", "decoder_start", "source_start"
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Languages of a multilingual bundle.
+
+    Attributes:
+        codes: a language's code to its token.
+        source: ``START``, ``END`` or ``NO_SOURCE``.
+        target: ``FORCED_BOS``, ``DECODER_START`` or ``SOURCE_START``.
+        default_source: code of the source language where a call names none, as the tokenizer
+            puts it; None: a source has no language token then.
+    """
+
+    codes: Mapping[str, int]
+    source: str
+    target: str
+    default_source: str | None = None
+
+
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """``kind`` is ``tokenizers`` (a tokenizer.json), ``byte`` (ByT5) or ``none``."""
+    """How texts become tokens.
+
+    Attributes:
+        kind: ``tokenizers`` (a tokenizer.json), ``byte`` (ByT5) or ``none``.
+        unknown: what ids from ``size`` on mean: the tokenizer's pieces that are no tokens of the
+            model. None: there are none.
+        languages: None: a call names none.
+    """
 
     kind: str = "none"
     file: str | None = None
     byte_offset: int = 0
+    size: int | None = None
+    unknown: int | None = None
+    languages: Languages | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +190,21 @@ class Manifest:
     cache: str = SLOTS
     #: Of a GROWING bundle: weights of all graphs, equal tensors counted once; 0: not known.
     parameter_count: int = 0
+    #: Where outputs have other tokens than sources; None: ``tokenizer`` is for both.
+    target_tokenizer: TokenizerInfo | None = None
+
+    @property
+    def only(self) -> str | None:
+        """``encoder`` or ``decoder`` where the bundle has no other stack; else None."""
+        if "decoder" not in self.graphs:
+            return "encoder"
+        return None if "encoder" in self.graphs else "decoder"
+
+    @property
+    def has_two_vocabularies(self) -> bool:
+        """Whether a token id means one thing in a source and another one in an output."""
+        dims = self.dimensions
+        return self.target_tokenizer is not None or dims.source_tokens != dims.vocab_size
 
     @property
     def parameters(self) -> int:
@@ -169,7 +225,7 @@ class Manifest:
     def cache_bytes_per_slot(self) -> int:
         """Self-attention cache bytes that one slot (one token of one sequence) takes."""
         total = 0
-        for spec in self.graphs["decoder"].inputs:
+        for spec in () if self.only == "encoder" else self.graphs["decoder"].inputs:
             if _is_own_cache(spec.name):
                 heads, head_dim = spec.shape[1], spec.shape[3]
                 if isinstance(heads, int) and isinstance(head_dim, int):
@@ -181,6 +237,12 @@ class Manifest:
         values = asdict(self)
         if self.cache == SLOTS:  # format 1 does not have them
             del values["cache"], values["parameter_count"]
+        if self.format_version < PARTS_FORMAT:
+            del values["target_tokenizer"]
+        for tokenizer in (values["tokenizer"], values.get("target_tokenizer") or {}):
+            for name in ("size", "unknown", "languages"):  # as long as few bundles have them
+                if tokenizer.get(name) is None:
+                    tokenizer.pop(name, None)
         return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -223,23 +285,14 @@ def _is_own_cache(name: str) -> bool:
 def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
     dims = r.table(raw, "dimensions")
     special = r.table(raw, "special_tokens")
-    tokenizer = r.table(raw, "tokenizer")
     graphs = {
         name: _graph(r, info if isinstance(info, dict) else {}, f"graphs.{name}.")
         for name, info in r.table(raw, "graphs").items()
     }
-    r.problems += [
-        f"graphs.{name} is missing" for name in ("encoder", "decoder") if name not in graphs
-    ]
-    sizes = (
-        "vocab_size",
-        "d_model",
-        "encoder_layers",
-        "decoder_layers",
-        "decoder_heads",
-        "decoder_head_dim",
-    )
-    file = tokenizer.get("file")
+    missing = [name for name in ("encoder", "decoder") if name not in graphs]
+    if raw["format_version"] < PARTS_FORMAT or len(missing) > 1:
+        r.problems += [f"graphs.{name} is missing" for name in missing]
+    sizes = [spec.name for spec in fields(Dimensions) if spec.default is MISSING]
     cache = r.text(raw, "cache", "") if "cache" in raw else SLOTS
     if cache not in (SLOTS, GROWING):
         r.problems.append(f"cache {cache!r} is unknown")
@@ -258,11 +311,10 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
             decoder_start=r.number(special, "decoder_start", "special_tokens."),
             eos=r.integers(special, "eos", "special_tokens."),
         ),
-        tokenizer=TokenizerInfo(
-            kind=r.text(tokenizer, "kind", "tokenizer."),
-            file=None if file is None else r.text(tokenizer, "file", "tokenizer."),
-            byte_offset=r.number(tokenizer, "byte_offset", "tokenizer."),
-        ),
+        tokenizer=_tokenizer(r, raw, "tokenizer"),
+        target_tokenizer=None
+        if raw.get("target_tokenizer") is None
+        else _tokenizer(r, raw, "target_tokenizer"),
         graphs=graphs,
         weights={
             name: _weight(r, info if isinstance(info, dict) else {}, f"weights.{name}.")
@@ -280,6 +332,34 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
         cache=cache,
         parameter_count=r.number(raw, "parameter_count", "") if cache == GROWING else 0,
     )
+
+
+def _tokenizer(r: FieldReader, raw: dict[str, Any], key: str) -> TokenizerInfo:
+    info = r.table(raw, key)
+    return TokenizerInfo(
+        kind=r.text(info, "kind", f"{key}."),
+        file=None if info.get("file") is None else r.text(info, "file", f"{key}."),
+        byte_offset=r.number(info, "byte_offset", f"{key}."),
+        size=r.limit(info, "size", f"{key}."),
+        unknown=r.limit(info, "unknown", f"{key}."),
+        languages=None if info.get("languages") is None else _languages(r, info, f"{key}."),
+    )
+
+
+def _languages(r: FieldReader, raw: dict[str, Any], where: str) -> Languages:
+    info, where = r.table(raw, "languages", where), f"{where}languages."
+    codes, default = r.table(info, "codes", where), info.get("default_source")
+    found = Languages(
+        codes={code: r.number(codes, code, f"{where}codes.") for code in codes},
+        source=r.text(info, "source", where),
+        target=r.text(info, "target", where),
+        default_source=None if default is None else r.text(info, "default_source", where),
+    )
+    if found.source not in (START, END, NO_SOURCE):
+        r.problems.append(f"{where}source {found.source!r} is unknown")
+    if found.target not in (FORCED_BOS, DECODER_START, SOURCE_START):
+        r.problems.append(f"{where}target {found.target!r} is unknown")
+    return found
 
 
 def _weight(r: FieldReader, raw: dict[str, Any], where: str) -> WeightInfo:

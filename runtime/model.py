@@ -15,6 +15,7 @@ from .decoding.call import Sequence as Found
 from .engines import Engine, load_engine
 from .errors import InputError
 from .inputs import Source, checked_sources, tokenize
+from .languages import with_languages
 from .manifest import Manifest
 from .streaming import TextStream
 from .tokenizer import Tokenizer, load_tokenizer
@@ -30,7 +31,7 @@ class Generation:
     Attributes:
         text: the decoded text, or None where the bundle has no tokenizer.
         token_ids: tokens after the decoder start token, with a decoder prefix and the end
-            token where there is one.
+            token where there is one; of a decoder alone, those after the source.
         score: sum of the tokens' log-probabilities (natural logarithm; forced tokens count
             as 0) under the distribution that they were chosen from; beam search divides it
             by length ** length_penalty. None unless it was a beam search or
@@ -48,7 +49,9 @@ class Generation:
 
 
 class Seq2SeqModel:
-    """A loaded encoder-decoder. Use it as a context manager, from one or several threads.
+    """A loaded encoder-decoder, or a decoder alone, which goes on with the texts it is given.
+
+    Use it as a context manager, from one or several threads.
 
     >>> with Seq2SeqModel.load("g2p.bundle") as model:
     ...     print(model.generate(["hello"])[0].text)
@@ -58,7 +61,11 @@ class Seq2SeqModel:
         self._bundle = bundle
         self._engine = engine
         self.tokenizer = tokenizer
-        self._decoding = Decoding(engine, bundle.manifest, tokenizer)
+        #: Of outputs: another one only where those have other tokens than sources.
+        self.target_tokenizer = tokenizer
+        if bundle.manifest.target_tokenizer is not None:
+            self.target_tokenizer = load_tokenizer(bundle, target=True)
+        self._decoding = Decoding(engine, bundle.manifest, self.target_tokenizer)
 
     @classmethod
     def load(
@@ -73,7 +80,7 @@ class Seq2SeqModel:
         """Open a bundle and load it into an engine.
 
         Args:
-            path: the bundle's folder.
+            path: the bundle's folder, or one that ``optimum-cli export onnx`` wrote.
             engine: ``onnxruntime``, or ``onnxruntime-tensorrt``: ONNX Runtime's TensorRT
                 provider, with its engines kept beside the bundle in ``BUNDLE.ort-tensorrt``.
             device: ``cpu`` or ``cuda``; None: the engine's default, ``cpu`` for onnxruntime.
@@ -87,7 +94,7 @@ class Seq2SeqModel:
             EngineError: the engine is missing or too old for the bundle, or does not run on this
                 GPU; with ``strict``, parts that would run on the CPU.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, alone=("decoder",))
         tokenizer = load_tokenizer(bundle)
         loaded = load_engine(
             bundle, engine=engine, device=device, strict=strict, num_threads=num_threads
@@ -157,7 +164,7 @@ class Seq2SeqModel:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         config = self._config(config, max_new_tokens)
-        sources = [Source.of(tokens) for tokens in self.tokenize(texts)]
+        sources = [Source.of(tokens) for tokens in self.tokenize(texts, config)]
         return self._generate(sources, config, batch_size, progress, cancelled)
 
     def generate_ids(
@@ -215,16 +222,22 @@ class Seq2SeqModel:
                 f"a stream has one result: num_return_sequences={config.num_return_sequences}"
                 " must be 1"
             )
-        sources = [Source.of(tokens) for tokens in self.tokenize([text])]
-        if self.tokenizer is None:
+        sources = [Source.of(tokens) for tokens in self.tokenize([text], config)]
+        if self.target_tokenizer is None:
             raise AssertionError("tokenize refuses a bundle without a tokenizer")
         steps = self._decoding.steps(sources[0], config)
         return TextStream(
-            self.tokenizer, (self._generation(found, config, text=False) for found in steps)
+            self.target_tokenizer, (self._generation(found, config, text=False) for found in steps)
         )
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokenize(
+        self, texts: Sequence[str], config: GenerationConfig | None = None
+    ) -> list[list[int]]:
         """Token ids of each text, checked as :meth:`generate` checks them.
+
+        Args:
+            texts: the sources.
+            config: its languages put their tokens into the sources; None: the checkpoint's own.
 
         Raises:
             InputError: as in :meth:`generate`; the text is named by its place in ``texts``.
@@ -234,7 +247,8 @@ class Seq2SeqModel:
                 f"{self._bundle.directory} has no tokenizer (the checkpoint had no tokenizer"
                 " files); export it again with them beside the weights, or use generate_ids"
             )
-        return tokenize(texts, self.tokenizer, self.manifest)
+        config = with_languages(self.generation_config if config is None else config, self.manifest)
+        return tokenize(texts, self.tokenizer, self.manifest, config)
 
     def _config(self, config: GenerationConfig | None, limit: int | None) -> GenerationConfig:
         config = self.generation_config if config is None else config
@@ -262,8 +276,9 @@ class Seq2SeqModel:
     def _generation(self, found: Found, config: GenerationConfig, *, text: bool) -> Generation:
         scored = config.return_scores or config.num_beams > 1
         decoded = None
-        if self.tokenizer is not None and (text or found.finish_reason is not None):
-            decoded = self.tokenizer.decode(found.token_ids)
+        tokenizer = self.target_tokenizer
+        if tokenizer is not None and (text or found.finish_reason is not None):
+            decoded = tokenizer.decode(found.token_ids)
         return Generation(
             text=decoded,
             token_ids=list(found.token_ids),

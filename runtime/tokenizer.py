@@ -14,6 +14,10 @@ from tokenizers import Tokenizer as _FastTokenizer
 
 from .bundle import Bundle
 from .errors import BundleError
+from .optimum import UNREADY
+
+#: Before a token that no text may be cut into; no text holds this noncharacter.
+HIDDEN = "\uffff"
 
 
 class Tokenizer(Protocol):
@@ -37,19 +41,34 @@ class Tokenizer(Protocol):
 
 
 class JsonTokenizer:
-    """A ``tokenizer.json``; padding and truncation settings in the file are switched off."""
+    """A ``tokenizer.json``; padding and truncation settings in the file are switched off.
 
-    def __init__(self, data: bytes) -> None:
+    Args:
+        data: the file.
+        size, unknown: ids from ``size`` on become ``unknown`` (see :class:`.TokenizerInfo`).
+    """
+
+    def __init__(self, data: bytes, *, size: int | None = None, unknown: int | None = None) -> None:
         try:
             self._tokenizer = _FastTokenizer.from_buffer(data)
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"tokenizer.json cannot be read: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._size = self._tokenizer.get_vocab_size() if size is None else size
+        self._unknown = unknown
         self._kinds = _decoder_kinds(json.loads(self._tokenizer.to_str()).get("decoder"))
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
+        found = self._tokenizer.encode(text, add_special_tokens=special_tokens)
+        ids: list[int] = found.ids
+        if self._unknown is None:
+            return ids
+        for place, number in enumerate(ids):
+            if number >= self._size or number == self._unknown:
+                # Unknown to the pieces, it may still be a token of the model as a whole.
+                hidden = self._tokenizer.token_to_id(HIDDEN + found.tokens[place])
+                ids[place] = self._unknown if hidden is None else hidden
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -65,8 +84,7 @@ class JsonTokenizer:
         return count
 
     def token_bytes(self) -> list[bytes]:
-        size = self._tokenizer.get_vocab_size()
-        tokens = [self._tokenizer.id_to_token(number) or "" for number in range(size)]
+        tokens = [self._tokenizer.id_to_token(number) or "" for number in range(self._size)]
         added = self._tokenizer.get_added_tokens_decoder()
         if "ByteLevel" in self._kinds:
             spelled = [_byte_level(token) for token in tokens]
@@ -153,17 +171,28 @@ class ByteTokenizer:
         return [b""] * self._offset + [bytes([b]) for b in range(256)] + [b""] * self._EXTRA_IDS
 
 
-def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
+def load_tokenizer(bundle: Bundle, *, target: bool = False) -> Tokenizer | None:
     """The bundle's tokenizer, or None if it was exported without one.
+
+    Args:
+        bundle: the opened bundle.
+        target: the one of outputs, where they have other tokens than sources.
 
     Raises:
         BundleError: a tokenizer file that cannot be read, or an unknown kind.
     """
-    info = bundle.manifest.tokenizer
+    manifest = bundle.manifest
+    info = (manifest.target_tokenizer if target else None) or manifest.tokenizer
     if info.kind == "none":
         return None
     if info.kind == "byte":
         return ByteTokenizer(info.byte_offset)
     if info.kind == "tokenizers" and info.file is not None:
-        return JsonTokenizer(bundle.path(info.file).read_bytes())
+        data = bundle.path(info.file).read_bytes()
+        return JsonTokenizer(data, size=info.size, unknown=info.unknown)
+    if info.kind == UNREADY:
+        raise BundleError(
+            f"{bundle.directory}: its tokenizer files must be converted once; run 'seq2edge import'"
+            " and use the bundle that it writes"
+        )
     raise BundleError(f"{bundle.directory}: unknown tokenizer kind {info.kind!r}")

@@ -34,6 +34,65 @@ _BART = {
     "max_position_embeddings": 80,
     "init_std": 0.3,
 }
+_BARE = {**_BART, "decoder_start_token_id": 2}
+#: Families of the BART line, two shapes each.
+_BART_LINE: dict[str, tuple[str, dict[str, Any]]] = {
+    "mbart": ("MBart", _BARE),
+    "mbart-scaled": (
+        "MBart",
+        {**_BARE, "scale_embedding": True, "activation_function": "relu", "vocab_size": 401},
+    ),
+    "pegasus": ("Pegasus", _BART),
+    "pegasus-scaled": (
+        "Pegasus",
+        {**_BART, "scale_embedding": True, "activation_function": "relu", "decoder_layers": 1},
+    ),
+    "marian": (
+        "Marian",
+        {
+            **_BART,
+            "activation_function": "swish",
+            "scale_embedding": True,
+            "pad_token_id": 399,
+            "decoder_start_token_id": 399,
+            "bad_words_ids": [[399]],
+        },
+    ),
+    # Each side with tokens of its own, as the models of the tatoeba challenge have them.
+    "marian-separate": (
+        "Marian",
+        {
+            **_BART,
+            "d_model": 36,
+            "share_encoder_decoder_embeddings": False,
+            "vocab_size": 380,
+            "decoder_vocab_size": 311,
+            "pad_token_id": 310,
+            "decoder_start_token_id": 310,
+        },
+    ),
+    "m2m100": ("M2M100", _BARE),
+    "m2m100-unscaled": (
+        "M2M100",
+        {**_BARE, "scale_embedding": False, "activation_function": "gelu", "vocab_size": 401},
+    ),
+    "blenderbot": ("Blenderbot", _BART),
+    "blenderbot-scaled": (
+        "Blenderbot",
+        {**_BART, "scale_embedding": True, "activation_function": "relu", "encoder_layers": 1},
+    ),
+    "blenderbot-small": ("BlenderbotSmall", _BART),
+    "blenderbot-small-scaled": (
+        "BlenderbotSmall",
+        {**_BART, "scale_embedding": True, "activation_function": "relu", "vocab_size": 401},
+    ),
+    "plbart": ("PLBart", _BARE),
+    "plbart-unscaled": (
+        "PLBart",
+        {**_BARE, "scale_embedding": False, "activation_function": "relu", "d_model": 32},
+    ),
+}
+_MODEL_CLASS = {"Marian": "MTModel"}
 #: name: (model class, config class, config values)
 SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "t5": ("T5ForConditionalGeneration", "T5Config", _T5),
@@ -69,6 +128,14 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "BartConfig",
         {**_BART, "vocab_size": 401, "encoder_layers": 1, "decoder_layers": 1},
     ),
+    **{
+        name: (
+            f"{prefix}{_MODEL_CLASS.get(prefix, 'ForConditionalGeneration')}",
+            f"{prefix}Config",
+            values,
+        )
+        for name, (prefix, values) in _BART_LINE.items()
+    },
 }
 #: A plain PyTorch module, whose bundle ``bundle_of`` makes as well (tests/translators.py).
 MODULE = "torch"

@@ -186,6 +186,7 @@ def plan(
         InputError: an unknown target, or a JetPack or an engine that it does not have.
         EngineError: the bundle cannot run there; why, and what to do.
     """
+    bundle.require_slots("pack")
     found = next((known for known in TARGETS if known.name == target), None)
     if found is None:
         names = ", ".join(known.name for known in TARGETS)

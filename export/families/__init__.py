@@ -5,13 +5,61 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import CheckpointError
-from . import bart, t5
+from . import (
+    bart,
+    bert,
+    blenderbot,
+    gpt2,
+    m2m100,
+    marian,
+    mbart,
+    pairs,
+    pegasus,
+    plbart,
+    roberta,
+    t5,
+)
 from .base import Config, Family
 
-FAMILIES: tuple[Family, ...] = (t5.FAMILY, bart.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (
+    t5.FAMILY,
+    bart.FAMILY,
+    mbart.FAMILY,
+    pegasus.FAMILY,
+    marian.FAMILY,
+    m2m100.FAMILY,
+    blenderbot.FAMILY,
+    blenderbot.SMALL,
+    plbart.FAMILY,
+    bert.FAMILY,
+    roberta.FAMILY,
+    gpt2.FAMILY,
+    pairs.FAMILY,
+)
+_LOCAL = "its {} attends to parts of the source, and the graphs have whole attention"
+#: Known, and why they are not exported.
+REFUSED = {
+    "led": _LOCAL.format("encoder (sliding windows and global tokens)"),
+    "longt5": _LOCAL.format("encoder (local or transient-global)"),
+    "bigbird_pegasus": _LOCAL.format("encoder (blocks of BigBird)"),
+    "pegasus_x": _LOCAL.format("encoder (blocks and global tokens)"),
+    "prophetnet": "its decoder predicts several tokens at once, with an attention for each",
+    "xlm-prophetnet": "its decoder predicts several tokens at once, with an attention for each",
+    "fsmt": "its tokenizer needs the scripts of Moses, which a device does not have; Marian models"
+    " translate the same languages",
+    "nllb-moe": "its layers are mixtures of experts; the dense NLLB checkpoints are m2m_100",
+    "switch_transformers": "its layers are mixtures of experts",
+    "mvp": "it may put trained prompts before every layer's keys and values",
+    "gptsan-japanese": "it is a decoder whose prompt is seen from both sides",
+    "seamless_m4t": "its sources are speech as well as text",
+    "speech_to_text": "its sources are speech",
+    "whisper": "its sources are speech",
+    "xlnet": "its attention adds a term of query and distance (Transformer-XL's relative"
+    " positions), and the graphs add biases that depend on the distance alone",
+}
 
 
-def find_family(config: dict[str, Any]) -> tuple[Family, Config]:
+def find_family(config: dict[str, Any]) -> tuple[Family[Any], Config]:
     """The family of a config.json, and the config with that family's defaults.
 
     Raises:
@@ -21,6 +69,8 @@ def find_family(config: dict[str, Any]) -> tuple[Family, Config]:
     for family in FAMILIES:
         if kind in family.model_types:
             defaults = {**family.defaults, **family.type_defaults.get(str(kind), {})}
-            return family, Config(config, defaults)
+            return family, Config(family.flattened(config), defaults)
+    if isinstance(kind, str) and kind in REFUSED:
+        raise CheckpointError(f"config.json: model_type {kind!r} is not supported: {REFUSED[kind]}")
     known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
     raise CheckpointError(f"config.json: model_type {kind!r} is not supported; known: {known}")

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
-from ..spec import Activation, Seq2SeqSpec
+from ..spec import Activation, ModelSpec
 from ..weights import Rule
+
+Spec = TypeVar("Spec", bound=ModelSpec)
 
 
 @dataclass(frozen=True)
-class Family:
+class Facts:
+    """A model type in words, for the table of docs/families.md.
+
+    Attributes:
+        model: the class of transformers.
+        positions: how the model knows where a token stands.
+        norms: where its norms are.
+        tokenizer: files that its tokenizer is read from, where there is no tokenizer.json.
+        languages: codes that ``--source-lang`` and ``--target-lang`` take.
+        at_run_time: what a call has to say, and what the checkpoint says itself.
+    """
+
+    model: str
+    positions: str
+    norms: str
+    tokenizer: str
+    languages: str = ""
+    at_run_time: str = ""
+
+
+@dataclass(frozen=True)
+class Family(Generic[Spec]):
     """What a ``model_type`` of config.json means.
 
     Attributes:
@@ -24,25 +47,37 @@ class Family:
         rules: the name map for a spec.
         prefix: what a model saved without its head lacks before the names.
         ignored: regular expressions of tensors that the architecture never reads.
+        old_suffixes: ends of names in old checkpoints, and what they are now.
+        flattened: config.json with what its nested configs say of the whole model.
         defaults: config values that the model's code assumes where config.json is silent.
         type_defaults: the same, for single model types.
+        facts: what docs/families.md says of each model type.
     """
 
     name: str
     model_types: tuple[str, ...]
-    spec: Callable[[Config, Checkpoint], Seq2SeqSpec]
-    rules: Callable[[Seq2SeqSpec], list[Rule]]
+    spec: Callable[[Config, Checkpoint], Spec]
+    rules: Callable[[Spec], list[Rule]]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    old_suffixes: Mapping[str, str] = field(default_factory=dict)
+    flattened: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     defaults: Mapping[str, Any] = field(default_factory=dict)
     type_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    facts: Mapping[str, Facts] = field(default_factory=dict)
 
 
 class Config:
-    """Typed access to config.json; an absent key falls back to the family's default."""
+    """Typed access to config.json; an absent key falls back to the family's default.
 
-    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    ``where`` is what messages put before a key of a nested config: ``encoder.``.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str = ""
+    ) -> None:
         self._values = {**defaults, **values}
+        self.where = where
 
     def get(self, key: str) -> Any:
         return self._values.get(key)
@@ -51,22 +86,26 @@ class Config:
         value = self._values.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
-        raise CheckpointError(f"config.json: {key} must be a positive integer, not {value!r}")
+        raise CheckpointError(
+            f"config.json: {self.where}{key} must be a positive integer, not {value!r}"
+        )
 
     def number(self, key: str) -> float:
         value = self._values.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
-        raise CheckpointError(f"config.json: {key} must be a number, not {value!r}")
+        raise CheckpointError(f"config.json: {self.where}{key} must be a number, not {value!r}")
 
     def flag(self, key: str) -> bool:
         value = self._values.get(key)
         if isinstance(value, bool):
             return value
-        raise CheckpointError(f"config.json: {key} must be true or false, not {value!r}")
+        raise CheckpointError(
+            f"config.json: {self.where}{key} must be true or false, not {value!r}"
+        )
 
     def activation(self, key: str) -> Activation:
-        return parse_activation(key, self._values.get(key))
+        return parse_activation(self.where + key, self._values.get(key))
 
 
 #: Other names that transformers gives to the same functions (its ACT2FN).

@@ -20,7 +20,7 @@ from ..spec import (
     StackSpec,
 )
 from ..weights import Expand, Rule, Transpose, linear, norm
-from .base import Config, Family, parse_activation
+from .base import Config, Facts, Family, parse_activation
 
 _EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
@@ -154,6 +154,16 @@ def _layer_rules(side: str, index: int, gated: bool) -> list[Rule]:
     return rules
 
 
+def _facts(model: str, tokenizer: str, at_run_time: str = "") -> Facts:
+    return Facts(
+        model=f"{model}ForConditionalGeneration",
+        positions="relative, in buckets" + (", a table for each layer" if model == "UMT5" else ""),
+        norms="RMS before each part, on the last states",
+        tokenizer=tokenizer,
+        at_run_time=at_run_time,
+    )
+
+
 FAMILY = Family(
     name="t5",
     model_types=("t5", "mt5", "umt5"),
@@ -171,4 +181,13 @@ FAMILY = Family(
         "decoder_start_token_id": 0,
     },
     type_defaults={kind: {"feed_forward_proj": "gated-gelu"} for kind in ("mt5", "umt5")},
+    facts={
+        "t5": _facts(
+            "T5",
+            "spiece.model; CodeT5: vocab.json, merges.txt; ByT5: none",
+            "the task, as the first words of the text",
+        ),
+        "mt5": _facts("MT5", "spiece.model"),
+        "umt5": _facts("UMT5", "spiece.model"),
+    },
 )

@@ -1,4 +1,4 @@
-"""From a spec to two ``onnx_ir`` models whose weights have shapes and no data yet."""
+"""From a spec to ``onnx_ir`` models whose weights have shapes and no data yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder
 
-from ..spec import Seq2SeqSpec
+from seq2edge.runtime.manifest import STATES
+
+from ..spec import ModelSpec, StackSpec
 from .decoder import DecoderGraph, StepInputs
 from .encoder import EncoderGraph
 
@@ -16,31 +18,34 @@ _IR_VERSION = 11
 _FLOAT, _INT64, _BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
 
 
-def build_encoder(spec: Seq2SeqSpec) -> ir.Model:
+def build_encoder(spec: ModelSpec, stack: StackSpec) -> ir.Model:
     """The encoder graph (see :class:`.encoder.EncoderGraph`)."""
     input_ids = _value("input_ids", _INT64, ["batch", "source"])
     mask = _value("encoder_attention_mask", _BOOL, ["batch", 1, 1, "source"])
     builder = _builder("encoder", [input_ids, mask])
-    outputs = EncoderGraph(spec)(builder.op, input_ids, mask)
-    names = _pair_names("cross", spec)
-    for value, name in zip(outputs, (n for pair in names for n in pair), strict=True):
-        _declare_output(builder, value, name, _FLOAT, _cross_shape(spec))
+    outputs = EncoderGraph(spec, stack)(builder.op, input_ids, mask)
+    names = [STATES]
+    shape: list[int | str] = ["batch", "source", spec.width(stack)]
+    if spec.decoder is not None:
+        names = [name for pair in _pair_names("cross", spec.decoder) for name in pair]
+        shape = _cross_shape(spec.decoder)
+    for value, name in zip(outputs, names, strict=True):
+        _declare_output(builder, value, name, _FLOAT, shape)
     return _model(builder)
 
 
-def build_decoder(spec: Seq2SeqSpec) -> ir.Model:
+def build_decoder(spec: ModelSpec, stack: StackSpec) -> ir.Model:
     """The tree-step graph (see :class:`.decoder.DecoderGraph`).
 
     An input that the architecture does not read (``cache_position_ids`` without relative
-    positions) is not an input of the graph.
+    positions, the source's without cross-attention) is not an input of the graph.
     """
-    stack = spec.decoder
     cache_shape: list[int | str] = ["batch", stack.heads, "slots", stack.head_dim]
 
     def pairs(kind: str, shape: list[int | str]) -> list[tuple[ir.Value, ir.Value]]:
         return [
             (_value(key, _FLOAT, shape), _value(value, _FLOAT, shape))
-            for key, value in _pair_names(kind, spec)
+            for key, value in _pair_names(kind, stack)
         ]
 
     inputs = StepInputs(
@@ -51,7 +56,7 @@ def build_decoder(spec: Seq2SeqSpec) -> ir.Model:
         write_index=_value("write_index", _INT64, ["batch"]),
         encoder_attention_mask=_value("encoder_attention_mask", _BOOL, ["batch", 1, 1, "source"]),
         past=pairs("past", cache_shape),
-        cross=pairs("cross", _cross_shape(spec)),
+        cross=[] if spec.encoder is None else pairs("cross", _cross_shape(stack)),
     )
     values = [
         inputs.input_ids,
@@ -64,11 +69,11 @@ def build_decoder(spec: Seq2SeqSpec) -> ir.Model:
         *(value for pair in inputs.cross for value in pair),
     ]
     builder = _builder("decoder", values)
-    next_ids, logits, present = DecoderGraph(spec)(builder.op, inputs)
+    next_ids, logits, present = DecoderGraph(spec, stack)(builder.op, inputs)
     _declare_output(builder, next_ids, "next_ids", _INT64, ["batch", "queries"])
     logits_shape: list[int | str] = ["batch", "queries", spec.vocab_size]
     _declare_output(builder, logits, "logits", _FLOAT, logits_shape)
-    for names, written in zip(_pair_names("present", spec), present, strict=True):
+    for names, written in zip(_pair_names("present", stack), present, strict=True):
         for name, value in zip(names, written, strict=True):
             _declare_output(builder, value, name, _FLOAT, cache_shape)
     for value in values:
@@ -77,7 +82,7 @@ def build_decoder(spec: Seq2SeqSpec) -> ir.Model:
     return _model(builder)
 
 
-def build_scores(spec: Seq2SeqSpec) -> ir.Model:
+def build_scores(spec: ModelSpec) -> ir.Model:
     """Logits [B, Q, V] to ``log_normalizer`` [B, Q], log(sum(exp(logits))) of each query.
 
     A graph of its own, so that greedy decoding, which needs none, does not pay for it. Through
@@ -95,12 +100,12 @@ def build_scores(spec: Seq2SeqSpec) -> ir.Model:
     return _model(builder)
 
 
-def _pair_names(kind: str, spec: Seq2SeqSpec) -> list[tuple[str, str]]:
-    return [(f"{kind}_key.{i}", f"{kind}_value.{i}") for i in range(spec.decoder.layers)]
+def _pair_names(kind: str, decoder: StackSpec) -> list[tuple[str, str]]:
+    return [(f"{kind}_key.{i}", f"{kind}_value.{i}") for i in range(decoder.layers)]
 
 
-def _cross_shape(spec: Seq2SeqSpec) -> list[int | str]:
-    return ["batch", spec.decoder.heads, "source", spec.decoder.head_dim]
+def _cross_shape(decoder: StackSpec) -> list[int | str]:
+    return ["batch", decoder.heads, "source", decoder.head_dim]
 
 
 def _value(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:

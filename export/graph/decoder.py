@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import NormPlacement, Seq2SeqSpec
+from ..spec import Activation, ModelSpec, NormPlacement, StackSpec
 from .layers import (
     FeedForward,
     Linear,
     Norm,
     Op,
     Table,
+    activate,
     mask_per_query,
     merge_heads,
     split_heads,
@@ -27,21 +28,27 @@ class LayerInputs:
 
     mask: ir.Value  # [B, 1|H, Q, T], bool or additive
     write_index: ir.Value  # [B]
-    source_mask: ir.Value  # [B, 1, Q, S] bool
     past: tuple[ir.Value, ir.Value]  # [B, H, T, Dh] each
-    cross: tuple[ir.Value, ir.Value]  # [B, H, S, Dh] each
+    cross: CrossInputs | None  # None: no cross-attention
+
+
+@dataclass
+class CrossInputs:
+    mask: ir.Value  # [B, 1, Q, S] bool
+    key: ir.Value  # [B, H, S, Dh]
+    value: ir.Value  # [B, H, S, Dh]
 
 
 class CachedSelfAttention(nn.Module):
     """Writes the new tokens' keys and values into the cache, then reads the whole cache."""
 
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
-        stack = spec.decoder
+        width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
         self.scale = stack.attention_scale
-        self.qkv = Linear(spec.d_model, 3 * stack.inner_dim, spec.bias)
-        self.out = Linear(stack.inner_dim, spec.d_model, spec.bias)
+        self.qkv = Linear(width, 3 * stack.inner_dim, spec.bias)
+        self.out = Linear(stack.inner_dim, width, spec.bias)
 
     def forward(
         self, op: Op, x: ir.Value, inputs: LayerInputs
@@ -54,30 +61,32 @@ class CachedSelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
-        stack = spec.decoder
+        width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
         self.scale = stack.attention_scale
-        self.query = Linear(spec.d_model, stack.inner_dim, spec.bias)
-        self.out = Linear(stack.inner_dim, spec.d_model, spec.bias)
+        self.query = Linear(width, stack.inner_dim, spec.bias)
+        self.out = Linear(stack.inner_dim, width, spec.bias)
 
-    def forward(self, op: Op, x: ir.Value, inputs: LayerInputs) -> ir.Value:
+    def forward(self, op: Op, x: ir.Value, cross: CrossInputs) -> ir.Value:
         (q,) = split_heads(op, self.query(op, x), 1, self.heads, self.head_dim)
-        y = op.Attention(q, *inputs.cross, inputs.source_mask, scale=self.scale)
+        y = op.Attention(q, cross.key, cross.value, cross.mask, scale=self.scale)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
-        self.pre_norm = spec.norm_placement is NormPlacement.PRE
-        self.self_attention = CachedSelfAttention(spec)
-        self.self_attention_norm = Norm(spec.d_model, spec.norm)
-        self.cross_attention = CrossAttention(spec)
-        self.cross_attention_norm = Norm(spec.d_model, spec.norm)
-        self.ffn = FeedForward(spec, spec.decoder)
-        self.ffn_norm = Norm(spec.d_model, spec.norm)
+        width, norm = spec.width(stack), spec.norm_of(stack)
+        self.pre_norm = spec.placement_of(stack) is NormPlacement.PRE
+        self.self_attention = CachedSelfAttention(spec, stack)
+        self.self_attention_norm = Norm(width, norm)
+        if spec.encoder is not None:
+            self.cross_attention = CrossAttention(spec, stack)
+            self.cross_attention_norm = Norm(width, norm)
+        self.ffn = FeedForward(spec, stack)
+        self.ffn_norm = Norm(width, norm)
 
     def forward(
         self, op: Op, x: ir.Value, inputs: LayerInputs
@@ -85,20 +94,38 @@ class DecoderLayer(nn.Module):
         if self.pre_norm:
             y, present = self.self_attention(op, self.self_attention_norm(op, x), inputs)
             x = op.Add(x, y)
-            x = op.Add(x, self.cross_attention(op, self.cross_attention_norm(op, x), inputs))
+            if inputs.cross is not None:
+                normed = self.cross_attention_norm(op, x)
+                x = op.Add(x, self.cross_attention(op, normed, inputs.cross))
             return op.Add(x, self.ffn(op, self.ffn_norm(op, x))), present
         y, present = self.self_attention(op, x, inputs)
         x = self.self_attention_norm(op, op.Add(x, y))
-        x = self.cross_attention_norm(op, op.Add(x, self.cross_attention(op, x, inputs)))
+        if inputs.cross is not None:
+            y = self.cross_attention(op, x, inputs.cross)
+            x = self.cross_attention_norm(op, op.Add(x, y))
         return self.ffn_norm(op, op.Add(x, self.ffn(op, x))), present
+
+
+class HeadTransform(nn.Module):
+    """BERT's layer between the last one and the head."""
+
+    def __init__(self, spec: ModelSpec, stack: StackSpec, activation: Activation) -> None:
+        super().__init__()
+        width = spec.width(stack)
+        self.activation = activation
+        self.dense = Linear(width, width, spec.bias)
+        self.norm = Norm(width, spec.norm_of(stack))
+
+    def forward(self, op: Op, x: ir.Value) -> ir.Value:
+        return self.norm(op, activate(op, self.activation, self.dense(op, x)))
 
 
 class LmHead(nn.Module):
     """Untied head: ``MatMul`` with its own weight [D, V]."""
 
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter([spec.d_model, spec.vocab_size])
+        self.weight = nn.Parameter([width, spec.vocab_size])
         self.bias = nn.Parameter([spec.vocab_size]) if spec.logits_bias else None
 
     def forward(self, op: Op, x: ir.Value) -> ir.Value:
@@ -113,13 +140,13 @@ class TiedLmHead(nn.Module):
     second copy of it when a runtime loads the graph.
     """
 
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, width: int) -> None:
         super().__init__()
-        self.d_model, self.vocab_size = spec.d_model, spec.vocab_size
+        self.width, self.vocab_size = width, spec.vocab_size
         self.bias = nn.Parameter([spec.vocab_size]) if spec.logits_bias else None
 
     def forward(self, op: Op, x: ir.Value, table: ir.Value) -> ir.Value:
-        rows = op.Reshape(x, [-1, self.d_model])
+        rows = op.Reshape(x, [-1, self.width])
         bias = [] if self.bias is None else [self.bias]
         y = op.Gemm(rows, table, *bias, transB=1)
         shape = op.Concat(op.Shape(x, start=0, end=2), [self.vocab_size], axis=0)
@@ -128,7 +155,10 @@ class TiedLmHead(nn.Module):
 
 @dataclass
 class StepInputs:
-    """Graph inputs of the tree step; the names are those of docs/design.md."""
+    """Graph inputs of the tree step; the names are those of docs/design.md.
+
+    ``cross`` is empty without an encoder.
+    """
 
     input_ids: ir.Value
     position_ids: ir.Value
@@ -141,9 +171,9 @@ class StepInputs:
 
 
 class DecoderStack(Stack):
-    def __init__(self, spec: Seq2SeqSpec) -> None:
-        layers: list[nn.Module] = [DecoderLayer(spec) for _ in range(spec.decoder.layers)]
-        super().__init__(spec, spec.decoder, layers, bidirectional=False)
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
+        layers: list[nn.Module] = [DecoderLayer(spec, stack) for _ in range(stack.layers)]
+        super().__init__(spec, stack, layers, bidirectional=False)
 
     def forward(
         self, op: Op, x: ir.Value, inputs: StepInputs
@@ -151,16 +181,18 @@ class DecoderStack(Stack):
         masks = self.masks(
             op, inputs.position_ids, inputs.cache_position_ids, inputs.attention_mask
         )
-        source_mask = mask_per_query(op, inputs.encoder_attention_mask, inputs.input_ids)
+        cross: list[CrossInputs | None] = [None] * len(masks)
+        if inputs.cross:
+            source_mask = mask_per_query(op, inputs.encoder_attention_mask, inputs.input_ids)
+            cross = [CrossInputs(source_mask, key, value) for key, value in inputs.cross]
         x = self.embed(op, x, inputs.position_ids)
         present = []
         for index, layer in enumerate(self.layers):
             layer_inputs = LayerInputs(
                 mask=masks[index],
                 write_index=inputs.write_index,
-                source_mask=source_mask,
                 past=inputs.past[index],
-                cross=inputs.cross[index],
+                cross=cross[index],
             )
             x, written = layer(op, x, layer_inputs)
             present.append(written)
@@ -170,16 +202,20 @@ class DecoderStack(Stack):
 class DecoderGraph(nn.Module):
     """One tree step: gives ``next_ids`` [B, Q], ``logits`` [B, Q, V] and the new cache."""
 
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
         self.spec = spec
+        width = spec.width(stack)
         # The name is the encoder's unless the decoder has a table of its own.
         if spec.separate_decoder_embedding:
-            self.decoder_embedding = Table(spec.vocab_size, spec.d_model)
+            self.decoder_embedding = Table(spec.vocab_size, width)
         else:
-            self.embedding = Table(spec.vocab_size, spec.d_model)
-        self.decoder = DecoderStack(spec)
-        self.lm_head = TiedLmHead(spec) if spec.tied_lm_head else LmHead(spec)
+            self.embedding = Table(spec.vocab_size, width)
+        self.decoder = DecoderStack(spec, stack)
+        self.head_transform = (
+            None if spec.head_transform is None else HeadTransform(spec, stack, spec.head_transform)
+        )
+        self.lm_head = TiedLmHead(spec, width) if spec.tied_lm_head else LmHead(spec, width)
 
     def forward(
         self, op: Op, inputs: StepInputs
@@ -187,6 +223,8 @@ class DecoderGraph(nn.Module):
         spec = self.spec
         table = self.decoder_embedding if spec.separate_decoder_embedding else self.embedding
         x, present = self.decoder(op, table(op, inputs.input_ids), inputs)
+        if self.head_transform is not None:
+            x = self.head_transform(op, x)
         if spec.logits_scale != 1.0:
             x = op.Mul(x, op.CastLike(spec.logits_scale, x))
         logits = self.lm_head(op, x, table.weight) if spec.tied_lm_head else self.lm_head(op, x)

@@ -1,11 +1,11 @@
-"""Encoder graph: tokens to the decoder's cross-attention keys and values."""
+"""Encoder graph: tokens to the decoder's cross-attention keys and values, or to states."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import NormPlacement, Seq2SeqSpec
+from ..spec import ModelSpec, NormPlacement, StackSpec
 from .layers import (
     FeedForward,
     Linear,
@@ -20,13 +20,13 @@ from .stack import Stack
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
-        stack = spec.encoder
+        width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
         self.scale = stack.attention_scale
-        self.qkv = Linear(spec.d_model, 3 * stack.inner_dim, spec.bias)
-        self.out = Linear(stack.inner_dim, spec.d_model, spec.bias)
+        self.qkv = Linear(width, 3 * stack.inner_dim, spec.bias)
+        self.out = Linear(stack.inner_dim, width, spec.bias)
 
     def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
@@ -35,13 +35,14 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
-        self.pre_norm = spec.norm_placement is NormPlacement.PRE
-        self.self_attention = SelfAttention(spec)
-        self.self_attention_norm = Norm(spec.d_model, spec.norm)
-        self.ffn = FeedForward(spec, spec.encoder)
-        self.ffn_norm = Norm(spec.d_model, spec.norm)
+        width, norm = spec.width(stack), spec.norm_of(stack)
+        self.pre_norm = spec.placement_of(stack) is NormPlacement.PRE
+        self.self_attention = SelfAttention(spec, stack)
+        self.self_attention_norm = Norm(width, norm)
+        self.ffn = FeedForward(spec, stack)
+        self.ffn_norm = Norm(width, norm)
 
     def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
         if self.pre_norm:
@@ -52,9 +53,9 @@ class EncoderLayer(nn.Module):
 
 
 class EncoderStack(Stack):
-    def __init__(self, spec: Seq2SeqSpec) -> None:
-        layers: list[nn.Module] = [EncoderLayer(spec) for _ in range(spec.encoder.layers)]
-        super().__init__(spec, spec.encoder, layers, bidirectional=True)
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
+        layers: list[nn.Module] = [EncoderLayer(spec, stack) for _ in range(stack.layers)]
+        super().__init__(spec, stack, layers, bidirectional=True)
 
     def forward(self, op: Op, x: ir.Value, input_ids: ir.Value, mask: ir.Value) -> ir.Value:
         length = op.Squeeze(op.Shape(input_ids, start=1, end=2), [0])
@@ -71,27 +72,39 @@ class EncoderStack(Stack):
 class CrossProjection(nn.Module):
     """One decoder layer's cross-attention keys and values, computed once a source."""
 
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    def __init__(self, spec: ModelSpec, encoder: StackSpec, decoder: StackSpec) -> None:
         super().__init__()
-        self.heads, self.head_dim = spec.decoder.heads, spec.decoder.head_dim
-        self.kv = Linear(spec.d_model, 2 * spec.decoder.inner_dim, spec.bias)
+        self.heads, self.head_dim = decoder.heads, decoder.head_dim
+        self.kv = Linear(spec.width(encoder), 2 * decoder.inner_dim, spec.bias)
 
     def forward(self, op: Op, states: ir.Value) -> list[ir.Value]:
         return split_heads(op, self.kv(op, states), 2, self.heads, self.head_dim)
 
 
 class EncoderGraph(nn.Module):
-    """``input_ids`` [B, S] and a bool mask [B, 1, 1, S] to L pairs [B, H, S, Dh]."""
+    """``input_ids`` [B, S] and a bool mask [B, 1, 1, S] to L pairs [B, H, S, Dh].
 
-    def __init__(self, spec: Seq2SeqSpec) -> None:
+    Without a decoder to the last hidden states [B, S, D].
+    """
+
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
-        self.embedding = Table(spec.source_rows, spec.d_model)
-        self.encoder = EncoderStack(spec)
-        self.cross = nn.ModuleList([CrossProjection(spec) for _ in range(spec.decoder.layers)])
+        self.embedding = Table(spec.source_rows, spec.width(stack))
+        self.encoder = EncoderStack(spec, stack)
+        decoder = spec.decoder
+        self.cross = (
+            None
+            if decoder is None
+            else nn.ModuleList(
+                [CrossProjection(spec, stack, decoder) for _ in range(decoder.layers)]
+            )
+        )
 
     def forward(self, op: Op, input_ids: ir.Value, mask: ir.Value) -> list[ir.Value]:
         x = self.embedding(op, input_ids)
         states = self.encoder(op, x, input_ids, mask)
+        if self.cross is None:
+            return [states]
         outputs = []
         for projection in self.cross:
             outputs.extend(projection(op, states))

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import Activation, NormKind, NormSpec, Seq2SeqSpec, StackSpec
+from ..spec import Activation, ModelSpec, NormKind, NormSpec, StackSpec
 
 #: onnxscript's op builder; it is an open dispatcher, so it has no useful static type.
 Op = Any
@@ -61,12 +61,13 @@ class Table(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, spec: Seq2SeqSpec, stack: StackSpec) -> None:
+    def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
+        width = spec.width(stack)
         self.activation = stack.activation
-        self.up = Linear(spec.d_model, stack.ffn_dim, spec.bias)
-        self.gate = Linear(spec.d_model, stack.ffn_dim, spec.bias) if stack.gated else None
-        self.down = Linear(stack.ffn_dim, spec.d_model, spec.bias)
+        self.up = Linear(width, stack.ffn_dim, spec.bias)
+        self.gate = Linear(width, stack.ffn_dim, spec.bias) if stack.gated else None
+        self.down = Linear(stack.ffn_dim, width, spec.bias)
 
     def forward(self, op: Op, x: ir.Value) -> ir.Value:
         if self.gate is None:

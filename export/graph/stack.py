@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import LearnedPositions, RelativeBias, Seq2SeqSpec, StackSpec
+from ..spec import LearnedPositions, ModelSpec, RelativeBias, StackSpec
 from .layers import Norm, Op, Table
 from .positions import DistanceBias
 
@@ -14,16 +14,14 @@ class Stack(nn.Module):
     """Embedding scale, positions, embedding norm, layers, final norm."""
 
     def __init__(
-        self, spec: Seq2SeqSpec, stack: StackSpec, layers: list[nn.Module], bidirectional: bool
+        self, spec: ModelSpec, stack: StackSpec, layers: list[nn.Module], bidirectional: bool
     ) -> None:
         super().__init__()
-        positions = stack.positions
+        positions, width = stack.positions, spec.width(stack)
         own_scale = stack.embedding_scale
         self.embedding_scale = spec.embedding_scale if own_scale is None else own_scale
         self.positions = (
-            Table(positions.length, spec.d_model)
-            if isinstance(positions, LearnedPositions)
-            else None
+            Table(positions.length, width) if isinstance(positions, LearnedPositions) else None
         )
         self.bias = (
             nn.ModuleList(
@@ -35,18 +33,23 @@ class Stack(nn.Module):
             if isinstance(positions, RelativeBias)
             else None
         )
-        self.embedding_norm = Norm(spec.d_model, spec.norm) if stack.embedding_norm else None
+        norm = spec.norm_of(stack)
+        self.embedding_norm = Norm(width, norm) if stack.embedding_norm else None
+        self.positions_after_norm = stack.positions_after_norm
         self.layers = nn.ModuleList(layers)
-        last_norm = stack.last_norm or spec.norm
-        self.final_norm = Norm(spec.d_model, last_norm) if stack.final_norm else None
+        self.final_norm = Norm(width, stack.last_norm or norm) if stack.final_norm else None
 
     def embed(self, op: Op, x: ir.Value, position_ids: ir.Value) -> ir.Value:
         """Token embeddings [B, Q, D] to the first layer's input."""
         if self.embedding_scale != 1.0:
             x = op.Mul(x, op.CastLike(self.embedding_scale, x))
+        if self.embedding_norm is not None and self.positions_after_norm:
+            x = self.embedding_norm(op, x)
         if self.positions is not None:
             x = op.Add(x, self.positions(op, position_ids))
-        return x if self.embedding_norm is None else self.embedding_norm(op, x)
+        if self.embedding_norm is not None and not self.positions_after_norm:
+            x = self.embedding_norm(op, x)
+        return x
 
     def masks(self, op: Op, query: ir.Value, key: ir.Value, mask: ir.Value) -> list[ir.Value]:
         """One attention mask a layer, from positions [.., Q] and [.., K] and a bool mask."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint, FloatArray
 from ..errors import CheckpointError
+from ..sinusoids import sinusoids
 from ..spec import LearnedPositions, NormKind, NormPlacement, NormSpec, Seq2SeqSpec, StackSpec
 from ..weights import Rule, Transpose, linear, norm
 from .layout import Layout, StackLayout, find_layout
 from .parts import SQRT_WIDTH, LayerOptions, ModuleDescription, ModuleParts, PositionalEncoding
-from .transforms import FirstPositions, Projections, sinusoids
+from .transforms import FirstPositions, Projections
 
 _FAMILY = "torch"
 

@@ -27,7 +27,7 @@ from ..pipeline import (
 )
 from ..serialize import Progress, parameter_shapes
 from ..spec import Seq2SeqSpec
-from ..tokenizers import TokenizerFile, find_tokenizer
+from ..tokenizers import tokenizer_at
 from ..validate import Reference
 from ..weights import BoundWeight, Shape, bind
 from .architecture import Architecture, read_architecture
@@ -157,7 +157,7 @@ def _export(
     overwrite: bool,
     progress: Progress | None,
 ) -> ExportResult:
-    text = None if tokenizer is None else _tokenizer(Path(tokenizer))
+    text = None if tokenizer is None else tokenizer_at(Path(tokenizer))
     with source.tensors as tensors, BundleWriter(bundle, overwrite=overwrite) as out:
         architecture = read_architecture(source.description, tensors)
         spec = architecture.spec
@@ -221,11 +221,3 @@ def _check_tokens(tokens: SpecialTokens, spec: Seq2SeqSpec) -> None:
             f"the padding token {tokens.pad} lies outside the source vocabulary of"
             f" {spec.source_rows}; it must be in both"
         )
-
-
-def _tokenizer(path: Path) -> TokenizerFile:
-    folder = path.parent if path.name == "tokenizer.json" else path
-    found = find_tokenizer(folder) if folder.is_dir() else None
-    if found is None or not path.exists():
-        raise CheckpointError(f"{path} is neither a tokenizer.json nor a folder with one")
-    return found

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoint import Checkpoint, FloatArray, TensorSource, SafetensorsFile, TorchFile
+from ..checkpoint import Checkpoint, FloatArray, SafetensorsFile, TensorSource, TorchFile
 from ..errors import CheckpointError
 from .parts import ModuleParts
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..checkpoint import FloatArray
 from ..weights import Shape
 
@@ -42,16 +40,3 @@ class FirstPositions:
 
     def apply(self, arrays: list[FloatArray]) -> FloatArray:
         return arrays[0].reshape(-1, self.stored[-1])[: self.length]
-
-
-def sinusoids(length: int, width: int) -> FloatArray:
-    """[length, width]: sine in even columns, cosine in odd ones, of falling frequencies.
-
-    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
-    """
-    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
-    angles = np.arange(length)[:, None] * frequencies
-    table = np.empty((length, width), np.float32)
-    table[:, 0::2] = np.sin(angles)
-    table[:, 1::2] = np.cos(angles[:, : width // 2])
-    return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _DEFAULTS = {
 
 
 def build_byte_level_bpe(
-    vocabulary: Path, merges: Path, settings: dict[str, Any], added: dict[str, int]
+    vocabulary: Path, merges: Path, settings: Mapping[str, Any], added: Mapping[str, int]
 ) -> Tokenizer:
     """A tokenizer that puts ``<s>`` before and ``</s>`` after the text.
 
@@ -59,6 +60,19 @@ def build_byte_level_bpe(
         raise CheckpointError(f"{vocabulary} lacks {begin} or {end}")
     tokenizer.post_processor = processors.RobertaProcessing(
         (end, end_id), (begin, begin_id), trim_offsets=True, add_prefix_space=prefix
+    )
+    return tokenizer
+
+
+def build_blenderbot_bpe(
+    vocabulary: Path, merges: Path, settings: Mapping[str, Any], added: Mapping[str, int]
+) -> Tokenizer:
+    """The same with a space before the text and nothing but ``</s>`` around it."""
+    spaced = {"add_prefix_space": True, **settings}
+    tokenizer = build_byte_level_bpe(vocabulary, merges, spaced, added)
+    end = _text(settings.get("eos_token", _DEFAULTS["eos_token"]))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", end], special_tokens=[(end, tokenizer.token_to_id(end))]
     )
     return tokenizer
 

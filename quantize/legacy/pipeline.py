@@ -92,6 +92,7 @@ def lower_bundle(
     """
     path = Path(out)
     source = Bundle.open(bundle)
+    source.require_slots("lower")
     manifest = source.manifest
     if LEGACY in manifest.quantization:
         raise QuantizationError(

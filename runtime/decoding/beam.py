@@ -204,13 +204,15 @@ class _Loop:
         return [_Candidates(self._searches[s].scores, order, tokens) for s in self._active]
 
     def _rows(self, beams: int) -> Rows:
-        start = self._call.manifest.special_tokens.decoder_start
-        length = 1 + len(self._call.config.decoder_prefix) + self._generated
-        tokens = np.full((len(self._active), beams, length), start, np.int64)
+        lead = self._call.lead
+        first = lead.shape[1]
+        length = first + len(self._call.config.decoder_prefix) + self._generated
+        tokens = np.zeros((len(self._active), beams, length), np.int64)
         for place, source in enumerate(self._active):
+            tokens[place, :, :first] = lead[source]
             for beam, found in enumerate(self._searches[source].beams[:beams]):
                 # Those of a source that is done are shorter, and nothing comes of them.
-                tokens[place, beam, 1 : 1 + len(found)] = found
+                tokens[place, beam, first : first + len(found)] = found
         return Rows(tokens.reshape(-1, length), np.repeat(self._active, beams))
 
     def _results(self) -> Results:

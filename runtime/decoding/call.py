@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..engines import EncodedSource, Engine, RowEngine
+from ..engines.base import Ids
 from ..errors import InputError
 from ..manifest import Manifest
 from .cache import first_capacity
@@ -18,10 +19,15 @@ from .processors import Processors
 from .stopping import StoppingRule
 from .tree import Tree
 
+#: The decoder graph computes logits of every token of a prompt: 64 MB of them at once at most.
+_MOST_LOGITS, _LEAST_QUERIES = 1 << 24, 16
+
 
 @dataclass
 class Sequence:
     """One generated sequence: tokens after the decoder start token, the end token included.
+
+    Without an encoder, tokens after the source.
 
     ``score`` is the log-probability, for beam search divided by length ** length_penalty;
     ``finish_reason`` is None while the sequence grows.
@@ -59,20 +65,30 @@ class Call:
     processors: Processors = field(default_factory=lambda: Processors([]))
     #: Tokens of the prompt that count as generated: the forced start.
     forced: tuple[int, ...] = field(init=False)
+    #: [B, L], what is before each source's results: the decoder start token; without an encoder
+    #: the source itself, filled up on the left.
+    lead: Ids = field(init=False)
+    #: Tokens that the hypotheses of each source start with: lead, prefix, forced start.
+    prompts: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         # A forced start needs no step of its own: it is run with the prompt.
         self.forced = forced_start(self.config, self.new_tokens)
+        leads: list[SequenceOf[int]] = [[self.manifest.special_tokens.decoder_start]]
+        leads = list(self.sources) if self.is_alone else leads * len(self.sources)
+        self.lead = np.zeros((len(leads), max(map(len, leads))), np.int64)
+        for row, tokens in zip(self.lead, leads, strict=True):
+            row[len(row) - len(tokens) :] = tokens
+        self.prompts = [[*lead, *self.config.decoder_prefix, *self.forced] for lead in leads]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no encoder: sources are the decoder's prompts."""
+        return self.manifest.only == "decoder"
 
     @property
     def batch_size(self) -> int:
         return self.source.batch_size
-
-    @property
-    def prompt(self) -> list[int]:
-        """Tokens that every hypothesis starts with: start token, prefix, forced start."""
-        start = self.manifest.special_tokens.decoder_start
-        return [start, *self.config.decoder_prefix, *self.forced]
 
     @property
     def vocab_size(self) -> int:
@@ -83,30 +99,29 @@ class Call:
         return self.config.forced_eos_token_id if remaining == 1 else None
 
     @property
-    def most_queries(self) -> int | None:
-        """Tokens of a sequence that the engine can run at once; None: any number."""
-        return None if self.engine.limits is None else self.engine.limits.max_queries
+    def most_queries(self) -> int:
+        """Tokens of a sequence to run at once: what the engine can, and logits fit in memory."""
+        if self.engine.limits is not None:
+            return self.engine.limits.max_queries
+        return max(_LEAST_QUERIES, _MOST_LOGITS // (self.batch_size * self.vocab_size))
 
-    def tree(
-        self, width: int, *, logits: bool, normalizer: bool = False
-    ) -> Tree | GrowingTree:
+    def tree(self, width: int, *, logits: bool, normalizer: bool = False) -> Tree | GrowingTree:
         """Run the prompt and stand ``width`` hypotheses a source after it."""
-        prompt = self.prompt
         if isinstance(self.engine, RowEngine):
             return GrowingTree(
                 self.engine.rows(self.source),
                 self.batch_size,
-                prompt,
+                self.prompts[0],
                 width=width,
                 logits=logits,
                 normalizer=normalizer,
             )
         # The last token of a hypothesis is never run, so it needs no slot.
-        slots = len(prompt) + width * max(0, self.new_tokens - len(self.forced) - 1)
+        longest = max(map(len, self.prompts))
+        slots = longest + width * max(0, self.new_tokens - len(self.forced) - 1)
         return Tree(
-            self.engine.decoder(self.source, first_capacity(slots, len(prompt))),
-            self.batch_size,
-            prompt,
+            self.engine.decoder(self.source, first_capacity(slots, longest)),
+            self.prompts,
             width=width,
             most_slots=slots,
             vocab_size=self.vocab_size if logits else None,

@@ -130,7 +130,7 @@ def _kinds(config: GenerationConfig) -> Iterable[str]:
 def _tokens(config: GenerationConfig, vocab_size: int) -> Iterable[str]:
     for name in _TOKEN_LISTS:
         yield from _token_list(name, getattr(config, name), vocab_size)
-    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+    for name in ("forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id"):
         if getattr(config, name) is not None:
             yield from _token_list(name, [getattr(config, name)], vocab_size)
     words = config.bad_words_ids
@@ -169,7 +169,9 @@ def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[st
     if config.prompt_lookup_num_tokens is not None and (config.do_sample or beams > 1):
         other = "do_sample" if config.do_sample else f"num_beams={beams}"
         yield f"prompt_lookup_num_tokens works with greedy decoding only, not with {other}"
-    if manifest.dimensions.source_tokens != manifest.dimensions.vocab_size:
+    if manifest.only == "decoder" and config.forced_bos_token_id is not None:
+        yield "forced_bos_token_id is for models with an encoder; decoder_prefix puts tokens first"
+    if manifest.has_two_vocabularies:
         for name in ("prompt_lookup_num_tokens", "encoder_no_repeat_ngram_size"):
             if getattr(config, name):
                 yield f"{name} compares sources with outputs, which have other tokens here"

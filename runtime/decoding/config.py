@@ -63,6 +63,12 @@ class GenerationConfig:
         suppress_tokens: tokens that must not occur.
         begin_suppress_tokens: tokens that must not come first.
         forced_bos_token_id: the first generated token (BART, language codes).
+        decoder_start_token_id: what the decoder starts with, in place of the bundle's.
+        source_lang: code of the language of the sources; None: the one that the checkpoint
+            assumes (not in ``transformers``, whose tokenizers have ``src_lang``).
+        target_lang: code of the language to write; it sets ``forced_bos_token_id``,
+            ``decoder_start_token_id`` or a token of the source, as the model was trained (not in
+            ``transformers``).
         forced_eos_token_id: the token put in the last place when ``max_new_tokens`` is
             reached (BART).
         logit_bias: token id -> what is added to its score (``sequence_bias`` there).
@@ -102,6 +108,9 @@ class GenerationConfig:
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
     forced_bos_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    source_lang: str | None = None
+    target_lang: str | None = None
     forced_eos_token_id: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     prefix_allowed_tokens: PrefixAllowedTokens | None = None
@@ -131,30 +140,34 @@ class GenerationConfig:
         return cls(**values)
 
 
-def new_tokens(config: GenerationConfig, manifest: Manifest) -> int:
+def new_tokens(config: GenerationConfig, manifest: Manifest, lead: int = 1) -> int:
     """How many tokens may follow the decoder prompt.
+
+    Args:
+        lead: tokens before the prefix: the start token, or without an encoder the source.
 
     Raises:
         InputError: a limit below 1, or beyond what the model has positions for.
     """
     limit = manifest.dimensions.max_target_length
-    # The decoder start token takes a position and the last new token needs none.
-    room = None if limit is None else limit - len(config.decoder_prefix)
+    # Each token of the prompt takes a position, and the last new token needs none.
+    taken = lead - 1 + len(config.decoder_prefix)
+    room = None if limit is None else limit - taken
     wanted = config.max_new_tokens
     if wanted is None:
-        wanted = _default_new_tokens(manifest, len(config.decoder_prefix))
+        wanted = _default_new_tokens(manifest, taken)
         if room is not None:
             wanted = min(wanted, max(room, 1))
     if room is not None and wanted > room:
         raise InputError(
             f"max_new_tokens={wanted} is more than the model allows: it has {limit} target"
-            f" positions, {len(config.decoder_prefix)} of them taken by the prefix; ask for"
-            f" at most {max(room, 0)}"
+            f" positions, {taken} of them taken by the {'prefix' if lead == 1 else 'longest text'};"
+            f" ask for at most {max(room, 0)}"
         )
     return wanted
 
 
-def _default_new_tokens(manifest: Manifest, prefix: int) -> int:
+def _default_new_tokens(manifest: Manifest, taken: int) -> int:
     for name in ("max_new_tokens", "max_length"):
         value = manifest.generation.get(name)
         if value is None:
@@ -165,7 +178,7 @@ def _default_new_tokens(manifest: Manifest, prefix: int) -> int:
                 " set max_new_tokens"
             )
         # transformers counts the whole decoder prompt in max_length.
-        return value if name == "max_new_tokens" else max(1, value - 1 - prefix)
+        return value if name == "max_new_tokens" else max(1, value - 1 - taken)
     return DEFAULT_MAX_NEW_TOKENS
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
+
+import numpy as np
 
 from ..engines import Engine, RowEngine
 from ..errors import InputError
 from ..inputs import Source, padded
+from ..languages import with_languages
 from ..manifest import Manifest
 from ..tokenizer import Tokenizer
 from .beam import search_beams
@@ -19,7 +23,7 @@ from .constraints import ConstraintCompiler
 from .fits import check_sources, fitted_new_tokens
 from .independent import decode_independently
 from .lookup import decode_with_lookup
-from .processors import Context, build_processors
+from .processors import ByLength, Context, Processors, build_processors
 from .stopping import StoppingRule
 
 
@@ -58,7 +62,7 @@ class Decoding:
             InputError: which option, its value and what is allowed.
             MissingDependencyError: a constraint needs a package that is not installed.
         """
-        config = check(config, self._manifest)
+        config = check(with_languages(config, self._manifest), self._manifest)
         self._new_tokens(config)
         if config.prompt_lookup_num_tokens is not None and isinstance(self._engine, RowEngine):
             raise InputError(
@@ -99,9 +103,10 @@ class Decoding:
         if size < len(sources):
             order.sort(key=lambda number: len(sources[number]))
         found: list[list[Sequence]] = [[] for _ in sources]
+        limit = self._new_tokens(config, sources)
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
-            call = self._call(sources, numbers, config, cancelled)
+            call = self._call(sources, numbers, config, limit, cancelled)
             (results,) = deque(decode(call), maxlen=1)
             for number, sequences in zip(numbers, results, strict=True):
                 found[number] = sequences
@@ -113,12 +118,16 @@ class Decoding:
         """The first sequence of one source after each step, finished in the last one."""
         if self._engine.limits is not None:
             check_sources(self._engine.limits, [len(source)], 1)
-        for results in decode(self._call([source], [0], config, None)):
+        limit = self._new_tokens(config, [source])
+        for results in decode(self._call([source], [0], config, limit, None)):
             if results[0]:
                 yield results[0][0]
 
-    def _new_tokens(self, config: GenerationConfig) -> int:
-        limits, wanted = self._engine.limits, new_tokens(config, self._manifest)
+    def _new_tokens(self, config: GenerationConfig, sources: SequenceOf[Source] = ()) -> int:
+        """How many tokens may follow; without an encoder, after the longest of ``sources``."""
+        alone = self._manifest.only == "decoder"
+        longest = max((len(source.tokens()) for source in sources), default=1) if alone else 1
+        limits, wanted = self._engine.limits, new_tokens(config, self._manifest, longest)
         return wanted if limits is None else fitted_new_tokens(limits, config, wanted)
 
     def _call(
@@ -126,9 +135,10 @@ class Decoding:
         sources: SequenceOf[Source],
         numbers: SequenceOf[int],
         config: GenerationConfig,
+        limit: int,
         cancelled: Callable[[], bool] | None,
     ) -> Call:
-        manifest = self._manifest
+        manifest = _started(self._manifest, config)
         batch = [sources[number] for number in numbers]
         ids, mask = padded(batch, manifest.special_tokens.pad)
         call = Call(
@@ -137,7 +147,7 @@ class Decoding:
             sources=[source.tokens() for source in batch],
             manifest=manifest,
             config=config,
-            new_tokens=self._new_tokens(config),
+            new_tokens=limit,
             stopping=StoppingRule(
                 manifest.special_tokens.eos,
                 stop_strings=config.stop_strings,
@@ -146,15 +156,32 @@ class Decoding:
                 cancelled=cancelled,
             ),
         )
+        lengths = np.array([len(prompt) for prompt in call.prompts])
+        made = {
+            int(length): self._processors(call, numbers, int(length)) for length in set(lengths)
+        }
+        same = len(made) == 1
+        call.processors = made[int(lengths[0])] if same else ByLength(lengths, made)
+        return call
+
+    def _processors(self, call: Call, numbers: SequenceOf[int], length: int) -> Processors:
+        """For sources whose prompts have ``length`` tokens."""
         constraint = None
-        if config.constraint is not None:
-            constraint = self._compiler.compile(config.constraint)(len(call.prompt))
+        if call.config.constraint is not None:
+            constraint = self._compiler.compile(call.config.constraint)(length)
         context = Context(
             sources=call.sources,
             numbers=numbers,
-            eos=manifest.special_tokens.eos,
-            prompt_length=len(call.prompt) - len(call.forced),
-            forced_length=len(call.prompt),
+            eos=self._manifest.special_tokens.eos,
+            prompt_length=length - len(call.forced),
+            forced_length=length,
         )
-        call.processors = build_processors(config, context, constraint)
-        return call
+        return build_processors(call.config, context, constraint)
+
+
+def _started(manifest: Manifest, config: GenerationConfig) -> Manifest:
+    """With the decoder start token that a call asks for."""
+    start = config.decoder_start_token_id
+    if start is None:
+        return manifest
+    return replace(manifest, special_tokens=replace(manifest.special_tokens, decoder_start=start))

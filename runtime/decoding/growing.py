@@ -56,11 +56,10 @@ class GrowingTree:
     def advance(self, tokens: Ids, parents: Ids | None = None) -> None:
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
         sources = np.arange(len(tokens))[:, None]
-        own = np.arange(self._width)
         if self._rows != self._width:  # whatever the parents, they are all the prompt
             self._decoder.select(np.repeat(sources, self._width))
             self._rows = self._width
-        elif parents is not None and not np.array_equal(parents, np.tile(own, (len(tokens), 1))):
+        elif parents is not None and (parents != np.arange(self._width)).any():
             self._decoder.reorder((sources * self._width + parents).ravel())
         self._run(tokens.reshape(-1, 1), len(tokens))
 

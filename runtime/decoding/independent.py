@@ -126,13 +126,15 @@ class _Loop:
         return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape)
 
     def _rows(self) -> Rows:
-        start = self._call.manifest.special_tokens.decoder_start
-        length = self._call.new_tokens - self._remaining + len(self._call.config.decoder_prefix)
-        tokens = np.full((len(self._active), self._samples, 1 + length), start, np.int64)
+        call, first = self._call, self._call.lead.shape[1]
+        length = first + call.new_tokens - self._remaining + len(call.config.decoder_prefix)
+        tokens = np.zeros((len(self._active), self._samples, length), np.int64)
         for place, source in enumerate(self._active):
+            tokens[place, :, :first] = call.lead[source]
             for sample, sequence in enumerate(self._results[source]):
-                tokens[place, sample, 1 : 1 + len(sequence.token_ids)] = sequence.token_ids
-        return Rows(tokens.reshape(-1, 1 + length), np.repeat(self._active, self._samples))
+                found = sequence.token_ids
+                tokens[place, sample, first : first + len(found)] = found
+        return Rows(tokens.reshape(-1, length), np.repeat(self._active, self._samples))
 
     def _check(self, scores: Scores) -> None:
         dead = np.flatnonzero(np.isneginf(scores.max(axis=1)))

@@ -28,13 +28,17 @@ from .tree import prefill
 
 @dataclass
 class _Row:
-    """One source: its number, its sequence, what that may still grow by, its slots in use."""
+    """One source: its number, its sequence, what that may still grow by, its slots in use.
+
+    ``last_position`` is of a token that is run: the last one of a sequence never is.
+    """
 
     number: int
     sequence: Sequence
     guesser: Guesser
     remaining: int
     used: int
+    last_position: int
     last: int = 0
     guess: list[int] = field(default_factory=list)
 
@@ -60,18 +64,17 @@ class _Loop:
                 Sequence([*config.decoder_prefix]),
                 Guesser(source, config.max_matching_ngram_size, self._most),
                 call.new_tokens,
-                len(call.prompt),
+                len(prompt),
+                len(prompt) - len(call.forced) + call.new_tokens - 2,
             )
-            for number, source in enumerate(call.sources)
+            for number, (source, prompt) in enumerate(zip(call.sources, call.prompts, strict=True))
         ]
         #: Those that still run, a row of the batch each.
         self._rows = self._all_rows
         self._results: Results = [[row.sequence] for row in self._all_rows]
         #: Bound steps by their number of tokens, until the cache is another one.
         self._steps: dict[int, tuple[Step, Callable[[], None]]] = {}
-        #: Of a token that is run: the last one of a sequence never is.
-        self._last_position = len(call.prompt) - len(call.forced) + call.new_tokens - 2
-        self._most_slots = self._last_position + 1
+        self._most_slots = max(row.last_position for row in self._rows) + 1
 
     def run(self) -> Iterator[Results]:
         call = self._call
@@ -82,11 +85,11 @@ class _Loop:
         if not self._unfinished():  # what is forced was all
             yield self._results
             return
-        prompt = call.prompt
-        decoder = call.engine.decoder(call.source, first_capacity(self._most_slots, len(prompt)))
-        step = self._run_prompt(decoder, prompt)
+        longest = max(map(len, call.prompts))
+        decoder = call.engine.decoder(call.source, first_capacity(self._most_slots, longest))
+        step = self._run_prompts(decoder)
         for place, row in enumerate(self._rows):
-            self._verify(row, step, place, step.input_ids.shape[1] - 1)
+            self._verify(row, step, place)
         while True:
             self._force_ends()
             interrupted = call.stopping.interrupted()
@@ -104,19 +107,15 @@ class _Loop:
             step = self._step(decoder)
             for place, row in enumerate(self._rows):
                 if row.sequence.finish_reason is None:
-                    row.used += self._verify(row, step, place, 0)
+                    row.used += self._verify(row, step, place)
 
-    def _run_prompt(self, decoder: Decoder, prompt: list[int]) -> Step:
-        if len(prompt) > 1:
-            return prefill(
-                decoder,
-                self._call.batch_size,
-                prompt,
-                self._vocab_size,
-                most_queries=self._call.most_queries,
-            )
+    def _run_prompts(self, decoder: Decoder) -> Step:
+        call = self._call
+        if max(map(len, call.prompts)) > 1:
+            most = call.most_queries
+            return prefill(decoder, call.prompts, self._vocab_size, most_queries=most)
         step, run = self._bound(decoder, 1)  # the step that follows has the same shape
-        step.input_ids[:] = prompt[0]
+        step.input_ids[:] = call.prompts
         step.attention_mask[..., 0] = True
         run()
         return step
@@ -148,7 +147,7 @@ class _Loop:
         for place, row in enumerate(self._rows):
             step.input_ids[place, 0] = row.last
             # A row that has all its tokens waits for the others one position too far.
-            step.position_ids[place] = min(row.used, self._last_position)
+            step.position_ids[place] = min(row.used, row.last_position)
             step.write_index[place] = row.used
             # Slots up to ``used`` hold the sequence; those beyond may hold wrong guesses, and
             # in this step's own arrays they have never been shown.
@@ -164,7 +163,7 @@ class _Loop:
         step.input_ids[place, 1 : 1 + len(row.guess)] = row.guess
         # What a shorter guess leaves of its row is run and never seen; its positions must exist.
         positions = row.used + np.arange(queries)
-        np.minimum(positions, self._last_position, out=step.position_ids[place])
+        np.minimum(positions, row.last_position, out=step.position_ids[place])
         slots = slice(row.used + 1, row.used + queries)
         step.attention_mask[place, 0, :, slots] = np.tri(queries, queries - 1, -1, np.bool_)
 
@@ -176,15 +175,12 @@ class _Loop:
             self._steps[queries] = step, decoder.bind(step)
         return self._steps[queries]
 
-    def _verify(self, row: _Row, step: Step, place: int, query: int) -> int:
-        """Append what greedy decoding chooses, as far as the guess is right; how many tokens.
-
-        ``query`` is the one whose outcome follows what the row has.
-        """
+    def _verify(self, row: _Row, step: Step, place: int) -> int:
+        """Append what greedy decoding chooses, as far as the guess is right; how many tokens."""
         guess = row.guess
         right = 0
         while True:
-            token, score = self._choose(row, step, place, query + right)
+            token, score = self._choose(row, step, place, right)
             self._append(row, token, score)
             if right == len(guess) or token != guess[right] or row.sequence.finish_reason:
                 break
@@ -201,8 +197,8 @@ class _Loop:
             return int(step.next_ids[place, query]), 0.0
         scores: Scores = step.logits[place, query : query + 1].copy()
         if self._call.processors:
-            start = self._call.manifest.special_tokens.decoder_start
-            tokens = np.array([[start, *row.sequence.token_ids]], np.int64)
+            lead = self._call.lead[row.number]
+            tokens = np.array([[*lead, *row.sequence.token_ids]], np.int64)
             rows = Rows(tokens, np.array([row.number], np.int64))
             scores = self._call.processors(rows, scores)
             if np.isneginf(scores.max()):

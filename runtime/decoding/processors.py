@@ -58,6 +58,34 @@ class Processors:
         return scores
 
 
+class ByLength(Processors):
+    """Of sources with prompts of different lengths: each length has processors of its own.
+
+    A source's results then do not depend on its batch.
+
+    Args:
+        lengths: [B], tokens before each source's prefix; rows are filled up on the left to the
+            longest.
+        made: the processors of each length.
+    """
+
+    def __init__(self, lengths: Ids, made: Mapping[int, Processors]) -> None:
+        self._lengths = lengths
+        self._made = made
+
+    def __bool__(self) -> bool:
+        return any(self._made.values())
+
+    def __call__(self, rows: Rows, scores: Scores) -> Scores:
+        lengths = self._lengths[rows.sources]
+        for length, processors in self._made.items():
+            mine = np.flatnonzero(lengths == length)
+            if mine.size:
+                tokens = rows.token_ids[mine, self._lengths.max() - length :]
+                scores[mine] = processors(Rows(tokens, rows.sources[mine]), scores[mine])
+        return scores
+
+
 @dataclass(frozen=True)
 class Context:
     """What processors need to know of the batch.

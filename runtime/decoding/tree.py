@@ -11,7 +11,7 @@ moved together instead of the cache being grown, which would copy all of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,30 +24,41 @@ from .scores import log_normalizer
 
 def prefill(
     decoder: Decoder,
-    batch_size: int,
-    prompt: list[int],
+    prompts: Sequence[Sequence[int]],
     vocab_size: int | None,
     *,
     normalizer: bool = False,
     most_queries: int | None = None,
 ) -> Step:
-    """Run ``prompt`` into slots 0.. of every sequence; the step holds what comes after it.
+    """Run each sequence's prompt into its slots 0.. : what comes after it, a step of [B, 1].
 
-    With ``most_queries`` in parts of so many tokens; the step is the last part's.
+    With ``most_queries`` in parts of so many tokens. Shorter prompts are filled up on the right;
+    what is written there is overwritten before it is ever seen.
     """
-    size = most_queries or len(prompt)
-    for start in range(0, len(prompt), size):
-        part = prompt[start : start + size]
-        count = len(part)
+    batch = len(prompts)
+    lengths = np.array([len(prompt) for prompt in prompts])
+    longest = int(lengths.max())
+    tokens = np.zeros((batch, longest), np.int64)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    after = Step.allocate(batch, 1, 0, vocab_size=vocab_size, normalizer=normalizer)
+    size = most_queries or longest
+    for start in range(0, longest, size):
+        part = tokens[:, start : start + size]
+        count = part.shape[1]
         step = Step.allocate(
-            batch_size, count, decoder.capacity, vocab_size=vocab_size, normalizer=normalizer
+            batch, count, decoder.capacity, vocab_size=vocab_size, normalizer=normalizer
         )
         step.input_ids[:] = part
         step.position_ids[:] = start + np.arange(count)
         step.write_index[:] = start
         step.attention_mask[..., : start + count] = np.tri(count, start + count, start, np.bool_)
         decoder.bind(step)()
-    return step
+        rows = np.flatnonzero((start < lengths) & (lengths <= start + count))
+        ends = lengths[rows] - 1 - start
+        for found, wanted in zip(step.outputs(), after.outputs(), strict=True):
+            wanted[rows, 0] = found[rows, ends]
+    return after
 
 
 class Tree:
@@ -55,8 +66,7 @@ class Tree:
 
     Args:
         decoder: a fresh decoder with room for the prompt.
-        batch_size: B, the number of sources.
-        prompt: tokens that all hypotheses start with; they are run at once.
+        prompts: tokens that the hypotheses of each of the B sources start with.
         width: W, hypotheses a source.
         most_slots: slots that a source can need at most.
         vocab_size: V, if logits are needed; None: only the most probable tokens are.
@@ -78,8 +88,7 @@ class Tree:
     def __init__(
         self,
         decoder: Decoder,
-        batch_size: int,
-        prompt: list[int],
+        prompts: Sequence[Sequence[int]],
         *,
         width: int,
         most_slots: int,
@@ -93,34 +102,29 @@ class Tree:
         self._vocab_size = vocab_size
         self._normalizer = normalizer
         #: Slots taken, by each source and by the one with most.
-        self._used = np.full(batch_size, len(prompt), np.int64)
-        self._most_used = len(prompt)
-        self._position = len(prompt)
+        self._used = np.array([len(prompt) for prompt in prompts], np.int64)
+        self._most_used = int(self._used.max())
+        #: Of each source's next token.
+        self._position = self._used.copy()
+        self._alike = bool((self._used == self._most_used).all())
         #: What a chain found beyond ``next_ids``, [B] each.
         self._found: deque[Ids] = deque()
         self._chain: Callable[[int], Ids] | None = None
         self._chained = 1
-        self._step, self._run = self._bind(batch_size)
-        if len(prompt) == width == 1:  # the step that follows has the right shape
-            self._step.input_ids[:] = prompt[0]
+        self._step, self._run = self._bind(len(prompts))
+        if self._most_used == width == 1:  # the step that follows has the right shape
+            self._step.input_ids[:] = prompts
             self._step.attention_mask[..., 0] = True
             self._run()
             last = self._step
         else:
             last = prefill(
-                decoder,
-                batch_size,
-                prompt,
-                vocab_size,
-                normalizer=normalizer,
-                most_queries=most_queries,
+                decoder, prompts, vocab_size, normalizer=normalizer, most_queries=most_queries
             )
-            self._step.attention_mask[..., : len(prompt)] = True
-        self.next_ids = last.next_ids[:, -1:]
-        self.logits = None if last.logits is None else last.logits[:, -1:]
+            seen = np.arange(self.capacity) < self._used[:, None]
+            self._step.attention_mask[:] = seen[:, None, None]
+        self.next_ids, self.logits = last.next_ids, last.logits
         self.log_normalizer = self._normalized(last)
-        if self.log_normalizer is not None:
-            self.log_normalizer = self.log_normalizer[:, -1:]
 
     @property
     def capacity(self) -> int:
@@ -143,14 +147,15 @@ class Tree:
         step, used = self._step, self._used
         if tokens is not step.input_ids:  # else the graph wrote them where it reads them
             step.input_ids[:] = tokens
-        if self._width == 1:
-            step.attention_mask[..., self._position] = True  # a chain: slot is position
+        if self._width == 1 and self._alike:  # chains: slot is position
+            step.attention_mask[..., self._most_used] = True
+            step.position_ids.fill(self._most_used)
         else:
             sources, queries = np.arange(len(used))[:, None], np.arange(self._width)
             slots = used[:, None] + queries
             step.attention_mask[sources, 0, queries, slots] = True
-            self._decoder.cache_position_ids[sources, slots] = self._position
-        step.position_ids.fill(self._position)
+            self._decoder.cache_position_ids[sources, slots] = self._position[:, None]
+            step.position_ids[:] = self._position[:, None]
         step.write_index[:] = used
         self._run()
         self._used += self._width
@@ -163,7 +168,7 @@ class Tree:
         """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
         self._decoder.keep(sources)
         self._found = deque(tokens[sources] for tokens in self._found)
-        self._used = self._used[sources]
+        self._used, self._position = self._used[sources], self._position[sources]
         self._most_used = int(self._used.max())
         self.next_ids = self.next_ids[sources]
         self.logits = None if self.logits is None else self.logits[sources]
@@ -177,7 +182,7 @@ class Tree:
         Chains get longer as they go, so that the first tokens do not wait for others.
         """
         if not self._found:
-            step, first = self._step, self._position
+            step, first = self._step, int(self._position[0])
             count = min(self._chained, max(1, self._most_slots - first))
             step.input_ids[:] = tokens
             step.position_ids.fill(first)
@@ -228,7 +233,7 @@ class Tree:
             vocab_size=self._vocab_size,
             normalizer=self._normalizer,
         )
-        greedy = self._width == 1 and self._vocab_size is None
+        greedy = self._width == 1 and self._vocab_size is None and self._alike
         if greedy and isinstance(self._decoder, ChainingDecoder):
             self._chain = self._decoder.bind_chain(step)
         return step, self._decoder.bind(step)

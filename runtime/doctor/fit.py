@@ -68,6 +68,7 @@ def check_bundle(bundle: Bundle, machine: Machine) -> BundleFit:
 
     The cache is counted for one source and the lengths that ``seq2edge build`` takes by itself.
     """
+    bundle.require_slots("doctor")
     manifest = bundle.manifest
     limits = Limits.of(manifest.dimensions)
     weights = manifest.files[WEIGHTS_NAME].size

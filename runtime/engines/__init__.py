@@ -38,6 +38,11 @@ def load_engine(
     """
     if bundle.manifest.cache == GROWING and engine != "onnxruntime":
         bundle.require_slots(f"the engine {engine}")
+    if bundle.manifest.only is not None and engine in _TENSORRT:
+        raise EngineError(
+            f"{bundle.directory} holds only one of encoder and decoder, which runs with"
+            " onnxruntime; leave out --engine"
+        )
     if engine in _TENSORRT:
         from .tensorrt.execution.load import load_tensorrt
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,11 @@ class Step:
             else np.zeros((batch_size, queries, vocab_size), np.float32),
             log_normalizer=np.zeros((batch_size, queries), np.float32) if normalizer else None,
         )
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """What runs fill."""
+        optional = (self.logits, self.log_normalizer)
+        return [self.next_ids, *(array for array in optional if array is not None)]
 
 
 class EncodedSource(Protocol):

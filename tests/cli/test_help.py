@@ -12,12 +12,14 @@ import pytest
 
 COMMANDS = [
     "export",
+    "import",
     "quantize",
     "lower",
     "build",
     "pack",
     "triton",
     "run",
+    "encode",
     "inspect",
     "doctor",
     "bench",

@@ -30,6 +30,15 @@ _TINY_BART = {
     "decoder_ffn_dim": 24,
     "max_position_embeddings": 32,
 }
+_TINY_POST = {**_TINY_BART, "decoder_start_token_id": 2}
+_BART_OPTIONAL = (
+    "activation_function",
+    "scale_embedding",
+    "pad_token_id",
+    "eos_token_id",
+    "forced_eos_token_id",
+)
+_STARTED = (*_BART_OPTIONAL, "decoder_start_token_id")
 #: model type: (config class, its tiny values, keys that a config.json may leave out)
 _T5_OPTIONAL = (
     "relative_attention_num_buckets",
@@ -44,17 +53,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "t5": ("T5", {**_TINY, "decoder_start_token_id": 0}, _T5_OPTIONAL),
     "mt5": ("MT5", _TINY, (*_T5_OPTIONAL, "decoder_start_token_id")),
     "umt5": ("UMT5", _TINY, (*_T5_OPTIONAL, "decoder_start_token_id")),
-    "bart": (
-        "Bart",
-        _TINY_BART,
-        (
-            "activation_function",
-            "scale_embedding",
-            "pad_token_id",
-            "eos_token_id",
-            "decoder_start_token_id",
-            "forced_eos_token_id",
-        ),
+    "bart": ("Bart", _TINY_BART, _STARTED),
+    "mbart": ("MBart", _TINY_POST, _BART_OPTIONAL),
+    "plbart": ("PLBart", _TINY_POST, _BART_OPTIONAL),
+    "pegasus": ("Pegasus", _TINY_BART, _STARTED),
+    "m2m_100": ("M2M100", _TINY_BART, (*_BART_OPTIONAL[:-1], "decoder_start_token_id")),
+    "blenderbot": ("Blenderbot", _TINY_BART, _STARTED),
+    "blenderbot-small": ("BlenderbotSmall", _TINY_BART, _STARTED),
+    "marian": (
+        "Marian",
+        {**_TINY_BART, "pad_token_id": 95, "decoder_start_token_id": 95},
+        ("activation_function", "scale_embedding", "eos_token_id", "forced_eos_token_id"),
     ),
 }
 
@@ -63,7 +72,8 @@ def save_tiny(kind: str, folder: Path) -> Path:
     """A tiny model of a model type whose optional config values are transformers' defaults."""
     prefix, values, _ = FAMILIES[kind]
     config = getattr(transformers, f"{prefix}Config")(**values)
-    model = getattr(transformers, f"{prefix}ForConditionalGeneration")(config)
+    name = "MarianMTModel" if kind == "marian" else f"{prefix}ForConditionalGeneration"
+    model = getattr(transformers, name)(config)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink()
     return folder
@@ -74,7 +84,7 @@ def config_of(checkpoint: Path) -> dict[str, Any]:
     return values
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", None, ["t5"], 7])
+@pytest.mark.parametrize("model_type", ["electra", None, ["t5"], 7])
 def test_an_unknown_model_type_is_refused_with_the_known_ones(
     model_type: Any, editable: Editable, refusal: Refusal
 ) -> None:
@@ -97,6 +107,8 @@ def test_an_unknown_model_type_is_refused_with_the_known_ones(
         ("t5", "feed_forward_proj", 3),
         ("bart", "activation_function", "tanhexp"),
         ("bart", "activation_function", ["gelu"]),
+        ("marian", "activation_function", "quick_gelu"),
+        ("m2m100", "activation_function", "tanhexp"),
     ],
 )
 def test_an_unknown_activation_is_refused_by_name(
@@ -240,3 +252,55 @@ def test_a_decoder_start_token_that_nothing_sets_is_asked_for(
         unset = {"decoder_start_token_id": None, "bos_token_id": None}
         path.write_text(json.dumps({**json.loads(path.read_text()), **unset}))
     assert "decoder_start_token_id is set in neither" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("shape", "key", "value"),
+    [
+        ("bart", "is_encoder_decoder", False),
+        ("mbart", "is_encoder_decoder", None),
+        ("pegasus", "attention_type", "block_sparse"),
+        ("plbart", "encoder_attention_type", "transient-global"),
+        ("blenderbot", "position_embedding_type", "relative_key"),
+        ("m2m100", "pad_token_id", "1"),
+        ("marian", "share_encoder_decoder_embeddings", "no"),
+        ("blenderbot-small", "scale_embedding", 8.0),
+    ],
+)
+def test_a_config_value_that_cannot_be_honoured_is_refused_by_name(
+    shape: str, key: str, value: Any, editable: Editable, refusal: Refusal
+) -> None:
+    checkpoint = editable(shape)
+    (checkpoint / "config.json").write_text(json.dumps({**config_of(checkpoint), key: value}))
+    message = refusal(checkpoint)
+    assert message.startswith(f"config.json: {key} ")
+    assert repr(value) in message
+
+
+def test_values_of_relatives_that_mean_the_usual_attention_are_taken(
+    editable: Editable, edit_config: EditConfig, export: Export
+) -> None:
+    checkpoint = editable("pegasus")
+    edit_config(checkpoint, attention_type="original_full", position_embedding_type="absolute")
+    export(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("led", "sliding windows"),
+        ("longt5", "transient-global"),
+        ("bigbird_pegasus", "BigBird"),
+        ("prophetnet", "several tokens at once"),
+        ("fsmt", "Moses"),
+        ("nllb-moe", "mixtures of experts"),
+    ],
+)
+def test_a_known_architecture_that_is_not_exported_is_refused_with_the_reason(
+    model_type: str, reason: str, editable: Editable, edit_config: EditConfig, refusal: Refusal
+) -> None:
+    checkpoint = editable("bart")
+    edit_config(checkpoint, model_type=model_type)
+    message = refusal(checkpoint)
+    assert repr(model_type) in message
+    assert reason in message

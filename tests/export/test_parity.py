@@ -1,8 +1,9 @@
-"""The bundle computes what PyTorch computes: logits within 2e-4, the same greedy tokens."""
+"""The bundle computes what PyTorch computes: logits within 2e-4, the same tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,23 @@ from transformers import AutoModelForSeq2SeqLM
 from seq2edge.export import export_checkpoint
 from seq2edge.runtime import Seq2SeqModel
 
-SHAPES = ["t5", "t5-v1.1", "t5-deep-decoder", "mt5", "umt5", "bart", "bart-scaled"]
+BART_LINE = [
+    "mbart",
+    "mbart-scaled",
+    "pegasus",
+    "pegasus-scaled",
+    "marian",
+    "marian-separate",
+    "m2m100",
+    "m2m100-unscaled",
+    "blenderbot",
+    "blenderbot-scaled",
+    "blenderbot-small",
+    "blenderbot-small-scaled",
+    "plbart",
+    "plbart-unscaled",
+]
+SHAPES = ["t5", "t5-v1.1", "t5-deep-decoder", "mt5", "umt5", "bart", "bart-scaled", *BART_LINE]
 NEW_TOKENS = 70  # beyond the 64 slots that the cache starts with, so it has to grow
 
 
@@ -39,8 +56,14 @@ def padded(rows: list[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, mask
 
 
-def reference_tokens(model: Any, ids: np.ndarray, mask: np.ndarray) -> list[list[int]]:
-    """transformers' greedy tokens after the start token, cut after the end token."""
+def reference_tokens(
+    model: Any,
+    ids: np.ndarray,
+    mask: np.ndarray,
+    num_beams: int = 1,
+    max_new_tokens: int = NEW_TOKENS,
+) -> list[list[int]]:
+    """transformers' tokens after the start token, cut after the end token."""
     config = model.config
     layers = getattr(config, "num_decoder_layers", 0), getattr(config, "num_layers", 0)
     with torch.inference_mode():
@@ -48,8 +71,8 @@ def reference_tokens(model: Any, ids: np.ndarray, mask: np.ndarray) -> list[list
             input_ids=torch.tensor(ids),
             attention_mask=torch.tensor(mask),
             do_sample=False,
-            num_beams=1,
-            max_new_tokens=NEW_TOKENS,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
             use_cache=layers[0] <= layers[1],  # see export/validate.py
         )[:, 1:].tolist()
     eos = config.eos_token_id
@@ -88,3 +111,22 @@ def test_greedy_tokens_match_transformers_batched_and_alone(
     # The sample is of use only if the tokens differ, between the rows and along them.
     assert len({tuple(row) for row in expected}) > 1
     assert max(len(set(row)) for row in expected) > 1
+
+
+@pytest.mark.parametrize("shape", BART_LINE)
+def test_beam_tokens_match_transformers(
+    shape: str, checkpoint_of: Callable[[str], Path], bundle_of: Callable[[str], Path]
+) -> None:
+    """A padded batch: where positions depended on padding, the short sources would differ."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        checkpoint_of(shape), attn_implementation="eager"
+    ).eval()
+    config = model.config
+    rows = sources(config.vocab_size, config.pad_token_id, config.eos_token_id)[::2]
+    ids, mask = padded(rows, config.pad_token_id)
+    expected = reference_tokens(model, ids, mask, num_beams=4, max_new_tokens=20)
+    with Seq2SeqModel.load(bundle_of(shape)) as loaded:
+        options = replace(loaded.generation_config, num_beams=4, max_new_tokens=20)
+        found = [found.token_ids for found in loaded.generate_ids(ids, mask, options)]
+    assert len(found) == 10
+    assert found == expected

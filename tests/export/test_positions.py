@@ -1,17 +1,21 @@
-"""Relative biases fall in transformers' buckets; learned positions are right to the last."""
+"""Biases fall in transformers' buckets; learned and computed positions are right to the last."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import BartForConditionalGeneration
+from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from seq2edge.export.graph.positions import expand_relative_bias
+from seq2edge.export.sinusoids import fairseq_sinusoids, halved_sinusoids
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.engines import Step
 from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -73,3 +77,44 @@ def test_the_manifest_says_how_long_learned_positions_reach(
     relative = Bundle.open(bundle_of("t5")).manifest
     assert relative.dimensions.max_source_length is None
     assert relative.dimensions.max_target_length is None
+
+
+@pytest.mark.parametrize("pad", [0, 1, 5])
+@pytest.mark.parametrize("width", [8, 9])
+def test_m2m100s_positions_are_those_of_right_padded_sources(pad: int, width: int) -> None:
+    """transformers counts from the row after the pad token's, and padding on the right moves none.
+
+    Row p of the table is what a source's token p gets, whatever is padded after it.
+    """
+    theirs = M2M100SinusoidalPositionalEmbedding(60, width, pad)
+    ids = torch.full((2, 60), pad + 1)
+    ids[1, 40:] = pad
+    expected = theirs(ids)
+    table = torch.from_numpy(fairseq_sinusoids(60, width, first=pad + 1))
+    torch.testing.assert_close(table, expected[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(table[:40], expected[1, :40], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_marians_positions_are_all_sines_before_all_cosines(width: int) -> None:
+    expected = MarianSinusoidalPositionalEmbedding(70, width).create_weight()
+    table = torch.from_numpy(halved_sinusoids(70, width))
+    torch.testing.assert_close(table, expected, atol=1e-6, rtol=0)
+
+
+def test_a_table_that_a_marian_checkpoint_stores_is_read(
+    editable: Callable[..., Path], edit_tensors: Callable[..., None], export: Callable[..., Any]
+) -> None:
+    checkpoint, name = editable("marian"), "model.encoder.embed_positions.weight"
+    stored = np.random.default_rng(4).normal(size=(80, 64)).astype(np.float32)
+    edit_tensors(checkpoint, lambda tensors: tensors.update({name: stored}))
+    # Against transformers, which reads it as well; the decoder's is computed.
+    assert export(checkpoint, validate=True).parity.encoder.maximum < 2e-4
+
+
+def test_a_table_that_an_m2m100_checkpoint_stores_is_computed_all_the_same(
+    editable: Callable[..., Path], edit_tensors: Callable[..., None], export: Callable[..., Any]
+) -> None:
+    checkpoint, name = editable("m2m100"), "model.decoder.embed_positions.weights"
+    edit_tensors(checkpoint, lambda tensors: tensors.update({name: np.ones((9, 64), np.float32)}))
+    assert export(checkpoint, validate=True).parity.decoder.maximum < 2e-4

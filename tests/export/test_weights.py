@@ -34,7 +34,22 @@ def problems(message: str) -> list[str]:
     return sorted(rest.split("; "))
 
 
-@pytest.mark.parametrize(("shape", "name"), [("t5", WO), ("t5", CROSS_K), ("bart", FC1)])
+#: A tensor of each family that only some of them have.
+OWN = {
+    "mbart": "model.decoder.layer_norm.bias",
+    "pegasus": "model.encoder.layer_norm.weight",
+    "marian": "model.decoder.layers.0.encoder_attn.q_proj.weight",
+    "marian-separate": "model.decoder.embed_tokens.weight",
+    "m2m100": "model.encoder.layers.1.fc2.weight",
+    "blenderbot": "model.decoder.embed_positions.weight",
+    "blenderbot-small": "model.decoder.layernorm_embedding.weight",
+    "plbart": "model.encoder.layernorm_embedding.bias",
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"), [("t5", WO), ("t5", CROSS_K), ("bart", FC1), *OWN.items()]
+)
 def test_a_renamed_tensor_is_one_missing_and_one_unused(
     shape: str, name: str, editable: Editable, edit_tensors: Edit, refusal: Refusal
 ) -> None:
@@ -54,6 +69,7 @@ def test_a_renamed_tensor_is_one_missing_and_one_unused(
         ("umt5", "decoder.block.2.layer.0.SelfAttention.relative_attention_bias.weight"),
         ("bart", "model.encoder.embed_positions.weight"),
         ("bart", FC1),
+        *OWN.items(),
     ],
 )
 def test_a_removed_tensor_is_listed_alone(

@@ -11,8 +11,8 @@ from seq2edge.runtime import Seq2SeqModel
 
 _BLOCKED = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "ml_dtypes")
 
-#: Run with a bundle's path; prints what the bundle generates as JSON.
-_GENERATE = f"""
+#: The start of a program that can import none of these.
+BLOCKER = f"""
 import sys
 
 BLOCKED = {_BLOCKED}
@@ -23,7 +23,10 @@ class Blocker:
             raise ImportError(f"{{name}} is blocked")
 
 sys.meta_path.insert(0, Blocker())
+"""
 
+#: Run with a bundle's path; prints what the bundle generates as JSON.
+_GENERATE = f"""{BLOCKER}
 import json
 from dataclasses import replace
 from seq2edge.runtime import Seq2SeqModel

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 
 from seq2edge.runtime import BundleError, Manifest
 from seq2edge.runtime.manifest import (
+    FORMAT_VERSION,
     MANIFEST_NAME,
     Dimensions,
     FileInfo,
     GraphInfo,
+    Languages,
     SpecialTokens,
     TensorSpec,
     TokenizerInfo,
@@ -251,8 +255,10 @@ def test_cache_bytes_per_slot_follow_each_cache_dtype() -> None:
 
 
 def test_newer_format_says_upgrade_or_export_again() -> None:
-    data = edited(lambda raw: raw.update(format_version=2))
-    with pytest.raises(BundleError, match=r"format 2 is newer .*\(1\); upgrade seq2edge, or exp"):
+    newer = FORMAT_VERSION + 1
+    data = edited(lambda raw: raw.update(format_version=newer))
+    message = rf"format {newer} is newer .*\({FORMAT_VERSION}\); upgrade seq2edge, or export"
+    with pytest.raises(BundleError, match=message):
         Manifest.from_bytes(data)
 
 
@@ -318,3 +324,35 @@ def test_all_malformed_fields_are_listed_at_once() -> None:
         "generation must be an object",
     ):
         assert problem in str(caught.value)
+
+
+MULTILINGUAL = replace(
+    MANIFEST,
+    tokenizer=replace(
+        MANIFEST.tokenizer,
+        size=5,
+        unknown=3,
+        languages=Languages({"en": 4, "fr": 5}, "start", "forced_bos", "en"),
+    ),
+)
+
+
+def test_languages_and_unknown_pieces_come_back_as_written() -> None:
+    assert Manifest.from_bytes(MULTILINGUAL.to_bytes()) == MULTILINGUAL
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("codes", {"en": -1}, "languages.codes.en must be a non-negative integer"),
+        ("codes", [], "languages.codes must be an object"),
+        ("source", "middle", "languages.source 'middle' is unknown"),
+        ("target", 7, "languages.target must be a string"),
+        ("default_source", 3, "languages.default_source must be a string"),
+    ],
+)
+def test_malformed_languages_are_refused(key: str, value: object, problem: str) -> None:
+    raw = json.loads(MULTILINGUAL.to_bytes())
+    raw["tokenizer"]["languages"][key] = value
+    with pytest.raises(BundleError, match=re.escape(problem)):
+        Manifest.from_bytes(json.dumps(raw).encode())

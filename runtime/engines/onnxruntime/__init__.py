@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...bundle import Bundle
 from ...errors import EngineError
+from ...manifest import GROWING
 from ..base import Engine
 from .cpu import OnnxRuntimeEngine, OrtDecoder, OrtSource
 from .session import check_version, import_onnxruntime
@@ -38,6 +39,17 @@ def load_onnxruntime(
     if device not in devices:
         raise EngineError(
             f"unknown device {device!r}; the engine {engine} runs on: {', '.join(devices)}"
+        )
+    if bundle.manifest.cache == GROWING:
+        if device != "cpu":
+            bundle.require_slots(f"the device {device}")
+        from .growing import GrowingEngine
+
+        return GrowingEngine(bundle, num_threads=num_threads)
+    if bundle.manifest.only is not None and device != "cpu":
+        raise EngineError(
+            f"{bundle.directory} holds only one of encoder and decoder, which runs with"
+            " onnxruntime on the CPU; leave out --device, or export a model of both"
         )
     if device == "cpu":
         return OnnxRuntimeEngine(bundle, num_threads=num_threads)

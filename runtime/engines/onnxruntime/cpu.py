@@ -26,8 +26,26 @@ from .session import check_version, give_back_memory, import_onnxruntime, open_s
 _SINGLE_THREAD_BYTES = 4_000_000
 
 
+def chosen_threads(wanted: int | None, bundle: Bundle) -> int | None:
+    """Threads of an operator; ``wanted`` None: one for a small model, else None, all cores.
+
+    Raises:
+        EngineError: ``wanted`` is below 1.
+    """
+    if wanted is not None and wanted < 1:
+        raise EngineError(f"num_threads must be at least 1, not {wanted}")
+    small = _main_graph(bundle).weight_bytes <= _SINGLE_THREAD_BYTES
+    return 1 if wanted is None and small else wanted
+
+
+def _main_graph(bundle: Bundle) -> GraphInfo:
+    """The graph that runs most often."""
+    graphs = bundle.manifest.graphs
+    return graphs["encoder" if bundle.manifest.only == "encoder" else "decoder"]
+
+
 class OnnxRuntimeEngine:
-    """CPU sessions over one bundle.
+    """CPU sessions over one bundle, or over the only one of its two stacks.
 
     Args:
         bundle: the opened bundle.
@@ -37,42 +55,42 @@ class OnnxRuntimeEngine:
     limits: None = None  # any shapes
 
     def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
-        if num_threads is not None and num_threads < 1:
-            raise EngineError(f"num_threads must be at least 1, not {num_threads}")
+        num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
         check_version(ort.__version__, bundle.manifest)
-        graphs = bundle.manifest.graphs
-        if any(spec.dtype == "bfloat16" for spec in graphs["decoder"].inputs):
+        graphs, main = bundle.manifest.graphs, _main_graph(bundle)
+        if any(spec.dtype == "bfloat16" for spec in (*main.inputs, *main.outputs)):
             raise EngineError(
                 f"{bundle.directory} computes in bfloat16, which onnxruntime cannot do on a CPU;"
                 " quantize the float32 bundle for the CPU instead"
             )
-        if num_threads is None and graphs["decoder"].weight_bytes <= _SINGLE_THREAD_BYTES:
-            num_threads = 1
         self.num_threads = num_threads
         self._value = ort.OrtValue
-        self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
-        # The encoder's idle threads would otherwise spin while the decoder runs.
-        self._encoder = open_session(
-            ort, bundle, self._encoder_info, num_threads, {"session.force_spinning_stop": "1"}
-        )
-        self._decoder = open_session(ort, bundle, self._decoder_info, num_threads)
-        # One thread: a pool of its own would compete with the decoder's.
-        self._scores = (
-            open_session(ort, bundle, graphs["scores"], 1) if "scores" in graphs else None
-        )
+        self._graphs, self._closed = graphs, False
+        self._encoder = self._decoder = self._scores = None
+        if "encoder" in graphs:
+            # The encoder's idle threads would otherwise spin while the decoder runs.
+            entries = {"session.force_spinning_stop": "1"}
+            self._encoder = open_session(ort, bundle, graphs["encoder"], num_threads, entries)
+        if "decoder" in graphs:
+            self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
+        if "scores" in graphs:
+            # One thread: a pool of its own would compete with the decoder's.
+            self._scores = open_session(ort, bundle, graphs["scores"], 1)
         give_back_memory()
 
     def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtSource:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
         input_ids = np.ascontiguousarray(input_ids, np.int64)
         mask = np.ascontiguousarray(attention_mask, np.bool_)[:, None, None, :]
-        if self._encoder is None:
+        if self._closed:
             raise EngineError("the model was closed; load it again")
+        if self._encoder is None:
+            return OrtSource(mask, {}, self._value)
         binding = self._encoder.io_binding()
         _bind(binding.bind_input, "input_ids", input_ids)
         _bind(binding.bind_input, "encoder_attention_mask", mask)
-        names = [spec.name for spec in self._encoder_info.outputs]
+        names = [spec.name for spec in self._graphs["encoder"].outputs]
         for name in names:
             binding.bind_output(name)
         try:
@@ -86,15 +104,20 @@ class OnnxRuntimeEngine:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
         if not isinstance(source, OrtSource):
             raise TypeError("source was encoded by another engine")
-        return OrtDecoder(self._decoder, self._scores, self._decoder_info, source, capacity)
+        info = self._graphs["decoder"]
+        return OrtDecoder(self._decoder, self._scores, info, source, capacity)
 
     def close(self) -> None:
         """Let go of the sessions and their memory."""
         self._encoder = self._decoder = self._scores = None
+        self._closed = True
 
 
 class OrtSource:
-    """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S]."""
+    """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S].
+
+    Without an encoder there are none.
+    """
 
     def __init__(self, mask: Mask, outputs: Mapping[str, Any], value: Any) -> None:
         self.mask = mask

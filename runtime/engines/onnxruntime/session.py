@@ -47,7 +47,8 @@ def check_version(installed: str, manifest: Manifest) -> None:
         raise EngineError(
             f"this bundle uses ONNX opset {opset}, which needs onnxruntime >="
             f" {needed[0]}.{needed[1]}, and {installed} is installed; upgrade onnxruntime"
-            " (Python 3.10 stops at 1.23: use Python 3.11 or newer)"
+            " (Python 3.10 stops at 1.23: use Python 3.11 or newer, or write the bundle with"
+            " 'seq2edge lower' on a workstation)"
         )
 
 

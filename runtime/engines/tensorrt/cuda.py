@@ -2,7 +2,8 @@
 
 Each call is checked. Memory that is asked for comes from a pool and goes back to it: all work
 of an engine is on one stream, so a buffer may be used again as soon as its last use is
-enqueued, and nothing is freed before the stream is done.
+enqueued, and nothing is freed before the stream is done. A stream must not be waited for while
+it is captured, by any thread.
 
 Source: NVIDIA, "CUDA Runtime API" (memory, stream and graph management) and the cuda-bindings
 documentation: every function returns a tuple that starts with the error.
@@ -16,6 +17,7 @@ import importlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,8 @@ class Cuda:
         """
         error, *values = getattr(self._module, name)(*arguments)
         if int(error) != 0:
+            # CUDA would report it once more, to TensorRT and to whoever asks for its last error.
+            self._module.cudaGetLastError()
             raise EngineError(self._reason(name, error))
         return values[0] if len(values) == 1 else tuple(values)
 
@@ -82,13 +86,23 @@ class Cuda:
         capability = f"{found.major}.{found.minor}"
         return Gpu(name.rstrip("\0"), capability, int(found.totalGlobalMem))
 
-    def free_bytes(self) -> int:
-        """Device memory that is free now; on a Jetson the system shares it."""
+    def free_bytes(self, meminfo: Path = Path("/proc/meminfo")) -> int:
+        """Device memory that can be had now.
+
+        A GPU that shares the system's memory counts files that the kernel keeps in memory as
+        taken, though it lets go of them when memory is asked for, so there the kernel's own
+        estimate counts (NVIDIA, "CUDA for Tegra": cudaMemGetInfo).
+        """
         free, _ = self.call("cudaMemGetInfo")
+        if getattr(self.call("cudaGetDeviceProperties", 0), "integrated", 0):
+            free = max(free, _available(meminfo))
         return int(free)
 
     def new_stream(self) -> Any:
         return self.call("cudaStreamCreateWithFlags", self._module.cudaStreamNonBlocking)
+
+    def free_stream(self, stream: Any) -> None:
+        self.call("cudaStreamDestroy", stream)
 
     def allocate(self, size: int) -> int:
         return int(self.call("cudaMalloc", size))
@@ -133,7 +147,11 @@ class Cuda:
         try:
             yield found
         except BaseException:
-            self._module.cudaStreamEndCapture(stream)  # the first error is the one that matters
+            # The first error is the one that matters.
+            error, graph = self._module.cudaStreamEndCapture(stream)
+            if int(error) == 0:
+                self._module.cudaGraphDestroy(graph)
+            self._module.cudaGetLastError()
             raise
         graph = self.call("cudaStreamEndCapture", stream)
         try:
@@ -172,18 +190,26 @@ class MemoryPool:
     Args:
         allocate: an address from a number of bytes.
         free: gives an address back.
+        wait: returns when the stream is done, so that nothing uses what was given back.
     """
 
-    def __init__(self, allocate: Callable[[int], int], free: Callable[[int], None]) -> None:
-        self._allocate, self._release = allocate, free
+    def __init__(
+        self,
+        allocate: Callable[[int], int],
+        free: Callable[[int], None],
+        wait: Callable[[], None],
+    ) -> None:
+        self._allocate, self._release, self._wait = allocate, free, wait
         # The garbage collector may give a buffer back while this thread takes one.
         self._lock = threading.RLock()
         self._free: list[tuple[int, int]] = []  # (size, address)
-        self._all: list[int] = []
+        self._all: set[int] = set()
         self._closed = False
 
     def take(self, size: int) -> Buffer:
         """At least ``size`` bytes of any content, at an address that TensorRT takes.
+
+        What others have given back is freed if there would be too little.
 
         Raises:
             EngineError: there is not so much left.
@@ -196,8 +222,14 @@ class MemoryPool:
                 entry = min(fits)
                 self._free.remove(entry)
                 return Buffer(self, entry[1], entry[0])
-            address = self._allocate(size)
-            self._all.append(address)
+            try:
+                address = self._allocate(size)
+            except EngineError:
+                if not self._free:
+                    raise
+                self._shrink()
+                address = self._allocate(size)
+            self._all.add(address)
             return Buffer(self, address, size)
 
     def take_back(self, buffer: Buffer) -> None:
@@ -210,9 +242,39 @@ class MemoryPool:
         """Free everything; the stream must be done."""
         with self._lock:
             self._closed = True
-            addresses, self._all, self._free = self._all, [], []
+            addresses, self._all, self._free = self._all, set(), []
             for address in addresses:
                 self._release(address)
+
+    def _shrink(self) -> None:
+        self._wait()
+        while self._free:
+            _, address = self._free.pop()
+            self._all.remove(address)
+            self._release(address)
+
+
+class Device:
+    """One stream of GPU 0, and the memory for what is done on it."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
+        self.stream = cuda.new_stream()
+        self.memory = MemoryPool(cuda.allocate, cuda.free, self.wait)
+        self.pinned = MemoryPool(cuda.allocate_pinned, cuda.free_pinned, self.wait)
+
+    def wait(self) -> None:
+        """Return when everything on the stream is done."""
+        self.cuda.wait(self.stream)
+
+    def close(self) -> None:
+        """Free everything; buffers that are still held are good for nothing any more."""
+        try:
+            self.wait()
+        finally:
+            self.memory.close()
+            self.pinned.close()
+            self.cuda.free_stream(self.stream)
 
 
 def aligned(size: int) -> int:
@@ -224,3 +286,13 @@ def host_bytes(buffer: Buffer) -> NDArray[np.uint8]:
     """Page-locked memory as an array; good for as long as the buffer is kept."""
     memory = (ctypes.c_uint8 * buffer.size).from_address(buffer.address)
     return np.ctypeslib.as_array(memory)
+
+
+def _available(meminfo: Path) -> int:
+    """Bytes that the kernel could give out, of /proc/meminfo; 0 if it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in meminfo.read_text("ascii", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return int(value.removesuffix(" kB")) * 1024
+    return 0

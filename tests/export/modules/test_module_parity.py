@@ -148,9 +148,7 @@ def test_beam_search_finds_what_scores_best_under_the_module(
 
 def test_tokens_are_checked_against_the_sources_vocabulary(tmp_path: Path) -> None:
     shape = Shape(source_vocab=300)
-    export_module(
-        make_translator(shape), tmp_path / "bundle", parts=parts_of(shape), tokens=TOKENS
-    )
+    export_module(make_translator(shape), tmp_path / "bundle", parts=parts_of(shape), tokens=TOKENS)
     with Seq2SeqModel.load(tmp_path / "bundle") as runtime:
         with pytest.raises(InputError, match=r"0\.\.299"):
             runtime.generate_ids([[5, 300, 2]])

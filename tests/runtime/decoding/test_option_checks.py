@@ -307,6 +307,8 @@ def test_what_is_allowed_runs(options: dict[str, Any], model: Seq2SeqModel) -> N
 OWN = {
     *("seed", "logit_bias", "prefix_allowed_tokens", "logits_processors", "constraint"),
     *("decoder_prefix", "return_scores"),
+    "source_lang",
+    "target_lang",
 }
 
 

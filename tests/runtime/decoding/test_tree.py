@@ -138,8 +138,7 @@ class Search:
     @classmethod
     def start(
         cls,
-        batch: int,
-        prompt: list[int],
+        prompts: list[list[int]],
         width: int,
         steps: int,
         *,
@@ -147,14 +146,14 @@ class Search:
         normalizer: bool = False,
         decoder_normalizes: bool = False,
     ) -> Search:
-        most = len(prompt) + width * steps
+        longest = max(map(len, prompts))
+        most = longest + width * steps
         decoder = TokenDecoder(
-            batch, first_capacity(most, len(prompt)), normalizes=decoder_normalizes
+            len(prompts), first_capacity(most, longest), normalizes=decoder_normalizes
         )
         tree = Tree(
             decoder,
-            batch,
-            prompt,
+            prompts,
             width=width,
             most_slots=most,
             vocab_size=VOCAB if logits else None,
@@ -162,9 +161,11 @@ class Search:
         )
         assert (tree.logits is not None) == logits
         assert (tree.log_normalizer is not None) == (logits and normalizer)
-        assert [row[-1] for row in decoder.seen] == [prompt] * batch
-        search = cls(decoder, tree, [[list(prompt)] * width] * batch, rounded_up(most))
-        search.check([[answer(prompt)]] * batch)
+        ends = zip(decoder.seen, prompts, strict=True)
+        assert [row[len(prompt) - 1] for row, prompt in ends] == prompts
+        texts = [[list(prompt)] * width for prompt in prompts]
+        search = cls(decoder, tree, texts, rounded_up(most))
+        search.check([[answer(prompt)] for prompt in prompts])
         return search
 
     def advance(self, tokens: Ids, parents: Ids | None) -> None:
@@ -207,14 +208,17 @@ def random_parents(rng: np.random.Generator, batch: int, width: int, mixing: flo
     return np.where(rng.random((batch, width)) < mixing, others, np.arange(width))
 
 
+TOKENS = st.integers(0, VOCAB - 1)
+PROMPTS = st.lists(TOKENS, min_size=1, max_size=4) | st.lists(TOKENS, min_size=1, max_size=70)
+
+
 class Plan(NamedTuple):
     """How a search is led: ``mixing`` is how often a hypothesis changes its parent, ``leaving``
     how often sources leave, ``feeding`` whether the tree's own answers are its next tokens,
     ``normalizer`` whether it is asked for, and whether the decoder computes it."""
 
-    batch: int
     width: int
-    prompt: list[int]
+    prompts: list[list[int]]
     steps: int
     mixing: float
     leaving: float
@@ -225,12 +229,11 @@ class Plan(NamedTuple):
 
 
 def plans(widths: st.SearchStrategy[int]) -> st.SearchStrategy[Plan]:
-    tokens = st.integers(0, VOCAB - 1)
     return st.builds(
         Plan,
-        batch=st.integers(1, 4),
         width=widths,
-        prompt=st.lists(tokens, min_size=1, max_size=4) | st.lists(tokens, min_size=1, max_size=70),
+        prompts=st.lists(PROMPTS, min_size=1, max_size=4)
+        | st.builds(lambda prompt, batch: [prompt] * batch, PROMPTS, st.integers(1, 4)),
         steps=st.integers(0, 70),
         mixing=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
         leaving=st.sampled_from([0.0, 0.05, 0.5]),
@@ -246,8 +249,7 @@ def lead(plan: Plan) -> Search:
     rng, width = np.random.default_rng(plan.seed), plan.width
     wanted, computed = plan.normalizer
     search = Search.start(
-        plan.batch,
-        plan.prompt,
+        plan.prompts,
         width,
         plan.steps,
         logits=plan.logits,
@@ -283,7 +285,7 @@ def test_a_single_hypothesis_sees_its_own_text(plan: Plan) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_hypotheses_that_descend_from_one_are_packed_and_see_the_same(batch: int) -> None:
     rng = np.random.default_rng(batch)
-    search = Search.start(batch, [3, 1, 4], width=6, steps=120)
+    search = Search.start([[3, 1, 4]] * batch, width=6, steps=120)
     for _ in range(120):
         parents = np.tile(rng.integers(0, 6, (batch, 1)), (1, 6))
         search.advance(rng.integers(0, VOCAB, (batch, 6)), parents)
@@ -294,7 +296,7 @@ def test_hypotheses_that_descend_from_one_are_packed_and_see_the_same(batch: int
 
 def test_sources_are_packed_each_by_what_it_needs() -> None:
     rng = np.random.default_rng(0)
-    search = Search.start(3, [5], width=4, steps=60)
+    search = Search.start([[5]] * 3, width=4, steps=60)
     for step in range(60):
         # One source descends from its best, one changes every 25 steps, one stays in pairs.
         parents = np.array([[0] * 4, [0] * 4 if step % 25 == 24 else [0, 1, 2, 3], [0, 0, 1, 1]])
@@ -304,7 +306,7 @@ def test_sources_are_packed_each_by_what_it_needs() -> None:
 
 
 def test_hypotheses_that_stay_apart_take_all_slots_and_no_more() -> None:
-    search = Search.start(2, [9, 9, 9], width=5, steps=50)
+    search = Search.start([[9, 9, 9]] * 2, width=5, steps=50)
     for step in range(50):
         search.advance(np.full((2, 5), step % VOCAB), None)
     assert search.decoder.packed == []
@@ -314,7 +316,7 @@ def test_hypotheses_that_stay_apart_take_all_slots_and_no_more() -> None:
 
 def test_packing_goes_on_after_sources_left() -> None:
     rng = np.random.default_rng(1)
-    search = Search.start(4, [2, 2], width=4, steps=100)
+    search = Search.start([[2, 2]] * 4, width=4, steps=100)
     for step in range(100):
         if step in (30, 60):
             search.keep(np.array([2, 0] if step == 30 else [1]))
@@ -326,7 +328,7 @@ def test_packing_goes_on_after_sources_left() -> None:
 
 def test_sources_that_change_places_keep_their_slots() -> None:
     rng = np.random.default_rng(2)
-    search = Search.start(2, [8], width=4, steps=80)
+    search = Search.start([[8]] * 2, width=4, steps=80)
     places, packed = [0, 1], 0  # which source stands where
     for step in range(80):
         # The first source descends from its best; in the other one a hypothesis stays apart.
@@ -341,18 +343,36 @@ def test_sources_that_change_places_keep_their_slots() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.integers(1, 3), st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=70), st.booleans()
-)
+@given(st.lists(PROMPTS, min_size=1, max_size=3), st.booleans())
 def test_prefill_lets_each_prompt_token_see_those_before_it(
-    batch: int, prompt: list[int], logits: bool
+    prompts: list[list[int]], logits: bool
 ) -> None:
-    decoder = TokenDecoder(batch, first_capacity(len(prompt), len(prompt)))
-    step = prefill(decoder, batch, prompt, VOCAB if logits else None)
-    prefixes = [prompt[: end + 1] for end in range(len(prompt))]
-    assert decoder.seen == [prefixes] * batch
-    assert step.next_ids.tolist() == [[answer(prefix) for prefix in prefixes]] * batch
+    longest = max(map(len, prompts))
+    decoder = TokenDecoder(len(prompts), first_capacity(longest, longest))
+    step = prefill(decoder, prompts, VOCAB if logits else None)
+    for seen, prompt in zip(decoder.seen, prompts, strict=True):
+        assert seen[: len(prompt)] == [prompt[: end + 1] for end in range(len(prompt))]
+    check_ends(step, prompts, logits)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(PROMPTS, min_size=1, max_size=3), st.booleans(), st.integers(1, 20))
+def test_prefill_in_parts_gives_what_follows_each_prompt(
+    prompts: list[list[int]], logits: bool, most: int
+) -> None:
+    longest = max(map(len, prompts))
+    decoder = TokenDecoder(len(prompts), first_capacity(longest, longest))
+    step = prefill(decoder, prompts, VOCAB if logits else None, most_queries=most)
+    assert all(len(row) <= most for row in decoder.seen)
+    check_ends(step, prompts, logits)
+
+
+def check_ends(step: Step, prompts: list[list[int]], logits: bool) -> None:
+    expected = [[answer(prompt)] for prompt in prompts]
+    assert step.next_ids.tolist() == expected
     assert (step.logits is not None) == logits
+    if step.logits is not None:
+        assert step.logits.argmax(axis=2).tolist() == expected
 
 
 def test_the_fake_is_a_decoder() -> None:

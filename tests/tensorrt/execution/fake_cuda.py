@@ -133,6 +133,13 @@ class FakeCuda:
         self._streams[stream.number] = stream
         return Error.cudaSuccess, stream
 
+    def cudaStreamDestroy(self, stream: Stream) -> Any:
+        assert not stream.pending
+        return (Error.cudaSuccess,)
+
+    def cudaGetLastError(self) -> Any:
+        return (Error.cudaSuccess,)
+
     def cudaStreamSynchronize(self, stream: Stream) -> Any:
         assert stream.captured is None, "a stream that is captured cannot be waited for"
         pending, stream.pending = stream.pending, []

@@ -177,9 +177,7 @@ def _build(
     return made
 
 
-def _refuse_fallback(
-    library: Library, engines: Mapping[str, EngineFile], options: Options
-) -> None:
+def _refuse_fallback(library: Library, engines: Mapping[str, EngineFile], options: Options) -> None:
     lost = [gemm for engine in engines.values() for gemm in engine.report.lost]
     if lost and not options.allow_fallback:
         raise EngineError(

@@ -133,9 +133,7 @@ def _target_hint(bundle: Bundle) -> str:
     )
 
 
-def _config(
-    target: Target, builder: Any, progress: Progress
-) -> tuple[Any, list[BaseException]]:
+def _config(target: Target, builder: Any, progress: Progress) -> tuple[Any, list[BaseException]]:
     """A builder's settings, and the list that an exception of ``progress`` is put into."""
     trt = target.library.module
     config = builder.create_builder_config()

@@ -7,8 +7,7 @@ Written to NVIDIA's documented API (TensorRT, "Working with dynamic shapes", "CU
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ from ....errors import EngineError
 from ....manifest import GraphInfo, TensorSpec
 from ...base import EncodedSource, Ids, Mask
 from ...limits import Limits
-from ..cuda import Buffer, Cuda, MemoryPool
+from ..cuda import Buffer, Cuda, Device
 from ..library import Library, logger, recorded
 from ..store import EngineSet, read_plan
-from .decoder import Shared, TensorRTDecoder, TensorRTSource
+from .decoder import TensorRTDecoder, TensorRTSource
 from .memory import check_memory, in_place
 from .runner import Runner
 from .runtime_cache import RuntimeCache
-from .tensors import Layout, Mirror, fill
+from .shared import Shared
+from .tensors import Layout, Mirror, fill, largest_sizes
 
 
 class TensorRTEngine:
@@ -49,71 +49,71 @@ class TensorRTEngine:
         check_memory(bundle.manifest, engines, cuda.free_bytes())
         self.limits: Limits = engines.key.limits
         self._library = library
-        self._lock = threading.Lock()
-        self._closed = False
         graphs = bundle.manifest.graphs
         self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
-        stream = cuda.new_stream()
-        self._memory = MemoryPool(cuda.allocate, cuda.free)
-        self._pinned = MemoryPool(cuda.allocate_pinned, cuda.free_pinned)
+        self._device = Device(cuda)
+        try:
+            self._load(graphs, folder, engines)
+        except BaseException:
+            self._device.close()
+            raise
+
+    def _load(self, graphs: Mapping[str, GraphInfo], folder: Path, engines: EngineSet) -> None:
+        device = self._device
         opened = {
             name: self._open(read_plan(folder, engine), graphs[name])
             for name, engine in engines.engines.items()
         }
         # No two runs are at once, so one piece of memory serves all contexts.
-        self._activations: Buffer = self._memory.take(
+        self._activations: Buffer = device.memory.take(
             max(plan.device_memory_size_v2 for plan in opened.values())
         )
         self._runtime_caches = [RuntimeCache(folder, name) for name in opened]
         runners: dict[str, list[Runner]] = {}
         for (name, plan), cache in zip(opened.items(), self._runtime_caches, strict=True):
             runners[name] = [
-                Runner(library, name, self._context(plan, profile, cache, stream), stream)
+                Runner(self._library, name, self._context(plan, profile, cache), device)
                 for profile in range(plan.num_optimization_profiles)
             ]
         self._plans = opened
         self._encoder = runners["encoder"][0]
-        staging = _at_most(self._encoder_info.inputs, self.limits)
+        staging = Layout.of(self._encoder_info.inputs, largest_sizes(self.limits))
         self._staging = Mirror(
-            staging, self._memory.take(staging.size), self._pinned.take(staging.size)
+            staging, device.memory.take(staging.size), device.pinned.take(staging.size)
         )
         self._shared = Shared(
-            cuda=cuda,
-            stream=stream,
-            memory=self._memory,
-            pinned=self._pinned,
-            lock=self._lock,
-            runners=runners["decoder"],
-            info=self._decoder_info,
-            limits=self.limits,
+            device,
+            runners["decoder"],
+            self._decoder_info,
+            self.limits,
             in_place=in_place(engines),
         )
 
     def encode(self, input_ids: Ids, attention_mask: Mask) -> TensorRTSource:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
-        shared = self._open_or_raise()
+        shared, device = self._shared, self._device
         batch, length = input_ids.shape
         sizes = {"batch": batch, "source": length}
         inputs = Layout.of(self._encoder_info.inputs, sizes)
         names = {spec.name for spec in self._encoder_info.outputs}
         crossed = [spec for spec in self._decoder_info.inputs if spec.name in names]
-        source = TensorRTSource(
-            batch_size=batch,
-            length=length,
-            mask=shared.block(Layout.of([_MASK], sizes)),
-            cross=shared.block(Layout.of(crossed, sizes)),
-        )
-        with self._lock:
+        with shared.turn():
+            source = TensorRTSource(
+                batch_size=batch,
+                length=length,
+                mask=shared.block(Layout.of([_MASK], sizes)),
+                cross=shared.block(Layout.of(crossed, sizes)),
+            )
             staged = self._staging.reshaped(inputs)
             fill(staged, {"input_ids": input_ids, _MASK.name: attention_mask[:, None, None, :]})
-            staged.upload(shared.cuda, shared.stream)
+            staged.upload(device)
             tensors = staged.tensors()
             mask = tensors[_MASK.name]
-            shared.cuda.copy(source.mask.address, mask.address, batch * length, shared.stream)
+            device.cuda.copy(source.mask.address, mask.address, batch * length, device.stream)
             self._encoder.bind(object(), tensors, source.cross.tensors())
             self._encoder.enqueue()
             # The staging memory is written again by the next call.
-            shared.cuda.wait(shared.stream)
+            device.wait()
         return source
 
     def decoder(self, source: EncodedSource, capacity: int) -> TensorRTDecoder:  # noqa: ARG002
@@ -123,28 +123,20 @@ class TensorRTEngine:
         """
         if not isinstance(source, TensorRTSource):
             raise TypeError("source was encoded by another engine")
-        return TensorRTDecoder(self._open_or_raise(), source)
+        return TensorRTDecoder(self._shared, source)
 
     def close(self) -> None:
-        """Let go of the engines and of the device's memory."""
-        with self._lock:
-            if self._closed:
+        """Let go of the engines and of the device's memory, once a run that is on has ended."""
+        with self._shared.last_turn() as first:
+            if not first:
                 return
-            self._closed = self._shared.closed = True
-            self._shared.cuda.wait(self._shared.stream)
             for cache in self._runtime_caches:
                 cache.save()
             # Contexts before their engines, memory last.
-            self._shared.runners.clear()
-            del self._encoder
+            for runner in (self._encoder, *self._shared.runners):
+                runner.close()
             self._plans.clear()
-            self._memory.close()
-            self._pinned.close()
-
-    def _open_or_raise(self) -> Shared:
-        if self._closed:
-            raise EngineError("the model was closed; load it again")
-        return self._shared
+            self._device.close()
 
     def _open(self, data: bytes, info: GraphInfo) -> Any:
         trt = self._library.module
@@ -166,8 +158,8 @@ class TensorRTEngine:
             )
         return plan
 
-    def _context(self, plan: Any, profile: int, cache: RuntimeCache, stream: Any) -> Any:
-        trt = self._library.module
+    def _context(self, plan: Any, profile: int, cache: RuntimeCache) -> Any:
+        trt, stream = self._library.module, self._device.stream
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = cache.new_context(trt, plan, strategy)
         if context is None:
@@ -179,8 +171,3 @@ class TensorRTEngine:
 
 
 _MASK = TensorSpec("encoder_attention_mask", "bool", ("batch", 1, 1, "source"))
-
-
-def _at_most(specs: Iterable[TensorSpec], limits: Limits) -> Layout:
-    sizes = {"batch": limits.max_batch, "source": limits.max_source_length}
-    return Layout.of(specs, sizes)

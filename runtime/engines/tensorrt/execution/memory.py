@@ -9,7 +9,7 @@ from ....errors import EngineError
 from ....manifest import GraphInfo, Manifest
 from ...limits import Limits
 from ..store import EngineSet
-from .tensors import Layout
+from .tensors import Layout, largest_sizes
 
 #: What CUDA and TensorRT take for themselves is not in the plan: a margin for it.
 _MARGIN = 64 << 20
@@ -136,19 +136,13 @@ def _largest(
 
 def _size(info: GraphInfo, limits: Limits, prefix: str) -> int:
     """Bytes of inputs of that prefix; with none, of all others and the outputs."""
-    sizes = {
-        "batch": limits.max_batch,
-        "source": limits.max_source_length,
-        "queries": limits.max_queries,
-        "slots": limits.max_target_length,
-    }
     large = ("past_", "cross_", "present_")
     specs = [
         spec
         for spec in (*info.inputs, *info.outputs)
         if (spec.name.startswith(prefix) if prefix else not spec.name.startswith(large))
     ]
-    return Layout.of(specs, sizes).size
+    return Layout.of(specs, largest_sizes(limits)).size
 
 
 def _megabytes(size: int) -> str:

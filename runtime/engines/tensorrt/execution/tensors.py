@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....manifest import DTYPE_BITS, TensorSpec
-from ..cuda import Buffer, Cuda, aligned, host_bytes
+from ...limits import Limits
+from ..cuda import Buffer, Device, aligned, host_bytes
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,32 @@ class Layout:
             end = aligned(end + places[spec.name].nbytes)
         return cls(places, end)
 
-    def of_batch(self, batch: int) -> Layout:
-        """The same tensors with another number of rows."""
-        specs = [TensorSpec(n, p.dtype, (batch, *p.shape[1:])) for n, p in self.places.items()]
-        return Layout.of(specs, {})
+    def narrowed(self, batch: int) -> Layout:
+        """The first rows of each tensor, where they are."""
+        places = {
+            name: replace(place, shape=(batch, *place.shape[1:]))
+            for name, place in self.places.items()
+        }
+        return Layout(places, self.size)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Start and size of all that the tensors take, neighbours together."""
+        found: list[tuple[int, int]] = []
+        for place in self.places.values():
+            start, size = found[-1] if found else (0, 0)
+            if found and aligned(start + size) == place.offset:
+                found[-1] = (start, place.offset + place.nbytes - start)
+            else:
+                found.append((place.offset, place.nbytes))
+        return found
 
 
 class Block:
     """Tensors on the device, in ``memory`` that has room for them."""
 
     def __init__(self, layout: Layout, memory: Buffer) -> None:
+        if layout.size > memory.size:
+            raise AssertionError("limits are checked before a call runs")
         self.layout = layout
         self._memory = memory
 
@@ -82,14 +99,23 @@ class Block:
             for name, place in self.layout.places.items()
         }
 
-    def copy_rows(self, rows: Iterable[int], into: Block, cuda: Cuda, stream: Any) -> None:
-        """Copy these rows of each tensor's first axis ``into`` a block that has so many."""
-        chosen = [int(row) for row in rows]
-        for name, place in self.layout.places.items():
+    def reshaped(self, layout: Layout) -> Block:
+        """The same memory, for tensors of other shapes that need no more of it."""
+        return Block(layout, self._memory)
+
+    def keep_rows(self, rows: Sequence[int], device: Device) -> Block:
+        """These rows of each tensor, moved to its first ones; ``rows`` ascend.
+
+        A row moves to the place of one that was moved before or that goes, so that no memory
+        is needed beside the block's own.
+        """
+        for place in self.layout.places.values():
             size = place.nbytes // place.shape[0]
-            source, to = self.address + place.offset, into.address + into.layout.places[name].offset
-            for number, row in enumerate(chosen):
-                cuda.copy(to + number * size, source + row * size, size, stream)
+            start = self.address + place.offset
+            for number, row in enumerate(rows):
+                if row != number:
+                    device.cuda.copy(start + number * size, start + row * size, size, device.stream)
+        return self.reshaped(self.layout.narrowed(len(rows)))
 
 
 class Mirror(Block):
@@ -100,29 +126,57 @@ class Mirror(Block):
     def __init__(self, layout: Layout, memory: Buffer, pinned: Buffer) -> None:
         super().__init__(layout, memory)
         self._pinned = pinned
-        bytes_ = host_bytes(pinned)
-        self.host = {
-            name: bytes_[place.offset : place.offset + place.nbytes]
-            .view(place.dtype)
-            .reshape(place.shape)
-            for name, place in layout.places.items()
-        }
+        self.host = _arrays(layout, pinned)
 
     def reshaped(self, layout: Layout) -> Mirror:
-        """The same memory, for tensors of other shapes that need no more of it."""
         return Mirror(layout, self._memory, self._pinned)
 
-    def upload(self, cuda: Cuda, stream: Any) -> None:
-        cuda.upload(self.address, self._pinned.address, self.size, stream)
+    def upload(self, device: Device) -> None:
+        device.cuda.upload(self.address, self._pinned.address, self.size, device.stream)
 
-    def download(self, cuda: Cuda, stream: Any) -> None:
-        cuda.download(self._pinned.address, self.address, self.size, stream)
+    def download(self, device: Device) -> None:
+        device.cuda.download(self._pinned.address, self.address, self.size, device.stream)
 
-    def download_only(self, name: str, cuda: Cuda, stream: Any) -> None:
-        """One tensor of them."""
-        place = self.layout.places[name]
-        host = self._pinned.address + place.offset
-        cuda.download(host, self.address + place.offset, place.nbytes, stream)
+
+class Results:
+    """Some of a block's tensors, copied to page-locked memory when they are downloaded."""
+
+    host: Mapping[str, NDArray[Any]]
+
+    def __init__(self, block: Block, names: Sequence[str], pinned: Callable[[int], Buffer]) -> None:
+        places = block.layout.places
+        specs = [TensorSpec(name, places[name].dtype, places[name].shape) for name in names]
+        self._layout = Layout.of(specs, {})
+        self._block = block
+        self._pinned = pinned(self._layout.size)
+        self.host = _arrays(self._layout, self._pinned)
+
+    def download(self, device: Device) -> None:
+        for name, place in self._layout.places.items():
+            source = self._block.address + self._block.layout.places[name].offset
+            to = self._pinned.address + place.offset
+            device.cuda.download(to, source, place.nbytes, device.stream)
+
+
+def _arrays(layout: Layout, pinned: Buffer) -> dict[str, NDArray[Any]]:
+    """Page-locked memory as arrays; good for as long as it is held."""
+    bytes_ = host_bytes(pinned)
+    return {
+        name: bytes_[place.offset : place.offset + place.nbytes]
+        .view(place.dtype)
+        .reshape(place.shape)
+        for name, place in layout.places.items()
+    }
+
+
+def largest_sizes(limits: Limits) -> dict[str, int]:
+    """The named dimensions of the largest tensors that an engine takes."""
+    return {
+        "batch": limits.max_batch,
+        "source": limits.max_source_length,
+        "queries": limits.max_queries,
+        "slots": limits.max_target_length,
+    }
 
 
 def fill(mirror: Mirror, values: Mapping[str, NDArray[Any]]) -> None:

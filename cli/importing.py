@@ -1,0 +1,49 @@
+"""Make a bundle of a folder that optimum-cli export onnx wrote, its graphs as they are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from .arguments import add_json, human_bytes
+from .dependencies import needs
+from .progress import StageProgress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder that optimum-cli export onnx wrote")
+    parser.add_argument("bundle", type=Path, help="folder to write")
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    with needs("import", "export"):
+        from seq2edge.export.optimum import import_optimum
+
+    start = time.perf_counter()
+    with StageProgress() as progress:
+        result = import_optimum(
+            options.folder, options.bundle, overwrite=options.force, progress=progress
+        )
+    seconds = time.perf_counter() - start
+    manifest = result.manifest
+    size = sum(info.size for info in manifest.files.values())
+    if options.json:
+        report = {
+            "bundle": str(result.path),
+            "family": manifest.family,
+            "cache": manifest.cache,
+            "parameters": manifest.parameters,
+            "bytes": size,
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps(report, indent=2))
+        return 0
+    print(
+        f"{result.path}: {manifest.family}, {manifest.parameters / 1e6:.1f} M parameters,"
+        f" {human_bytes(size)}, a cache that grows, {seconds:.1f} s"
+    )
+    return 0

@@ -1,0 +1,9 @@
+"""``python -m seq2edge.export.families``: the tables of docs/families.md."""
+
+from __future__ import annotations
+
+from .table import families_table, refused_table
+
+if __name__ == "__main__":
+    print(families_table())
+    print(refused_table(), end="")

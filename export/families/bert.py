@@ -1,0 +1,160 @@
+"""BERT: an encoder alone, or one side of a pair.
+
+Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers"; with
+cross-attention: Rothe et al. 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation".
+"""
+
+from __future__ import annotations
+
+from ..checkpoint import Checkpoint
+from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
+from ..weights import Rule, Transpose, linear, norm
+from .base import Config, Family
+from .parts import Head, Part, Place, cross_rules, head_dim, require
+from .transforms import PositionsOfType0
+
+EMBEDDING = "embeddings.word_embeddings.weight"
+#: How TensorFlow's checkpoints named a norm's scale and bias.
+OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+#: A pooler, and buffers that old checkpoints keep.
+IGNORED = (r"pooler\..*", r"embeddings\.(position_ids|token_type_ids)")
+DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+
+
+def layers(config: Config, padding_rows: int = 0) -> StackSpec:
+    """BERT's layers, as encoder or decoder.
+
+    ``padding_rows`` of the position table come before position 0.
+    """
+    require(config, "position_embedding_type", "absolute", "the graphs know absolute ones only")
+    size = head_dim(config, "hidden_size", "num_attention_heads")
+    return StackSpec(
+        layers=config.integer("num_hidden_layers"),
+        heads=config.integer("num_attention_heads"),
+        head_dim=size,
+        attention_scale=size**-0.5,
+        ffn_dim=config.integer("intermediate_size"),
+        activation=config.activation("hidden_act"),
+        gated=False,
+        positions=LearnedPositions(
+            config.integer("max_position_embeddings") - padding_rows,
+            offset=padding_rows,
+            token_types=config.integer("type_vocab_size"),
+        ),
+        final_norm=False,
+        embedding_norm=True,
+        d_model=config.integer("hidden_size"),
+        norm=_norm(config),
+        norm_placement=NormPlacement.POST,
+    )
+
+
+def _norm(config: Config) -> NormSpec:
+    return NormSpec(NormKind.LAYER, config.number("layer_norm_eps"))
+
+
+def rules(stack: StackSpec, place: Place) -> list[Rule]:
+    """The name map of embedding and layers."""
+    positions, theirs = stack.positions, f"{place.prefix}embeddings"
+    if not isinstance(positions, LearnedPositions):
+        raise TypeError("BERT has learned positions")
+    found = [
+        Rule(place.embedding, (place.prefix + EMBEDDING,), tied=place.tied),
+        Rule(
+            f"{place.side}.positions.weight",
+            (f"{theirs}.position_embeddings.weight", f"{theirs}.token_type_embeddings.weight"),
+            PositionsOfType0(positions.offset, positions.token_types),
+        ),
+        *norm(f"{place.side}.embedding_norm", f"{theirs}.LayerNorm", bias=True),
+    ]
+    for index in range(stack.layers):
+        found += _layer_rules(stack, place, index)
+    return found
+
+
+def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[Rule]:
+    ours, theirs = f"{place.side}.layers.{index}", f"{place.prefix}encoder.layer.{index}"
+    own = f"{theirs}.attention"
+    qkv = (f"{own}.self.{name}" for name in ("query", "key", "value"))
+    found = linear(f"{ours}.self_attention.qkv", *qkv, bias=True)
+    found += linear(f"{ours}.self_attention.out", f"{own}.output.dense", bias=True)
+    found += norm(f"{ours}.self_attention_norm", f"{own}.output.LayerNorm", bias=True)
+    if place.crossed:
+        cross = f"{theirs}.crossattention"
+        found += linear(f"{ours}.cross_attention.query", f"{cross}.self.query", bias=True)
+        keys = (f"{cross}.self.key", f"{cross}.self.value")
+        found += cross_rules(index, Transpose(), keys, stack.d_model or 0, place.projection)
+        found += linear(f"{ours}.cross_attention.out", f"{cross}.output.dense", bias=True)
+        found += norm(f"{ours}.cross_attention_norm", f"{cross}.output.LayerNorm", bias=True)
+    found += linear(f"{ours}.ffn.up", f"{theirs}.intermediate.dense", bias=True)
+    found += linear(f"{ours}.ffn.down", f"{theirs}.output.dense", bias=True)
+    return found + norm(f"{ours}.ffn_norm", f"{theirs}.output.LayerNorm", bias=True)
+
+
+def encoder_family(part: Part) -> Family[ModelSpec]:
+    """The family of encoders alone; language-model heads in the checkpoint are not read."""
+
+    def spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:  # noqa: ARG001
+        require(config, "is_decoder", False, "alone this architecture is exported as an encoder")
+        return ModelSpec(
+            family=part.kind,
+            vocab_size=config.integer("vocab_size"),
+            d_model=config.integer("hidden_size"),
+            encoder=part.stack(config),
+            decoder=None,
+            norm=_norm(config),
+            norm_placement=NormPlacement.POST,
+            bias=True,
+            tied_lm_head=False,
+        )
+
+    def name_map(spec: ModelSpec) -> list[Rule]:
+        if spec.encoder is None:
+            raise TypeError("the family is one of encoders")
+        return part.rules(spec.encoder, Place(part.model, "encoder"))
+
+    return Family(
+        name=part.kind,
+        model_types=(part.kind,),
+        spec=spec,
+        rules=name_map,
+        prefix=part.model,
+        old_suffixes=OLD_SUFFIXES,
+        ignored=(*(part.model + name for name in part.ignored), r"cls\..*", r"lm_head\..*"),
+        defaults=part.defaults,
+    )
+
+
+PART = Part(
+    kind="bert",
+    model="bert.",
+    defaults=DEFAULTS,
+    stack=layers,
+    rules=rules,
+    embedding=EMBEDDING,
+    head=Head(
+        weight="cls.predictions.decoder.weight",
+        biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
+        transform=(
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            lambda config: config.activation("hidden_act"),
+        ),
+    ),
+    ignored=IGNORED,
+)
+FAMILY = encoder_family(PART)

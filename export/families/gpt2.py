@@ -1,0 +1,138 @@
+"""GPT-2: a decoder alone, or the decoder of a pair.
+
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+from __future__ import annotations
+
+from ..checkpoint import Checkpoint
+from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
+from ..weights import Copy, Rule, norm
+from .base import Config, Family
+from .parts import Head, Part, Place, cross_rules, head_dim, require
+
+_EMBEDDING = "wte.weight"
+#: Causal masks that old checkpoints keep.
+_IGNORED = (r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)",)
+
+
+def _layers(config: Config) -> StackSpec:
+    require(
+        config,
+        "scale_attn_by_inverse_layer_idx",
+        False,
+        "all layers of a graph scale their scores alike",
+    )
+    # reorder_and_upcast_attn changes the order of operations in half precision, not the result.
+    size, width = head_dim(config, "n_embd", "n_head"), config.integer("n_embd")
+    return StackSpec(
+        layers=config.integer("n_layer"),
+        heads=config.integer("n_head"),
+        head_dim=size,
+        attention_scale=size**-0.5 if config.flag("scale_attn_weights") else 1.0,
+        ffn_dim=4 * width if config.get("n_inner") is None else config.integer("n_inner"),
+        activation=config.activation("activation_function"),
+        gated=False,
+        positions=LearnedPositions(config.integer("n_positions")),
+        final_norm=True,
+        embedding_norm=False,
+        d_model=width,
+        norm=_norm(config),
+        norm_placement=NormPlacement.PRE,
+    )
+
+
+def _norm(config: Config) -> NormSpec:
+    return NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon"))
+
+
+def _rules(stack: StackSpec, place: Place) -> list[Rule]:
+    found = [
+        Rule(place.embedding, (place.prefix + _EMBEDDING,), tied=place.tied),
+        Rule(f"{place.side}.positions.weight", (f"{place.prefix}wpe.weight",)),
+        *norm(f"{place.side}.final_norm", f"{place.prefix}ln_f", bias=True),
+    ]
+    for index in range(stack.layers):
+        found += _layer_rules(stack, place, index)
+    return found
+
+
+def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[Rule]:
+    ours, theirs = f"{place.side}.layers.{index}", f"{place.prefix}h.{index}"
+    found = _conv(f"{ours}.self_attention.qkv", f"{theirs}.attn.c_attn")
+    found += _conv(f"{ours}.self_attention.out", f"{theirs}.attn.c_proj")
+    found += norm(f"{ours}.self_attention_norm", f"{theirs}.ln_1", bias=True)
+    if place.crossed:
+        cross = f"{theirs}.crossattention"
+        found += _conv(f"{ours}.cross_attention.query", f"{cross}.q_attn")
+        keys = (f"{cross}.c_attn",)
+        found += cross_rules(index, Copy(), keys, stack.d_model or 0, place.projection)
+        found += _conv(f"{ours}.cross_attention.out", f"{cross}.c_proj")
+        found += norm(f"{ours}.cross_attention_norm", f"{theirs}.ln_cross_attn", bias=True)
+    found += _conv(f"{ours}.ffn.up", f"{theirs}.mlp.c_fc")
+    found += _conv(f"{ours}.ffn.down", f"{theirs}.mlp.c_proj")
+    return found + norm(f"{ours}.ffn_norm", f"{theirs}.ln_2", bias=True)
+
+
+def _conv(parameter: str, source: str) -> list[Rule]:
+    """A ``Conv1D`` keeps its weight [in, out], query, key and value side by side, as we do."""
+    return [Rule(f"{parameter}.{kind}", (f"{source}.{kind}",)) for kind in ("weight", "bias")]
+
+
+def _spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:
+    require(
+        config, "add_cross_attention", False, "there is no encoder to attend to; export the pair"
+    )
+    return ModelSpec(
+        family=PART.kind,
+        vocab_size=config.integer("vocab_size"),
+        d_model=config.integer("n_embd"),
+        encoder=None,
+        decoder=PART.stack(config),
+        norm=_norm(config),
+        norm_placement=NormPlacement.PRE,
+        bias=True,
+        tied_lm_head=PART.is_tied(checkpoint),
+    )
+
+
+def _name_map(spec: ModelSpec) -> list[Rule]:
+    if spec.decoder is None:
+        raise TypeError("the family is one of decoders")
+    tied = (PART.head.weight,) if spec.tied_lm_head else ()
+    place = Place(PART.model, "decoder", tied=tied)
+    return _rules(spec.decoder, place) + PART.head_rules(spec.tied_lm_head)
+
+
+PART = Part(
+    kind="gpt2",
+    model="transformer.",
+    defaults={
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+    },
+    stack=_layers,
+    rules=_rules,
+    embedding=_EMBEDDING,
+    head=Head(weight="lm_head.weight"),
+    ignored=_IGNORED,
+)
+FAMILY = Family(
+    name=PART.kind,
+    model_types=(PART.kind,),
+    spec=_spec,
+    rules=_name_map,
+    prefix=PART.model,
+    ignored=tuple(PART.model + name for name in _IGNORED),
+    defaults=PART.defaults,
+)

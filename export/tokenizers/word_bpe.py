@@ -1,0 +1,77 @@
+"""Blenderbot-small's BPE within words (``vocab.json`` and ``merges.txt``).
+
+Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units": a
+piece within a word ends in "@@" in the vocabulary, the last one of a word in "</w>" in the merges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from ..checkpoint import read_json
+from ..errors import CheckpointError
+from .built import Built
+from .languages import text_of
+
+_GOES_ON, _ENDS = "@@", "</w>"
+_SPECIAL = {
+    "unk_token": "__unk__",
+    "bos_token": "__start__",
+    "eos_token": "__end__",
+    "pad_token": "__null__",
+}
+#: Punctuation begins a word, an apostrophe is one.
+_WORD = r"'|[.,!?()]?[^\s.,!?()']+|[.,!?()]"
+#: The end of a line is a word if something else than an apostrophe stands before it.
+_LINE_END = r"(?<=[^\s'])\n"
+
+
+def build_word_bpe(vocabulary: Path, merges: Path, settings: Mapping[str, Any]) -> Built:
+    """A tokenizer of lower-case words that puts nothing around the text.
+
+    Raises:
+        CheckpointError: a merge that is no pair, or a vocabulary without the unknown token.
+    """
+    ids = read_json(vocabulary)
+    special = {name: text_of(settings.get(name, token)) for name, token in _SPECIAL.items()}
+    unknown = special["unk_token"]
+    if unknown not in ids or not all(isinstance(number, int) for number in ids.values()):
+        raise CheckpointError(f"{vocabulary} does not map tokens to ids, or lacks {unknown}")
+    named = {token: number for token, number in ids.items() if token in special.values()}
+    pieces = {_piece(t): number for t, number in ids.items() if t not in named}
+    size = 1 + max(ids.values())
+    pairs = _pairs(merges)
+    # What merges go through and the vocabulary lacks is unknown where it is left.
+    parts = dict.fromkeys(part for a, b in pairs for part in (a, b, a + b))
+    unlisted = [part for part in parts if part not in pieces]
+    pieces |= {part: size + number for number, part in enumerate(unlisted)}
+    model = models.BPE(pieces | named, pairs, unk_token=unknown, end_of_word_suffix=_ENDS)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(_LINE_END), " __newln__"), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
+    tokenizer.decoder = decoders.BPEDecoder(_ENDS)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in named])
+    return Built(tokenizer, size=size, unknown=ids[unknown])
+
+
+def _piece(token: str) -> str:
+    """A token of the vocabulary, spelled as the merges spell it."""
+    return token.removesuffix(_GOES_ON) if token.endswith(_GOES_ON) else token + _ENDS
+
+
+def _pairs(merges: Path) -> list[tuple[str, str]]:
+    """The pairs below the first line, which is a comment."""
+    lines: Iterable[str] = merges.read_text(encoding="utf-8").split("\n")[1:]
+    pairs = []
+    for line in filter(str.strip, lines):
+        parts = line.split()
+        if len(parts) != 2:
+            raise CheckpointError(f"{merges}: {line!r} is no pair")
+        pairs.append((parts[0], parts[1]))
+    return pairs

@@ -1,0 +1,315 @@
+"""A user's two functions: traced to graphs with dynamic axes, and run beside these."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from seq2edge.runtime.bundle import Bundle
+from seq2edge.runtime.engines.onnxruntime.growing import GrowingEngine
+
+from .errors import CheckpointError
+from .validate import Inputs, Parity, difference, make_inputs
+
+if TYPE_CHECKING:
+    from .callables import DecodeStep, Encode
+
+#: Of the traced graphs: what ONNX Runtime on older devices runs as well.
+_OPSET = 18
+#: Sizes while tracing: none is 0 or 1, which PyTorch would take for constants.
+_BATCH, _SOURCE, _PAST, _QUERIES = 2, 7, 3, 5
+#: Of the comparison: a prompt, and steps after it.
+_PROMPT, _STEPS = 3, 6
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The two functions, with their results checked; ``pasts`` are heads and head sizes."""
+
+    encode: Encode
+    decode_step: DecodeStep
+    pasts: tuple[tuple[int, int], ...]
+
+    def run_encode(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """What ``encode`` gives, as a tuple. Not checked: a check would fix sizes in a trace."""
+        found = self.encode(input_ids, attention_mask)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
+
+    def encoded(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`run_encode`, checked."""
+        cross = self.run_encode(input_ids, attention_mask)
+        for tensor in cross or (None,):
+            if not isinstance(tensor, Tensor) or tensor.shape[:1] != input_ids.shape[:1]:
+                raise CheckpointError(
+                    "encode must give a tensor or several, each of as many rows as there are"
+                    " sources"
+                )
+        return cross
+
+    def decoded(
+        self,
+        input_ids: Tensor,
+        pasts: Sequence[Tensor],
+        cross: Sequence[Tensor],
+        attention_mask: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits and new past tensors."""
+        found = self.decode_step(input_ids, tuple(pasts), tuple(cross), attention_mask)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise CheckpointError("decode_step must give logits and new pasts, two values")
+        logits, new = found[0], tuple(found[1])
+        length = pasts[0].shape[2] + input_ids.shape[1]
+        if tuple(logits.shape[:2]) != tuple(input_ids.shape) or logits.dim() != 3:
+            raise CheckpointError(
+                f"decode_step gave logits {list(logits.shape)}, not [batch, queries, vocabulary]"
+            )
+        if len(new) != len(pasts):
+            raise CheckpointError(f"decode_step took {len(pasts)} pasts and gave {len(new)}")
+        for number, (old, grown) in enumerate(zip(pasts, new, strict=True)):
+            wanted = (*old.shape[:2], length, old.shape[3])
+            if tuple(grown.shape) != wanted:
+                raise CheckpointError(
+                    f"decode_step gave past {number} as {list(grown.shape)}, not {list(wanted)}:"
+                    " the old one with the new tokens appended to its third axis"
+                )
+        return logits, new
+
+    def empty(self, rows: int, length: int = 0) -> tuple[Tensor, ...]:
+        """Random past tensors [rows, H, length, Dh]."""
+        return tuple(torch.randn(rows, heads, length, size) for heads, size in self.pasts)
+
+    def modules(self) -> list[nn.Module]:
+        """The modules that the functions use, as far as they can be found."""
+        found = [m for f in (self.encode, self.decode_step) for m in _modules_of(f)]
+        return list(dict.fromkeys(found))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """All of them in evaluation mode."""
+        modes = [(m, m.training) for root in self.modules() for m in root.modules()]
+        for module, _ in modes:
+            module.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _modules_of(function: Any) -> Iterator[nn.Module]:
+    """A module itself, that of a method, and those that a function's variables hold."""
+    if isinstance(function, nn.Module):
+        yield function
+        return
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, nn.Module):
+        yield owner
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    names = [function.__globals__[n] for n in code.co_names if n in function.__globals__]
+    yield from (value for value in (*cells, *names) if isinstance(value, nn.Module))
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a variable that is assigned later
+        return False
+
+
+class _Encoder(nn.Module):
+    """The functions' modules are its own, so that their weights become initializers."""
+
+    def __init__(self, functions: Functions) -> None:
+        super().__init__()
+        self.functions = functions
+        self.owned = nn.ModuleList(functions.modules())
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        return self.functions.run_encode(input_ids, attention_mask)
+
+
+class _Decoder(_Encoder):
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        encoder_attention_mask: Tensor,
+        pasts: tuple[Tensor, ...],
+        cross: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        decode_step = self.functions.decode_step
+        logits, new = decode_step(input_ids, pasts, cross, encoder_attention_mask)
+        return (logits, *new)
+
+
+def trace(functions: Functions, vocab_size: int, source_vocab_size: int) -> dict[str, ir.Model]:
+    """Graphs of both functions, with the names that the growing engine knows.
+
+    Raises:
+        CheckpointError: a function fails, or cannot be traced for all sizes.
+    """
+    ids = torch.randint(source_vocab_size, (_BATCH, _SOURCE))
+    longer = torch.randint(source_vocab_size, (_BATCH, _SOURCE + 2))
+    mask = torch.ones_like(ids)
+    mask[0, -2:] = 0
+    targets = torch.randint(vocab_size, (_BATCH, _QUERIES))
+    pasts = functions.empty(_BATCH, _PAST)
+    with torch.no_grad():
+        cross = _called("encode", functions.encoded, ids, mask)
+        other = _called("encode", functions.encoded, longer, torch.ones_like(longer))
+        logits, _ = _called("decode_step", functions.decoded, targets, pasts, cross, mask)
+    if logits.shape[2] != vocab_size:
+        raise CheckpointError(
+            f"decode_step gave logits over {logits.shape[2]} tokens, and sizes.vocab_size is"
+            f" {vocab_size}"
+        )
+    names = [f"cross.{number}" for number in range(len(cross))]
+    dynamic = torch.export.Dim.DYNAMIC
+    source = {0: dynamic, 1: dynamic}
+    # The batch, and the axes that are longer for a longer source.
+    fixed = tuple(
+        {axis: dynamic for axis, size in enumerate(t.shape) if axis == 0 or size != o.shape[axis]}
+        for t, o in zip(cross, other, strict=True)
+    )
+    return {
+        "encoder": _export(
+            "encode",
+            _Encoder(functions),
+            (ids, mask),
+            ["input_ids", "attention_mask"],
+            names,
+            (source, source),
+        ),
+        "decoder": _export(
+            "decode_step",
+            _Decoder(functions),
+            (targets, mask, pasts, cross),
+            [
+                "input_ids",
+                "encoder_attention_mask",
+                *(f"past_key_values.{n}" for n in range(len(pasts))),
+                *names,
+            ],
+            ["logits", *(f"present.{n}" for n in range(len(pasts)))],
+            (source, source, tuple({0: dynamic, 2: dynamic} for _ in pasts), fixed),
+        ),
+    }
+
+
+def _called(name: str, function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except CheckpointError:
+        raise
+    except Exception as error:  # it is the user's code
+        raise CheckpointError(f"{name} failed: {_first_line(error)}") from error
+
+
+def _export(
+    what: str,
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+    axes: tuple[Any, ...],
+) -> ir.Model:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its internals
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                arguments,
+                dynamo=True,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=axes,
+                opset_version=_OPSET,
+                verbose=False,
+            )
+        except Exception as error:  # of many classes
+            raise CheckpointError(
+                f"PyTorch cannot trace {what} for any batch and length: {_first_line(error)}"
+            ) from error
+    if program is None:
+        raise AssertionError("with dynamo there is a program")
+    return program.model
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
+
+
+_Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def compare(functions: Functions, bundle: Bundle) -> Parity:
+    """Run the bundle's graphs beside the functions, on random sources of mixed lengths.
+
+    Batches of all of them and of one; a prompt and, after it, a step at a time. Both sides are
+    fed the same tokens, and each row's most probable next ones are compared in every step.
+    """
+    manifest = bundle.manifest
+    inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
+    engine = GrowingEngine(bundle)
+    cross: list[_Pair] = []
+    logits: list[_Pair] = []
+    gaps = []
+    for count, prompt in ((len(inputs.input_ids), _PROMPT), (1, 1)):
+        part = Inputs(inputs.input_ids[:count], inputs.mask[:count], inputs.decoder_ids[:count])
+        states, steps = _run_both(functions, engine, part, prompt)
+        cross += states
+        logits += steps
+        gaps.append(np.max([_gaps(*pair) for pair in steps], axis=0))
+    engine.close()
+    apart, row_gaps = difference(logits), np.concatenate(gaps)
+    ties = (row_gaps > 0) & (row_gaps <= 2 * apart.tolerated)
+    return Parity(
+        encoder=difference(cross),
+        decoder=apart,
+        inputs=len(row_gaps),
+        exact=int((row_gaps == 0).sum()),
+        ties=int(ties.sum()),
+    )
+
+
+def _run_both(
+    functions: Functions, engine: GrowingEngine, inputs: Inputs, prompt: int
+) -> tuple[list[_Pair], list[_Pair]]:
+    """What the graphs and the functions give: of the encoder, and each step's logits [R, V]."""
+    source = engine.encode(inputs.input_ids, inputs.mask)
+    decoder = engine.rows(source)
+    counts, targets = torch.from_numpy(inputs.mask).long(), inputs.decoder_ids
+    logits = []
+    with torch.inference_mode():
+        wanted = functions.encoded(torch.from_numpy(inputs.input_ids), counts)
+        states = [
+            (source.outputs[f"cross.{number}"].numpy(), tensor.float().numpy())
+            for number, tensor in enumerate(wanted)
+        ]
+        pasts = functions.empty(len(targets))
+        later = targets[:, prompt : prompt + _STEPS]
+        for tokens in (targets[:, :prompt], *(later[:, n : n + 1] for n in range(later.shape[1]))):
+            step, pasts = functions.decoded(torch.from_numpy(tokens), pasts, wanted, counts)
+            logits.append((decoder.run(tokens), step[:, -1].float().numpy()))
+    return states, logits
+
+
+def _gaps(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much less the functions like the token that the graphs like best, [R]; 0: the same."""
+    ours = found.argmax(axis=1)[:, None]
+    gaps: NDArray[np.float32] = wanted.max(axis=1) - np.take_along_axis(wanted, ours, axis=1)[:, 0]
+    return gaps

@@ -1,0 +1,172 @@
+"""An encoder alone: texts to vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .bundle import Bundle
+from .decoding import GenerationConfig
+from .errors import BundleError, InputError
+from .inputs import Source, checked_sources, padded, tokenize
+from .manifest import STATES, Manifest
+from .tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from .engines.onnxruntime import OnnxRuntimeEngine
+
+FloatArray = NDArray[np.float32]
+
+#: Ways to make one vector of a text's states.
+POOLINGS = ("mean", "first")
+
+
+class EncoderModel:
+    """A loaded encoder. Use it as a context manager, from one or several threads.
+
+    >>> with EncoderModel.load("bert.bundle") as model:
+    ...     vectors = model.encode(["a text", "another one"])  # [2, D]
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: OnnxRuntimeEngine, tokenizer: Tokenizer | None
+    ) -> None:
+        self._bundle = bundle
+        self._engine = engine
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, num_threads: int | None = None) -> EncoderModel:
+        """Open a bundle and load it into ONNX Runtime on the CPU.
+
+        Args:
+            path: the bundle's folder.
+            num_threads: threads within an operator; None: one for a small model, else as many
+                as there are cores.
+
+        Raises:
+            BundleError: the bundle is missing, incomplete, of a newer format, or no encoder.
+            EngineError: onnxruntime is missing or too old for the bundle.
+        """
+        bundle = Bundle.open(path, alone=("encoder",))
+        if bundle.manifest.only != "encoder":
+            raise BundleError(
+                f"{path} generates text, and its encoder gives no vectors: use Seq2SeqModel, or"
+                " export the encoder by itself"
+            )
+        from .engines.onnxruntime import OnnxRuntimeEngine
+
+        engine = OnnxRuntimeEngine(bundle, num_threads=num_threads)
+        return cls(bundle, engine, load_tokenizer(bundle))
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._bundle.manifest
+
+    def __enter__(self) -> EncoderModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine. The model cannot be used afterwards."""
+        self._engine.close()
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: str | None = "mean",
+        batch_size: int | None = None,
+    ) -> FloatArray:
+        """Vectors of ``texts``; one string counts as a list of one.
+
+        Args:
+            texts: the texts.
+            pooling: ``mean`` over a text's tokens, the special ones included; ``first``, the
+                state of its first token ([CLS]); None: the states of all tokens.
+            batch_size: texts at once, of similar lengths; None: all of them.
+
+        Returns:
+            float32, [B, D]; without pooling [B, S, D], 0 after a text's last token.
+
+        Raises:
+            InputError: no tokenizer in the bundle, an empty text or one that is too long, an
+                unknown pooling, or a ``batch_size`` below 1.
+            EngineError: the engine failed, or the model was closed.
+        """
+        if self.tokenizer is None:
+            raise InputError(f"{self._bundle.directory} has no tokenizer; use encode_ids")
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = tokenize(texts, self.tokenizer, self.manifest, GenerationConfig())
+        sources = [Source.of(ids) for ids in rows]
+        return self._encode(sources, pooling, batch_size)
+
+    def encode_ids(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        *,
+        pooling: str | None = None,
+        batch_size: int | None = None,
+    ) -> FloatArray:
+        """:meth:`encode` of token ids [B, S], padded on the right with the pad token.
+
+        Args:
+            input_ids: [B, S] integers.
+            attention_mask: [B, S], nonzero where a token counts; None: all but pad tokens.
+            pooling, batch_size: as in :meth:`encode`.
+
+        Raises:
+            InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a row
+                longer than the model allows, or as :meth:`encode`.
+            EngineError: the engine failed, or the model was closed.
+        """
+        sources = checked_sources(input_ids, attention_mask, self.manifest)
+        return self._encode(sources, pooling, batch_size)
+
+    def _encode(
+        self, sources: list[Source], pooling: str | None, batch_size: int | None
+    ) -> FloatArray:
+        if pooling is not None and pooling not in POOLINGS:
+            raise InputError(f"pooling must be None or one of {POOLINGS}, not {pooling!r}")
+        size = max(1, len(sources)) if batch_size is None else batch_size
+        if size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
+        longest = max(map(len, sources), default=0)
+        width = self.manifest.dimensions.d_model
+        shape = (len(sources), longest, width) if pooling is None else (len(sources), width)
+        found = np.zeros(shape, np.float32)
+        for start in range(0, len(order), size):
+            numbers = order[start : start + size]
+            ids, mask = padded(
+                [sources[number] for number in numbers], self.manifest.special_tokens.pad
+            )
+            states = self._engine.encode(ids, mask).numpy(STATES)
+            if pooling is None:
+                found[numbers, : ids.shape[1]] = states * mask[:, :, None]
+            else:
+                found[numbers] = _pooled(states, mask, pooling)
+        return found
+
+
+def _pooled(states: FloatArray, mask: NDArray[np.bool_], pooling: str) -> FloatArray:
+    """[B, D] of [B, S, D]."""
+    if pooling == "first":
+        first: FloatArray = states[np.arange(len(mask)), mask.argmax(axis=1)]
+        return first
+    counts = mask.sum(axis=1, keepdims=True)
+    mean: FloatArray = (states * mask[:, :, None]).sum(axis=1) / counts.astype(np.float32)
+    return mean
