@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import FrameType
 from typing import Any
 
 from ...errors import EngineError
@@ -93,6 +95,44 @@ def recorded(library: Library) -> Iterator[list[Message]]:
             yield messages
         finally:
             shared.messages = None
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[list[BaseException]]:
+    """Within the block, what Ctrl-C or SIGTERM raises is put into the list; at its end it is raised.
+
+    Python would raise it in whatever TensorRT calls, its log above all, and there an exception
+    is lost: neither would the work end nor anybody learn of it. What else is put into the list
+    is raised as well, in place of what came of it.
+    """
+    raised: list[BaseException] = []
+
+    def deferring(handler: Callable[[int, FrameType | None], Any]) -> Any:
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except BaseException as error:
+                raised.append(error)
+
+        return handle
+
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # no other is interrupted
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, deferring(handler))
+    try:
+        yield raised
+    except Exception:
+        if not raised:
+            raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if raised:
+        raise raised[0]
 
 
 @cache

@@ -119,7 +119,7 @@ def read_engines(folder: Path) -> EngineSet:
         raw = json.loads(file.read_bytes())
     except OSError as error:
         raise EngineError(f"{folder} holds no engines: {file.name}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
         raise EngineError(f"{file} is of another format than this seq2edge reads")
@@ -159,6 +159,7 @@ def _engine_set(r: FieldReader, raw: dict[str, Any]) -> EngineSet:
     hashes = r.table(raw, "bundle_sha256")
     engines = r.table(raw, "engines")
     r.problems += [f"engines.{name} is missing" for name in GRAPHS if name not in engines]
+    r.problems += [f"engines.{name} is of no graph" for name in engines if name not in GRAPHS]
     return EngineSet(
         EngineKey(
             engine=r.text(raw, "engine", ""),

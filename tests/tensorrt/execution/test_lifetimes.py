@@ -46,7 +46,8 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert ctypes.string_at(address, len(piece)) == b"\xab" * len(piece)
 
 
-def test_a_closed_model_refuses_what_was_begun(on_gpu: Load, untouched: None) -> None:
+@pytest.mark.usefixtures("untouched")
+def test_a_closed_model_refuses_what_was_begun(on_gpu: Load) -> None:
     gpu = on_gpu("t5")
     engine: Any = gpu.model._engine
     source = engine.encode(IDS, MASK)
@@ -246,9 +247,8 @@ def test_a_model_goes_on_after_a_call_that_failed(
     assert [f.token_ids for f in found] == [e.token_ids for e in expected]
 
 
-def test_a_model_may_be_closed_while_others_generate(
-    on_gpu: Load, on_cpu: OnCpu, untouched: None
-) -> None:
+@pytest.mark.usefixtures("untouched")
+def test_a_model_may_be_closed_while_others_generate(on_gpu: Load, on_cpu: OnCpu) -> None:
     expected = on_cpu("t5").generate_ids(batch(1), max_new_tokens=40)
     gpu = on_gpu("t5")
     started = threading.Barrier(3)

@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from ....bundle import Bundle
-from ....errors import EngineError
+from ....errors import EngineError, InputError, OutputExistsError
+from ....output import check_folder
 from ...limits import Limits, check_limits
 from ..cache import cache_folder, folder_of, graph_hashes, sound_engines
 from ..cuda import Gpu, load_cuda
 from ..library import Library, load_library
-from ..store import GRAPHS, EngineFile, EngineKey, EngineSet, EngineWriter
+from ..store import ENGINES_NAME, GRAPHS, EngineFile, EngineKey, EngineSet, EngineWriter
 from .plan import Progress, Target, build_plan
 from .report import Gemm
 from .timing import TimingCache
+
+#: TensorRT counts it in 64 bits, with a sign.
+_LARGEST_WORKSPACE = 2**63 - 1
 
 #: GEMMs that a message names.
 _MOST_NAMES = 3
@@ -76,7 +80,7 @@ def build_engines(
     Raises:
         EngineError: no TensorRT, a GPU that it does not build for, a graph that it refuses, or
             a GEMM that lost its precision.
-        InputError: limits that the model cannot use.
+        InputError: limits that the model or TensorRT cannot use.
         OutputExistsError, OutputError: ``out`` may not be replaced, or cannot be written.
     """
     options = options or Options()
@@ -105,6 +109,8 @@ def ensure_engines(
     options = options or Options()
     target, key = _resolve(bundle, options)
     folder = folder_of(bundle, key)
+    if folder.exists():
+        _require_engines(folder)
     if folder.exists() and not overwrite:
         try:
             made = sound_engines(folder)
@@ -116,6 +122,16 @@ def ensure_engines(
     return folder, _build(bundle, folder, target, key, options, True, progress), True
 
 
+def _require_engines(folder: Path) -> None:
+    """Refuse a place in the cache that something else has taken."""
+    try:
+        check_folder(folder, True, ENGINES_NAME, "a folder of engines")
+    except OutputExistsError:
+        raise OutputExistsError(
+            f"{folder} is where the engines belong, and holds something else; delete it"
+        ) from None
+
+
 def _resolve(bundle: Bundle, options: Options) -> tuple[Target, EngineKey]:
     """Check the options; the key tells engines of one build from those of any other."""
     bundle.require_slots("build")
@@ -124,6 +140,11 @@ def _resolve(bundle: Bundle, options: Options) -> tuple[Target, EngineKey]:
     capabilities = _capabilities(library, options.compute_capabilities)
     limits = options.limits or Limits.of(manifest.dimensions)
     check_limits(limits, manifest.dimensions)
+    workspace = options.workspace_bytes
+    if workspace is not None and not 1 <= workspace <= _LARGEST_WORKSPACE:
+        raise InputError(
+            f"a workspace of {workspace} bytes must be at least 1 and at most {_LARGEST_WORKSPACE}"
+        )
     gpu = None if options.compute_capabilities else _gpu(library)
     key = EngineKey(
         engine=library.engine,

@@ -11,7 +11,7 @@ from ....bundle import Bundle
 from ....errors import EngineError
 from ....manifest import GraphInfo
 from ...limits import Limits
-from ..library import Library, Message, logger, recorded
+from ..library import Library, Message, deferred_interrupts, logger, recorded
 from .layers import read_log
 from .network import attentions, summarize
 from .onnx_shapes import set_dimension
@@ -70,7 +70,7 @@ def build_plan(
     trt = library.module
     info = bundle.manifest.graphs[graph]
     shapes = profiles(info, limits)
-    with recorded(library) as messages:
+    with recorded(library) as messages, deferred_interrupts() as stopped:
         try:
             builder = trt.Builder(logger(library))
         except (TypeError, RuntimeError) as error:  # the binding's words for "returned null"
@@ -81,7 +81,8 @@ def build_plan(
             # Where there is no kernel for a whole attention (float32, for one), the build would
             # fail. The report says how many are fused.
             attention.decomposable = True
-        config, stopped = _config(target, builder, progress)
+        config = _config(target, builder)
+        config.progress_monitor = _monitor(trt, progress, stopped)
         if timing is not None:
             timing.use(config)
         for inputs in shapes:
@@ -90,8 +91,6 @@ def build_plan(
                 profile.set_shape(name, small, usual, large)
             config.add_optimization_profile(profile)
         data = builder.build_serialized_network(network, config)
-        if stopped:
-            raise stopped[0]
         if data is None:
             raise _build_error(library, info, messages, "it gave no reason")
         summary = summarize(trt, network)
@@ -133,8 +132,8 @@ def _target_hint(bundle: Bundle) -> str:
     )
 
 
-def _config(target: Target, builder: Any, progress: Progress) -> tuple[Any, list[BaseException]]:
-    """A builder's settings, and the list that an exception of ``progress`` is put into."""
+def _config(target: Target, builder: Any) -> Any:
+    """A builder's settings."""
     trt = target.library.module
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -144,13 +143,11 @@ def _config(target: Target, builder: Any, progress: Progress) -> tuple[Any, list
         config.num_compute_capabilities = len(target.capabilities)
         for place, capability in enumerate(target.capabilities):
             config.set_compute_capability(capability, place)
-    stopped: list[BaseException] = []
-    config.progress_monitor = _monitor(trt, progress, stopped)
-    return config, stopped
+    return config
 
 
 def _monitor(trt: Any, progress: Progress, stopped: list[BaseException]) -> Any:
-    """TensorRT's progress monitor over ``progress``."""
+    """TensorRT's progress monitor over ``progress``; the build ends if anything is in ``stopped``."""
     totals: dict[str, int] = {}
 
     def tell(phase: str, done: int) -> bool:
@@ -192,6 +189,8 @@ def _build_error(
     hint = ""
     if all(_NO_GPU in reason for reason in reasons):
         hint = "; there is no GPU here: name the one to build for with --compute-capability"
+    if any("workspace" in reason for reason in reasons):
+        hint = "; allow kernels more memory with --workspace"
     return EngineError(
         f"{library.engine} {library.version} cannot build {info.file}: {_short(reasons[-1])}{hint}"
     )

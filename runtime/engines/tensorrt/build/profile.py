@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ....errors import InputError
-from ....manifest import GraphInfo
+from ....manifest import GraphInfo, TensorSpec
 from ...limits import Limits
 
 #: The dynamic dimension that becomes a constant: the cache's slots, which TensorRT updates in
@@ -18,6 +20,9 @@ _USUAL_SOURCE = 64
 
 #: Queries that the kernels of prompts and beams are chosen for.
 _USUAL_QUERIES = 4
+
+#: TensorRT counts a tensor's values in 31 bits.
+_MOST_VALUES = 2**31 - 1
 
 Shape = tuple[int, ...]
 
@@ -34,7 +39,8 @@ def profiles(info: GraphInfo, limits: Limits) -> list[Profile]:
     profiles share the weights (TensorRT-RTX 1.7.1).
 
     Raises:
-        InputError: the graph has a dimension that no limit belongs to.
+        InputError: the graph has a dimension that no limit belongs to, or a tensor that would
+            be larger than TensorRT takes.
     """
     if not any(QUERIES in spec.shape for spec in info.inputs) or limits.max_queries == 1:
         return [_profile(info, limits, (1, 1, 1))]
@@ -52,12 +58,20 @@ def _profile(info: GraphInfo, limits: Limits, queries: Shape) -> Profile:
         unknown = [size for size in spec.shape if isinstance(size, str) and size not in sizes]
         if unknown:
             raise InputError(f"{info.file}: input {spec.name} has an unknown size {unknown[0]!r}")
-        small, usual, large = (
-            tuple(size if isinstance(size, int) else sizes[size][kind] for size in spec.shape)
-            for kind in range(3)
-        )
-        shapes[spec.name] = (small, usual, large)
+        shapes[spec.name] = (_shape(spec, sizes, 0), _shape(spec, sizes, 1), _shape(spec, sizes, 2))
+    for spec in (*info.inputs, *info.outputs):
+        large = _shape(spec, sizes, 2)
+        if prod(large) > _MOST_VALUES:
+            raise InputError(
+                f"{info.file}: {spec.name} would be of shape {list(large)}, and TensorRT takes at"
+                f" most {_MOST_VALUES} values; build for a smaller batch, shorter sources, fewer"
+                " slots or fewer queries"
+            )
     return shapes
+
+
+def _shape(spec: TensorSpec, sizes: dict[str, Shape], kind: int) -> Shape:
+    return tuple(size if isinstance(size, int) else sizes[size][kind] for size in spec.shape)
 
 
 def _sizes(limits: Limits) -> dict[str, Shape]:

@@ -17,7 +17,7 @@ from ....manifest import GraphInfo, TensorSpec
 from ...base import EncodedSource, Ids, Mask
 from ...limits import Limits
 from ..cuda import Buffer, Cuda, Device
-from ..library import Library, logger, recorded
+from ..library import Library, deferred_interrupts, logger, recorded
 from ..store import EngineSet, read_plan
 from .decoder import TensorRTDecoder, TensorRTSource
 from .memory import check_memory, in_place
@@ -140,7 +140,7 @@ class TensorRTEngine:
 
     def _open(self, data: bytes, info: GraphInfo) -> Any:
         trt = self._library.module
-        with recorded(self._library) as messages:
+        with recorded(self._library) as messages, deferred_interrupts():
             self._runtime = trt.Runtime(logger(self._library))
             plan = self._runtime.deserialize_cuda_engine(data)
         if plan is None:
