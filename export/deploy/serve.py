@@ -13,6 +13,7 @@ Generations run one after the other, so memory stays that of one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -24,6 +25,9 @@ from seq2edge.runtime import InputError, Seq2EdgeError, Seq2SeqModel
 
 #: Bytes of the longest line; what is longer ends the connection.
 _LONGEST_LINE = 1 << 20
+
+#: How long and how often to go on reading what follows such a line, in seconds and reads.
+_PATIENCE, _MOST_PARTS = 1.0, 1000
 
 
 def main() -> None:
@@ -78,10 +82,20 @@ class _Connection(socketserver.StreamRequestHandler):
             while line := self.rfile.readline(_LONGEST_LINE):
                 if not line.endswith(b"\n") and len(line) == _LONGEST_LINE:
                     self._say({"error": f"a line has at most {_LONGEST_LINE} bytes"})
+                    self._read_the_rest()
                     return
                 self._say(self.server.answer(line.rstrip(b"\r\n")))
         except (BrokenPipeError, ConnectionResetError):
             pass  # whoever asked has gone
+
+    def _read_the_rest(self) -> None:
+        """Closing a connection with bytes that nobody has read would take the answer back."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(_PATIENCE)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(_MOST_PARTS):
+                if not self.rfile.read1(_LONGEST_LINE):
+                    return
 
     def _say(self, answer: dict[str, object]) -> None:
         self.wfile.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
