@@ -46,11 +46,11 @@ def optimum(checkpoint: str, folder: str) -> None:
 def ctranslate2(checkpoint: str, folder: str, precision: str) -> None:
     """What ``ct2-transformers-converter --quantization PRECISION`` writes."""
     from ctranslate2.converters import TransformersConverter
-    from transformers import T5Config
+    from transformers import AutoConfig
 
     class Converter(TransformersConverter):  # type: ignore[misc]  # untyped
         def load_tokenizer(self, *_: Any, **__: Any) -> _Numbers:
-            return _Numbers(T5Config.from_pretrained(checkpoint).vocab_size)
+            return _Numbers(AutoConfig.from_pretrained(checkpoint))
 
     Converter(checkpoint).convert(folder, quantization=precision)
 
@@ -58,16 +58,22 @@ def ctranslate2(checkpoint: str, folder: str, precision: str) -> None:
 class _Numbers:
     """As much of a tokenizer as the converter asks for: each token is called by its number."""
 
-    pad_token, eos_token, unk_token = "0", "1", "2"
+    unk_token = "2"
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, config: Any) -> None:
+        names = [str(token) for token in range(config.vocab_size)]
+        if config.model_type == "marian":
+            # The converter drops the last row if it is that of the pad token, by its name.
+            names[config.pad_token_id] = "<pad>"
+        self._names = names
+        self.pad_token, self.eos_token = names[config.pad_token_id], names[config.eos_token_id]
+        self.bos_token = str(config.bos_token_id)
 
     def get_vocab(self) -> dict[str, int]:
-        return {str(token): token for token in range(self._size)}
+        return {name: token for token, name in enumerate(self._names)}
 
     def convert_ids_to_tokens(self, token: int) -> str:
-        return str(token)
+        return self._names[token]
 
 
 if __name__ == "__main__":
