@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..checkpoint import Checkpoint
 from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
 from ..weights import Rule, Transpose, linear, norm
-from .base import Config, Family
+from .base import Config, Facts, Family
 from .parts import Head, Part, Place, cross_rules, head_dim, require
 from .transforms import PositionsOfType0
 
@@ -105,7 +105,7 @@ def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[Rule]:
     return found + norm(f"{ours}.ffn_norm", f"{theirs}.output.LayerNorm", bias=True)
 
 
-def encoder_family(part: Part) -> Family[ModelSpec]:
+def encoder_family(part: Part, facts: Facts) -> Family[ModelSpec]:
     """The family of encoders alone; language-model heads in the checkpoint are not read."""
 
     def spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:  # noqa: ARG001
@@ -136,6 +136,7 @@ def encoder_family(part: Part) -> Family[ModelSpec]:
         old_suffixes=OLD_SUFFIXES,
         ignored=(*(part.model + name for name in part.ignored), r"cls\..*", r"lm_head\..*"),
         defaults=part.defaults,
+        facts={part.kind: facts},
     )
 
 
@@ -157,4 +158,13 @@ PART = Part(
     ),
     ignored=IGNORED,
 )
-FAMILY = encoder_family(PART)
+FAMILY = encoder_family(
+    PART,
+    Facts(
+        model="BertModel",
+        positions="learned",
+        norms="after each part, on the embeddings",
+        tokenizer="vocab.txt",
+        at_run_time="an encoder alone: `seq2edge encode`",
+    ),
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..checkpoint import Checkpoint
 from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
 from ..weights import Copy, Rule, norm
-from .base import Config, Family
+from .base import Config, Facts, Family
 from .parts import Head, Part, Place, cross_rules, head_dim, require
 
 _EMBEDDING = "wte.weight"
@@ -135,4 +135,13 @@ FAMILY = Family(
     prefix=PART.model,
     ignored=tuple(PART.model + name for name in _IGNORED),
     defaults=PART.defaults,
+    facts={
+        PART.kind: Facts(
+            model="GPT2LMHeadModel",
+            positions="learned",
+            norms="before each part, on the last states",
+            tokenizer="vocab.json, merges.txt",
+            at_run_time="a decoder alone: texts are prompts, which it goes on with",
+        )
+    },
 )

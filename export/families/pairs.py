@@ -14,7 +14,7 @@ from ..errors import CheckpointError
 from ..spec import Seq2SeqSpec
 from ..weights import Rule
 from . import bert, gpt2, roberta
-from .base import Config, Family
+from .base import Config, Facts, Family
 from .parts import Part, Place, require
 
 _ENCODERS = {part.kind: part for part in (bert.PART, roberta.PART)}
@@ -130,4 +130,12 @@ FAMILY = Family(
         # Of a head that is not tied, which has another bias.
         r"decoder\.(cls\.predictions|lm_head)\.bias",
     ),
+    facts={
+        "encoder-decoder": Facts(
+            model="EncoderDecoderModel",
+            positions="learned",
+            norms="those of its sides: BERT or RoBERTa, with BERT, RoBERTa or GPT-2",
+            tokenizer="its sides' files; two tokenizers in `encoder/` and `decoder/`",
+        )
+    },
 )

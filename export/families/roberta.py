@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..errors import CheckpointError
 from ..spec import Activation, StackSpec
 from . import bert
-from .base import Config
+from .base import Config, Facts
 from .parts import Head, Part
 
 
@@ -44,4 +44,13 @@ PART = Part(
     ),
     ignored=bert.IGNORED,
 )
-FAMILY = bert.encoder_family(PART)
+FAMILY = bert.encoder_family(
+    PART,
+    Facts(
+        model="RobertaModel",
+        positions="learned",
+        norms="after each part, on the embeddings",
+        tokenizer="vocab.json, merges.txt",
+        at_run_time="an encoder alone: `seq2edge encode`",
+    ),
+)

@@ -28,6 +28,16 @@ def families_table() -> str:
     return _markdown(_HEADER, rows)
 
 
+def readme_table() -> str:
+    """Markdown: what the README says of each model type."""
+    rows = [
+        (f"`{kind}`", facts.model, facts.tokenizer or "-")
+        for family in FAMILIES
+        for kind, facts in family.facts.items()
+    ]
+    return _markdown(_HEADER[:2] + _HEADER[4:5], rows)
+
+
 def refused_table() -> str:
     """Markdown: model types that are known, and why they are not exported."""
     return _markdown(

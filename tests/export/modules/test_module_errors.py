@@ -88,7 +88,11 @@ def test_what_the_graphs_cannot_do_is_told(
 
 
 def message_of(
-    model: Translator, folder: Path, match: str | None = None, error: Any = CheckpointError, **other: Any
+    model: Translator,
+    folder: Path,
+    match: str | None = None,
+    error: Any = CheckpointError,
+    **other: Any,
 ) -> str:
     options: dict[str, Any] = {"parts": parts_of(SHAPE), "tokens": TOKENS, **other}
     with pytest.raises(error, match=match) as caught:
