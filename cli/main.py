@@ -52,7 +52,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _terminate)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -72,6 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _drop_broken_output()
         return _fail(str(error))
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; texts may also follow options, where argparse does not look for them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "text") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.text = [*options.text, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

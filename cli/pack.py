@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from pathlib import Path
 
 from .arguments import add_json, human_bytes
@@ -65,6 +66,12 @@ def run(options: argparse.Namespace) -> int:
             wheels=options.wheels,
             overwrite=options.force,
             progress=progress,
+        )
+    if bundle.manifest.tokenizer.kind == "none":
+        warnings.warn(
+            f"{bundle.directory} has no tokenizer: run.sh and the service, which take texts, cannot"
+            " use it; a program of yours can, with generate_ids",
+            stacklevel=2,
         )
     if options.json:
         print(json.dumps({"path": str(pack.path), "bytes": pack.size, **pack.manifest}, indent=2))

@@ -267,6 +267,7 @@ def _opened(request: Request) -> tuple[Bundle, Scheme]:
             " float32 bundle"
         )
     check_paths(source, request)
+    source.verify()
     return source, chosen
 
 

@@ -147,7 +147,8 @@ class Seq2SeqModel:
             texts: the sources; one string counts as a list of one.
             config: how to decode; None: the checkpoint's own options.
             max_new_tokens: limit of new tokens, in place of the one in ``config``.
-            batch_size: sources decoded at once, of similar lengths; None: all of them.
+            batch_size: sources decoded at once, of similar lengths; None: all of them. An engine of
+                fixed shapes takes no more than it was built for.
             progress: called after each batch.
             cancelled: asked once a step; when it says True, all that is unfinished ends as it
                 is (``finish_reason`` ``cancelled``). It may be called from any thread.

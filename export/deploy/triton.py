@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seq2edge.runtime.bundle import Bundle
-from seq2edge.runtime.errors import BundleError, InputError
+from seq2edge.runtime.engines.onnxruntime import ENGINES
+from seq2edge.runtime.errors import BundleError, EngineError, InputError
 from seq2edge.runtime.manifest import MANIFEST_NAME
 from seq2edge.runtime.output import OutputFolder, check_folder
 
@@ -25,6 +26,9 @@ _BUNDLE = "bundle"
 _MARKER = f"{_VERSION}/{_BUNDLE}/{MANIFEST_NAME}"
 _KIND = "a Triton model of seq2edge"
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+
+#: Engines and their devices, the usual one first.
+_DEVICES = {**ENGINES, "tensorrt": ("cuda",), "tensorrt-rtx": ("cuda",)}
 
 #: Called with how many bytes of the bundle are copied and how many there are.
 Progress = Callable[[int, int], None]
@@ -70,6 +74,14 @@ class TritonModel:
         for option in ("instances", "max_batch_size"):
             if getattr(self, option) < 1:
                 raise InputError(f"{option} must be at least 1, not {getattr(self, option)}")
+        devices = _DEVICES.get(self.engine)
+        if devices is None:
+            raise InputError(f"unknown engine {self.engine!r}; there are: {', '.join(_DEVICES)}")
+        if self.device not in (None, *devices):
+            raise InputError(
+                f"unknown device {self.device!r}; the engine {self.engine} runs on:"
+                f" {', '.join(devices)}"
+            )
 
     @property
     def on_gpu(self) -> bool:
@@ -94,6 +106,7 @@ def write_triton_model(
 
     Raises:
         InputError: the bundle has no tokenizer: a request is a text.
+        EngineError: it was quantized for something else than ``model`` runs it on.
         BundleError: the bundle's files are not what its manifest says.
         OutputExistsError, OutputError: see :class:`seq2edge.runtime.output.OutputFolder`.
     """
@@ -102,6 +115,7 @@ def write_triton_model(
             f"{bundle.directory} has no tokenizer, and Triton's requests are texts; export it"
             " again with the tokenizer's files beside the weights"
         )
+    _check_target(bundle, model)
     destination = Path(repository) / model.name
     check_folder(destination, overwrite, _MARKER, _KIND)
     bundle.verify()
@@ -115,6 +129,25 @@ def write_triton_model(
         _flush(version)
         out.publish()
     return destination
+
+
+def _check_target(bundle: Bundle, model: TritonModel) -> None:
+    wanted = "cpu"
+    if model.on_gpu:
+        wanted = "cuda" if model.engine == "onnxruntime" else "tensorrt"
+        bundle.require_slots(f"the engine {model.engine} on a GPU")
+    target = bundle.manifest.quantization.get("target", wanted)
+    if target != wanted and not (wanted == "cpu" and _runs_on_cpu(bundle)):
+        raise EngineError(
+            f"{bundle.directory} is quantized for {target}, and {model.engine} on"
+            f" {model.device or _DEVICES[model.engine][0]} takes bundles for {wanted}: choose"
+            f" another engine or device, or quantize with --target {wanted}"
+        )
+
+
+def _runs_on_cpu(bundle: Bundle) -> bool:
+    """ONNX Runtime has all kernels but those of bfloat16."""
+    return all(spec.dtype != "bfloat16" for spec in bundle.manifest.graphs["decoder"].inputs)
 
 
 def config(model: TritonModel) -> str:

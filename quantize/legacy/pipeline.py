@@ -87,7 +87,7 @@ def lower_bundle(
     Raises:
         QuantizationError: a bundle that is a legacy one already, one for TensorRT with
             operators that TensorRT 10.3 does not take, or graphs that are not ours.
-        BundleError: the bundle cannot be read.
+        BundleError: the bundle cannot be read, or its files have changed.
         OutputExistsError, OutputError: the copy cannot be written.
     """
     path = Path(out)
@@ -101,6 +101,7 @@ def lower_bundle(
         )
     check_paths(source, Request(source.directory, path, LEGACY))
     check_destination(path, overwrite)
+    source.verify()  # what is written has hashes of its own, of changed bytes as of others
     models = load_models(source)
     replaced: Counter[str] = Counter()
     for model in models.values():

@@ -97,8 +97,8 @@ class Decoding:
         size = batch_size or max(1, len(sources))
         limits = self._engine.limits
         if limits is not None:
-            size = batch_size or min(size, limits.max_batch)
-            check_sources(limits, [len(source) for source in sources], size)
+            size = min(size, limits.max_batch)
+            check_sources(limits, [len(source) for source in sources])
         order = list(range(len(sources)))
         if size < len(sources):
             order.sort(key=lambda number: len(sources[number]))
@@ -117,7 +117,7 @@ class Decoding:
     def steps(self, source: Source, config: GenerationConfig) -> Iterator[Sequence]:
         """The first sequence of one source after each step, finished in the last one."""
         if self._engine.limits is not None:
-            check_sources(self._engine.limits, [len(source)], 1)
+            check_sources(self._engine.limits, [len(source)])
         limit = self._new_tokens(config, [source])
         for results in decode(self._call([source], [0], config, limit, None)):
             if results[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from ..engines.limits import Limits
@@ -35,8 +36,8 @@ def slots_of(config: GenerationConfig, new_tokens: int) -> int:
     # The last token of a hypothesis is never run, so it needs no slot.
     steps = max(0, new_tokens - forced - 1)
     if config.prompt_lookup_num_tokens is not None:
-        # Beside a longer guess, a shorter one is run with what is left of its row.
-        return prompt + steps + config.prompt_lookup_num_tokens
+        # Beside another source's guess, one that has all its tokens runs as many once more.
+        return prompt + steps + queries_of(config)
     return prompt + queries_of(config) * steps
 
 
@@ -58,28 +59,30 @@ def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int)
     needed = slots_of(config, new_tokens)
     if needed <= slots:
         return new_tokens
-    most = max((n for n in range(new_tokens) if slots_of(config, n) <= slots), default=0)
+    # Each further token takes as many slots as the one before, or more.
+    most = bisect_right(range(1, new_tokens), slots, key=lambda n: slots_of(config, n))
     if most and config.max_new_tokens is None:
         return most
-    fewer = f"ask for at most {most} new tokens or fewer beams" if most else "ask for fewer beams"
+    ways = []
+    if most:
+        ways.append(f"ask for at most {most} new tokens")
+    if queries > 1:
+        ways.append("ask for fewer beams, samples or guessed tokens")
+    if config.decoder_prefix:
+        ways.append("give a shorter decoder_prefix")
+    ways.append(f"build it with --max-target-length {needed}")
     raise InputError(
         f"max_new_tokens={new_tokens} with {queries} tokens a step need {needed} cache slots, and"
-        f" the engine was built for {slots}; {fewer}, or build it with"
-        f" --max-target-length {needed}"
+        f" the engine was built for {slots}; {', or '.join(ways)}"
     )
 
 
-def check_sources(limits: Limits, lengths: Sequence[int], batch_size: int) -> None:
-    """Refuse batches and sources that are too large for the engine.
+def check_sources(limits: Limits, lengths: Sequence[int]) -> None:
+    """Refuse sources that are too long for the engine.
 
     Raises:
         InputError: which, and what to do.
     """
-    if batch_size > limits.max_batch:
-        raise InputError(
-            f"batch_size={batch_size} is more than the {limits.max_batch} that the engine was"
-            f" built for; build it with --max-batch {batch_size}"
-        )
     for number, length in enumerate(lengths):
         if length > limits.max_source_length:
             raise InputError(

@@ -115,6 +115,16 @@ def test_run_prints_one_line_for_each_text(
     assert found == [one_line(row["text"]) for row in generated]
 
 
+def test_texts_may_follow_options(cli: Cli, byte_bundle: Path) -> None:
+    options = ("--threads", 1, "--max-new-tokens", 4)
+    expected = succeed(cli, "run", byte_bundle, "one", "two", *options)
+    assert succeed(cli, "run", byte_bundle, *options, "one", "two") == expected
+    assert succeed(cli, "run", byte_bundle, "one", *options, "two") == expected
+    wrong = cli("run", byte_bundle, "one", *options, "--no-such-option", "two")
+    assert wrong.returncode == 2
+    assert b"unrecognized arguments: --no-such-option two" in wrong.stderr
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_run_reads_a_file_line_by_line(
     ending: str, cli: Cli, byte_bundle: Path, generated: list[dict[str, Any]], tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,16 @@ def test_what_cannot_be_lowered_is_one_line(
         (tmp_path / "none", tmp_path / "out", "no such bundle"),
     ):
         assert message in refuses("lower", bundle, out, parent=tmp_path)
+
+
+def test_a_changed_bundle_is_not_lowered(
+    refused: Callable[..., str], byte_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "changed"
+    shutil.copytree(byte_bundle, bundle)
+    weights = bytearray((bundle / "weights.bin").read_bytes())
+    weights[100] ^= 1
+    (bundle / "weights.bin").write_bytes(weights)
+    said = refused("lower", bundle, tmp_path / "lowered")
+    assert "changed since it was written (SHA-256 differs): weights.bin" in said
+    assert not (tmp_path / "lowered").exists()

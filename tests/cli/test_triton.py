@@ -50,3 +50,27 @@ def test_a_name_that_is_none_is_refused(
     refused: Callable[..., str], byte_bundle: Path, tmp_path: Path
 ) -> None:
     assert "no name for a Triton model" in refused("triton", byte_bundle, tmp_path, "--name", "a/b")
+
+
+def test_an_engine_or_a_device_that_is_none_is_refused(
+    refused: Callable[..., str], byte_bundle: Path, tmp_path: Path
+) -> None:
+    command = ("triton", byte_bundle, tmp_path / "models", "--engine")
+    assert "unknown engine 'tensort'; there are: onnxruntime," in refused(*command, "tensort")
+    said = refused(*command, "tensorrt", "--device", "cpu")
+    assert "unknown device 'cpu'; the engine tensorrt runs on: cuda" in said
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_bundle_that_the_engine_cannot_run_is_refused(
+    refused: Callable[..., str], call: Callable[..., Any], byte_bundle: Path, tmp_path: Path
+) -> None:
+    int8 = tmp_path / "int8"
+    assert call("quantize", byte_bundle, int8, "--scheme", "int8").code == 0
+    said = refused("triton", int8, tmp_path / "models", "--engine", "tensorrt")
+    assert "is quantized for cpu, and tensorrt on cuda takes bundles for tensorrt" in said
+    assert call("triton", int8, tmp_path / "models").code == 0
+    half = tmp_path / "bf16"
+    assert call("quantize", byte_bundle, half, "--scheme", "bf16", "--target", "cuda").code == 0
+    assert "quantized for cuda, and onnxruntime on cpu" in refused("triton", half, tmp_path / "m")
+    assert call("triton", half, tmp_path / "models", "--device", "cuda").code == 0

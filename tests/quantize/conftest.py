@@ -16,6 +16,7 @@ import pytest
 from seq2edge.quantize.calibration import Calibration, calibrate, linear_inputs
 from seq2edge.quantize.layers import find_layers
 from seq2edge.runtime import Bundle
+from seq2edge.runtime.bundle import sha256_of
 from seq2edge.runtime.engines import Step, load_engine
 
 BundleOf = Callable[[str], Path]
@@ -129,7 +130,16 @@ def write_graphs(bundle: Path, graphs: dict[str, Any]) -> None:
     for name, model in graphs.items():
         file = manifest["graphs"][name]["file"]
         ir.save(model, bundle / file)
-        manifest["files"][file]["size"] = (bundle / file).stat().st_size
+        size, sha256 = (bundle / file).stat().st_size, sha256_of(bundle / file)
+        manifest["files"][file] = {"size": size, "sha256": sha256}
+    path.write_text(json.dumps(manifest))
+
+
+def keep_weights(bundle: Path) -> None:
+    """Take a copy's changed weights for its own: their hash is in the manifest then."""
+    path = bundle / "seq2edge.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["weights.bin"]["sha256"] = sha256_of(bundle / "weights.bin")
     path.write_text(json.dumps(manifest))
 
 
@@ -169,6 +179,7 @@ def scale_weight(bundle: Path, name: str, factor: float, channel: int | None = N
     )
     weights[slice(None) if channel is None else channel] *= factor
     weights.flush()
+    keep_weights(bundle)
 
 
 def read_weight(bundle: Path, name: str) -> np.ndarray:

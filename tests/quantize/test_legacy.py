@@ -21,6 +21,7 @@ from seq2edge.quantize.legacy import lower_bundle
 from seq2edge.quantize.legacy.operators import TENSORRT_OPERATORS
 from seq2edge.quantize.policy import Scheme
 from seq2edge.runtime import Bundle, GenerationConfig, Seq2SeqModel
+from seq2edge.runtime.bundle import sha256_of
 from seq2edge.runtime.engines import Step, load_engine
 
 from ..runtime.test_lean_install import pip_install
@@ -212,7 +213,8 @@ def with_tokenizer(bundle: Path) -> Path:
     path = bundle / "seq2edge.json"
     manifest = json.loads(path.read_text())
     manifest["tokenizer"] = {"kind": "tokenizers", "file": "tokenizer.json", "byte_offset": 0}
-    manifest["files"]["tokenizer.json"] = {"size": 2, "sha256": ""}
+    sha256 = sha256_of(bundle / "tokenizer.json")
+    manifest["files"]["tokenizer.json"] = {"size": 2, "sha256": sha256}
     path.write_text(json.dumps(manifest))
     return bundle
 

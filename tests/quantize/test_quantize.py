@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 
 from seq2edge.quantize import Options, QuantizationError, quantize_bundle
-from seq2edge.runtime import Bundle, GenerationConfig, OutputExistsError, Seq2SeqModel
+from seq2edge.runtime import (
+    Bundle,
+    BundleError,
+    GenerationConfig,
+    OutputExistsError,
+    Seq2SeqModel,
+)
 
-from .conftest import logits
+from .conftest import keep_weights, logits
 
 BundleOf = Callable[[str], Path]
 SHAPES = ["t5", "t5-v1.1", "umt5", "bart", "bart-scaled"]
@@ -131,6 +137,7 @@ def test_weights_that_are_not_finite_are_named(bundle_of: BundleOf, tmp_path: Pa
     with (copy / "weights.bin").open("r+b") as file:
         file.seek(place.offset + 40)
         file.write(np.float32("nan").tobytes())
+    keep_weights(copy)
     with pytest.raises(QuantizationError, match=r"not finite .* decoder\.layers\.0\.ffn\.up"):
         quantize_bundle(copy, tmp_path / "out", "int8")
     assert not (tmp_path / "out").exists()
@@ -143,3 +150,16 @@ def test_an_existing_output_is_kept(bundle_of: BundleOf, tmp_path: Path) -> None
     assert Bundle.open(tmp_path / "out").manifest.quantization["scheme"] == "int8"
     quantize_bundle(bundle_of("t5"), tmp_path / "out", "int4", overwrite=True)
     assert Bundle.open(tmp_path / "out").manifest.quantization["scheme"] == "int4"
+
+
+def test_a_damaged_bundle_is_not_quantized(bundle_of: BundleOf, tmp_path: Path) -> None:
+    # The copy would have hashes of its own, and nobody could tell any more.
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle_of("t5"), damaged)
+    weights = damaged / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BundleError, match=r"changed since it was written .*weights.bin"):
+        quantize_bundle(damaged, tmp_path / "out", "int8")
+    assert not (tmp_path / "out").exists()

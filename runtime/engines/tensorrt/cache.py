@@ -7,6 +7,7 @@ other bytes, by another version or for another GPU is never loaded.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ...bundle import Bundle
@@ -62,10 +63,8 @@ def find_engines(
     Raises:
         EngineError: there are none; with what is wrong with those that are there.
     """
-    folders = [file.parent for file in cache_folder(bundle).glob(f"*/{ENGINES_NAME}")]
-    folders.sort(key=lambda folder: -(folder / ENGINES_NAME).stat().st_mtime)
     refused = []
-    for folder in folders:
+    for folder in _folders(cache_folder(bundle)):
         try:
             made = read_engines(folder)
         except EngineError as error:
@@ -83,6 +82,16 @@ def find_engines(
         f" {gpu.name} (compute capability {gpu.compute_capability}){there}; build them here:"
         f" seq2edge build {bundle.directory} --engine {library.engine}"
     )
+
+
+def _folders(cache: Path) -> list[Path]:
+    """Folders of engines, the newest first; hidden ones are being written or taken away."""
+    found = []
+    for file in cache.glob(f"*/{ENGINES_NAME}"):
+        with contextlib.suppress(OSError):  # a build has just replaced it
+            if not file.parent.name.startswith("."):
+                found.append((file.stat().st_mtime, file.parent))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def mismatches(key: EngineKey, bundle: Bundle, library: Library, gpu: Gpu) -> list[str]:

@@ -99,7 +99,7 @@ def recorded(library: Library) -> Iterator[list[Message]]:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[list[BaseException]]:
-    """Within the block, what Ctrl-C or SIGTERM raises is put into the list; at its end it is raised.
+    """Within the block what Ctrl-C and SIGTERM raise is put into the list; at its end it is raised.
 
     Python would raise it in whatever TensorRT calls, its log above all, and there an exception
     is lost: neither would the work end nor anybody learn of it. What else is put into the list
@@ -129,8 +129,8 @@ def deferred_interrupts() -> Iterator[list[BaseException]]:
         if not raised:
             raise
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for replaced, handler in handlers.items():
+            signal.signal(replaced, handler)
     if raised:
         raise raised[0]
 

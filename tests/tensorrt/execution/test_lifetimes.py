@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -182,6 +183,29 @@ def test_loading_that_fails_leaves_nothing_on_the_gpu(
     assert cuda.allocations == 0
 
 
+def test_a_model_that_nobody_closes_goes_with_its_last_user(
+    bundle_of: Any, tmp_path: Path, on_cpu: OnCpu
+) -> None:
+    bundle = Bundle.open(bundle_of("t5"))
+    cuda = FakeCuda()
+    trt = FakeTensorRT(cuda, bundle, LIMITS, in_place=True)
+    engines = write_engines(bundle, tmp_path / "engines", LIMITS, in_place=True)
+    engine = TensorRTEngine(bundle, tmp_path / "engines", engines, trt.library(), Cuda(cuda))
+    decoder = engine.decoder(engine.encode(IDS, MASK), 8)
+    step = Step.allocate(1, 1, decoder.capacity, feed_back=True)
+    step.attention_mask[..., 0] = True
+    run = decoder.bind(step)
+    del engine, decoder
+    gc.collect()
+    run()
+    expected = on_cpu("t5").generate_ids(IDS, max_new_tokens=1)
+    assert step.next_ids.tolist() == [expected[0].token_ids]
+    assert cuda.allocations
+    del run
+    gc.collect()
+    assert cuda.allocations == 0
+
+
 def test_streams_are_given_back(on_gpu: Load) -> None:
     gpu = on_gpu("t5")
     gpu.model.close()
@@ -273,3 +297,17 @@ def test_a_model_may_be_closed_while_others_generate(on_gpu: Load, on_cpu: OnCpu
     for thread in threads:
         thread.join()
     assert [str(error) for error in failed] == ["the model was closed; load it again"] * 2
+
+
+def test_a_capture_that_fails_leaves_no_graph(on_gpu: Load, on_cpu: OnCpu) -> None:
+    gpu = on_gpu("t5")
+    real = gpu.trt.contexts[1].execute_async_v3
+
+    def refuses_capture(stream: int) -> bool:
+        return gpu.cuda.stream(stream).captured is None and real(stream)
+
+    gpu.trt.contexts[1].execute_async_v3 = refuses_capture  # type: ignore[method-assign]
+    expected = on_cpu("t5").generate_ids(batch(1), max_new_tokens=9)
+    assert gpu.model.generate_ids(batch(1), max_new_tokens=9) == expected
+    assert not gpu.cuda.graphs
+    assert gpu.cuda.calls["cudaGraphDestroy"] == gpu.cuda.calls["cudaStreamEndCapture"] == 1

@@ -78,6 +78,7 @@ def build_engines(
         with a ``UserWarning``.
 
     Raises:
+        BundleError: the bundle's files have changed since they were written.
         EngineError: no TensorRT, a GPU that it does not build for, a graph that it refuses, or
             a GEMM that lost its precision.
         InputError: limits that the model or TensorRT cannot use.
@@ -179,6 +180,7 @@ def _build(
     overwrite: bool,
     progress: Progress | None,
 ) -> EngineSet:
+    bundle.verify()  # the key tells engines of these bytes by the manifest's hashes
     files = {}
     timing = TimingCache(cache_folder(bundle), target.library, key)
     with EngineWriter(out, overwrite=overwrite) as writer:
@@ -247,7 +249,7 @@ def _warn_of_float32(bundle: Bundle) -> None:
     if "float32" in cache:
         warnings.warn(
             f"{bundle.directory} is a float32 bundle, and TensorRT keeps the graph's precision:"
-            " these engines compute in float32, without fused attention; for float16, int8 or"
-            " int4 quantize the bundle with --target tensorrt first",
+            " these engines compute in float32; for float16, int8 or int4 quantize"
+            " the bundle with --target tensorrt first",
             stacklevel=3,
         )

@@ -32,6 +32,10 @@ _MOST_REASONS = 3
 _NO_GPU = "CUDA driver version is insufficient"
 
 
+#: In TensorRT-RTX's reason for refusing a type that these GPUs lack.
+_TURING = ("SM75", "sm75")
+
+
 @dataclass(frozen=True)
 class Plan:
     """A serialized engine, as a buffer, and what is known of it."""
@@ -147,7 +151,7 @@ def _config(target: Target, builder: Any) -> Any:
 
 
 def _monitor(trt: Any, progress: Progress, stopped: list[BaseException]) -> Any:
-    """TensorRT's progress monitor over ``progress``; the build ends if anything is in ``stopped``."""
+    """TensorRT's progress monitor over ``progress``; a build ends once ``stopped`` is not empty."""
     totals: dict[str, int] = {}
 
     def tell(phase: str, done: int) -> bool:
@@ -189,6 +193,8 @@ def _build_error(
     hint = ""
     if all(_NO_GPU in reason for reason in reasons):
         hint = "; there is no GPU here: name the one to build for with --compute-capability"
+    if any(sign in reason for reason in reasons for sign in _TURING):
+        hint = "; compute capability 7.5 takes float16 alone: quantize with --scheme fp16"
     if any("workspace" in reason for reason in reasons):
         hint = "; allow kernels more memory with --workspace"
     return EngineError(

@@ -7,6 +7,7 @@ Written to NVIDIA's documented API (TensorRT, "Working with dynamic shapes", "CU
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,9 @@ class TensorRTEngine:
             self.limits,
             in_place=in_place(engines),
         )
+        # Of a model that nobody has closed; what still decodes holds ``Shared``.
+        self._free = weakref.finalize(self._shared, device.close)
+        self._free.atexit = False
 
     def encode(self, input_ids: Ids, attention_mask: Mask) -> TensorRTSource:
         """See :class:`seq2edge.runtime.engines.base.Engine`."""
@@ -136,7 +140,7 @@ class TensorRTEngine:
             for runner in (self._encoder, *self._shared.runners):
                 runner.close()
             self._plans.clear()
-            self._device.close()
+            self._free()
 
     def _open(self, data: bytes, info: GraphInfo) -> Any:
         trt = self._library.module

@@ -45,7 +45,8 @@ class RuntimeCache:
         """Keep what was compiled; a folder that cannot be written is left as it is."""
         if self._cache is None:
             return
-        data = bytes(self._cache.serialize())
+        serialized = self._cache.serialize()
+        data = b"" if serialized is None else bytes(serialized)
         if data and data != self._kept:
             with contextlib.suppress(OutputError), output_file(self._file) as file:
                 file.write(data)
