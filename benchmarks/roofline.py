@@ -292,7 +292,12 @@ def _plan_weight_bytes(bundle: Bundle, engine: str, cuda: Cuda | None) -> int | 
 def _check_limits(engine: Engine, workload: Workload) -> None:
     if engine.limits is None:
         return
-    check_sources(engine.limits, [workload.source_length], workload.batch_size)
+    check_sources(engine.limits, [workload.source_length])
+    if workload.batch_size > engine.limits.max_batch:
+        raise InputError(
+            f"--batch-size {workload.batch_size} is more than the {engine.limits.max_batch} that"
+            f" the engine was built for; build it with --max-batch {workload.batch_size}"
+        )
     _check_slots(engine.limits.max_target_length, workload, "the engine's (--max-target-length)")
 
 

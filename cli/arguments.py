@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seq2edge.runtime import Seq2SeqModel
 
 
 def positive(text: str) -> int:
@@ -45,6 +49,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--strict",
         action="store_true",
         help="fail if a part of the model would run on the CPU in place of the device",
+    )
+
+
+def open_model(options: argparse.Namespace) -> Seq2SeqModel:
+    """The bundle, on the engine and device that were asked for (:func:`add_device`)."""
+    from seq2edge.runtime import Seq2SeqModel
+
+    return Seq2SeqModel.load(
+        options.bundle,
+        engine=options.engine,
+        device=options.device,
+        strict=options.strict,
+        num_threads=options.threads,
     )
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-from .arguments import add_device
+from .arguments import add_device, open_model
 from .generation import add_languages, warn_of_languages
 from .quality import CountProgress, add_quality
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.quality.data import read_examples
     from seq2edge.benchmarks.quality.evaluate import evaluate, one_each, predictions
     from seq2edge.benchmarks.quality.metrics import load_metric
-    from seq2edge.runtime import InputError, Seq2SeqModel
+    from seq2edge.runtime import InputError
     from seq2edge.runtime.output import check_file, output_file
 
     metric = load_metric(options.metric)
@@ -44,13 +44,7 @@ def run(options: argparse.Namespace) -> int:
         if options.predictions.exists() and options.predictions.samefile(options.data):
             raise InputError(f"--predictions {options.predictions} would replace --data")
         check_file(options.predictions, options.force)
-    with Seq2SeqModel.load(
-        options.bundle,
-        engine=options.engine,
-        device=options.device,
-        strict=options.strict,
-        num_threads=options.threads,
-    ) as model:
+    with open_model(options) as model:
         config = replace(
             one_each(
                 model.generation_config,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_device, add_json, add_threads, positive
+from .arguments import add_device, add_json, add_threads, open_model, positive
 from .generation import add_generation, generation_config, warn_of_languages
 from .texts import read_texts
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from seq2edge.runtime import InputError, Seq2SeqModel
+    from seq2edge.runtime import InputError
 
     if options.stream and options.json:
         raise InputError("--stream prints text as it comes; it has no JSON form")
@@ -56,13 +56,7 @@ def run(options: argparse.Namespace) -> int:
     empty = [number for number, text in enumerate(texts, start=1) if not text.strip()]
     if empty:
         raise InputError(f"{'text' if options.input is None else 'line'} {empty[0]} is empty")
-    with Seq2SeqModel.load(
-        options.bundle,
-        engine=options.engine,
-        device=options.device,
-        strict=options.strict,
-        num_threads=options.threads,
-    ) as model:
+    with open_model(options) as model:
         # All of them before the first is run: a text that is too long is named by its place
         # in the whole input, and nothing is printed before it is found.
         config = generation_config(model.generation_config, options)
