@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..manifest import Manifest
 from .cache import first_capacity
 from .config import GenerationConfig
-from .fits import forced_start
+from .fits import forced_start, steps_after
 from .growing import GrowingTree
 from .processors import Processors
 from .stopping import StoppingRule
@@ -116,9 +116,8 @@ class Call:
                 logits=logits,
                 normalizer=normalizer,
             )
-        # The last token of a hypothesis is never run, so it needs no slot.
         longest = max(map(len, self.prompts))
-        slots = longest + width * max(0, self.new_tokens - len(self.forced) - 1)
+        slots = longest + width * steps_after(self.new_tokens, len(self.forced))
         return Tree(
             self.engine.decoder(self.source, first_capacity(slots, longest)),
             self.prompts,

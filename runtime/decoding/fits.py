@@ -29,12 +29,17 @@ def queries_of(config: GenerationConfig) -> int:
     return config.num_beams if config.num_beams > 1 else config.num_return_sequences
 
 
+def steps_after(new_tokens: int, forced: int) -> int:
+    """Steps of each hypothesis after the prompt, which the forced start is run with."""
+    # The last token is never run, so it needs no slot.
+    return max(0, new_tokens - forced - 1)
+
+
 def slots_of(config: GenerationConfig, new_tokens: int) -> int:
     """Cache slots that a source needs at most."""
     forced = len(forced_start(config, new_tokens))
     prompt = 1 + len(config.decoder_prefix) + forced
-    # The last token of a hypothesis is never run, so it needs no slot.
-    steps = max(0, new_tokens - forced - 1)
+    steps = steps_after(new_tokens, forced)
     if config.prompt_lookup_num_tokens is not None:
         # Beside another source's guess, one that has all its tokens runs as many once more.
         return prompt + steps + queries_of(config)

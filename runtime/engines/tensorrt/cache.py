@@ -13,7 +13,6 @@ from pathlib import Path
 from ...bundle import Bundle
 from ...errors import EngineError
 from ...manifest import WEIGHTS_NAME
-from ..limits import Limits
 from .cuda import Gpu
 from .library import Library
 from .store import ENGINES_NAME, GRAPHS, EngineKey, EngineSet, read_engines, read_plan
@@ -52,13 +51,8 @@ def sound_engines(folder: Path) -> EngineSet:
     return made
 
 
-def find_engines(
-    bundle: Bundle, library: Library, gpu: Gpu, limits: Limits | None = None
-) -> tuple[Path, EngineSet]:
+def find_engines(bundle: Bundle, library: Library, gpu: Gpu) -> tuple[Path, EngineSet]:
     """The newest of a bundle's engines that this machine can run.
-
-    Args:
-        limits: take only engines of these; None: any.
 
     Raises:
         EngineError: there are none; with what is wrong with those that are there.
@@ -71,8 +65,6 @@ def find_engines(
             refused.append(str(error))
             continue
         reasons = mismatches(made.key, bundle, library, gpu)
-        if limits is not None and made.key.limits != limits:
-            reasons.append(f"it is built for {made.key.limits}")
         if not reasons:
             return folder, made
         refused.append(f"{folder.name}: {', '.join(reasons)}")

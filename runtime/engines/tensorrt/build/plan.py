@@ -31,7 +31,6 @@ _MOST_REASONS = 3
 #: What TensorRT-RTX logs wherever there is no GPU: true, and not why a build failed.
 _NO_GPU = "CUDA driver version is insufficient"
 
-
 #: In TensorRT-RTX's reason for refusing a type that these GPUs lack.
 _TURING = ("SM75", "sm75")
 

@@ -9,7 +9,6 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from ....errors import OutputError
 from ....output import output_file
 from ..library import Library
 from ..store import EngineKey
@@ -33,7 +32,8 @@ class TimingCache:
             with contextlib.suppress(OSError):
                 self._kept = self._file.read_bytes()
             self._cache = config.create_timing_cache(self._kept)
-        if not config.set_timing_cache(self._cache, False) and self._kept:
+        if self._cache is None or not config.set_timing_cache(self._cache, False):
+            # Garbled, or measured on another GPU.
             self._kept, self._cache = b"", config.create_timing_cache(b"")
             config.set_timing_cache(self._cache, False)
 
@@ -43,7 +43,7 @@ class TimingCache:
             return
         data = bytes(self._cache.serialize())
         if data != self._kept:
-            with contextlib.suppress(OutputError):
+            with contextlib.suppress(OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 with output_file(self._file) as file:
                     file.write(data)
