@@ -2,7 +2,7 @@
 
 Unlike :mod:`.unigram`, which is the tokenizer that T5's checkpoints have had for long, these cut
 texts as the SentencePiece library does, with which the models were trained. One thing differs:
-the ``tokenizers`` library normalizes a letter together with its combining marks.
+the ``tokenizers`` library loses a combining mark after a character that normalization changes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from seq2edge.runtime.tokenizer import HIDDEN
 
 from ..errors import CheckpointError
-from .protobuf import BPE, PieceModel
+from .protobuf import BPE, SPACE, PieceModel
 
-_SPACE = "\u2581"  # SentencePiece's visible space
 #: Before the number of an id that the vocabulary has no token for.
 _NO_TOKEN = 2 * HIDDEN
 _END_SPACES = r"\A +| +\z"
@@ -99,7 +98,7 @@ def clean_up_spaces(tokenizer: Tokenizer) -> None:
 
 def _decoding() -> list[decoders.Decoder]:
     return [
-        decoders.Replace(_SPACE, " "),
+        decoders.Replace(SPACE, " "),
         decoders.Fuse(),
         decoders.Replace(Regex(_END_SPACES), ""),
     ]
@@ -157,8 +156,8 @@ def _normalizer(model: PieceModel) -> normalizers.Normalizer:
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
     if model.prefix:
-        steps.append(normalizers.Prepend(_SPACE))
-    return normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+        steps.append(normalizers.Prepend(SPACE))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
 
 
 def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:

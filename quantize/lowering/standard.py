@@ -35,15 +35,16 @@ def lower_standard_blocks(
 
 
 def lower_channels(models: Mapping[str, ir.Model], layer: Layer) -> None:
-    """8 bit values, a scale for each output; a table of odd length gets a row of zeros more."""
+    """8 bit values, a scale for each output; an odd number of outputs gets one of zeros more."""
     values, scales = quantize_channels(layer.matrix())
+    odd = len(scales) % 2
+    values = np.pad(values, ((0, 0), (0, odd)))
+    scales = np.pad(scales, (0, odd), constant_values=1)
     if layer.outputs_first:
-        odd = len(scales) % 2
-        values = np.pad(values.T, ((0, odd), (0, 0)))
-        scales = np.pad(scales, (0, odd), constant_values=1)
-        for use in layer.uses:
-            if odd and use.node.op_type == "Gemm":
-                _drop_last_output(models[use.graph], use.node)
+        values = values.T
+    for use in layer.uses:
+        if odd and use.node.op_type != "Gather":
+            _drop_last_output(models[use.graph], use.node)
     _dequantize(models, layer, "int8", values, scales, (0 if layer.outputs_first else 1, 0))
 
 
@@ -80,12 +81,11 @@ def _drop_last_output(model: ir.Model, node: ir.Node) -> None:
         initializer(model, name, np.array([value], np.int64))
         for name, value in (("first_output", 0), ("last_output", -1), ("output_axis", -1))
     ]
-    cut = ir.node("Slice", [whole, *bounds])
-    model.graph.insert_after(node, cut)
+    cut = ir.node("Slice", [None, *bounds])
     columns = cut.outputs[0]
-    if whole.dtype is not None:
-        columns.dtype = whole.dtype
-    columns.shape, whole.shape = whole.shape, None
-    for usage in whole.uses():
-        if usage.node is not cut:
-            usage.node.replace_input_with(usage.idx, columns)
+    columns.type, columns.shape, whole.shape = whole.type, whole.shape, None
+    if whole.is_graph_output():  # the name is known to the runtime
+        columns.name, whole.name = whole.name, f"{whole.name}.padded"
+    whole.replace_all_uses_with(columns, replace_graph_outputs=True)
+    cut.replace_input_with(0, whole)
+    model.graph.insert_after(node, cut)

@@ -7,8 +7,10 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unicodedata import combining, normalize
 
 import numpy as np
 import pytest
@@ -161,6 +163,21 @@ def mixed_texts() -> list[str]:
         return join.join(piece() for _ in range(generator.randint(1, 12)))
 
     return [text() for _ in range(200)]
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_texts(mixed_texts: list[str]) -> list[str]:
+    """Those of ``mixed_texts`` that the tokenizers library normalizes as SentencePiece does.
+
+    It loses a combining mark after a character that the normalization changes.
+    """
+
+    def loses_a_mark(text: str) -> bool:
+        return any(combining(b) and normalize("NFKC", a) != a for a, b in pairwise(text))
+
+    texts = [text for text in mixed_texts if not loses_a_mark(text)]
+    assert len(texts) >= 198
+    return texts
 
 
 @pytest.fixture(scope="session")

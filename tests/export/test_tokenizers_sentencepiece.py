@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unicodedata import combining
 
 import pytest
 import sentencepiece
@@ -80,16 +79,15 @@ def test_spiece_model_gives_the_ids_of_sentencepiece(
     symbols: list[str],
     corpus: list[str],
     files: Path,
-    mixed_texts: list[str],
+    sentencepiece_texts: list[str],
     bundle_tokenizer: Load,
 ) -> None:
     model = train(iter(corpus), user_defined_symbols=symbols)
     (files / "spiece.model").write_bytes(model)
     reference = sentencepiece.SentencePieceProcessor(model_proto=model)
     ours = bundle_tokenizer(files)
-    # The tokenizers library (and so transformers) takes U+0085 for white space and normalizes
-    # a letter together with its combining marks, SentencePiece does neither.
-    texts = [t for t in mixed_texts if not any(c == "\x85" or combining(c) for c in t)]
+    # The tokenizers library (and so transformers) takes U+0085 for white space.
+    texts = [text for text in sentencepiece_texts if "\x85" not in text]
     texts += [f"{text}<sep> {text}::x" for text in texts]
     assert len(texts) > 150
     assert [ours.encode(text) for text in texts] == [[*ids, 1] for ids in reference.encode(texts)]

@@ -26,6 +26,8 @@ CalibrationOf = Callable[[str], Calibration]
 ODD: dict[str, tuple[str, dict[str, Any]]] = {
     "t5-odd": ("t5", {"vocab_size": 383, "d_model": 40, "d_ff": 100}),
     "bart-odd": ("bart", {"vocab_size": 401, "encoder_ffn_dim": 100}),
+    # A head of its own.
+    "t5-v1.1-odd": ("t5-v1.1", {"vocab_size": 383}),
 }
 #: So that calibration takes a few steps and not all that the model allows.
 NEW_TOKENS = 12

@@ -251,7 +251,7 @@ def in_float32(bundle: Path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", [s for s in RUNNABLE if s.name in ALLOWED], ids=name_of)
-@pytest.mark.parametrize("shape", ["t5-odd", "bart-odd"])
+@pytest.mark.parametrize("shape", ["t5-odd", "bart-odd", "t5-v1.1-odd"])
 def test_odd_widths_and_vocabularies(
     shape: str,
     scheme: Scheme,

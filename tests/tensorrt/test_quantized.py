@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from seq2edge.export import export_module
+from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.engines.tensorrt import Limits, Options, build_engines
+
+from ..translators import TOKENS, Shape, make_translator, parts_of
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
@@ -70,8 +74,18 @@ def test_int4_weights_reach_the_gemm(
     assert weights["encoder"] < 0.6 * all_weights["encoder"]
 
 
-def test_a_head_of_odd_length_stays_int8(tensorrt_bundle_of: BundleOf, tmp_path: Path) -> None:
-    bundle = Bundle.open(tensorrt_bundle_of("bart-odd", "int4"))
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_odd_length_stays_int8(
+    tied: bool, tensorrt_bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    if tied:
+        path = tensorrt_bundle_of("bart-odd", "int4")
+    else:
+        shape, path = Shape(norm_first=True, target_vocab=391, layers=(1, 1)), tmp_path / "int4"
+        model, parts = make_translator(shape), parts_of(shape)
+        export_module(model, tmp_path / "bundle", parts=parts, tokens=TOKENS, validate=False)
+        quantize_bundle(tmp_path / "bundle", path, "int4", target="tensorrt")
+    bundle = Bundle.open(path)
     assert bundle.manifest.dimensions.vocab_size % 2
     found, _, lost = gemms(bundle, tmp_path / "engines")
     assert lost == 0
