@@ -30,7 +30,7 @@ from seq2edge.runtime.version import package_version
 
 from .errors import CheckpointError, ParityError
 from .growing import count_parameters, describe_graph, publish
-from .pipeline import ExportResult
+from .pipeline import ExportResult, with_target_tokenizer, write_tokenizers
 from .serialize import Progress
 from .tokenizers import TokenizerFile, tokenizer_at
 
@@ -175,11 +175,10 @@ def _write(
         file = f"{name}.onnx"
         graphs[name] = describe_graph(model, file)
         ir.save(model, out.directory / file, external_data=f"{file}_data")
-    if tokenizer is not None and tokenizer.data is not None:
-        out.write("tokenizer.json", tokenizer.data)
+    target = write_tokenizers(out, tokenizer)
     heads, head_dim = sizes.pasts[0]
     limit = sizes.max_target_length
-    return Manifest(
+    manifest = Manifest(
         producer=f"seq2edge {package_version()}",
         family=_FAMILY,
         dimensions=Dimensions(
@@ -204,3 +203,4 @@ def _write(
         cache=GROWING,
         parameter_count=count_parameters(models.values()),
     )
+    return with_target_tokenizer(manifest, target)

@@ -56,7 +56,7 @@ class Checkpoint:
             )
         self.config = read_json(self.directory / "config.json")
         generation = self.directory / "generation_config.json"
-        self.generation_config = read_json(generation) if generation.is_file() else {}
+        self.generation_config = optional_json(generation)
         self._stack = ExitStack()
         self._where: dict[str, tuple[TensorSource, str]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -128,6 +128,11 @@ def read_json(path: Path) -> dict[str, Any]:
         return configs.read_json(path)
     except BundleError as error:
         raise CheckpointError(str(error)) from None
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """:func:`read_json`; {} if there is no such file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def _sources(directory: Path, stack: ExitStack) -> list[TensorSource]:

@@ -11,84 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
-
-import numpy as np
 
 from .checkpoint import Checkpoint, FloatArray
 from .errors import CheckpointError
-
-Shape = tuple[int, ...]
-
-
-class Transform(Protocol):
-    """How a parameter is made of checkpoint tensors."""
-
-    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
-        """Shapes that the ``count`` sources must have for a parameter of ``shape``."""
-        ...
-
-    def apply(self, arrays: list[FloatArray]) -> FloatArray: ...
-
-
-@dataclass(frozen=True)
-class Copy:
-    """The tensor as it is; several are joined end to end along their only axis (biases)."""
-
-    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
-        return [(shape[0] // count, *shape[1:])] * count
-
-    def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-@dataclass(frozen=True)
-class Transpose:
-    """PyTorch's linear weight [out, in] to [in, out]; several are joined along ``out``."""
-
-    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
-        return [(shape[1] // count, shape[0])] * count
-
-    def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        return np.concatenate([array.T for array in arrays], axis=1)
-
-
-@dataclass(frozen=True)
-class DropRows:
-    """The table without its first rows (BART keeps two unused ones before position 0)."""
-
-    count: int
-
-    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
-        return [(shape[0] + self.count, shape[1])] * count
-
-    def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        return arrays[0][self.count :]
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """[1, N] to [N]."""
-
-    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
-        return [(1, shape[0])] * count
-
-    def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        return arrays[0].reshape(-1)
-
-
-@dataclass(frozen=True)
-class Expand:
-    """A table computed from a [rows, width] tensor; ``function`` gives the new rows."""
-
-    rows: int
-    function: Callable[[FloatArray], FloatArray] = field(compare=False)
-
-    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
-        return [(self.rows, shape[1])] * count
-
-    def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        return self.function(arrays[0])
+from .transforms import Copy, Shape, Transform, Transpose
 
 
 @dataclass(frozen=True)
@@ -103,7 +29,7 @@ class Rule:
 
     parameter: str
     sources: tuple[str, ...]
-    transform: Transform = Copy()
+    transform: Transform = field(default_factory=Copy)
     tied: tuple[str, ...] = ()
     computed: Callable[[Shape], FloatArray] | None = field(default=None, compare=False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,8 @@ from .bundle import Bundle
 from .decoding import GenerationConfig
 from .errors import BundleError, InputError
 from .inputs import Source, checked_sources, padded, tokenize
-from .manifest import STATES, Manifest
+from .loaded import LoadedModel
+from .manifest import STATES
 from .tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float32]
 POOLINGS = ("mean", "first")
 
 
-class EncoderModel:
+class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
     """A loaded encoder. Use it as a context manager, from one or several threads.
 
     >>> with EncoderModel.load("bert.bundle") as model:
@@ -36,8 +36,7 @@ class EncoderModel:
     def __init__(
         self, bundle: Bundle, engine: OnnxRuntimeEngine, tokenizer: Tokenizer | None
     ) -> None:
-        self._bundle = bundle
-        self._engine = engine
+        super().__init__(bundle, engine)
         self.tokenizer = tokenizer
 
     @classmethod
@@ -63,25 +62,6 @@ class EncoderModel:
 
         engine = OnnxRuntimeEngine(bundle, num_threads=num_threads)
         return cls(bundle, engine, load_tokenizer(bundle))
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._bundle.manifest
-
-    def __enter__(self) -> EncoderModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the engine. The model cannot be used afterwards."""
-        self._engine.close()
 
     def encode(
         self,

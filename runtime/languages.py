@@ -63,11 +63,15 @@ def with_source_language(
 def chooses_its_target(config: GenerationConfig, manifest: Manifest) -> bool:
     """Whether nothing says what language a model of several is to write."""
     languages = manifest.tokenizer.languages
-    if languages is None or languages.target == DECODER_START or config.target_lang is not None:
+    if languages is None or config.target_lang is not None:
         return False
     if languages.target == SOURCE_START:
         return True
-    said = {config.forced_bos_token_id, manifest.special_tokens.decoder_start}
+    start = config.decoder_start_token_id
+    said = {
+        config.forced_bos_token_id,
+        manifest.special_tokens.decoder_start if start is None else start,
+    }
     return said.isdisjoint(languages.codes.values())
 
 

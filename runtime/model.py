@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 
 from numpy.typing import ArrayLike
 
@@ -16,7 +15,7 @@ from .engines import Engine, load_engine
 from .errors import InputError
 from .inputs import Source, checked_sources, tokenize
 from .languages import with_languages
-from .manifest import Manifest
+from .loaded import LoadedModel
 from .streaming import TextStream
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -48,7 +47,7 @@ class Generation:
     source: int = field(default=0, compare=False)
 
 
-class Seq2SeqModel:
+class Seq2SeqModel(LoadedModel[Engine]):
     """A loaded encoder-decoder, or a decoder alone, which goes on with the texts it is given.
 
     Use it as a context manager, from one or several threads.
@@ -58,8 +57,7 @@ class Seq2SeqModel:
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, tokenizer: Tokenizer | None) -> None:
-        self._bundle = bundle
-        self._engine = engine
+        super().__init__(bundle, engine)
         self.tokenizer = tokenizer
         #: Of outputs: another one only where those have other tokens than sources.
         self.target_tokenizer = tokenizer
@@ -102,10 +100,6 @@ class Seq2SeqModel:
         return cls(bundle, loaded, tokenizer)
 
     @property
-    def manifest(self) -> Manifest:
-        return self._bundle.manifest
-
-    @property
     def generation_config(self) -> GenerationConfig:
         """The checkpoint's own generation options; other ones by ``dataclasses.replace``.
 
@@ -113,21 +107,6 @@ class Seq2SeqModel:
             InputError: the bundle's options make no sense.
         """
         return GenerationConfig.of_bundle(self.manifest)
-
-    def __enter__(self) -> Seq2SeqModel:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the engine. The model cannot be used afterwards."""
-        self._engine.close()
 
     def generate(
         self,

@@ -166,18 +166,32 @@ def make_model(shape: str, seed: int = 0) -> Any:
     return model.eval()
 
 
+def made_once(folder: Path, make: Callable[[str, Path], Any]) -> Callable[[str], Path]:
+    """A function from a name to what ``make`` writes to the path it is given, made when asked."""
+
+    def get(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            make(name, path)
+        return path
+
+    return get
+
+
+def export_unvalidated(checkpoint: Path, bundle: Path) -> None:
+    """Export a checkpoint that has no tokenizer files."""
+    from seq2edge.export import export_checkpoint
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no tokenizer files
+        export_checkpoint(checkpoint, bundle, validate=False)
+
+
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function from a name in SHAPES to its saved checkpoint; each is made once."""
     folder = tmp_path_factory.mktemp("checkpoints")
-
-    def get(shape: str) -> Path:
-        path = folder / shape
-        if not path.exists():
-            make_model(shape).save_pretrained(path)
-        return path
-
-    return get
+    return made_once(folder, lambda shape, path: make_model(shape).save_pretrained(path))
 
 
 @pytest.fixture(scope="session")
@@ -185,21 +199,14 @@ def bundle_of(
     tmp_path_factory: pytest.TempPathFactory, checkpoint_of: Callable[[str], Path]
 ) -> Callable[[str], Path]:
     """A function from a name in SHAPES, or MODULE, to its bundle; each is made once. Read only."""
-    from seq2edge.export import export_checkpoint
 
-    folder = tmp_path_factory.mktemp("bundles")
-
-    def get(shape: str) -> Path:
-        path = folder / shape
-        if shape == MODULE and not path.exists():
+    def make(shape: str, path: Path) -> None:
+        if shape == MODULE:
             _export_translator(path)
-        if not path.exists():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # no tokenizer files
-                export_checkpoint(checkpoint_of(shape), path, validate=False)
-        return path
+        else:
+            export_unvalidated(checkpoint_of(shape), path)
 
-    return get
+    return made_once(tmp_path_factory.mktemp("bundles"), make)
 
 
 def _export_translator(path: Path) -> None:

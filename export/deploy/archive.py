@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from typing import Any, BinaryIO
 
 from seq2edge.runtime.errors import InputError, MissingDependencyError
 from seq2edge.runtime.output import output_file
+
+#: Names of packs and of Triton's models: they stand in paths, shell scripts and systemd units.
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: Suffixes of archives, and what compresses them.
 SUFFIXES = {".tar.zst": "zstd", ".tar.gz": "gzip", ".tgz": "gzip", ".tar": "none"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,12 @@ from seq2edge.runtime.output import check_file
 from seq2edge.runtime.version import package_version
 
 from . import scripts
-from .archive import Entry, check_compression, split_name, write_archive
+from .archive import NAME, Entry, check_compression, split_name, write_archive
 from .targets import Deployment
 from .wheel import device_wheel
 
 PACK_NAME = "manifest.json"
 FORMAT_VERSION = 1
-
-#: The name stands in paths, in a shell script and in a systemd unit.
-_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: Called with what is being done, how much of it is done and how much there is (bytes).
 Progress = Callable[[str, int, int], None]
@@ -76,7 +72,7 @@ def write_pack(
     """
     out = Path(out)
     name, _ = split_name(out)
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InputError(
             f"{name!r} becomes the name of a folder and a service: use letters, digits, '.', '_'"
             " and '-' only"

@@ -7,7 +7,6 @@ model_repository.md and model_configuration.md, and the README of python_backend
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from seq2edge.runtime.errors import BundleError, EngineError, InputError
 from seq2edge.runtime.manifest import MANIFEST_NAME
 from seq2edge.runtime.output import OutputFolder, check_folder
 
+from .archive import NAME
+
 #: Triton takes a folder of this name for a version, and serves the highest.
 _VERSION = "1"
 _BUNDLE = "bundle"
 #: The file that tells a model of ours from any other.
 _MARKER = f"{_VERSION}/{_BUNDLE}/{MANIFEST_NAME}"
 _KIND = "a Triton model of seq2edge"
-_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 
 #: Engines and their devices, the usual one first.
 _DEVICES = {**ENGINES, "tensorrt": ("cuda",), "tensorrt-rtx": ("cuda",)}
@@ -66,7 +66,7 @@ class TritonModel:
     max_batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise InputError(
                 f"{self.name!r} is no name for a Triton model: use letters, digits, '.', '_' and"
                 " '-'"

@@ -16,7 +16,8 @@ from typing import Any
 from ..checkpoint import Checkpoint, FloatArray
 from ..errors import CheckpointError
 from ..spec import LearnedPositions, NormKind, NormPlacement, NormSpec, Seq2SeqSpec, StackSpec
-from ..weights import DropRows, Flatten, Rule, Shape, Transpose, linear, norm
+from ..transforms import DropRows, Flatten, Shape, Transpose
+from ..weights import Rule, linear, norm
 from .base import Config, Facts, Family
 from .parts import head_dim, require
 

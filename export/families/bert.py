@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from ..checkpoint import Checkpoint
 from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
-from ..weights import Rule, Transpose, linear, norm
+from ..transforms import PositionsOfType0, Transpose
+from ..weights import Rule, linear, norm
 from .base import Config, Facts, Family
 from .parts import Head, Part, Place, cross_rules, head_dim, require
-from .transforms import PositionsOfType0
 
 EMBEDDING = "embeddings.word_embeddings.weight"
 #: How TensorFlow's checkpoints named a norm's scale and bias.

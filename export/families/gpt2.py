@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from ..checkpoint import Checkpoint
 from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
-from ..weights import Copy, Rule, norm
+from ..transforms import Copy
+from ..weights import Rule, norm
 from .base import Config, Facts, Family
 from .parts import Head, Part, Place, cross_rules, head_dim, require
 

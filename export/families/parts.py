@@ -9,9 +9,9 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..spec import Activation, StackSpec
-from ..weights import Copy, Rule, Transform, Transpose, linear, norm
+from ..transforms import Copy, Projected, ProjectedBias, Transform, Transpose
+from ..weights import Rule, linear, norm
 from .base import Config
-from .transforms import Projected, ProjectedBias
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ..spec import (
     Seq2SeqSpec,
     StackSpec,
 )
-from ..weights import Expand, Rule, Transpose, linear, norm
+from ..transforms import Expand, Transpose
+from ..weights import Rule, linear, norm
 from .base import Config, Facts, Family, parse_activation
 
 _EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")

@@ -1,31 +1,29 @@
-"""From a description and tensors to a spec, a name map and the tables that are computed."""
+"""From a description and tensors to a spec and a name map."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..checkpoint import Checkpoint, FloatArray
+from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..sinusoids import sinusoids
 from ..spec import LearnedPositions, NormKind, NormPlacement, NormSpec, Seq2SeqSpec, StackSpec
-from ..weights import Rule, Transpose, linear, norm
+from ..transforms import FirstPositions, Projections, Transpose
+from ..weights import Rule, linear, norm
 from .layout import Layout, StackLayout, find_layout
 from .parts import SQRT_WIDTH, LayerOptions, ModuleDescription, ModuleParts, PositionalEncoding
-from .transforms import FirstPositions, Projections
 
 _FAMILY = "torch"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """``computed`` are parameters of the graphs that no tensor fills."""
+    """What to build, where it lies, and which tensors fill it."""
 
     spec: Seq2SeqSpec
     layout: Layout
     rules: list[Rule]
-    computed: Mapping[str, FloatArray]
 
 
 def read_architecture(description: ModuleDescription, tensors: Checkpoint) -> Architecture:
@@ -56,14 +54,14 @@ def read_architecture(description: ModuleDescription, tensors: Checkpoint) -> Ar
     scales["decoder"] = (
         scales["encoder"] if target_scale is None else _scale(target_scale, layout.d_model)
     )
-    stacks, rules, computed = {}, _token_rules(parts, layout), {}
+    stacks, rules = {}, _token_rules(parts, layout)
     for side, (options, stack, positions) in sides.items():
         length = _length(positions, layout.d_model, tensors)
         stacks[side] = _stack_spec(side, options, stack, layout, length, scales[side])
         if length is not None:
             parameter = f"{side}.positions.weight"
             if positions.table is None:
-                computed[parameter] = sinusoids(length, layout.d_model)
+                rules.append(Rule(parameter, (), computed=lambda shape: sinusoids(*shape)))
             else:
                 stored = tensors.shape(positions.table)
                 rules.append(Rule(parameter, (positions.table,), FirstPositions(stored, length)))
@@ -84,7 +82,7 @@ def read_architecture(description: ModuleDescription, tensors: Checkpoint) -> Ar
         logits_bias=layout.generator_bias,
         separate_decoder_embedding=not layout.shared,
     )
-    return Architecture(spec, layout, rules, computed)
+    return Architecture(spec, layout, rules)
 
 
 def _scale(value: float | str, d_model: int) -> float:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from seq2edge.runtime.bundle import BundleWriter, check_destination
 from seq2edge.runtime.errors import MissingDependencyError
@@ -29,7 +27,7 @@ from ..serialize import Progress, parameter_shapes
 from ..spec import Seq2SeqSpec
 from ..tokenizers import tokenizer_at
 from ..validate import Reference
-from ..weights import BoundWeight, Shape, bind
+from ..weights import bind
 from .architecture import Architecture, read_architecture
 from .description import read_description
 from .parts import ModuleDescription, ModuleParts
@@ -168,11 +166,12 @@ def _export(
         content = Content(
             spec=spec,
             graphs=graphs,
-            weights=_bind(
-                architecture,
+            weights=bind(
+                architecture.rules,
                 parameter_shapes(graphs.values()),
                 tensors,
                 source.description.parts.ignored,
+                "its description",
             ),
             tokens=source.tokens,
             tokenizer=text,
@@ -183,25 +182,6 @@ def _export(
         if source.run is not None:
             reference = partial(source.run, source.description.parts, architecture, tensors)
         return write_bundle(out, content, reference, progress)
-
-
-def _bind(
-    architecture: Architecture,
-    parameters: Mapping[str, Shape],
-    tensors: StateDict,
-    ignored: Sequence[str],
-) -> dict[str, BoundWeight]:
-    """Weights from tensors, and tables that are computed.
-
-    Raises:
-        CheckpointError: listing every missing, unused or wrongly shaped tensor.
-    """
-    computed = architecture.computed
-    stored = {name: shape for name, shape in parameters.items() if name not in computed}
-    weights = bind(architecture.rules, stored, tensors, ignored, "its description")
-    for name, table in computed.items():
-        weights[name] = BoundWeight(name, table.shape, partial(np.asarray, table))
-    return weights
 
 
 def _check_tokens(tokens: SpecialTokens, spec: Seq2SeqSpec) -> None:

@@ -104,13 +104,13 @@ class Composed:
 
     def _embedded(self, tokens: Tensor, table: Tensor, side: str, spec: StackSpec) -> Tensor:
         x = functional.embedding(tokens, table) * (spec.embedding_scale or 1.0)
-        name = f"{side}.positions.weight"
-        if name in self._architecture.computed:
-            return x + torch.from_numpy(self._architecture.computed[name])[: tokens.shape[1]]
         for rule in self._architecture.rules:
-            if rule.parameter == name:
-                table = self._tensor(rule.sources[0])
-                return x + table.reshape(-1, x.shape[-1])[: tokens.shape[1]]
+            if rule.parameter != f"{side}.positions.weight":
+                continue
+            if rule.computed is not None:
+                return x + torch.from_numpy(rule.computed(tuple(x.shape[1:])))
+            rows = self._tensor(rule.sources[0]).reshape(-1, x.shape[-1])
+            return x + rows[: tokens.shape[1]]
         return x
 
     def _stack(self, kind: type[nn.Module], side: str, stack: StackLayout) -> list[nn.Module]:

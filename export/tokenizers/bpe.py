@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from ..errors import CheckpointError
+from .settings import listed_tokens, text_of
 
 #: Names of the special tokens in special_tokens_map.json, with RoBERTa's defaults.
 _DEFAULTS = {
@@ -42,10 +43,10 @@ def build_byte_level_bpe(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
     known = set(json.loads(vocabulary.read_text(encoding="utf-8")))
-    special = {name: _text(settings.get(name, default)) for name, default in _DEFAULTS.items()}
+    special = {name: text_of(settings.get(name, default)) for name, default in _DEFAULTS.items()}
     # RoBERTa's mask token takes the space before it.
     named = {t: AddedToken(t, lstrip=name == "mask_token") for name, t in special.items()}
-    extra = [_text(token) for token in settings.get("additional_special_tokens") or []]
+    extra = listed_tokens(settings)
     tokenizer.add_special_tokens([token for text, token in named.items() if text in known])
     # Tokens that are not in the vocabulary get the next free ids: add them in that order.
     for text, _ in sorted(added.items(), key=lambda item: item[1]):
@@ -70,12 +71,8 @@ def build_blenderbot_bpe(
     """The same with a space before the text and nothing but ``</s>`` around it."""
     spaced = {"add_prefix_space": True, **settings}
     tokenizer = build_byte_level_bpe(vocabulary, merges, spaced, added)
-    end = _text(settings.get("eos_token", _DEFAULTS["eos_token"]))
+    end = text_of(settings.get("eos_token", _DEFAULTS["eos_token"]))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", end], special_tokens=[(end, tokenizer.token_to_id(end))]
     )
     return tokenizer
-
-
-def _text(token: Any) -> str:
-    return str(token["content"]) if isinstance(token, dict) else str(token)

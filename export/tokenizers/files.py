@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from seq2edge.runtime.manifest import TokenizerInfo
 from seq2edge.runtime.optimum import byte_tokenizer
 
-from ..checkpoint import read_json
+from ..checkpoint import optional_json
 from ..errors import CheckpointError
 from .bpe import build_blenderbot_bpe, build_byte_level_bpe
 from .built import Built
@@ -54,8 +54,8 @@ def find_tokenizer(directory: Path) -> TokenizerFile | None:
         CheckpointError: files that cannot be read.
     """
     settings = {
-        **_optional_json(directory / "special_tokens_map.json"),
-        **_optional_json(directory / "tokenizer_config.json"),
+        **optional_json(directory / "special_tokens_map.json"),
+        **optional_json(directory / "tokenizer_config.json"),
     }
     info = byte_tokenizer(directory)
     if info is not None:
@@ -122,7 +122,7 @@ def _build(directory: Path, settings: Mapping[str, Any]) -> Built | None:
     if vocabulary.is_file() and merges.is_file():
         if kind == "BlenderbotSmallTokenizer":
             return build_word_bpe(vocabulary, merges, settings)
-        added = _optional_json(directory / "added_tokens.json")
+        added = optional_json(directory / "added_tokens.json")
         build = build_blenderbot_bpe if kind == "BlenderbotTokenizer" else build_byte_level_bpe
         return Built(build(vocabulary, merges, settings, added))
     pieces = directory / "spiece.model"
@@ -144,7 +144,7 @@ def _built(kind: str, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Buil
 
 def _class(directory: Path, settings: Mapping[str, Any]) -> str:
     """The tokenizer class of transformers, without "Fast"; "" for what has no name here."""
-    config = _optional_json(directory / "config.json")
+    config = optional_json(directory / "config.json")
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     kind = str(named or "").removesuffix("Fast")
     if kind in {*_CLASSES.values(), *SCHEMES}:
@@ -157,7 +157,3 @@ def _class(directory: Path, settings: Mapping[str, Any]) -> str:
 
 #: Classes that say nothing of the tokenizer but that it is a tokenizer.json.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

@@ -24,6 +24,7 @@ from seq2edge.runtime.manifest import (
 )
 
 from ..errors import CheckpointError
+from .settings import listed_tokens, text_of
 
 _MBART = (
     "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT"
@@ -182,17 +183,3 @@ def marian_languages(ids: Mapping[str, int]) -> Languages | None:
     """The target languages that a Marian vocabulary has ``>>codes<<`` of; None: it has none."""
     codes = {t[2:-2]: n for t, n in ids.items() if t.startswith(">>") and t.endswith("<<")}
     return Languages(codes, NO_SOURCE, SOURCE_START) if codes else None
-
-
-def listed_tokens(settings: Mapping[str, Any]) -> list[str]:
-    """``additional_special_tokens``, by transformers 5 ``extra_special_tokens``."""
-    for name in ("additional_special_tokens", "extra_special_tokens"):
-        listed = settings.get(name)
-        if isinstance(listed, list) and listed:
-            return [text_of(token) for token in listed]
-    return []
-
-
-def text_of(token: Any) -> str:
-    """A token of a settings file, which may be an object."""
-    return str(token["content"]) if isinstance(token, dict) else str(token)

@@ -11,10 +11,10 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from ..checkpoint import read_json
+from ..checkpoint import optional_json
 from ..errors import CheckpointError
 from .built import Built
-from .languages import find_scheme, marian_languages, mark_languages, text_of
+from .languages import find_scheme, marian_languages, mark_languages
 from .protobuf import PieceModel, read_pieces
 from .sentencepiece import (
     Vocabulary,
@@ -24,6 +24,7 @@ from .sentencepiece import (
     fairseq_ids,
     shows_all,
 )
+from .settings import text_of
 
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
 #: Pegasus' pretraining tokens, which come before the pieces.
@@ -147,7 +148,7 @@ def _read_ids(file: Path) -> dict[str, int]:
     Raises:
         CheckpointError: something else is in it.
     """
-    found = read_json(file) if file.is_file() else {}
+    found = optional_json(file)
     if not all(isinstance(number, int) and number >= 0 for number in found.values()):
         raise CheckpointError(f"{file} does not map tokens to ids")
     return found

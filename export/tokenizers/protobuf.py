@@ -16,6 +16,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 
 UNIGRAM, BPE = 1, 2
+#: What stands for a space in pieces.
+SPACE = "\u2581"
 #: Kinds of pieces that texts are made of.
 _NORMAL, _USER_DEFINED = 1, 4
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ..errors import CheckpointError
-from .protobuf import UNIGRAM, read_pieces
-
-_SPACE = "\u2581"  # SentencePiece's visible space
+from .protobuf import SPACE, UNIGRAM, read_pieces
 
 
 def build_unigram(file: Path, extra_ids: int) -> Tokenizer:
@@ -33,10 +31,10 @@ def build_unigram(file: Path, extra_ids: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always"),
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
         ]
     )
-    tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     special = [token for token in ("<pad>", "</s>", "<unk>") if token in ids]
     tokenizer.add_special_tokens([*special, *sentinels])
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from ..checkpoint import read_json
 from ..errors import CheckpointError
 from .built import Built
-from .languages import text_of
+from .settings import text_of
 
 _GOES_ON, _ENDS = "@@", "</w>"
 _SPECIAL = {

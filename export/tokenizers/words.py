@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ..errors import CheckpointError
+from .settings import listed_tokens, text_of
 
 _BERT = {
     "unk_token": "[UNK]",
@@ -49,7 +50,7 @@ def build_from_words(directory: Path, settings: Mapping[str, Any]) -> Tokenizer 
 
 
 def _wordpiece(words: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    special = {name: _text(settings.get(name) or text) for name, text in _BERT.items()}
+    special = {name: text_of(settings.get(name) or text) for name, text in _BERT.items()}
     model = models.WordPiece.from_file(str(words), unk_token=special["unk_token"])
     tokenizer = Tokenizer(model)
     lower = bool(settings.get("do_lower_case", True))
@@ -89,7 +90,7 @@ def _gpt2(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    special = [_text(settings.get(name) or _END) for name in names]
+    special = [text_of(settings.get(name) or _END) for name in names]
     _add_special(tokenizer, special, settings, known)
     if settings.get("add_bos_token"):
         begin = special[0]
@@ -106,10 +107,6 @@ def _add_special(
     tokenizer: Tokenizer, named: list[str], settings: Mapping[str, Any], known: Mapping[str, int]
 ) -> None:
     """The named tokens that the vocabulary has, and all that the checkpoint adds."""
-    extra = [_text(token) for token in settings.get("additional_special_tokens") or []]
+    extra = listed_tokens(settings)
     tokenizer.add_special_tokens([token for token in dict.fromkeys(named) if token in known])
     tokenizer.add_special_tokens(extra)
-
-
-def _text(token: Any) -> str:
-    return str(token["content"]) if isinstance(token, Mapping) else str(token)

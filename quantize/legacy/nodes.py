@@ -53,9 +53,7 @@ class Insertion:
         """A small initializer, shared by all that ask for the same role, value and type."""
         array = np.array(value, dtype.numpy())
         known = "_".join(str(item) for item in array.reshape(-1).tolist())
-        made = initializer(self.model, f"{role}.{known}.{dtype.name.lower()}", array)
-        made.const_value = ir.tensor(array, name=made.name)  # a scalar is not a vector of one
-        return made
+        return initializer(self.model, f"{role}.{known}.{dtype.name.lower()}", array)
 
     def _name(self, made: ir.Node, role: str) -> None:
         made.name = f"{self.name}/{role}"

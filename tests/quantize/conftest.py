@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,8 @@ from seq2edge.quantize.layers import find_layers
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.bundle import sha256_of
 from seq2edge.runtime.engines import Step, load_engine
+
+from ..conftest import export_unvalidated, made_once
 
 BundleOf = Callable[[str], Path]
 CalibrationOf = Callable[[str], Calibration]
@@ -42,26 +43,21 @@ def short_of(
     """A bundle of one of SHAPES or of ODD that generates ``NEW_TOKENS`` tokens. Read only."""
     folder = tmp_path_factory.mktemp("short")
 
-    def get(shape: str) -> Path:
-        path = folder / shape
-        if not path.exists():
-            if shape in ODD:
-                _export_odd(shape, checkpoint_of, path)
-            else:
-                shutil.copytree(bundle_of(shape), path)
-            manifest = json.loads((path / "seq2edge.json").read_text())
-            manifest["generation"] = {"max_new_tokens": NEW_TOKENS}
-            (path / "seq2edge.json").write_text(json.dumps(manifest))
-        return path
+    def make(shape: str, path: Path) -> None:
+        if shape in ODD:
+            _export_odd(shape, checkpoint_of, path)
+        else:
+            shutil.copytree(bundle_of(shape), path)
+        manifest = json.loads((path / "seq2edge.json").read_text())
+        manifest["generation"] = {"max_new_tokens": NEW_TOKENS}
+        (path / "seq2edge.json").write_text(json.dumps(manifest))
 
-    return get
+    return made_once(folder, make)
 
 
 def _export_odd(shape: str, checkpoint_of: Callable[[str], Path], out: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
-
-    from seq2edge.export import export_checkpoint
 
     base, changes = ODD[shape]
     torch.manual_seed(1)
@@ -71,9 +67,7 @@ def _export_odd(shape: str, checkpoint_of: Callable[[str], Path], out: Path) -> 
         model.final_logits_bias.normal_()
     checkpoint = out.with_name(f"{shape}-checkpoint")
     model.save_pretrained(checkpoint)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no tokenizer files
-        export_checkpoint(checkpoint, out, validate=False)
+    export_unvalidated(checkpoint, out)
 
 
 @pytest.fixture(scope="session")

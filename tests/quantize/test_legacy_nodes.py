@@ -18,6 +18,7 @@ from seq2edge.quantize import QuantizationError, quantize_bundle
 from seq2edge.quantize.legacy import LowerResult, lower_bundle
 from seq2edge.quantize.legacy.attention import lower_attention
 from seq2edge.quantize.legacy.norm import lower_norms
+from seq2edge.quantize.legacy.operators import refused_uses
 from seq2edge.quantize.legacy.opset import set_lowest_opset
 from seq2edge.runtime import BundleError, OutputExistsError
 
@@ -83,6 +84,8 @@ def test_squares_that_float16_does_not_hold() -> None:
         ("DequantizeLinear", {"axis": 0}, np.int8, 20),
         ("DequantizeLinear", {"axis": 0, "block_size": 2}, np.int8, 21),
         ("Cast", {"to": 1, "round_mode": "up"}, np.int8, None),
+        # Of operators that changed, those that mean the same are listed; this one is not.
+        ("Round", {}, np.float32, None),
     ],
 )
 def test_the_lowest_opset_has_the_types_and_attributes(
@@ -188,6 +191,46 @@ def test_what_tensorrt_does_not_know_is_named(short_of: BundleOf, tmp_path: Path
     ):
         lower_bundle(source, tmp_path / "out")
     assert [item.name for item in tmp_path.iterdir()] == ["int8"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "arrays", "reason"),
+    [
+        (
+            "ScatterND",
+            {"reduction": "add"},
+            [np.ones(4, np.float32), np.zeros((1, 1), np.int64), np.ones(1, np.float32)],
+            "ScatterND with a reduction",
+        ),
+        ("ReduceMean", {}, [np.ones((2, 2), np.float32), np.ones(1, np.int64)], "input 1 of"),
+        (
+            "DequantizeLinear",
+            {},
+            [np.ones((2, 3), ml_dtypes.int4), np.ones(1, np.float32)],
+            "int4 with an odd last dimension",
+        ),
+        (
+            "DequantizeLinear",
+            {},
+            [np.ones((2, 2), np.uint8), np.ones(1, np.float32)],
+            "unsigned integers",
+        ),
+        (
+            "DequantizeLinear",
+            {},
+            [np.ones((2, 2), np.int8), -np.ones(1, np.float32)],
+            "a scale that is not positive",
+        ),
+    ],
+)
+def test_uses_that_tensorrts_parser_refuses(
+    kind: str, attributes: dict[str, Any], arrays: list[np.ndarray], reason: str
+) -> None:
+    model = one_node(kind, attributes, **{f"x{n}": array for n, array in enumerate(arrays)})
+    if kind == "DequantizeLinear":
+        model.graph.inputs[1].const_value = ir.tensor(arrays[1], name="x1")
+    (found,) = refused_uses(model)
+    assert reason in found
 
 
 def test_a_zero_point_is_not_for_tensorrt(

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from seq2edge.runtime import InputError, Seq2SeqModel
+from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
+from seq2edge.runtime.languages import chooses_its_target
 
 from ..multilingual import CLASSES, FIRST, export_multilingual
 
@@ -57,6 +58,20 @@ def test_sources_have_the_language_where_the_tokenizer_class_puts_it(
         config = replace(model.generation_config, source_lang=code)
         assert model.tokenize(["the cat"]) == [plain]
         assert model.tokenize(["the cat"], config) == [french]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_it_is_known_whether_a_language_to_write_is_named(
+    kind: str, bundle: Callable[..., Path]
+) -> None:
+    manifest = Bundle.open(bundle(kind)).manifest
+    plain = GenerationConfig.of_bundle(manifest)
+    code = list(CLASSES[kind][1])[1]
+    assert chooses_its_target(plain, manifest)
+    assert not chooses_its_target(replace(plain, target_lang=code), manifest)
+    if kind != "MarianTokenizer":
+        assert not chooses_its_target(replace(plain, forced_bos_token_id=FR), manifest)
+        assert not chooses_its_target(replace(plain, decoder_start_token_id=FR), manifest)
 
 
 def test_a_marian_source_begins_with_the_target_language(bundle: Callable[..., Path]) -> None:

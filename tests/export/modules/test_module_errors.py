@@ -52,6 +52,14 @@ def added_keys(model: Translator) -> None:
     model.encoder[0].self_attn.add_zero_attn = True
 
 
+def other_width(model: Translator) -> None:
+    model.decoder[0].multihead_attn = nn.MultiheadAttention(64, 4, kdim=32, vdim=32)
+
+
+def biased_keys(model: Translator) -> None:
+    model.encoder[0].self_attn = nn.MultiheadAttention(64, 4, add_bias_kv=True)
+
+
 def renormed(model: Translator) -> None:
     model.source_embedding.max_norm = 1.0
 
@@ -74,6 +82,8 @@ def half_biased(model: Translator) -> None:
         (norm_order, "norm_first is False in the encoder and True in the decoder"),
         (other_norm, "encoder_norm is a RMSNorm, and must be an nn.LayerNorm"),
         (added_keys, r"encoder\.0: .*add_zero_attn is not supported"),
+        (other_width, r"decoder\.0: attention with kdim"),
+        (biased_keys, r"encoder\.0: .*add_bias_kv"),
         (renormed, "source_embedding has max_norm"),
         (other_generator, "generator is a Sequential, and must be an nn.Linear"),
         (half_biased, "only the encoder has biases in linear layers"),

@@ -69,6 +69,9 @@ def exported(
     assert result.parity.encoder.maximum < 2e-4
     assert result.parity.decoder.maximum < 2e-4
     assert result.parity.exact == result.parity.inputs == 10
+    # A table of several uses is stored once.
+    assert ("lm_head.weight" in result.manifest.weights) == (shape.head in ("own", "bias"))
+    assert ("decoder_embedding.weight" in result.manifest.weights) != shape.shared
     return model, path
 
 

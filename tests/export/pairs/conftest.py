@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ...conftest import export_unvalidated, made_once
 
 #: Small enough that a test takes milliseconds, odd enough that a mixed-up axis shows.
 _BERT = {
@@ -127,14 +128,7 @@ def make_model(shape: str, seed: int = 0) -> Any:
 def pair_checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> CheckpointOf:
     """A function from a shape to its saved checkpoint; each is made once."""
     folder = tmp_path_factory.mktemp("pair-checkpoints")
-
-    def get(shape: str) -> Path:
-        path = folder / shape
-        if not path.exists():
-            make_model(shape).save_pretrained(path)
-        return path
-
-    return get
+    return made_once(folder, lambda shape, path: make_model(shape).save_pretrained(path))
 
 
 @pytest.fixture(scope="session")
@@ -142,16 +136,7 @@ def pair_bundle_of(
     tmp_path_factory: pytest.TempPathFactory, pair_checkpoint_of: CheckpointOf
 ) -> CheckpointOf:
     """A function from a shape to its bundle; each is made once. Read only."""
-    from seq2edge.export import export_checkpoint
-
     folder = tmp_path_factory.mktemp("pair-bundles")
-
-    def get(shape: str) -> Path:
-        path = folder / shape
-        if not path.exists():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # no tokenizer files
-                export_checkpoint(pair_checkpoint_of(shape), path, validate=False)
-        return path
-
-    return get
+    return made_once(
+        folder, lambda shape, path: export_unvalidated(pair_checkpoint_of(shape), path)
+    )

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, EncoderDecoderModel, GenerationConfig
 
 from seq2edge.export import export_checkpoint
-from seq2edge.runtime import EncoderModel, Seq2SeqModel
+from seq2edge.runtime import EncoderModel, InputError, Seq2SeqModel
 
 PathOf = Callable[[str], Path]
 ENCODERS = ["bert", "bert-relu", "roberta", "roberta-pad"]
@@ -27,6 +27,11 @@ PAIRS = [
     "bert-gpt2-narrow",
 ]
 NEW_TOKENS = 30
+
+
+def loaded(kind: Any, checkpoint: Path) -> Any:
+    """transformers' model, with the attention that is written out."""
+    return kind.from_pretrained(checkpoint, attn_implementation="eager").eval()
 
 
 def rows_of(vocab_size: int, avoided: set[int]) -> list[list[int]]:
@@ -87,9 +92,7 @@ def test_outputs_match_pytorch(shape: str, pair_checkpoint_of: PathOf, tmp_path:
 def test_pairs_generate_transformers_tokens(
     shape: str, beams: int, pair_checkpoint_of: PathOf, pair_bundle_of: PathOf
 ) -> None:
-    model = EncoderDecoderModel.from_pretrained(
-        pair_checkpoint_of(shape), attn_implementation="eager"
-    ).eval()
+    model = loaded(EncoderDecoderModel, pair_checkpoint_of(shape))
     encoder, decoder = model.config.encoder, model.config.decoder
     rows = rows_of(encoder.vocab_size, {encoder.pad_token_id})
     ids, mask = padded(rows, encoder.pad_token_id)
@@ -113,9 +116,7 @@ def test_pairs_generate_transformers_tokens(
 def test_decoders_go_on_with_prompts_of_different_lengths(
     shape: str, beams: int, pair_checkpoint_of: PathOf, pair_bundle_of: PathOf
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(
-        pair_checkpoint_of(shape), attn_implementation="eager"
-    ).eval()
+    model = loaded(AutoModelForCausalLM, pair_checkpoint_of(shape))
     eos = model.config.eos_token_id
     rows = rows_of(model.config.vocab_size, {eos})
     ids, mask = padded(rows, eos, left=True)
@@ -137,11 +138,11 @@ def test_decoders_go_on_with_prompts_of_different_lengths(
 def test_encoders_give_transformers_states(
     shape: str, pair_checkpoint_of: PathOf, pair_bundle_of: PathOf
 ) -> None:
-    reference = AutoModel.from_pretrained(
-        pair_checkpoint_of(shape), attn_implementation="eager"
-    ).eval()
+    reference = loaded(AutoModel, pair_checkpoint_of(shape))
     pad = reference.config.pad_token_id
-    ids, mask = padded(rows_of(reference.config.vocab_size, {pad}), pad)
+    rows = rows_of(reference.config.vocab_size, {pad})[::-1]  # batches are of similar lengths
+    ids, mask = padded(rows, pad)
+    left = padded(rows, pad, left=True)
     with torch.inference_mode():
         arguments = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
         states = reference(**arguments).last_hidden_state.numpy() * mask[..., None]
@@ -150,6 +151,10 @@ def test_encoders_give_transformers_states(
         parts = model.encode_ids(ids, batch_size=3)
         mean = model.encode_ids(ids, pooling="mean")
         first = model.encode_ids(ids, pooling="first", batch_size=4)
+        left_states = model.encode_ids(*left)
+        left_first = model.encode_ids(*left, pooling="first")
+        with pytest.raises(InputError, match="batch_size must be at least 1, not 0"):
+            model.encode_ids(ids, batch_size=0)
     assert found.shape == (*ids.shape, reference.config.hidden_size)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, states, atol=2e-4)
@@ -157,3 +162,5 @@ def test_encoders_give_transformers_states(
     sums = states.sum(axis=1) / mask.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(mean, sums, atol=2e-4)
     np.testing.assert_allclose(first, states[:, 0], atol=2e-4)
+    of_tokens = left_states[range(len(rows)), [ids.shape[1] - len(row) for row in rows]]
+    np.testing.assert_allclose(left_first, of_tokens, atol=2e-4)

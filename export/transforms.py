@@ -1,0 +1,179 @@
+"""How a parameter of the graphs is made of a checkpoint's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from .checkpoint import FloatArray
+
+Shape = tuple[int, ...]
+
+
+class Transform(Protocol):
+    """How a parameter is made of checkpoint tensors."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        """Shapes that the ``count`` sources must have for a parameter of ``shape``."""
+        ...
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray: ...
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The tensor as it is; several are joined end to end along their only axis (biases)."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(shape[0] // count, *shape[1:])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """PyTorch's linear weight [out, in] to [in, out]; several are joined along ``out``."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(shape[1] // count, shape[0])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return np.concatenate([array.T for array in arrays], axis=1)
+
+
+@dataclass(frozen=True)
+class DropRows:
+    """The table without its first rows (BART keeps two unused ones before position 0)."""
+
+    count: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(shape[0] + self.count, shape[1])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0][self.count :]
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """[1, N] to [N]."""
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(1, shape[0])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0].reshape(-1)
+
+
+@dataclass(frozen=True)
+class Expand:
+    """A table computed from a [rows, width] tensor; ``function`` gives the new rows."""
+
+    rows: int
+    function: Callable[[FloatArray], FloatArray] = field(compare=False)
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(self.rows, shape[1])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return self.function(arrays[0])
+
+
+@dataclass(frozen=True)
+class PositionsOfType0:
+    """Positions and token types: the first type is added to every position from ``offset`` on.
+
+    Without an input that says otherwise every token is of that type.
+    """
+
+    offset: int
+    types: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:  # noqa: ARG002
+        return [(shape[0] + self.offset, shape[1]), (self.types, shape[1])]
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        positions, types = arrays
+        added: FloatArray = positions[self.offset :] + types[0]
+        return added
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A linear layer after another one: both are one.
+
+    The sources are those of ``inner``, which takes ``width`` inputs, and the weight [width, in]
+    of the layer before it.
+    """
+
+    inner: Transform
+    width: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        own = self.inner.source_shapes((self.width, shape[1]), count - 1)
+        return [*own, (self.width, shape[0])]
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        *own, before = arrays
+        product = before.T.astype(np.float64) @ self.inner.apply(own)
+        return product.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ProjectedBias:
+    """The bias that goes with :class:`Projected`.
+
+    The sources are the weights of ``inner``, as many biases, and the bias before it.
+    """
+
+    inner: Transform
+    width: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        own = count // 2
+        weights = self.inner.source_shapes((self.width, shape[0]), own)
+        return [*weights, *[(shape[0] // own,)] * own, (self.width,)]
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        *own, before = arrays
+        weights, biases = own[: len(own) // 2], own[len(own) // 2 :]
+        product = before.astype(np.float64) @ self.inner.apply(weights)
+        return (product + np.concatenate(biases)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Some of the three that ``nn.MultiheadAttention`` keeps in one ``in_proj`` tensor.
+
+    Query, key and value (0, 1, 2) lie one below the other, weights as [out, in]; those from
+    ``first`` to before ``last`` are taken.
+    """
+
+    first: int
+    last: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        outputs = 3 * shape[-1] // (self.last - self.first)
+        return [(outputs, *shape[:-1])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        size = len(arrays[0]) // 3
+        return arrays[0][self.first * size : self.last * size].T
+
+
+@dataclass(frozen=True)
+class FirstPositions:
+    """The first ``length`` rows of a table that is stored as [L, D], [1, L, D] or [L, 1, D]."""
+
+    stored: Shape
+    length: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:  # noqa: ARG002
+        return [self.stored] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0].reshape(-1, self.stored[-1])[: self.length]
