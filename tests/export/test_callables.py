@@ -163,6 +163,28 @@ def test_manifest_says_what_was_told(bundle: Path) -> None:
     assert manifest["parameter_count"] == sum(p.numel() for p in Model().parameters())
 
 
+def test_a_tokenizer_goes_with_the_bundle(model: Model, tmp_path: Path) -> None:
+    files = tmp_path / "tokenizer"
+    files.mkdir()
+    tokens = ["__null__", "__start__", "__end__", "__unk__", "the", "cat"]
+    settings = {"tokenizer_class": "BlenderbotSmallTokenizer"}
+    (files / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))
+    (files / "merges.txt").write_text("#version\nt h\nth e</w>\nc a\nca t</w>\n")
+    (files / "tokenizer_config.json").write_text(json.dumps(settings))
+    result = export_callables(
+        model.encode,
+        model.decode_step,
+        tmp_path / "bundle",
+        sizes=SIZES,
+        tokens=TOKENS,
+        tokenizer=files,
+    )
+    # Older readers would take pieces that the merges go through for tokens.
+    assert result.manifest.format_version == 3
+    with Seq2SeqModel.load(result.path) as runtime:
+        assert runtime.tokenize(["the cat t"]) == [[4, 5, 3]]
+
+
 def test_functions_over_a_module_are_put_in_evaluation_mode(model: Model, tmp_path: Path) -> None:
     model.train()
     try:
