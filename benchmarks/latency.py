@@ -18,6 +18,7 @@ import numpy as np
 from seq2edge.runtime.bundle import Bundle
 from seq2edge.runtime.decoding import Decoding, GenerationConfig
 from seq2edge.runtime.engines import Engine, load_engine
+from seq2edge.runtime.engines.tensorrt.library import load_library
 from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.inputs import Source
 from seq2edge.runtime.manifest import Manifest
@@ -101,7 +102,7 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
         load_ms=load_ms,
         # ru_maxrss is in kilobytes on Linux (getrusage(2)).
         peak_rss_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        engine_version=_engine_version(),
+        engine_version=engine_version(workload.engine),
         threads=engine.num_threads,
     )
 
@@ -169,7 +170,10 @@ def _measure(engine: Engine, manifest: Manifest, workload: Workload) -> dict[str
     return {name: Spread.of(times[name]) for name in order if name in times}
 
 
-def _engine_version() -> str:
+def engine_version(engine: str) -> str:
+    """Of the library that an engine is: ONNX Runtime, TensorRT or TensorRT-RTX."""
+    if not engine.startswith("onnxruntime"):
+        return load_library(engine).version
     import onnxruntime
 
     return str(onnxruntime.__version__)

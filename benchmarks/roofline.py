@@ -29,12 +29,13 @@ import numpy as np
 
 from seq2edge.runtime.bundle import Bundle
 from seq2edge.runtime.decoding.fits import check_sources
-from seq2edge.runtime.engines import ChainingDecoder, Engine, Step, load_engine
+from seq2edge.runtime.engines import Engine, Step, load_engine, makes_chains
+from seq2edge.runtime.engines.limits import cache_bytes
 from seq2edge.runtime.engines.tensorrt.cache import find_engines
 from seq2edge.runtime.engines.tensorrt.cuda import Cuda, load_cuda
 from seq2edge.runtime.engines.tensorrt.library import load_library
 from seq2edge.runtime.errors import InputError
-from seq2edge.runtime.manifest import DTYPE_BITS, GraphInfo
+from seq2edge.runtime.manifest import GraphInfo
 
 from .bandwidth import DeviceMemory, HostMemory, Memory, Rates
 from .latency import Spread, Workload, random_source
@@ -143,18 +144,6 @@ def measure_rooflines(
         ]
 
 
-def cache_bytes(graph: GraphInfo, batch_size: int, slots: int, source_length: int) -> int:
-    """Bytes of the keys and values that a decoder step reads."""
-    lengths = {"past_": slots, "cross_": source_length}
-    total = 0
-    for spec in graph.inputs:
-        for prefix, length in lengths.items():
-            if spec.name.startswith((f"{prefix}key.", f"{prefix}value.")):
-                heads, head_dim = int(spec.shape[1]), int(spec.shape[3])
-                total += batch_size * heads * length * head_dim * DTYPE_BITS[spec.dtype] // 8
-    return total
-
-
 @dataclass(frozen=True)
 class _Stepper:
     """A loaded bundle whose decoder can run its last greedy steps again and again.
@@ -195,7 +184,7 @@ class _Stepper:
         step = Step.allocate(batch, 1, decoder.capacity, feed_back=True)
         run: Callable[[], object] = decoder.bind(step)
         count = 1
-        if isinstance(decoder, ChainingDecoder):
+        if makes_chains(decoder):
             count = min(decoder.ahead, slots)
             run = partial(decoder.bind_chain(step), count)
         step.input_ids[:] = bundle.manifest.special_tokens.decoder_start

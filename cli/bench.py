@@ -143,7 +143,7 @@ def _print_latency(bundle: Path, report: LatencyReport) -> None:
     print(f"{'tokens/s':14}{report.tokens_per_second:10.1f}")
     print(
         f"load {report.load_ms:.0f} ms, peak memory {human_bytes(report.peak_rss_bytes)},"
-        f" onnxruntime {report.engine_version}"
+        f" {workload.engine} {report.engine_version}"
     )
 
 

@@ -13,7 +13,7 @@ else:
 
 
 def load(task: Task) -> Loaded:
-    from seq2edge.benchmarks.latency import fixed_length, without_end
+    from seq2edge.benchmarks.latency import engine_version, fixed_length, without_end
     from seq2edge.runtime import Bundle
     from seq2edge.runtime.decoding import Decoding
     from seq2edge.runtime.engines import load_engine
@@ -33,10 +33,11 @@ def load(task: Task) -> Loaded:
     def generate(number: int) -> list[int]:
         return list(decoding.run(sources[number], config)[0][0].token_ids)
 
-    versions, loaded_bytes = _facts(bundle, name)
+    gpu, loaded_bytes = _facts(bundle, name)
+    library = "onnxruntime" if name.startswith("onnxruntime") else name
     return Loaded(
         generate,
-        {"seq2edge": package_version(), **versions},
+        {"seq2edge": package_version(), library: engine_version(name), **gpu},
         loaded_bytes,
         # Its tokens are on the host, and no work is left, when generate returns.
         notes=tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning)),
@@ -44,20 +45,16 @@ def load(task: Task) -> Loaded:
 
 
 def _facts(bundle: Bundle, engine: str) -> tuple[dict[str, str], int]:
-    """Versions of the engine's packages, and bytes of the files that it opened."""
+    """The GPU of an engine that was built for one, and bytes of the files that were opened."""
     if engine.startswith("onnxruntime"):
-        import onnxruntime
-
-        size = sum(file.size for file in bundle.manifest.files.values())
-        return {"onnxruntime": onnxruntime.__version__}, size
+        return {}, sum(file.size for file in bundle.manifest.files.values())
     from seq2edge.runtime.engines.tensorrt.cache import find_engines
     from seq2edge.runtime.engines.tensorrt.cuda import load_cuda
     from seq2edge.runtime.engines.tensorrt.library import load_library
 
-    library, gpu = load_library(engine), load_cuda().gpu()
-    _, engines = find_engines(bundle, library, gpu)
-    size = sum(file.size for file in engines.engines.values())
-    return {engine: library.version, "GPU": gpu.name}, size
+    gpu = load_cuda().gpu()
+    _, engines = find_engines(bundle, load_library(engine), gpu)
+    return {"GPU": gpu.name}, sum(file.size for file in engines.engines.values())
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seq2edge.benchmarks.peers._generate import generator
     from seq2edge.benchmarks.peers._worker import Loaded, Task, serve
 else:
+    from _generate import generator
     from _worker import Loaded, Task, serve
 
 
@@ -34,28 +36,13 @@ def load(task: Task) -> Loaded:
         task.model, dtype=getattr(torch, task.precision)
     )
     model.to(task.device).eval()
-    # The checkpoint's own options would make times hard to compare. No end token: min_new_tokens
-    # would make as many tokens, but its logits processor costs time (_optimum_worker.py).
+    # The checkpoint's own options would make times hard to compare.
     own = model.generation_config
     model.generation_config = transformers.GenerationConfig(
         decoder_start_token_id=own.decoder_start_token_id, pad_token_id=own.pad_token_id
     )
     options = _compiled(model, task.num_beams) if task.mode == "compile" else {}
-    sources = [torch.tensor([source], device=task.device) for source in task.sources]
-    masks = [torch.ones_like(source) for source in sources]
-
-    def generate(number: int) -> list[int]:
-        output = model.generate(
-            sources[number],
-            attention_mask=masks[number],
-            num_beams=task.num_beams,
-            do_sample=False,
-            max_new_tokens=task.new_tokens,
-            **options,
-        )
-        tokens: list[int] = output[0, 1:].tolist()
-        return tokens
-
+    generate = generator(model, task, **options)
     if options:
         _compile(generate)
     weights = (*Path(task.model).glob("*.safetensors"), *Path(task.model).glob("*.bin"))

@@ -23,13 +23,15 @@ from seq2edge.runtime.doctor.facts import (
     numbers,
 )
 from seq2edge.runtime.doctor.jetpack import release
+from seq2edge.runtime.doctor.machine import ATTENTION_TENSORRT, CACHE_UPDATE_TENSORRT
 from seq2edge.runtime.engines.onnxruntime import check_version
 from seq2edge.runtime.errors import EngineError, InputError
 from seq2edge.runtime.manifest import Manifest
 
 Version = tuple[int, int]
 
-#: requirements/device.txt, by the board's Python. 3.10 has no newer numpy and onnxruntime.
+#: As requirements/device.txt has them (a test compares), by the board's Python. 3.10 has no newer
+#: numpy and onnxruntime.
 _TOKENIZERS = "tokenizers==0.23.3"
 _OLD, _NEW = ' ; python_version < "3.11"', ' ; python_version >= "3.11"'
 _NUMPY = {_OLD: "numpy==2.2.6", _NEW: "numpy==2.4.6"}
@@ -278,7 +280,8 @@ def _machine(deployment: Deployment) -> Machine:
     target, there = deployment.target, deployment.jetpack
     gpu = target.capability is not None
     tensorrt = there.tensorrt if there else _NEWEST_TENSORRT
-    attention, update = tensorrt >= (10, 14), tensorrt >= (10, 15)
+    attention = tensorrt >= ATTENTION_TENSORRT
+    update = tensorrt >= CACHE_UPDATE_TENSORRT
     old = there is not None and there.python < (3, 11)
     return Machine(
         board=None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..engines import EncodedSource, Engine, RowEngine
+from ..engines import EncodedSource, Engine, has_rows
 from ..engines.base import Ids
 from ..errors import InputError
 from ..manifest import Manifest
@@ -107,7 +107,7 @@ class Call:
 
     def tree(self, width: int, *, logits: bool, normalizer: bool = False) -> Tree | GrowingTree:
         """Run the prompt and stand ``width`` hypotheses a source after it."""
-        if isinstance(self.engine, RowEngine):
+        if has_rows(self.engine):
             return GrowingTree(
                 self.engine.rows(self.source),
                 self.batch_size,

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..engines import Engine, RowEngine
+from ..engines import Engine, has_rows
 from ..errors import InputError
 from ..inputs import Source, padded
 from ..languages import with_languages
@@ -64,7 +64,7 @@ class Decoding:
         """
         config = check(with_languages(config, self._manifest), self._manifest)
         self._new_tokens(config)
-        if config.prompt_lookup_num_tokens is not None and isinstance(self._engine, RowEngine):
+        if config.prompt_lookup_num_tokens is not None and has_rows(self._engine):
             raise InputError(
                 "prompt_lookup_num_tokens needs graphs that take back tokens, and a cache that"
                 " only grows cannot; leave it out, or export the checkpoint with 'seq2edge export'"
@@ -156,12 +156,10 @@ class Decoding:
                 cancelled=cancelled,
             ),
         )
-        lengths = np.array([len(prompt) for prompt in call.prompts])
-        made = {
-            int(length): self._processors(call, numbers, int(length)) for length in set(lengths)
-        }
+        lengths = [len(prompt) for prompt in call.prompts]
+        made = {length: self._processors(call, numbers, length) for length in set(lengths)}
         same = len(made) == 1
-        call.processors = made[int(lengths[0])] if same else ByLength(lengths, made)
+        call.processors = made[lengths[0]] if same else ByLength(np.array(lengths), made)
         return call
 
     def _processors(self, call: Call, numbers: SequenceOf[int], length: int) -> Processors:

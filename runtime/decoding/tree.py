@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import ChainingDecoder, Decoder, Step
+from ..engines import Decoder, Step, makes_chains
 from ..engines.base import Ids
 from .cache import grown_capacity
 from .scores import log_normalizer
@@ -101,12 +101,13 @@ class Tree:
         self._most_slots = most_slots
         self._vocab_size = vocab_size
         self._normalizer = normalizer
+        lengths = [len(prompt) for prompt in prompts]
         #: Slots taken, by each source and by the one with most.
-        self._used = np.array([len(prompt) for prompt in prompts], np.int64)
-        self._most_used = int(self._used.max())
-        #: Of each source's next token.
-        self._position = self._used.copy()
-        self._alike = bool((self._used == self._most_used).all())
+        self._used = np.array(lengths, np.int64)
+        self._most_used = max(lengths)
+        #: The next token of a source is at its prompt's length and so many steps.
+        self._prompts, self._steps = self._used.copy(), 0
+        self._alike = min(lengths) == self._most_used
         #: What a chain found beyond ``next_ids``, [B] each.
         self._found: deque[Ids] = deque()
         self._chain: Callable[[int], Ids] | None = None
@@ -154,13 +155,14 @@ class Tree:
             sources, queries = np.arange(len(used))[:, None], np.arange(self._width)
             slots = used[:, None] + queries
             step.attention_mask[sources, 0, queries, slots] = True
-            self._decoder.cache_position_ids[sources, slots] = self._position[:, None]
-            step.position_ids[:] = self._position[:, None]
+            positions = (self._prompts + self._steps)[:, None]
+            self._decoder.cache_position_ids[sources, slots] = positions
+            step.position_ids[:] = positions
         step.write_index[:] = used
         self._run()
         self._used += self._width
         self._most_used += self._width
-        self._position += 1
+        self._steps += 1
         self.next_ids, self.logits = step.next_ids, step.logits
         self.log_normalizer = self._normalized(step)
 
@@ -168,7 +170,7 @@ class Tree:
         """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
         self._decoder.keep(sources)
         self._found = deque(tokens[sources] for tokens in self._found)
-        self._used, self._position = self._used[sources], self._position[sources]
+        self._used, self._prompts = self._used[sources], self._prompts[sources]
         self._most_used = int(self._used.max())
         self.next_ids = self.next_ids[sources]
         self.logits = None if self.logits is None else self.logits[sources]
@@ -182,18 +184,18 @@ class Tree:
         Chains get longer as they go, so that the first tokens do not wait for others.
         """
         if not self._found:
-            step, first = self._step, int(self._position[0])
+            step, first = self._step, self._most_used  # slot is position
             count = min(self._chained, max(1, self._most_slots - first))
             step.input_ids[:] = tokens
             step.position_ids.fill(first)
             step.write_index.fill(first)
             step.attention_mask[..., : first + 1] = True
             self._found.extend(chain(count))
-            if isinstance(self._decoder, ChainingDecoder):
+            if makes_chains(self._decoder):
                 self._chained = min(2 * self._chained, self._decoder.ahead)
             self._used += count
             self._most_used += count
-            self._position += count
+            self._steps += count
         self.next_ids = self._found.popleft()[:, None]
 
     def _make_room(self) -> None:
@@ -234,6 +236,6 @@ class Tree:
             normalizer=self._normalizer,
         )
         greedy = self._width == 1 and self._vocab_size is None and self._alike
-        if greedy and isinstance(self._decoder, ChainingDecoder):
+        if greedy and makes_chains(self._decoder):
             self._chain = self._decoder.bind_chain(step)
         return step, self._decoder.bind(step)

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..engines.onnxruntime.providers import ARM_WHEEL_GPUS
+from ..engines.onnxruntime.session import MINIMUM_VERSION
 from .facts import Gpu, Jetson, Machine, numbers
 from .findings import Finding, findings
 from .gpu import DRIVER_OF_CUDA
 from .install import install_commands
-from .machine import OLDEST_TENSORRT
+from .machine import CACHE_UPDATE_TENSORRT, OLDEST_TENSORRT
 
-#: First TensorRT with an in-place cache, and attention (https://docs.nvidia.com/deeplearning/
-#: tensorrt/latest/getting-started/release-notes-10/10.15.1.html).
-TREE_STEP_TENSORRT = (10, 15)
-
-#: First ONNX Runtime with opset 24 (see engines/onnxruntime.py), and the first Python that it is
-#: for: Python 3.10 stops at 1.23.
-_TREE_STEP_ONNXRUNTIME, _ITS_PYTHON = (1, 25), (3, 11)
+#: First ONNX Runtime with opset 24, and the first Python that it is for: 3.10 stops at 1.23.
+_TREE_STEP_ONNXRUNTIME, _ITS_PYTHON = MINIMUM_VERSION[24], (3, 11)
 
 #: GPUs that TensorRT-RTX 1.7.1 builds for (its ComputeCapability), where none is installed to ask.
 _RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-
-#: onnxruntime-gpu 1.31.1's aarch64 wheel: GPUs that it has kernels for (no TensorRT provider).
-ARM_WHEEL_GPUS = ("9.0", "12.0", "12.1")
 
 #: CPUs that multiply int8 in one instruction (see int8-dynamic in docs/design.md).
 INT8_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp")
@@ -204,7 +198,7 @@ def _lower(machine: Machine, engine: str) -> str | None:
             version: str | None = library.version
         else:  # the index has newer ones, a JetPack has its own
             version = jetson.stack.tensorrt if jetson and jetson.stack else None
-        if version is None or numbers(version) >= TREE_STEP_TENSORRT:
+        if version is None or numbers(version) >= CACHE_UPDATE_TENSORRT:
             return None
         return f"TensorRT {version} has no cache in place and no Attention, which 10.15 has"
     if engine.startswith("onnxruntime"):

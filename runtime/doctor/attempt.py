@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import re
 import sys
 from typing import Any
 
@@ -66,13 +65,11 @@ def load_tensorrt(engine: str) -> dict[str, Any]:
         return {}
     library = load_library(engine)
     network = library.module.INetworkDefinition
-    known = dir(getattr(library.module, "ComputeCapability", None))
-    numbers = sorted(int(name[2:]) for name in known if re.fullmatch(r"SM\d+", name))
     return {
         "version": library.version,
         "attention": hasattr(network, "add_attention"),
         "cache_update": hasattr(network, "add_kv_cache_update"),
-        "compute_capabilities": [f"{number // 10}.{number % 10}" for number in numbers],
+        "compute_capabilities": list(library.compute_capabilities()),
     }
 
 

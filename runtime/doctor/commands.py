@@ -43,7 +43,7 @@ Runner = Callable[[Sequence[str], float], Finished]
 
 def run_command(command: Sequence[str], seconds: float) -> Finished:
     """Run a program of this machine without a terminal; see :data:`Runner`."""
-    # The current folder could hold a module of a library's name.
+    # The current folder could hold a module of a library's name (Python 3.11 and newer heed it).
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "LC_ALL": "C.UTF-8"}
     try:
         process = subprocess.Popen(

@@ -14,8 +14,9 @@ _LITTLE_SHARE, _LITTLE_BYTES = 0.1, 500_000_000
 #: Degrees below the point where clocks are lowered that count as close to it.
 _CLOSE = 5.0
 
-#: A Jetson Orin lowers its clocks at 99 degrees (Jetson Linux Developer Guide, "Thermal
-#: Specifications"); Thor's zones say themselves.
+#: A Jetson Orin lowers its clocks at 99 degrees (NVIDIA's patch "arm64: tegra: Add thermal support
+#: for Tegra234" to Linux, linux-tegra, January 2023: trip point cpu-sw-throttle), where its zones
+#: do not say themselves. Of Thor no such figure is known here.
 _ORIN_THROTTLES = 99.0
 
 _NVIDIA_PROVIDERS = (
@@ -100,7 +101,8 @@ def _swap(machine: Machine) -> Iterator[Finding]:
     yield Finding(
         f"{memory.zram_total / 1e6:.0f} MB of swap are compressed main memory (zram), and"
         f" {used / 1e6:.0f} MB of swap are in use: what is there still takes memory, and time",
-        # JetPack's service. Not while it is in use: what it holds would have to go somewhere.
+        # JetPack's service (dusty-nv/jetson-inference, docs/pytorch-transfer-learning.md). Not
+        # while it is in use: what it holds would have to go somewhere.
         "sudo systemctl disable --now nvzramconfig" if machine.jetson and not used else None,
     )
 

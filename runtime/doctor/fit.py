@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..bundle import Bundle
-from ..engines.limits import Limits
+from ..engines.limits import Limits, cache_bytes
 from ..engines.onnxruntime import check_version
 from ..errors import EngineError
-from ..manifest import DTYPE_BITS, WEIGHTS_NAME, GraphInfo, Manifest
+from ..manifest import WEIGHTS_NAME, GraphInfo, Manifest
 from .facts import Machine
 from .machine import tensorrt_problem
 
@@ -72,7 +72,10 @@ def check_bundle(bundle: Bundle, machine: Machine) -> BundleFit:
     manifest = bundle.manifest
     limits = Limits.of(manifest.dimensions)
     weights = manifest.files[WEIGHTS_NAME].size
-    cache = _cache_bytes(manifest, limits)
+    decoder = manifest.graphs["decoder"]
+    cache = cache_bytes(
+        decoder, limits.max_batch, limits.max_target_length, limits.max_source_length
+    )
     needed, usable = weights + cache + _PROCESS_BYTES, machine.memory.usable()
     engines = tuple(
         EngineFit(engine, problem is None, problem)
@@ -95,21 +98,6 @@ def check_bundle(bundle: Bundle, machine: Machine) -> BundleFit:
         engines=engines,
         problem=problem,
     )
-
-
-def _cache_bytes(manifest: Manifest, limits: Limits) -> int:
-    own = manifest.cache_bytes_per_slot * limits.max_target_length
-    return limits.max_batch * (own + _cross_bytes(manifest) * limits.max_source_length)
-
-
-def _cross_bytes(manifest: Manifest) -> int:
-    """Of the cross-attention's keys and values, for one source token."""
-    total = 0
-    for spec in manifest.graphs["encoder"].outputs:
-        fixed = [size for size in spec.shape if isinstance(size, int)]
-        if spec.name.startswith("cross_") and len(fixed) == 2:  # [B, H, S, Dh]
-            total += fixed[0] * fixed[1] * DTYPE_BITS[spec.dtype] // 8
-    return total
 
 
 def _engine_problems(manifest: Manifest, machine: Machine, size: int) -> dict[str, str | None]:

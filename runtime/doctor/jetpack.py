@@ -4,7 +4,8 @@ Sources: https://developer.nvidia.com/embedded/jetpack-archive (releases, and th
 TensorRT); https://developer.nvidia.com/embedded/jetpack/downloads (7.x); L4T 36.4.7 is a security
 update of JetPack 6.2.1 (https://github.com/rbonghi/jetson_stats/issues/791), 36.5.0 and 36.5.2 are
 6.2.2 and 6.2.3 (https://github.com/dusty-nv/jetson-containers/pull/1741); 39.2 brings CUDA 13.2 and
-TensorRT 10.16 to Orin and Thor (https://github.com/OE4T/meta-tegra/pull/2224).
+TensorRT 10.16 to Orin and Thor (https://github.com/OE4T/meta-tegra/pull/2224). What 5 and 6.0 bring
+was not looked up again: of them it matters only that their TensorRT is older than 10.3.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ _RELEASES: tuple[tuple[tuple[int, ...], str, Stack], ...] = (
     ((39, 2, 1), "7.2.1", _JETPACK_72),
 )
 
-#: System on a chip (the device tree's ``nvidia,tegra...``) to its family and GPU. CUDA 13 calls
-#: Thor's GPU 11.0, CUDA 12 called it 10.1 (https://developer.nvidia.com/cuda-gpus).
+#: System on a chip (the device tree's ``nvidia,tegra...``) to its family and GPU (jetson_stats'
+#: table in jtop/core/jetson_variables.py). CUDA 13 calls Thor's GPU 11.0, CUDA 12 called it 10.1
+#: (https://github.com/flashinfer-ai/flashinfer/pull/3003).
 _CHIPS = {
     "tegra210": ("Nano", "5.3"),
     "tegra186": ("TX2", "6.2"),

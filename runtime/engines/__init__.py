@@ -5,7 +5,17 @@ from __future__ import annotations
 from ..bundle import Bundle
 from ..errors import EngineError
 from ..manifest import GROWING
-from .base import ChainingDecoder, Decoder, EncodedSource, Engine, RowDecoder, RowEngine, Step
+from .base import (
+    ChainingDecoder,
+    Decoder,
+    EncodedSource,
+    Engine,
+    RowDecoder,
+    RowEngine,
+    Step,
+    has_rows,
+    makes_chains,
+)
 
 __all__ = [
     "ChainingDecoder",
@@ -15,7 +25,9 @@ __all__ = [
     "RowDecoder",
     "RowEngine",
     "Step",
+    "has_rows",
     "load_engine",
+    "makes_chains",
 ]
 
 #: Their engines are built by ``seq2edge build``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from ..errors import InputError
-from ..manifest import Dimensions
+from ..manifest import DTYPE_BITS, Dimensions, GraphInfo
 
 #: Lengths that engines are made for where nothing is said and the model allows it.
 _SOURCE_LENGTH, _TARGET_LENGTH, _QUERIES = 512, 256, 8
@@ -94,3 +94,15 @@ def check_limits(limits: Limits, dimensions: Dimensions) -> None:
 
 def _least(value: int, most: int | None) -> int:
     return value if most is None else min(value, most)
+
+
+def cache_bytes(decoder: GraphInfo, batch_size: int, slots: int, source_length: int) -> int:
+    """Bytes of the keys and values that a decoder with slots reads, its own and the source's."""
+    lengths = {"past_": slots, "cross_": source_length}
+    total = 0
+    for spec in decoder.inputs:
+        for prefix, length in lengths.items():
+            if spec.name.startswith((f"{prefix}key.", f"{prefix}value.")):
+                heads, head_dim = int(spec.shape[1]), int(spec.shape[3])
+                total += batch_size * heads * length * head_dim * DTYPE_BITS[spec.dtype] // 8
+    return total

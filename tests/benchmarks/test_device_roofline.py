@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from seq2edge.benchmarks import bandwidth, roofline
+from seq2edge.benchmarks import bandwidth, latency, roofline
 from seq2edge.benchmarks.bandwidth import DeviceMemory
 from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.roofline import measure_rooflines
@@ -170,3 +172,15 @@ def slow_down_decoder(cuda: TimedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
         return done
 
     monkeypatch.setattr(Context, "execute_async_v3", timed)
+
+
+def test_latency_needs_no_onnxruntime_where_tensorrt_runs(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = load.load_library("tensorrt")
+    monkeypatch.setattr(latency, "load_library", lambda _name: library)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(latency.time, "perf_counter", itertools.count().__next__)
+    report = latency.measure(model, replace(WORK, batch_size=1))
+    assert report.engine_version == library.version
+    assert set(report.milliseconds) == {"encoder", "first token", "token", "all"}

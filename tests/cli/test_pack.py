@@ -81,3 +81,11 @@ def test_without_zstandard_another_suffix_is_named(
     assert message == (
         "app.tar.zst needs zstandard: pip install 'seq2edge[deploy]', or name a .tar.gz"
     )
+
+
+def test_a_bundle_without_a_tokenizer_is_packed_with_a_word_of_it(
+    cli: Callable[..., Any], bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = cli("pack", bundle_of("t5"), "--for", "cpu", "-o", tmp_path / "app.tar")
+    assert done.returncode == 0
+    assert "has no tokenizer: run.sh and the service" in done.stderr.decode()

@@ -33,7 +33,11 @@ def test_options_reach_the_config(
     report = json.loads(call("triton", byte_bundle, tmp_path, *options, "--json").out)
     assert report == {"path": str(tmp_path / "t5"), "name": "t5"}
     text = (tmp_path / "t5" / "config.pbtxt").read_text()
-    for line in ("max_batch_size: 3", "count: 2 kind: KIND_GPU", 'string_value: "tensorrt"'):
+    for line in (
+        "max_batch_size: 3",
+        "count: 2 kind: KIND_GPU gpus: [ 0 ]",
+        'string_value: "tensorrt"',
+    ):
         assert line in text
 
 

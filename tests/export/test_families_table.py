@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import transformers
 
-from seq2edge.cli.main import _parser
 from seq2edge.export.families import FAMILIES, REFUSED
 from seq2edge.export.families.table import families_table, readme_table, refused_table
 
@@ -49,11 +46,3 @@ def test_no_model_type_is_both_exported_and_refused() -> None:
     exported = [kind for family in FAMILIES for kind in family.model_types]
     assert len(set(exported)) == len(exported)
     assert not set(exported) & set(REFUSED)
-
-
-def test_the_commands_of_the_page_have_the_options_of_the_command_line() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    commands = re.findall("^seq2edge (.*)$", page, re.MULTILINE)
-    assert len(commands) > 20
-    for command in commands:
-        _parser().parse_args(shlex.split(command))

@@ -42,12 +42,13 @@ _LIBRARIES = {
 #: Source tokens and cache slots that TensorRT's kernels are chosen for.
 _USUAL_LENGTH = 64
 
-#: onnxruntime-gpu 1.31.1 for aarch64 has kernels for SM 90, 120 and 121 and no TensorRT
-#: provider: neither Orin (SM 87) nor Thor (SM 110) can use it.
+#: Compute capabilities that onnxruntime-gpu 1.31.1's aarch64 wheel has kernels for. It has no
+#: TensorRT provider either, so neither Orin (8.7) nor Thor (11.0) can use it.
+ARM_WHEEL_GPUS = ("9.0", "12.0", "12.1")
 _JETSON = (
-    "; onnxruntime-gpu's aarch64 wheels on the Python index are for SM 90, 120 and 121, not for"
-    " a Jetson (Orin is SM 87, Thor SM 110): use the engine tensorrt there (seq2edge build), or"
-    " NVIDIA's own onnxruntime-gpu wheel for your JetPack"
+    "; onnxruntime-gpu's aarch64 wheels on the Python index are for compute capability"
+    f" {', '.join(ARM_WHEEL_GPUS)}, not for a Jetson (Orin is 8.7, Thor 11.0): use the engine"
+    " tensorrt there (seq2edge build), or NVIDIA's own onnxruntime-gpu wheel for your JetPack"
 )
 
 

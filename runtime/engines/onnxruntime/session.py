@@ -21,7 +21,7 @@ CPU: Provider = ("CPUExecutionProvider", {})
 _WARNING, _FATAL = 2, 4
 
 #: First ONNX Runtime that runs an opset (its release notes); only what bundles use.
-_MINIMUM_VERSION = {24: (1, 25)}
+MINIMUM_VERSION = {24: (1, 25)}
 
 
 def import_onnxruntime() -> Any:
@@ -42,7 +42,7 @@ def check_version(installed: str, manifest: Manifest) -> None:
     """
     numbers = tuple(int(part) for part in installed.split(".")[:2])
     opset = max(graph.opset for graph in manifest.graphs.values())
-    needed = max((v for o, v in _MINIMUM_VERSION.items() if o <= opset), default=(0, 0))
+    needed = max((v for o, v in MINIMUM_VERSION.items() if o <= opset), default=(0, 0))
     if numbers < needed:
         raise EngineError(
             f"this bundle uses ONNX opset {opset}, which needs onnxruntime >="

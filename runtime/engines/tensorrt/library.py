@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,15 @@ class Library:
     engine: str
     version: str
     module: Any
+
+    def compute_capabilities(self) -> dict[str, Any]:
+        """Members of TensorRT-RTX's ``ComputeCapability`` by name, such as ``8.6``, in order.
+
+        TensorRT has none: it builds for the GPU of the machine that it runs on.
+        """
+        known = getattr(self.module, "ComputeCapability", None)
+        found = sorted(int(name[2:]) for name in dir(known) if re.fullmatch(r"SM\d+", name))
+        return {f"{sm // 10}.{sm % 10}": getattr(known, f"SM{sm}") for sm in found}
 
 
 @dataclass(frozen=True)

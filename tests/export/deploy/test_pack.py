@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from seq2edge.export.deploy import plan, write_pack
+from seq2edge.export.deploy.wheel import device_wheel
 from seq2edge.runtime import Bundle, BundleError, InputError, OutputExistsError
 
 FILES = {"README.txt", "install.sh", "manifest.json", "requirements.txt", "run.sh"} | {
@@ -80,7 +81,8 @@ def test_equal_inputs_are_equal_bytes(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     pack(demo, tmp_path / "app.tar")
     with tarfile.open(tmp_path / "app.tar") as tar:
-        assert {(m.mtime, m.uid, m.gid) for m in tar.getmembers()} == {(1700000000, 0, 0)}
+        found = {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar.getmembers()}
+        assert found == {(1700000000, 0, 0, "root", "root")}
 
 
 def test_an_impossible_time_is_refused(
@@ -108,11 +110,14 @@ def test_wheels_go_along(demo: Bundle, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "numpy-2.4.6-cp311-none-any.whl").write_bytes(b"wheel")
     (folder / "notes.txt").write_text("not a wheel")
+    ours, data = device_wheel()
+    (folder / ours).write_bytes(b"an older one")
     pack(demo, tmp_path / "app.tar", wheels=folder)
     with tarfile.open(tmp_path / "app.tar") as tar:
         wheels = [Path(name).name for name in tar.getnames() if "/wheels/" in name]
-    assert len(wheels) == 2
-    assert "numpy-2.4.6-cp311-none-any.whl" in wheels
+        assert sorted(wheels) == sorted([ours, "numpy-2.4.6-cp311-none-any.whl"])
+        packed = tar.extractfile(f"app/wheels/{ours}")
+        assert packed is not None and packed.read() == data
     with pytest.raises(InputError, match="no wheels"):
         pack(demo, tmp_path / "other.tar", wheels=tmp_path / "missing")
 

@@ -8,14 +8,16 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seq2edge.export.deploy import serve
-from seq2edge.runtime import Bundle
+from seq2edge.runtime import Bundle, Generation
 
 from .conftest import WORDS
 
@@ -85,6 +87,25 @@ def test_connections_do_not_wait_for_one_that_is_idle(
     with socket.socket(socket.AF_UNIX) as idle:
         idle.connect(os.fspath(address))
         assert ask(b"keyboard\n")[0]["text"] == spoken["keyboard"]
+
+
+def test_generations_run_one_after_the_other(tmp_path: Path) -> None:
+    running, most = 0, 0
+
+    class Model:
+        def generate(self, text: str) -> list[Generation]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            time.sleep(0.02)
+            running -= 1
+            return [Generation(text, [], None, "eos")]
+
+    model: Any = Model()
+    with serve.Server(tmp_path / "socket", model) as server, ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(server.answer, [b"a", b"b", b"c"]))
+    assert [answer["text"] for answer in answers] == ["a", "b", "c"]
+    assert most == 1
 
 
 def test_every_local_user_may_ask(address: Path) -> None:

@@ -170,6 +170,17 @@ def test_a_cancelled_request_of_a_batch_ends_alone(triton: Triton, spoken: dict[
     assert stays.text == spoken["february"]
 
 
+def test_a_batch_goes_on_for_those_that_stay(triton: Triton, spoken: dict[str, str]) -> None:
+    fake, model = triton()
+    gone, stays = fake.request("keyboard"), fake.request("february")
+    asked: list[int] = []
+    # It leaves once the batch runs.
+    gone.is_cancelled = lambda: asked.append(0) or len(asked) > 2  # type: ignore[method-assign]
+    fake.execute(model, [gone, stays])
+    assert gone.error is not None and gone.error.code == TritonError.CANCELLED
+    assert stays.text == spoken["february"]
+
+
 def test_a_batch_that_all_have_left_is_not_finished(triton: Triton) -> None:
     fake, model = triton()
     request = fake.request("keyboard", min_new_tokens=500, max_new_tokens=500)

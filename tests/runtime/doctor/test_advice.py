@@ -70,6 +70,16 @@ def test_a_cool_board_is_not_warned_of_heat_and_a_warm_one_is(sample: MakeSample
     assert "cpu-thermal is close to throttling: 96 of 99 degrees" in heat.text
 
 
+def test_only_passive_trip_points_lower_clocks(sample: MakeSample) -> None:
+    """The others start fans, or shut down."""
+    zones = {f"sys/class/thermal/thermal_zone{i}/temp": "60000\n" for i in range(5)}
+    fan = "sys/class/thermal/thermal_zone0/trip_point_9"
+    files = {**zones, f"{fan}_type": "active\n", f"{fan}_temp": "55000\n"}
+    assert advise(sample("orin-nx", files).examine()).findings == ()
+    throttles = advise(sample("orin-nx", {**files, f"{fan}_type": "passive\n"}).examine())
+    assert "cpu-thermal throttles: 60 of 55 degrees" in texts(throttles)
+
+
 def test_zram_is_only_switched_off_while_it_is_empty(sample: MakeSample) -> None:
     command = "sudo systemctl disable --now nvzramconfig"
     files = {
@@ -242,7 +252,9 @@ def test_every_scheme_that_is_advised_exists(machine: Examined, board: str) -> N
         assert find_scheme(scheme.scheme, scheme.target).name == scheme.scheme
 
 
-def test_maxn_super_is_faster_than_maxn(sample: MakeSample) -> None:
-    conf = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=4 NAME=MAXN_SUPER >\n"
+@pytest.mark.parametrize(("maxn", "maxn_super"), [(0, 4), (2, 1)])
+def test_maxn_super_is_faster_than_maxn(sample: MakeSample, maxn: int, maxn_super: int) -> None:
+    conf = f"< POWER_MODEL ID={maxn} NAME=MAXN >\n< POWER_MODEL ID={maxn_super} NAME=MAXN_SUPER >\n"
     modes = {"etc/nvpmodel.conf": conf}
-    assert "sudo nvpmodel -m 4" in mending(advise(sample("orin-nano", modes).examine()))
+    advice = advise(sample("orin-nano", modes).examine())
+    assert f"sudo nvpmodel -m {maxn_super}" in mending(advice)

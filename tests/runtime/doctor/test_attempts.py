@@ -18,20 +18,24 @@ from seq2edge.runtime.doctor.commands import Finished, attempt, run_command
 from seq2edge.runtime.doctor.libraries import examine_onnxruntime
 
 #: An onnxruntime whose CUDA provider takes its process with it, whose TensorRT provider runs on
-#: the CPU without a word, and whose third one computes nonsense.
+#: the CPU without a word, whose third one computes nonsense, and whose fourth one leaves nodes to
+#: the CPU where that is allowed.
 _BROKEN = """
 import os, signal
 __version__ = "1.99.0"
 def get_available_providers():
     return ["CUDAExecutionProvider", "TensorrtExecutionProvider", "OddProvider",
-            "CPUExecutionProvider"]
+            "LazyProvider", "CPUExecutionProvider"]
 class SessionOptions:
-    def add_session_config_entry(self, key, value): pass
+    entries = {}
+    def add_session_config_entry(self, key, value): self.entries[key] = value
 class InferenceSession:
     def __init__(self, model, options, providers, enable_fallback):
         print("loading", providers)
         if providers == ["CUDAExecutionProvider"]:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if options.entries.get("session.disable_cpu_ep_fallback") and "Lazy" in providers[0]:
+            raise RuntimeError("nodes were assigned to the default CPU provider")
         self.providers = providers
     def get_providers(self):
         return [name for name in self.providers if "Tensorrt" not in name] or ["CPU"]
@@ -65,7 +69,17 @@ def test_a_library_that_crashes_is_reported_and_the_others_are_tried(
     assert providers["CUDAExecutionProvider"].problem == "crashed (SIGSEGV)"
     assert providers["TensorrtExecutionProvider"].runs is False
     assert "computes" in (providers["OddProvider"].problem or "")
+    assert "assigned to the default CPU" in (providers["LazyProvider"].problem or "")
     assert providers["CPUExecutionProvider"].runs is True
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH came with Python 3.11")
+def test_a_module_in_the_current_folder_is_not_taken_for_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    assert examine_onnxruntime(run_command).version == version("onnxruntime")
 
 
 def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:

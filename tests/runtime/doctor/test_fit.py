@@ -132,6 +132,12 @@ def test_tensorrt_before_10_3_runs_nothing(bundle_of: BundleOf, sample: MakeSamp
     assert problems(fit)["tensorrt"] == "8.6.2.3 is older than 10.3"
 
 
+def test_tensorrt_rtx_does_not_build_for_every_gpu(bundle_of: BundleOf, sample: MakeSample) -> None:
+    smi = {NVIDIA_SMI: "NVIDIA H100 80GB HBM3, 9.0, 81559, 81000, 580.65.06"}
+    fit = check_bundle(Bundle.open(bundle_of("t5")), sample("x86-rtx", commands=smi).examine())
+    assert problems(fit)["tensorrt-rtx"] == "it does not build for compute capability 9.0"
+
+
 def test_too_little_memory(bundle_of: BundleOf, sample: MakeSample) -> None:
     files = {"sys/fs/cgroup/memory.max": "1040000000\n"}  # of which 1,000,000,000 are used
     fit = check_bundle(Bundle.open(bundle_of("t5")), sample("x86-rtx", files).examine())

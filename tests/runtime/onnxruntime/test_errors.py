@@ -196,7 +196,7 @@ def test_a_working_gpu_captures_steps(
         ("x86_64", ["no kernels for this GPU", "install an onnxruntime-gpu that was built for it"]),
         (
             "aarch64",
-            ["SM 90, 120 and 121", "Orin is SM 87, Thor SM 110", "engine tensorrt", "NVIDIA's own"],
+            ["9.0, 12.0, 12.1", "Orin is 8.7, Thor 11.0", "engine tensorrt", "NVIDIA's own"],
         ),
     ],
 )

@@ -7,7 +7,6 @@ TensorRT builds for the GPU that it runs on.
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -229,16 +228,12 @@ def _capabilities(library: Library, names: Sequence[str]) -> list[Any]:
         return []
     if not names:
         return [known.CURRENT]
-    there = {
-        f"{number[:-1]}.{number[-1]}": getattr(known, f"SM{number}")
-        for number in re.findall(r"\bSM(\d+)\b", " ".join(dir(known)))
-    }
+    there = library.compute_capabilities()
     unknown = [name for name in names if name not in there]
     if unknown:
-        order = sorted(there, key=lambda name: [int(part) for part in name.split(".")])
         raise EngineError(
             f"{library.engine} {library.version} does not build for compute capability"
-            f" {unknown[0]!r}; it does for {', '.join(order)}"
+            f" {unknown[0]!r}; it does for {', '.join(there)}"
             " (for Jetson Orin's 8.7, build with tensorrt on the device)"
         )
     return [there[name] for name in dict.fromkeys(names)]
