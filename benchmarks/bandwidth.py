@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.engines.tensorrt.cuda import ALIGNMENT, Cuda
+from seq2edge.runtime.backends.tensorrt.cuda import ALIGNMENT, Cuda
 
 #: Of the machine's large buffer, and of what one reading of the other adds up to at least.
 _MEMORY_BYTES, _READ_BYTES = 256_000_000, 32_000_000

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from seq2edge.runtime.bundle import Bundle
-from seq2edge.runtime.decoding import Decoding, GenerationConfig
-from seq2edge.runtime.engines import Engine, load_engine
-from seq2edge.runtime.engines.tensorrt.library import load_library
+from seq2edge.runtime.backends import Engine, load_engine
+from seq2edge.runtime.backends.tensorrt.library import load_library
+from seq2edge.runtime.bundle.manifest import Manifest
+from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import InputError
-from seq2edge.runtime.inputs import Source
-from seq2edge.runtime.manifest import Manifest
+from seq2edge.runtime.generation import Decoding, GenerationConfig
+from seq2edge.runtime.text.sources import Source
 
 
 @dataclass(frozen=True)
 class Workload:
     """What is measured; lengths in tokens. ``threads`` None is the engine's own choice, and
-    ``engine``, ``device``, ``strict`` are :func:`seq2edge.runtime.engines.load_engine`'s."""
+    ``engine``, ``device``, ``strict`` are :func:`seq2edge.runtime.backends.load_engine`'s."""
 
     source_length: int = 64
     new_tokens: int = 64

@@ -75,7 +75,7 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
     """
     import subprocess  # here, because the fresh process need not pay for it
 
-    from ..runtime.bundle import Bundle
+    from ..runtime.bundle.reader import Bundle
     from ..runtime.errors import EngineError
     from .latency import random_source
 

@@ -27,15 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from seq2edge.runtime.bundle import Bundle
-from seq2edge.runtime.decoding.fits import check_sources
-from seq2edge.runtime.engines import Engine, Step, load_engine, makes_chains
-from seq2edge.runtime.engines.limits import cache_bytes
-from seq2edge.runtime.engines.tensorrt.cache import find_engines
-from seq2edge.runtime.engines.tensorrt.cuda import Cuda, load_cuda
-from seq2edge.runtime.engines.tensorrt.library import load_library
+from seq2edge.runtime.backends import Engine, Step, load_engine, makes_chains
+from seq2edge.runtime.backends.limits import cache_bytes
+from seq2edge.runtime.backends.tensorrt.cuda import Cuda, load_cuda
+from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
+from seq2edge.runtime.backends.tensorrt.library import load_library
+from seq2edge.runtime.bundle.manifest import GraphInfo
+from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import InputError
-from seq2edge.runtime.manifest import GraphInfo
+from seq2edge.runtime.generation.engine_limits import check_sources
 
 from .bandwidth import DeviceMemory, HostMemory, Memory, Rates
 from .latency import Spread, Workload, random_source

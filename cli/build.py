@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from .arguments import add_json, human_bytes, positive
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.engines.tensorrt import EngineSet, GraphReport
+    from seq2edge.runtime.backends.tensorrt import EngineSet, GraphReport
 
 #: Progress lines are cut to what every terminal shows on one line.
 _WIDTH = 79
@@ -79,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime import Bundle
-    from seq2edge.runtime.engines.tensorrt import Limits, Options, build_engines, ensure_engines
-    from seq2edge.runtime.engines.tensorrt.execution.memory import plan_memory
+    from seq2edge.runtime.backends.tensorrt import Limits, Options, build_engines, ensure_engines
+    from seq2edge.runtime.backends.tensorrt.execution.memory import plan_memory
 
     start = time.perf_counter()
     bundle = Bundle.open(options.bundle)

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.quality.metrics import load_metric
     from seq2edge.benchmarks.quality.picture import check_picture
     from seq2edge.benchmarks.quality.report import REPORT_FILES, REPORT_KIND, table, write_report
-    from seq2edge.runtime.output import check_folder, check_parent
+    from seq2edge.runtime.bundle.atomic_write import check_folder, check_parent
 
     metric = load_metric(options.metric)
     if options.output is not None:

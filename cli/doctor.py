@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import add_json, human_bytes
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.doctor import Advice, BundleFit, Machine
+    from seq2edge.deploy.doctor import Advice, BundleFit, Machine
 
 #: Width of the column of names.
 _NAMES = 16
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from seq2edge.deploy.doctor import advise, check_bundle, examine, runnable_engines
     from seq2edge.runtime import Bundle, EngineError
-    from seq2edge.runtime.doctor import advise, check_bundle, examine, runnable_engines
 
     bundle = None if options.bundle is None else Bundle.open(options.bundle)
     machine = examine()

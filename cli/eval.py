@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.quality.evaluate import evaluate, one_each, predictions
     from seq2edge.benchmarks.quality.metrics import load_metric
     from seq2edge.runtime import InputError
-    from seq2edge.runtime.output import check_file, output_file
+    from seq2edge.runtime.bundle.atomic_write import check_file, output_file
 
     metric = load_metric(options.metric)
     examples = read_examples(options.data, options.limit)

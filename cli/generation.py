@@ -12,7 +12,7 @@ from .arguments import positive
 
 if TYPE_CHECKING:
     from seq2edge.runtime import GenerationConfig, Seq2SeqModel
-    from seq2edge.runtime.decoding.constraints import Constraint
+    from seq2edge.runtime.generation.constraints import Constraint
 
 #: Flag, type, metavar and what it says; the option of GenerationConfig has the flag's name.
 _SEARCH: tuple[tuple[str, Any, str, str], ...] = (
@@ -93,7 +93,7 @@ def add_languages(parser: argparse.ArgumentParser) -> None:
 
 def warn_of_languages(config: GenerationConfig, model: Seq2SeqModel) -> None:
     """Say on stderr that nothing names the language to write, where there are several."""
-    from seq2edge.runtime.languages import chooses_its_target
+    from seq2edge.runtime.text.languages import chooses_its_target
 
     if chooses_its_target(config, model.manifest):
         print(

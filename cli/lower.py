@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with needs("lower", "export,cpu"):
-        from seq2edge.quantize.legacy import lower_bundle
+        from seq2edge.quantize.passes.opset_downgrade import lower_bundle
     start = time.perf_counter()
     result = lower_bundle(options.bundle, options.out, overwrite=options.force)
     seconds = time.perf_counter() - start
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _lines(done: Mapping[str, Any]) -> Iterator[str]:
     """What stands in the place of what, and for whom the bundle is."""
-    from seq2edge.quantize.legacy import REPLACEMENTS
+    from seq2edge.quantize.passes.opset_downgrade import REPLACEMENTS
 
     for kind, count in done["replaced"].items():
         yield f"{count:5} {kind}: now {REPLACEMENTS[kind]}"

@@ -106,7 +106,7 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from seq2edge.runtime.version import package_version
+        from seq2edge.runtime.bundle.version import package_version
 
         print(f"seq2edge {package_version()}")
         parser.exit()

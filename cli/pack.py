@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with needs("pack", "export,deploy"):
-        from seq2edge.export.deploy import plan, write_pack
+        from seq2edge.deploy import plan, write_pack
     from seq2edge.runtime import Bundle
 
     bundle = Bundle.open(options.bundle)

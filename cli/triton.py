@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with needs("triton", "export"):
-        from seq2edge.export.deploy import TritonModel, write_triton_model
+        from seq2edge.deploy import TritonModel, write_triton_model
     from seq2edge.runtime import Bundle
 
     bundle = Bundle.open(options.bundle)

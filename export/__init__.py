@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from seq2edge.runtime.manifest import SpecialTokens
+from seq2edge.runtime.bundle.manifest import SpecialTokens
 
 from .callables import CallableSizes, export_callables
 from .errors import CheckpointError, ParityError
 from .modules import ModuleParts, PositionalEncoding, export_module, export_state_dict
 from .optimum import import_optimum
+from .parity import Parity
 from .pipeline import ExportResult, export_checkpoint
-from .validate import Parity
 
 __all__ = [
     "CallableSizes",

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from seq2edge.runtime.bundle import Bundle, BundleWriter, check_destination
-from seq2edge.runtime.errors import MissingDependencyError
-from seq2edge.runtime.manifest import (
+from seq2edge.runtime.bundle.manifest import (
     GROWING,
     GROWING_FORMAT,
     MANIFEST_NAME,
@@ -26,7 +24,9 @@ from seq2edge.runtime.manifest import (
     SpecialTokens,
     TokenizerInfo,
 )
-from seq2edge.runtime.version import package_version
+from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
+from seq2edge.runtime.bundle.version import package_version
+from seq2edge.runtime.errors import MissingDependencyError
 
 from .errors import CheckpointError, ParityError
 from .growing import count_parameters, describe_graph, publish

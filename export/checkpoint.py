@@ -18,7 +18,7 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime import configs
+from seq2edge.runtime.bundle import hf_config as configs
 from seq2edge.runtime.errors import BundleError, MissingDependencyError
 
 from .errors import CheckpointError

@@ -1,4 +1,4 @@
-"""Special tokens and generation defaults of a checkpoint (see :mod:`seq2edge.runtime.configs`)."""
+"""Special tokens and generation defaults of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from seq2edge.runtime import configs
+from seq2edge.runtime.bundle import hf_config as configs
+from seq2edge.runtime.bundle.manifest import SpecialTokens
 from seq2edge.runtime.errors import BundleError
-from seq2edge.runtime.manifest import SpecialTokens
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError

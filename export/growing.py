@@ -11,10 +11,10 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from seq2edge.runtime.bundle import Bundle, BundleWriter
-from seq2edge.runtime.decoding import GenerationConfig
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, GraphInfo, Manifest
+from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.errors import EngineError
-from seq2edge.runtime.manifest import MANIFEST_NAME, GraphInfo, Manifest
+from seq2edge.runtime.generation import GenerationConfig
 from seq2edge.runtime.model import Seq2SeqModel
 
 from .errors import CheckpointError
@@ -103,7 +103,7 @@ def check_vocabulary(manifest: Manifest) -> None:
 
 def _run(out: BundleWriter, manifest: Manifest) -> None:
     # Imported here: without onnxruntime nothing of it is needed.
-    from seq2edge.runtime.engines.onnxruntime.growing import GrowingEngine
+    from seq2edge.runtime.backends.onnxruntime.dynamic_cache import GrowingEngine
 
     bundle = Bundle.open(out.directory)
     limit = manifest.dimensions.max_target_length or _TOKENS

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import onnx_ir as ir
 
-from seq2edge.runtime.bundle import BundleWriter, check_destination
-from seq2edge.runtime.manifest import MANIFEST_NAME, Dimensions, GraphInfo, TokenizerInfo
-from seq2edge.runtime.optimum import is_optimum_folder, read_optimum_folder
-from seq2edge.runtime.version import package_version
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, GraphInfo, TokenizerInfo
+from seq2edge.runtime.bundle.optimum import is_optimum_folder, read_optimum_folder
+from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
+from seq2edge.runtime.bundle.version import package_version
 
 from .errors import CheckpointError
 from .growing import count_parameters, describe_graph, publish

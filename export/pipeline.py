@@ -13,26 +13,26 @@ from typing import Any
 
 import onnx_ir as ir
 
-from seq2edge.runtime.bundle import BundleWriter, check_destination
-from seq2edge.runtime.errors import MissingDependencyError
-from seq2edge.runtime.manifest import (
+from seq2edge.runtime.bundle.manifest import (
     PARTS_FORMAT,
     Dimensions,
     Manifest,
     SpecialTokens,
     TokenizerInfo,
 )
-from seq2edge.runtime.version import package_version
+from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
+from seq2edge.runtime.bundle.version import package_version
+from seq2edge.runtime.errors import MissingDependencyError
 
 from .checkpoint import Checkpoint
 from .families import find_family
 from .generation import generation_defaults, special_tokens
 from .graph import build_decoder, build_encoder, build_scores
+from .parity import Parity, Reference, run_transformers, validate_bundle
 from .serialize import Progress, parameter_shapes, write_graph, write_weights
 from .spec import ModelSpec
 from .tokenizers import TokenizerFile
 from .tokenizers.pairs import find_tokenizers
-from .validate import Parity, Reference, run_transformers, validate_bundle
 from .weights import BoundWeight, bind
 
 

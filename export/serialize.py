@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.runtime.bundle import BundleWriter
-from seq2edge.runtime.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
+from seq2edge.runtime.bundle.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
+from seq2edge.runtime.bundle.reader import BundleWriter
 
 #: Called with what is being done, how much of it is done and how much there is (0: unknown).
 Progress = Callable[[str, int, int], None]

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seq2edge.runtime.bundle import Bundle
-from seq2edge.runtime.engines.onnxruntime.growing import GrowingEngine
+from seq2edge.runtime.backends.onnxruntime.dynamic_cache import GrowingEngine
+from seq2edge.runtime.bundle.reader import Bundle
 
 from .errors import CheckpointError
-from .validate import Inputs, Parity, difference, make_inputs
+from .parity import Inputs, Parity, difference, make_inputs
 
 if TYPE_CHECKING:
     from .callables import DecodeStep, Encode

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-from .budget import Budgeted, quantize_within
 from .errors import QuantizationError
-from .options import Options
 from .pipeline import (
     CalibrationFiles,
     QuantizeResult,
@@ -16,7 +14,9 @@ from .pipeline import (
     quantize_bundle,
     quantize_request,
 )
-from .policy import SCHEMES
+from .recipe.mixed_precision import Budgeted, quantize_within
+from .recipe.options import Options
+from .recipe.schemes import SCHEMES
 
 __all__ = [
     "SCHEMES",

@@ -14,22 +14,22 @@ import numpy as np
 import onnx_ir as ir
 
 from seq2edge.export.serialize import Progress
-from seq2edge.runtime.bundle import Bundle, BundleWriter, check_destination
+from seq2edge.runtime.bundle.atomic_write import check_file
+from seq2edge.runtime.bundle.manifest import Manifest
+from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
+from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import BundleError
-from seq2edge.runtime.manifest import Manifest
-from seq2edge.runtime.output import check_file
-from seq2edge.runtime.version import package_version
 
 from . import calibration as calibrating
 from .calibration import Calibration
 from .errors import QuantizationError
-from .layers import Layer, find_layers
-from .lower import Lowering
-from .migration import migrate
-from .numerics import fitting_block
-from .options import Options, check_options
-from .policy import Scheme, decide, find_scheme, is_excluded, nothing
-from .treatments import BlockWeights, ChannelWeights, DynamicInt8, StaticInt8, Treatment
+from .numerics.rounding import fitting_block
+from .passes.apply import Lowering
+from .passes.smoothquant import migrate
+from .recipe.layers import Layer, find_layers
+from .recipe.options import Options, check_options
+from .recipe.schemes import Scheme, decide, find_scheme, is_excluded, nothing
+from .recipe.weight_formats import BlockWeights, ChannelWeights, DynamicInt8, StaticInt8, Treatment
 from .write import write
 
 
@@ -300,7 +300,7 @@ def _fitted(layer: Layer, treatment: Treatment | None) -> Treatment | None:
     inputs, outputs = layer.matrix_shape
     # A table's rows are looked up, and standard blocks are, whole.
     whole = layer.outputs_first or treatment.standard
-    if treatment.standard:  # two blocks a row at least: see lowering/standard.py
+    if treatment.standard:  # two blocks a row at least: see passes/weight_only_standard.py
         treatment = replace(treatment, block_size=min(treatment.block_size, inputs // 2))
     block = fitting_block(inputs, treatment, whole=whole)
     if treatment.standard and (not block or outputs % 2):

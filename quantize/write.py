@@ -11,12 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from seq2edge.export.serialize import Progress, write_graph, write_weights
-from seq2edge.runtime.bundle import Bundle, BundleWriter
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.errors import BundleError
-from seq2edge.runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
 
-from .lowering import aliases
-from .lowering.rewrite import remove_unused_initializers
+from .passes import aliases
+from .passes.rewrite import remove_unused_initializers
 
 #: Larger constants go to weights.bin, smaller ones stay in the graph.
 _INLINE_BYTES = 1024

@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from .bundle import Bundle
-from .decoding import Choices, GenerationConfig, JsonSchema, Regex
+from .bundle.manifest import Manifest
+from .bundle.reader import Bundle
 from .encoder import EncoderModel
 from .errors import (
     BundleError,
@@ -19,9 +19,9 @@ from .errors import (
     OutputExistsError,
     Seq2EdgeError,
 )
-from .manifest import Manifest
+from .generation import Choices, GenerationConfig, JsonSchema, Regex
 from .model import Generation, Seq2SeqModel
-from .streaming import TextStream
+from .text.detokenizer import TextStream
 
 __all__ = [
     "Bundle",

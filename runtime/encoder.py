@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bundle import Bundle
-from .decoding import GenerationConfig
+from .bundle.manifest import STATES
+from .bundle.reader import Bundle
 from .errors import BundleError, InputError
-from .inputs import Source, checked_sources, padded, tokenize
-from .loaded import LoadedModel
-from .manifest import STATES
-from .tokenizer import Tokenizer, load_tokenizer
+from .generation import GenerationConfig
+from .model_base import LoadedModel
+from .text.sources import Source, checked_sources, padded, tokenize
+from .text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from .engines.onnxruntime import OnnxRuntimeEngine
+    from .backends.onnxruntime import OnnxRuntimeEngine
 
 FloatArray = NDArray[np.float32]
 
@@ -58,7 +58,7 @@ class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
                 f"{path} generates text, and its encoder gives no vectors: use Seq2SeqModel, or"
                 " export the encoder by itself"
             )
-        from .engines.onnxruntime import OnnxRuntimeEngine
+        from .backends.onnxruntime import OnnxRuntimeEngine
 
         engine = OnnxRuntimeEngine(bundle, num_threads=num_threads)
         return cls(bundle, engine, load_tokenizer(bundle))

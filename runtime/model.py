@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 
 from numpy.typing import ArrayLike
 
-from .bundle import Bundle
-from .decoding import Decoding, GenerationConfig
-from .decoding.call import Sequence as Found
-from .engines import Engine, load_engine
+from .backends import Engine, load_engine
+from .bundle.reader import Bundle
 from .errors import InputError
-from .inputs import Source, checked_sources, tokenize
-from .languages import with_languages
-from .loaded import LoadedModel
-from .streaming import TextStream
-from .tokenizer import Tokenizer, load_tokenizer
+from .generation import Decoding, GenerationConfig
+from .generation.batch import Sequence as Found
+from .model_base import LoadedModel
+from .text.detokenizer import TextStream
+from .text.languages import with_languages
+from .text.sources import Source, checked_sources, tokenize
+from .text.tokenizer import Tokenizer, load_tokenizer
 
 #: Called with how many sources are done and how many there are.
 Progress = Callable[[int, int], None]

@@ -1,4 +1,4 @@
-"""Arrows point one way: cli -> {export, quantize, benchmarks} -> runtime (docs/design.md)."""
+"""Arrows point one way: cli -> {export, quantize, deploy, benchmarks} -> runtime."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": set(),
     "export": {"runtime"},
     "quantize": {"runtime", "export"},
-    "benchmarks": {"runtime"},
-    "cli": {"runtime", "export", "quantize", "benchmarks"},
+    "deploy": {"runtime"},
+    "benchmarks": {"runtime", "deploy"},
+    "cli": {"runtime", "export", "quantize", "deploy", "benchmarks"},
 }
 PACKAGES = [name for name in ALLOWED if (ROOT / name).is_dir()]
 #: benchmarks/peers holds scripts that are run from the repository, not installed modules.
@@ -50,7 +51,9 @@ def name_of(file: Path) -> str:
 def test_absolute_and_relative_imports_are_found() -> None:
     found = set(imports(ROOT / "cli" / "run.py"))
     assert {"argparse", "seq2edge.runtime.Seq2SeqModel", "seq2edge.cli.arguments.positive"} <= found
-    assert "seq2edge.runtime.bundle.Bundle" in set(imports(ROOT / "runtime/engines/__init__.py"))
+    assert "seq2edge.runtime.bundle.reader.Bundle" in set(
+        imports(ROOT / "runtime/backends/__init__.py")
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

@@ -15,10 +15,10 @@ else:
 def load(task: Task) -> Loaded:
     from seq2edge.benchmarks.latency import engine_version, fixed_length, without_end
     from seq2edge.runtime import Bundle
-    from seq2edge.runtime.decoding import Decoding
-    from seq2edge.runtime.engines import load_engine
-    from seq2edge.runtime.inputs import Source
-    from seq2edge.runtime.version import package_version
+    from seq2edge.runtime.backends import load_engine
+    from seq2edge.runtime.bundle.version import package_version
+    from seq2edge.runtime.generation import Decoding
+    from seq2edge.runtime.text.sources import Source
 
     bundle = Bundle.open(task.model)
     name = task.mode or "onnxruntime"
@@ -48,9 +48,9 @@ def _facts(bundle: Bundle, engine: str) -> tuple[dict[str, str], int]:
     """The GPU of an engine that was built for one, and bytes of the files that were opened."""
     if engine.startswith("onnxruntime"):
         return {}, sum(file.size for file in bundle.manifest.files.values())
-    from seq2edge.runtime.engines.tensorrt.cache import find_engines
-    from seq2edge.runtime.engines.tensorrt.cuda import load_cuda
-    from seq2edge.runtime.engines.tensorrt.library import load_library
+    from seq2edge.runtime.backends.tensorrt.cuda import load_cuda
+    from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
+    from seq2edge.runtime.backends.tensorrt.library import load_library
 
     gpu = load_cuda().gpu()
     _, engines = find_engines(bundle, load_library(engine), gpu)

@@ -77,7 +77,7 @@ def compare(asked: Comparison) -> Report:
         PeerError: there is no GPU for one, an environment or a model cannot be made, or a
             contender failed.
     """
-    from seq2edge.runtime.doctor import cpu_model  # _check_interpreter comes first
+    from seq2edge.deploy.doctor import cpu_model  # _check_interpreter comes first
 
     _check_gpu(asked.names)
     if asked.checkpoint is not None:

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from seq2edge.deploy.doctor import cpu_model
 from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
-from seq2edge.runtime.doctor import cpu_model
-from seq2edge.runtime.engines import Engine, load_engine
-from seq2edge.runtime.tokenizer import Tokenizer, load_tokenizer
-from seq2edge.runtime.version import package_version
+from seq2edge.runtime.backends import Engine, load_engine
+from seq2edge.runtime.bundle.version import package_version
+from seq2edge.runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 from .agreement import Agreement, token_agreement
 from .bootstrap import Interval, percentile_interval

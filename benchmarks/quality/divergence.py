@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.engines import Engine, Step
-from seq2edge.runtime.manifest import Manifest
+from seq2edge.runtime.backends import Engine, Step
+from seq2edge.runtime.bundle.manifest import Manifest
 
 #: Logits of one step: 16 MB in float32. Longer targets take several steps.
 _LOGITS = 4_000_000

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from seq2edge.runtime.output import OutputFolder
+from seq2edge.runtime.bundle.atomic_write import OutputFolder
 
 from .bootstrap import Interval
 from .compare import Comparison, Variant

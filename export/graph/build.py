@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder
 
-from seq2edge.runtime.manifest import STATES
+from seq2edge.runtime.bundle.manifest import STATES
 
 from ..spec import ModelSpec, StackSpec
 from .decoder import DecoderGraph, StepInputs

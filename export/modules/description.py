@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from seq2edge.runtime.bundle.manifest import SpecialTokens
 from seq2edge.runtime.errors import MissingDependencyError
-from seq2edge.runtime.manifest import SpecialTokens
 
 from ..errors import CheckpointError
 from ..spec import Activation

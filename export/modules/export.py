@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seq2edge.runtime.bundle import BundleWriter, check_destination
+from seq2edge.runtime.bundle.manifest import Manifest, SpecialTokens
+from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
 from seq2edge.runtime.errors import MissingDependencyError
-from seq2edge.runtime.manifest import Manifest, SpecialTokens
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
+from ..parity import Reference
 from ..pipeline import (
     Content,
     ExportResult,
@@ -26,7 +27,6 @@ from ..pipeline import (
 from ..serialize import Progress, parameter_shapes
 from ..spec import Seq2SeqSpec
 from ..tokenizers import tokenizer_at
-from ..validate import Reference
 from ..weights import bind
 from .architecture import Architecture, read_architecture
 from .description import read_description

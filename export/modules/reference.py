@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seq2edge.runtime.manifest import Manifest
+from seq2edge.runtime.bundle.manifest import Manifest
 
 from ..checkpoint import Checkpoint
 from ..errors import ParityError
+from ..parity import Inputs, Reference, greedy_options, make_inputs, until_end
 from ..spec import Activation, NormPlacement, NormSpec, StackSpec
-from ..validate import Inputs, Reference, greedy_options, make_inputs, until_end
 from .architecture import Architecture
 from .layout import StackLayout
 from .parts import ModuleParts

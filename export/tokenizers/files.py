@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from seq2edge.runtime.manifest import TokenizerInfo
-from seq2edge.runtime.optimum import byte_tokenizer
+from seq2edge.runtime.bundle.manifest import TokenizerInfo
+from seq2edge.runtime.bundle.optimum import byte_tokenizer
 
 from ..checkpoint import optional_json
 from ..errors import CheckpointError

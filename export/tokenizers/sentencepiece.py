@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
-from seq2edge.runtime.tokenizer import HIDDEN
+from seq2edge.runtime.text.tokenizer import HIDDEN
 
 from ..errors import CheckpointError
 from .protobuf import BPE, SPACE, PieceModel

@@ -19,11 +19,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.export.serialize import Progress
-from seq2edge.runtime.bundle import Bundle
-from seq2edge.runtime.output import output_file
+from seq2edge.runtime.bundle.atomic_write import output_file
+from seq2edge.runtime.bundle.reader import Bundle
 
 from ..errors import QuantizationError
-from .replay import Key, replay
+from .capture import Key, replay
 from .statistics import BINS, Activation
 from .texts import Text, parse_texts, read_bytes
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from debian import Mirror, Package, unpack, with_dependencies
 
+from seq2edge.runtime.bundle.atomic_write import OutputFolder
 from seq2edge.runtime.errors import Seq2EdgeError
-from seq2edge.runtime.output import OutputFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REQUIREMENTS = REPOSITORY / "requirements" / "device.txt"

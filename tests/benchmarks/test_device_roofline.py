@@ -17,13 +17,13 @@ from seq2edge.benchmarks.bandwidth import DeviceMemory
 from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.roofline import measure_rooflines
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.engines.limits import Limits
-from seq2edge.runtime.engines.tensorrt.cuda import Cuda
-from seq2edge.runtime.engines.tensorrt.execution import load
+from seq2edge.runtime.backends.limits import Limits
+from seq2edge.runtime.backends.tensorrt.cuda import Cuda
+from seq2edge.runtime.backends.tensorrt.execution import load
 from seq2edge.runtime.errors import EngineError, InputError
 
-from ..tensorrt.execution.fake_cuda import FakeCuda, Operation, Stream
-from ..tensorrt.execution.fake_tensorrt import FakeTensorRT, write_engines
+from ..runtime.backends.tensorrt.execution.fake_cuda import FakeCuda, Operation, Stream
+from ..runtime.backends.tensorrt.execution.fake_tensorrt import FakeTensorRT, write_engines
 
 LIMITS = Limits(max_batch=2, max_source_length=24, max_target_length=32, max_queries=4)
 WORK = Workload(source_length=5, new_tokens=12, batch_size=2, runs=2, warmup=1, engine="tensorrt")
@@ -156,7 +156,7 @@ def test_without_cuda_there_is_no_bandwidth_of_a_gpu(
 
 def slow_down_decoder(cuda: TimedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each of the decoder's runs take ``STEP`` of the fake's time."""
-    from ..tensorrt.execution.fake_tensorrt import Context
+    from ..runtime.backends.tensorrt.execution.fake_tensorrt import Context
 
     execute = Context.execute_async_v3
 

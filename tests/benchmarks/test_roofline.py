@@ -11,7 +11,7 @@ from seq2edge.benchmarks import bandwidth
 from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.roofline import measure_rooflines
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.engines.limits import cache_bytes
+from seq2edge.runtime.backends.limits import cache_bytes
 from seq2edge.runtime.errors import BundleError, InputError
 
 WORK = Workload(source_length=5, new_tokens=8, batch_size=2, runs=2, warmup=1, threads=1)

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from seq2edge.export import CheckpointError, ExportResult, export_checkpoint
 from seq2edge.runtime import Seq2SeqModel
-from seq2edge.runtime.tokenizer import Tokenizer
+from seq2edge.runtime.text.tokenizer import Tokenizer
 
 Tensors = dict[str, NDArray[Any]]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seq2edge.export.callables import CallableSizes, export_callables
 from seq2edge.export.errors import CheckpointError, ParityError
 from seq2edge.runtime import Seq2SeqModel
-from seq2edge.runtime.manifest import SpecialTokens
+from seq2edge.runtime.bundle.manifest import SpecialTokens
 
 HEADS, HEAD_DIM, VOCAB, SOURCE_VOCAB, POSITIONS = 2, 6, 50, 60, 40
 WIDTH = HEADS * HEAD_DIM

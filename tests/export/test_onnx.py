@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.manifest import TensorSpec
+from seq2edge.runtime.bundle.manifest import TensorSpec
 
 SHAPES = ["t5", "umt5", "bart"]
 GRAPHS = ["encoder", "decoder"]

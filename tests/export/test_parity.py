@@ -73,7 +73,7 @@ def reference_tokens(
             do_sample=False,
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
-            use_cache=layers[0] <= layers[1],  # see export/validate.py
+            use_cache=layers[0] <= layers[1],  # see export/parity.py
         )[:, 1:].tolist()
     eos = config.eos_token_id
     return [row[: row.index(eos) + 1] if eos in row else row for row in rows]

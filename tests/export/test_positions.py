@@ -17,8 +17,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from seq2edge.export.graph.positions import expand_relative_bias
 from seq2edge.export.sinusoids import fairseq_sinusoids, halved_sinusoids
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.engines import Step
-from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from seq2edge.runtime.backends import Step
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
 
 
 @pytest.mark.parametrize("bidirectional", [True, False], ids=["encoder", "decoder"])

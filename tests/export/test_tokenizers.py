@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from seq2edge.export import ExportResult, export_checkpoint
 from seq2edge.runtime import Bundle, InputError, Seq2SeqModel
-from seq2edge.runtime.tokenizer import Tokenizer as RuntimeTokenizer
+from seq2edge.runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 
 Editable = Callable[..., Path]
 Export = Callable[..., ExportResult]

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BlenderbotSmallTokenizer, BlenderbotTokenizer
 
-from seq2edge.runtime.tokenizer import Tokenizer as RuntimeTokenizer
+from seq2edge.runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 
 Load = Callable[[Path], RuntimeTokenizer]
 

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import RobertaTokenizer
 
-from seq2edge.runtime.tokenizer import Tokenizer as RuntimeTokenizer
+from seq2edge.runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 
 Load = Callable[[Path], RuntimeTokenizer]
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import ByT5Tokenizer
 
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.tokenizer import Tokenizer
+from seq2edge.runtime.text.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import sentencepiece
 from transformers import T5Tokenizer
 
-from seq2edge.runtime.tokenizer import Tokenizer
+from seq2edge.runtime.text.tokenizer import Tokenizer
 
 Load = Callable[[Path], Tokenizer]
 Refusal = Callable[..., str]

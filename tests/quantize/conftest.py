@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from seq2edge.quantize.calibration import Calibration, calibrate, linear_inputs
-from seq2edge.quantize.layers import find_layers
+from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.bundle import sha256_of
-from seq2edge.runtime.engines import Step, load_engine
+from seq2edge.runtime.backends import Step, load_engine
+from seq2edge.runtime.bundle.reader import sha256_of
 
 from ..conftest import export_unvalidated, made_once
 

@@ -18,11 +18,11 @@ from seq2edge.quantize.calibration import (
     calibrate,
     linear_inputs,
 )
-from seq2edge.quantize.calibration.replay import replay
+from seq2edge.quantize.calibration.capture import replay
 from seq2edge.quantize.calibration.statistics import BINS
-from seq2edge.quantize.layers import find_layers
+from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.runtime import Bundle, Seq2SeqModel
-from seq2edge.runtime.engines import Step, load_engine
+from seq2edge.runtime.backends import Step, load_engine
 from seq2edge.runtime.errors import InputError
 
 from .conftest import BundleOf, CalibrationOf, calibrated, models

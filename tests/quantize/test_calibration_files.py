@@ -28,7 +28,7 @@ from seq2edge.quantize.calibration import (
     store,
 )
 from seq2edge.runtime import Bundle, OutputError, Seq2EdgeError
-from seq2edge.runtime.output import check_file
+from seq2edge.runtime.bundle.atomic_write import check_file
 
 from .conftest import BundleOf, CalibrationOf, calibrated
 

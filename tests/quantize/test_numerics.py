@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2edge.quantize.gptq import gptq_blocks
-from seq2edge.quantize.numerics import (
+from seq2edge.quantize.numerics.gptq import gptq_blocks
+from seq2edge.quantize.numerics.rounding import (
     BlockTensors,
     fitting_block,
     pack,
@@ -18,8 +18,8 @@ from seq2edge.quantize.numerics import (
     quantize_channels,
     unpack,
 )
-from seq2edge.quantize.options import BLOCK_SIZES
-from seq2edge.quantize.treatments import BlockWeights
+from seq2edge.quantize.recipe.options import BLOCK_SIZES
+from seq2edge.quantize.recipe.weight_formats import BlockWeights
 
 #: Inputs that blocks divide, that they do not divide, and fewer than a block.
 INPUTS = (16, 40, 48, 100, 256)

@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 
 from seq2edge.quantize import SCHEMES, Options, QuantizeResult, quantize_bundle
-from seq2edge.quantize.gptq import gptq_blocks
-from seq2edge.quantize.layers import find_layers
-from seq2edge.quantize.policy import Scheme
-from seq2edge.quantize.treatments import BlockWeights
+from seq2edge.quantize.numerics.gptq import gptq_blocks
+from seq2edge.quantize.recipe.layers import find_layers
+from seq2edge.quantize.recipe.schemes import Scheme
+from seq2edge.quantize.recipe.weight_formats import BlockWeights
 from seq2edge.runtime import Bundle, EngineError, GenerationConfig, Seq2SeqModel
-from seq2edge.runtime.engines import load_engine
+from seq2edge.runtime.backends import load_engine
 
 from .conftest import (
     BundleOf,

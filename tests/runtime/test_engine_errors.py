@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seq2edge.runtime import Bundle, EngineError, Seq2SeqModel
-from seq2edge.runtime.engines.onnxruntime import check_version
+from seq2edge.runtime.backends.onnxruntime import check_version
 
 BundleOf = Callable[[str], Path]
 

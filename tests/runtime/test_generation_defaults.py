@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seq2edge.runtime import Seq2SeqModel
-from seq2edge.runtime.decoding.config import DEFAULT_MAX_NEW_TOKENS
+from seq2edge.runtime.generation.config import DEFAULT_MAX_NEW_TOKENS
 
 T5_ROW = [200, 13, 77, 150, 22, 1]
 BART_ROW = [0, 7, 8, 9, 2]

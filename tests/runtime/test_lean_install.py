@@ -16,6 +16,7 @@ PARTS = (
     "runtime",
     "export",
     "quantize",
+    "deploy",
     "benchmarks",
     "cli",
     "pyproject.toml",

@@ -16,7 +16,7 @@ from seq2edge.benchmarks.quality.divergence import (
     next_token_logits,
 )
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.engines import load_engine
+from seq2edge.runtime.backends import load_engine
 
 PAIR = TokenPair([17, 5, 99, 42, 1], [7, 300, 12, 12, 55, 8, 1])
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from seq2edge.export import export_module
 from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
-from seq2edge.runtime.engines import Step
-from seq2edge.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from seq2edge.runtime.backends import Step
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
 
 from ...translators import TOKENS, Shape, Translator, make_translator, parts_of
 

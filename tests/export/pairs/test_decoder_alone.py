@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from seq2edge.runtime import BundleError, InputError, Manifest, Seq2SeqModel
-from seq2edge.runtime.manifest import MANIFEST_NAME, PARTS_FORMAT
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, PARTS_FORMAT
 
 PathOf = Callable[[str], Path]
 PROMPTS = [[5, 6, 7, 8, 5, 6], [40], [12, 90, 12, 90, 12], [200, 201, 202], list(range(20, 60))]
@@ -116,7 +116,7 @@ def test_a_prefix_is_put_between_prompt_and_continuation(model: Seq2SeqModel) ->
 def test_a_prompt_in_parts_gives_the_same(
     model: Seq2SeqModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seq2edge.runtime.decoding import call
+    from seq2edge.runtime.generation import batch as call
 
     whole = model.generate_ids(*padded())
     monkeypatch.setattr(call, "_MOST_LOGITS", 0)

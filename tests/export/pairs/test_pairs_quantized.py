@@ -70,7 +70,7 @@ def test_a_calibration_is_refused_where_one_of_the_stacks_is_missing(
 
 
 def test_what_cannot_take_one_stack_says_so(pair_bundle_of: PathOf, tmp_path: Path) -> None:
-    from seq2edge.quantize.legacy import lower_bundle
+    from seq2edge.quantize.passes.opset_downgrade import lower_bundle
     from seq2edge.runtime import EngineError
 
     for shape, what in (("bert", "only an encoder"), ("gpt2", "only a decoder")):

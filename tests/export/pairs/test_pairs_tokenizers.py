@@ -18,8 +18,8 @@ from seq2edge.cli import encode
 from seq2edge.export import export_checkpoint
 from seq2edge.export.tokenizers import find_tokenizer
 from seq2edge.runtime import EncoderModel, InputError, Seq2SeqModel
-from seq2edge.runtime.manifest import FORMAT_VERSION
-from seq2edge.runtime.tokenizer import JsonTokenizer
+from seq2edge.runtime.bundle.manifest import FORMAT_VERSION
+from seq2edge.runtime.text.tokenizer import JsonTokenizer
 
 PathOf = Callable[[str], Path]
 TEXTS = [

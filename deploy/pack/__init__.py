@@ -1,0 +1,1 @@
+"""One archive for a device: bundle, runtime, pins, installer, service."""

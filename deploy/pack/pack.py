@@ -1,0 +1,172 @@
+"""Pack a bundle with all that a device needs to run it, into one archive."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seq2edge.runtime.bundle.atomic_write import check_file
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
+from seq2edge.runtime.bundle.reader import Bundle, sha256_of
+from seq2edge.runtime.bundle.version import package_version
+from seq2edge.runtime.errors import InputError
+
+from ..serve import server
+from ..targets import Deployment
+from . import scripts
+from .archive import NAME, Entry, check_compression, split_name, write_archive
+from .wheel import device_wheel
+
+PACK_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+#: Called with what is being done, how much of it is done and how much there is (bytes).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What was packed.
+
+    Attributes:
+        name: the archive's one top folder.
+        size: bytes of the archive.
+        manifest: what its ``manifest.json`` says.
+    """
+
+    path: Path
+    name: str
+    size: int
+    manifest: dict[str, Any]
+
+
+def write_pack(
+    bundle: Bundle,
+    deployment: Deployment,
+    out: str | Path,
+    *,
+    wheels: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Pack:
+    """Write an archive: bundle, runtime, pins, scripts and a systemd unit in one top folder.
+
+    Equal inputs give equal bytes. A bundle that was quantized for another kind of machine than
+    the deployment's, but runs there, is packed with a ``UserWarning``.
+
+    Args:
+        deployment: from :func:`.targets.plan`.
+        out: ends in .tar.zst, .tar.gz, .tgz or .tar; the top folder has its name.
+        wheels: a folder of wheels for a device without a network.
+        overwrite: replace a file that is there.
+
+    Raises:
+        InputError: an impossible name, or no wheels in ``wheels``.
+        BundleError: the bundle's files are not what its manifest says.
+        MissingDependencyError: ``out`` asks for zstd, and zstandard is not installed.
+        OutputExistsError, OutputError: see :mod:`seq2edge.runtime.bundle.atomic_write`.
+    """
+    out = Path(out)
+    name, _ = split_name(out)
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} becomes the name of a folder and a service: use letters, digits, '.', '_'"
+            " and '-' only"
+        )
+    check_compression(out)
+    check_file(out, overwrite)
+    others = _wheels(wheels) if wheels is not None else []
+    _tell(progress, "checking the bundle", 0, 0)
+    bundle.verify()
+    wheel, data = device_wheel()
+    entries = [
+        *_bundle(bundle),
+        *(Entry(f"wheels/{path.name}", path) for path in others if path.name != wheel),
+        Entry(f"wheels/{wheel}", data),
+        *_texts(name, deployment, wheel),
+    ]
+    manifest = _manifest(name, bundle, deployment, entries)
+    entries.append(Entry(PACK_NAME, (json.dumps(manifest, indent=2) + "\n").encode()))
+    write_archive(
+        out,
+        [Entry(f"{name}/{e.name}", e.source, e.executable) for e in entries],
+        lambda done, total: _tell(progress, "packing", done, total),
+    )
+    _warn_of_target(bundle, deployment)  # not of what failed: the error is enough
+    return Pack(out, name, out.stat().st_size, manifest)
+
+
+def _bundle(bundle: Bundle) -> list[Entry]:
+    paths = {MANIFEST_NAME: bundle.directory / MANIFEST_NAME}
+    paths |= {file: bundle.path(file) for file in bundle.manifest.files}
+    return [Entry(f"bundle/{file}", path) for file, path in paths.items()]
+
+
+def _wheels(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.whl")) if folder.is_dir() else []
+    if not found:
+        raise InputError(f"{folder} holds no wheels (*.whl); fill it with 'pip download'")
+    return found
+
+
+def _texts(name: str, deployment: Deployment, wheel: str) -> list[Entry]:
+    pins = "\n".join([*deployment.requirements, f"./wheels/{wheel}", ""])
+    return [
+        Entry("README.txt", scripts.readme(name, deployment).encode()),
+        Entry("requirements.txt", pins.encode()),
+        Entry("install.sh", scripts.install_script(name, deployment).encode(), executable=True),
+        Entry("run.sh", scripts.run_script(deployment).encode(), executable=True),
+        Entry("seq2edge.service", scripts.unit(name, deployment).encode()),
+        Entry("serve.py", Path(server.__file__)),
+    ]
+
+
+def _manifest(
+    name: str, bundle: Bundle, deployment: Deployment, entries: Sequence[Entry]
+) -> dict[str, Any]:
+    done = bundle.manifest.quantization
+    known = {f"bundle/{file}": info.sha256 for file, info in bundle.manifest.files.items()}
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "seq2edge": package_version(),
+        "target": deployment.target.name,
+        "jetpack": deployment.jetpack.version if deployment.jetpack else None,
+        "engine": deployment.engine,
+        "device": deployment.device,
+        "python": ".".join(map(str, deployment.python)),
+        "family": bundle.manifest.family,
+        "quantization": f"{done['scheme']} for {done['target']}" if done else None,
+        "files": {
+            entry.name: {"size": entry.size, "sha256": known.get(entry.name) or _sha256(entry)}
+            for entry in sorted(entries, key=lambda entry: entry.name)
+        },
+    }
+
+
+def _sha256(entry: Entry) -> str:
+    if isinstance(entry.source, Path):
+        return sha256_of(entry.source)
+    return hashlib.sha256(entry.source).hexdigest()
+
+
+def _warn_of_target(bundle: Bundle, deployment: Deployment) -> None:
+    made_for = bundle.manifest.quantization.get("target")
+    fits = {"cpu"} if deployment.device == "cpu" else {"cuda", "tensorrt"}
+    # What is not quantized says nothing; a legacy bundle that is not says "any".
+    if made_for not in {None, "any", *fits}:
+        warnings.warn(
+            f"{bundle.directory} was quantized for {made_for!r} and will run on"
+            f" {deployment.device} more slowly than one quantized for it",
+            stacklevel=3,
+        )
+
+
+def _tell(progress: Progress | None, stage: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(stage, done, total)

@@ -1,0 +1,252 @@
+"""The text files of a pack: how it is installed, run and kept running."""
+
+from __future__ import annotations
+
+from ..targets import Deployment
+
+_INSTALL = r"""#!/bin/sh
+# Installs @NAME@ for @PLACE@ into ./venv and looks at the machine@AND_BUILDS@.
+#
+#   ./install.sh [--offline]@BUILD_USAGE@
+#
+# --offline   packages come from wheels/ and from this Python, never from the network
+@BUILD_HELP@# PYTHON      in the environment: the interpreter (default: @PYTHON@)
+set -eu
+cd "$(dirname "$0")"
+
+fail() {
+  echo "install.sh: error: $*" >&2
+  exit 1
+}
+
+python=${PYTHON:-@PYTHON@}
+index=
+@BUILD_DEFAULT@while [ $# -gt 0 ]; do
+  case $1 in
+  --offline) index=--no-index ;;
+@BUILD_CASE@  *) fail "unknown option $1" ;;
+  esac
+  shift
+done
+
+[ "$(uname -m)" = "@MACHINE@" ] ||
+  fail "this pack is for @MACHINE@, and this machine is $(uname -m)"
+command -v "$python" >/dev/null || fail "there is no $python: set PYTHON to another interpreter"
+"$python" -c 'import sys; sys.exit(not sys.version_info[:2] @PYTHON_TEST@)' ||
+  fail "@PYTHON_NEEDED@, and $python is $("$python" -V): set PYTHON to another"
+@TENSORRT_CHECK@"$python" - <<'END' ||
+import hashlib, json, sys
+from pathlib import Path
+
+wrong = []
+for name, info in json.loads(Path("manifest.json").read_bytes())["files"].items():
+    digest = hashlib.sha256()
+    try:
+        with open(name, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError:
+        pass
+    if digest.hexdigest() != info["sha256"]:
+        wrong.append(name)
+for name in wrong:
+    print(name, file=sys.stderr)
+sys.exit(bool(wrong))
+END
+  fail "the files above changed or are missing: copy the pack again"
+
+# The system's packages are seen too: on a Jetson, TensorRT is one of them.
+"$python" -m venv --clear --system-site-packages venv ||
+  fail "no virtual environment was made (on Debian and Ubuntu: apt-get install python3-venv)"
+venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps $index \
+  --find-links wheels -r requirements.txt
+venv/bin/seq2edge doctor --bundle bundle || echo "install.sh: see above what is missing" >&2
+@BUILD@echo "ready: $PWD/run.sh 'a text'"
+"""
+
+_BUILD_HELP = """\
+# --no-build  build no engines
+# after --    options of 'seq2edge build', such as --max-source-length 128
+"""
+_BUILD_CASE = """\
+  --no-build) build=false ;;
+  --)
+    shift
+    break
+    ;;
+"""
+_BUILD = """\
+if $build; then
+  venv/bin/seq2edge build bundle --engine @ENGINE@ "$@"
+fi
+"""
+_TENSORRT_CHECK = """\
+"$python" -c 'import tensorrt' ||
+  fail "$python has no TensorRT, which JetPack brings: sudo apt-get install nvidia-jetpack"
+"""
+
+_RUN = """#!/bin/sh
+# Text in, text out: ./run.sh "a text"; ./run.sh --help tells the rest.
+here=$(dirname "$(readlink -f "$0")")
+exec "$here/venv/bin/seq2edge" run @OPTIONS@"$here/bundle" "$@"
+"""
+
+_UNIT = """\
+# Keeps @NAME@ loaded and answers on /run/@NAME@/socket: a line of text in, a line of JSON out.
+#
+#   sudo tar -C /opt -xf @NAME@.tar... && sudo /opt/@NAME@/install.sh
+#   sudo systemctl enable --now /opt/@NAME@/seq2edge.service
+#   echo "a text" | nc -N -U /run/@NAME@/socket
+#
+# The paths below are /opt/@NAME@: write others here if it lies elsewhere (not in /home, which
+# the service does not see).
+
+[Unit]
+Description=seq2edge: @NAME@
+
+[Service]
+Type=notify
+NotifyAccess=main
+WorkingDirectory=/opt/@NAME@
+ExecStart=/opt/@NAME@/venv/bin/python serve.py bundle /run/@NAME@/socket@OPTIONS@
+RuntimeDirectory=@NAME@
+Restart=on-failure
+RestartSec=2
+# Loading a large bundle or engine from flash takes its time.
+TimeoutStartSec=300
+@POWER@
+# A user of its own, who can write nothing but its socket, and speaks to no network.
+DynamicUser=yes
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateNetwork=yes
+@DEVICES@ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+CapabilityBoundingSet=
+SystemCallArchitectures=native
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+"""
+#: The GPU's device files belong to these groups, and what CUDA compiles is kept.
+_GPU_DEVICES = """\
+SupplementaryGroups=video render
+CacheDirectory=@NAME@
+Environment=CUDA_CACHE_PATH=/var/cache/@NAME@
+"""
+_NO_DEVICES = """\
+PrivateDevices=yes
+RestrictAddressFamilies=AF_UNIX
+"""
+_POWER = """\
+# The board's clocks are not the service's: choose a power mode once, with 'sudo nvpmodel -m N'
+# (it stays, and some modes ask for a restart), and 'sudo jetson_clocks' after every start.
+"""
+
+_README = """\
+@NAME@: a seq2edge bundle for @PLACE@, engine @ENGINE@ on @DEVICE@.
+
+    ./install.sh            makes ./venv@INSTALL_NOTE@
+    ./run.sh "a text"       prints the result
+
+install.sh takes packages from the package index; with --offline from wheels/ and from what this
+Python has. wheels/ always holds seq2edge; 'seq2edge pack --wheels DIR' adds the others.
+
+seq2edge.service keeps the bundle loaded behind a Unix socket; how to enable it is written there.
+
+@NEEDS@
+manifest.json has the SHA-256 of every file, and install.sh checks them.
+"""
+_NEEDS = {
+    "jetson": "Needs: JetPack @JETPACK@ with TensorRT, Python @VERSION@ and python3-venv.\n",
+    "cuda": "Needs: Python @VERSION@ or newer, an NVIDIA driver and, for onnxruntime, CUDA"
+    " and cuDNN.\n",
+    "cpu": "Needs: Python @VERSION@ or newer.\n",
+}
+
+
+def install_script(name: str, deployment: Deployment) -> str:
+    """``install.sh``: checks, makes the environment, installs the pins, builds the engines."""
+    build = deployment.builds_engines
+    exact = deployment.jetpack is not None
+    version = _dotted(deployment.python)
+    jetpack = f"JetPack {deployment.jetpack.version} has Python" if deployment.jetpack else ""
+    return _fill(
+        _INSTALL,
+        NAME=name,
+        PLACE=deployment.place,
+        AND_BUILDS=", then builds the engines" if build else "",
+        BUILD_USAGE=" [--no-build] [-- OPTION...]" if build else "",
+        BUILD_HELP=_BUILD_HELP if build else "",
+        BUILD_DEFAULT="build=true\n" if build else "",
+        BUILD_CASE=_BUILD_CASE if build else "",
+        BUILD=_fill(_BUILD, ENGINE=deployment.engine) if build else "",
+        TENSORRT_CHECK=_TENSORRT_CHECK if exact and build else "",
+        MACHINE=deployment.target.machine,
+        PYTHON=f"python{version}" if exact else "python3",
+        PYTHON_TEST=f"{'==' if exact else '>='} {deployment.python}",
+        PYTHON_NEEDED=f"{jetpack} {version}" if exact else f"it needs Python {version} or newer",
+    )
+
+
+def run_script(deployment: Deployment) -> str:
+    """``run.sh``: the command line over the bundle."""
+    return _fill(_RUN, OPTIONS="".join(f"{word} " for word in engine_options(deployment)))
+
+
+def unit(name: str, deployment: Deployment) -> str:
+    """``seq2edge.service``: a systemd unit for the pack in ``/opt``."""
+    return _fill(
+        _UNIT,
+        DEVICES=_NO_DEVICES if deployment.device == "cpu" else _GPU_DEVICES,
+        POWER=_POWER if deployment.jetpack else "",
+        NAME=name,
+        OPTIONS="".join(f" {word}" for word in engine_options(deployment)),
+    )
+
+
+def readme(name: str, deployment: Deployment) -> str:
+    """``README.txt``."""
+    kind = "jetson" if deployment.jetpack else deployment.device
+    return _fill(
+        _README,
+        NEEDS=_NEEDS[kind],
+        NAME=name,
+        PLACE=deployment.place,
+        ENGINE=deployment.engine,
+        DEVICE=deployment.device,
+        INSTALL_NOTE=" and builds the engines" if deployment.builds_engines else "",
+        JETPACK=deployment.jetpack.version if deployment.jetpack else "",
+        VERSION=_dotted(deployment.python),
+    )
+
+
+def engine_options(deployment: Deployment) -> list[str]:
+    """Options of ``seq2edge run`` and of ``serve.py``; those that are the default are left out."""
+    options = []
+    if deployment.engine != "onnxruntime":
+        options += ["--engine", deployment.engine]
+    elif deployment.device != "cpu":
+        options += ["--device", deployment.device]
+    return options
+
+
+def _fill(template: str, **values: str) -> str:
+    for key, value in values.items():
+        template = template.replace(f"@{key}@", value)
+    return template
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,315 @@
+"""What a device has, what it needs installed, and which bundles it can run.
+
+Nothing here asks the device: a Jetson has what its JetPack brought, and packages are pinned. What
+runs where is decided by the doctor, who is shown the machine that it will be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seq2edge.runtime.backends.onnxruntime import check_version
+from seq2edge.runtime.bundle.manifest import Manifest
+from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.errors import EngineError, InputError
+
+from .doctor import Machine, check_bundle
+from .doctor.facts import (
+    Cpu,
+    Cuda,
+    Gpu,
+    Memory,
+    OnnxRuntime,
+    Provider,
+    Sensors,
+    Stack,
+    TensorRt,
+    numbers,
+)
+from .doctor.jetpack import release
+from .doctor.machine import ATTENTION_TENSORRT, CACHE_UPDATE_TENSORRT
+
+Version = tuple[int, int]
+
+#: As requirements/device.txt has them (a test compares), by the board's Python. 3.10 has no newer
+#: numpy and onnxruntime.
+_TOKENIZERS = "tokenizers==0.23.3"
+_OLD, _NEW = ' ; python_version < "3.11"', ' ; python_version >= "3.11"'
+_NUMPY = {_OLD: "numpy==2.2.6", _NEW: "numpy==2.4.6"}
+_ONNXRUNTIME = {_OLD: "onnxruntime==1.23.2", _NEW: "onnxruntime==1.32.0"}
+_ONNXRUNTIME_GPU = {_OLD: "onnxruntime-gpu==1.23.2", _NEW: "onnxruntime-gpu==1.31.1"}
+#: By CUDA's major version, whose minor versions are compatible (nvidia.github.io/cuda-python,
+#: "Support"): there are no wheels of 12.6's bindings. cuda-pathfinder is all that they import.
+_CUDA = {
+    12: ("cuda-bindings==12.9.10", "cuda-pathfinder==1.8.3"),
+    13: ("cuda-bindings==13.0.3", "cuda-pathfinder==1.8.3"),
+}
+#: Of a box with a GPU, the version below.
+_NEWEST_TENSORRT: Version = (10, 16)
+#: TensorRT for a box with a GPU; on a Jetson it is JetPack's. Bindings and libraries are
+#: named, as nothing is installed that is not.
+_TENSORRT = {
+    "tensorrt": tuple(f"tensorrt-cu13{part}==10.16.1.11" for part in ("", "-bindings", "-libs")),
+    "tensorrt-rtx": tuple(
+        f"tensorrt-rtx-cu13{part}==1.7.1.116" for part in ("", "-bindings", "-libs")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class JetPack:
+    """A JetPack release: the targets that it is for, and what it brings."""
+
+    version: str
+    targets: tuple[str, ...]
+    stack: Stack
+
+    @property
+    def python(self) -> Version:
+        major, minor = numbers(self.stack.python)[:2]
+        return major, minor
+
+    @property
+    def tensorrt(self) -> Version:
+        major, minor = numbers(self.stack.tensorrt)[:2]
+        return major, minor
+
+
+def _jetpack(l4t: str, *targets: str) -> JetPack:
+    """The release of a Jetson Linux that the doctor knows."""
+    version, stack = release(l4t)
+    if version is None or stack is None:
+        raise AssertionError(f"no JetPack has Jetson Linux {l4t}")
+    return JetPack(version, targets, stack)
+
+
+#: The newest last. An update such as 6.2.1 brings what 6.2 brings.
+JETPACKS = (
+    _jetpack("36.4.0", "jetson-orin"),
+    _jetpack("36.4.3", "jetson-orin"),
+    _jetpack("38.2", "jetson-thor"),
+    _jetpack("38.4", "jetson-thor"),
+    _jetpack("39.2.0", "jetson-orin", "jetson-thor"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of machine.
+
+    Attributes:
+        engines: that run there, the usual one first.
+        device: where the ``onnxruntime`` engine computes.
+        capability: the least compute capability of its GPU; None: it has none.
+        machine: as ``uname -m`` says it.
+        jetpack: the release that is meant when none is named; None: not a Jetson.
+    """
+
+    name: str
+    summary: str
+    machine: str
+    engines: tuple[str, ...]
+    device: str = "cpu"
+    capability: str | None = None
+    jetpack: str | None = None
+
+
+#: Orin boards in the field run JetPack 6; 7.2 is the first that both kinds of board share.
+TARGETS = (
+    Target(
+        "jetson-orin",
+        "Jetson Orin, JetPack 6.1, 6.2 or 7.2",
+        "aarch64",
+        ("tensorrt", "onnxruntime"),
+        capability="8.7",
+        jetpack="6.2",
+    ),
+    Target(
+        "jetson-thor",
+        "Jetson Thor, JetPack 7.0 to 7.2",
+        "aarch64",
+        ("tensorrt", "onnxruntime"),
+        capability="11.0",
+        jetpack="7.2",
+    ),
+    Target(
+        "gpu",
+        "x86 with an NVIDIA GPU",
+        "x86_64",
+        ("onnxruntime", "tensorrt", "tensorrt-rtx"),
+        device="cuda",
+        capability="8.0",
+    ),
+    Target("cpu", "x86 without a GPU", "x86_64", ("onnxruntime",)),
+    Target("cpu-arm64", "64 bit ARM without a GPU", "aarch64", ("onnxruntime",)),
+)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where and with what a bundle is to run.
+
+    Attributes:
+        engine: ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``.
+        device: ``cpu`` or ``cuda``.
+        python: the least version; on a Jetson the only one.
+        requirements: exact pins, lines of a requirements.txt that is installed without
+            dependencies.
+    """
+
+    target: Target
+    jetpack: JetPack | None
+    engine: str
+    device: str
+    python: Version
+    requirements: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """For people, such as ``jetson-orin (JetPack 6.2)``."""
+        return self.target.name + (f" (JetPack {self.jetpack.version})" if self.jetpack else "")
+
+    @property
+    def builds_engines(self) -> bool:
+        return self.engine != "onnxruntime"
+
+
+def plan(
+    bundle: Bundle, target: str, *, jetpack: str | None = None, engine: str | None = None
+) -> Deployment:
+    """What a bundle needs on a target.
+
+    Args:
+        target: a name of :data:`TARGETS`.
+        jetpack: a version of :data:`JETPACKS`, or an update of one; None: the target's usual
+            one.
+        engine: None: the target's usual one, or TensorRT for a bundle quantized for it.
+
+    Raises:
+        InputError: an unknown target, or a JetPack or an engine that it does not have.
+        EngineError: the bundle cannot run there; why, and what to do.
+    """
+    bundle.require_slots("pack")
+    found = next((known for known in TARGETS if known.name == target), None)
+    if found is None:
+        names = ", ".join(known.name for known in TARGETS)
+        raise InputError(f"unknown target {target!r}; there are: {names}")
+    there = _release(found, jetpack)
+    engine = engine or _usual_engine(found, bundle.manifest)
+    if engine not in found.engines:
+        raise InputError(f"{target} has no engine {engine!r}; it has: {', '.join(found.engines)}")
+    deployment = Deployment(
+        target=found,
+        jetpack=there,
+        engine=engine,
+        device=found.device if engine == "onnxruntime" else "cuda",
+        python=there.python if there else _least_python(bundle.manifest),
+        requirements=_requirements(found, there, engine),
+    )
+    _check(bundle, deployment)
+    return deployment
+
+
+def _release(target: Target, version: str | None) -> JetPack | None:
+    if target.jetpack is None:
+        if version is not None:
+            raise InputError(f"{target.name} is no Jetson: leave out --jetpack")
+        return None
+    wanted = version or target.jetpack
+    for known in _releases(target):
+        if f"{wanted}.".startswith(f"{known.version}."):
+            return known
+    versions = ", ".join(known.version for known in _releases(target))
+    raise InputError(f"{target.name} has no JetPack {wanted}; there are: {versions}")
+
+
+def _releases(target: Target) -> list[JetPack]:
+    return [known for known in JETPACKS if target.name in known.targets]
+
+
+def _usual_engine(target: Target, manifest: Manifest) -> str:
+    wanted = manifest.quantization.get("target")
+    return wanted if wanted in target.engines else target.engines[0]
+
+
+def _least_python(manifest: Manifest) -> Version:
+    """3.10 where the onnxruntime that it has is new enough for the graphs."""
+    try:
+        check_version(_version_of(_ONNXRUNTIME[_OLD]), manifest)
+    except EngineError:
+        return (3, 11)
+    return (3, 10)
+
+
+def _requirements(target: Target, there: JetPack | None, engine: str) -> tuple[str, ...]:
+    """Pins; with markers where the machine's Python is not known."""
+    tables = [_NUMPY]
+    if engine == "onnxruntime" or target.device == "cpu":  # on a Jetson also beside TensorRT
+        tables.append(_ONNXRUNTIME if target.device == "cpu" else _ONNXRUNTIME_GPU)
+    if there is None:
+        pins = [pin + marker for table in tables for marker, pin in table.items()]
+    else:
+        pins = [table[_OLD if there.python < (3, 11) else _NEW] for table in tables]
+    pins.append(_TOKENIZERS)
+    if engine != "onnxruntime":
+        pins += _CUDA[numbers(there.stack.cuda)[0] if there else 13]
+        pins += () if there else _TENSORRT[engine]
+    return tuple(pins)
+
+
+def _check(bundle: Bundle, deployment: Deployment) -> None:
+    """Refuse a bundle that the deployment's engine cannot run."""
+    if deployment.engine == "onnxruntime" and deployment.python < _least_python(bundle.manifest):
+        raise EngineError(
+            f"the newest onnxruntime for the Python of {deployment.place} is"
+            f" {_version_of(_ONNXRUNTIME[_OLD])}, too old for the bundle's operators: run"
+            " 'seq2edge lower' on the bundle, or use a newer JetPack"
+        )
+    name = deployment.engine
+    if name == "onnxruntime" and deployment.device == "cuda":
+        name = "onnxruntime-gpu"  # the doctor's name for it
+    fits = check_bundle(bundle, _machine(deployment)).engines
+    problem = next(fit.problem for fit in fits if fit.engine == name)
+    if problem is not None:
+        raise EngineError(
+            f"the bundle cannot run on {deployment.place} with {deployment.engine}: {problem}"
+        )
+
+
+def _machine(deployment: Deployment) -> Machine:
+    """The machine as it will be when all is installed, as far as a bundle's fit asks."""
+    target, there = deployment.target, deployment.jetpack
+    gpu = target.capability is not None
+    tensorrt = there.tensorrt if there else _NEWEST_TENSORRT
+    attention = tensorrt >= ATTENTION_TENSORRT
+    update = tensorrt >= CACHE_UPDATE_TENSORRT
+    old = there is not None and there.python < (3, 11)
+    return Machine(
+        board=None,
+        system=None,
+        python=_dotted(deployment.python),
+        cpu=Cpu(target.name, target.machine, None, None, None, None, ()),
+        memory=Memory(None, None, None, None, 0, None, None),
+        onnxruntime=OnnxRuntime(
+            _version_of(_ONNXRUNTIME[_OLD if old else _NEW]),
+            tuple(Provider(f"{kind}ExecutionProvider", True) for kind in ("CPU", "CUDA")),
+        ),
+        tensorrt=tuple(
+            TensorRt(engine, _dotted(tensorrt), attention, update)
+            for engine in target.engines
+            if engine != "onnxruntime"
+        ),
+        cuda=Cuda((Gpu(target.name, target.capability),), bindings="any", devices=1)
+        if gpu
+        else Cuda(),
+        jetson=None,
+        sensors=Sensors((), (), ()),
+    )
+
+
+def _version_of(pin: str) -> str:
+    return pin.partition("==")[2]
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,149 @@
+"""Run a bundle over texts and look at every value of its graphs.
+
+The runtime generates from the texts, with its cache, as the device will. Each pair of source
+and output then goes through the graphs once more, all positions in one run: the causal mask
+makes them the values that the steps had, and one run shows them all.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from seq2edge.export.serialize import Progress
+from seq2edge.runtime.bundle.manifest import GraphInfo
+from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.model import Seq2SeqModel
+from seq2edge.runtime.text.sources import Source, padded
+
+from .texts import Text
+
+#: A value: the graph ("encoder", "decoder") and its name there.
+Key = tuple[str, str]
+#: Called with a value's contents in one run of its graph.
+Look = Callable[[Key, NDArray[np.float32]], None]
+
+_BATCH = 16
+
+
+def replay(
+    bundle: Bundle, texts: Sequence[Text], look: Look, progress: Progress | None = None
+) -> int:
+    """Show ``look`` every float32 value that the graphs compute over ``texts``.
+
+    Returns:
+        The number of generated tokens.
+
+    Raises:
+        InputError: the bundle has no tokenizer, or a text is too long or has no tokens.
+    """
+    sources, targets = _generate(bundle, texts, progress)
+    with tempfile.TemporaryDirectory(prefix="seq2edge-") as folder:
+        encoder = _Tapped(bundle, "encoder", Path(folder))
+        decoder = _Tapped(bundle, "decoder", Path(folder))
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            if progress is not None:
+                progress("calibrating", number, len(sources))
+            mask = np.ones((1, 1, 1, len(source)), np.bool_)
+            ids = np.array([source], np.int64)
+            encoded = encoder.run({"input_ids": ids, "encoder_attention_mask": mask}, look)
+            decoder.run(_decoder_inputs(decoder.info, target, mask, encoded), look)
+    return sum(len(target) for target in targets)
+
+
+def _generate(
+    bundle: Bundle, texts: Sequence[Text], progress: Progress | None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of each text, and those that the decoder reads when it answers greedily."""
+    with Seq2SeqModel.load(bundle.directory) as model:
+        written = [text for text in texts if isinstance(text, str)]
+        words = iter(model.tokenize(written) if written else [])
+        sources = [next(words) if isinstance(text, str) else text for text in texts]
+        special = bundle.manifest.special_tokens
+        greedy = replace(
+            model.generation_config, num_beams=1, num_return_sequences=1, do_sample=False
+        )
+        targets: list[list[int]] = []
+        for first in range(0, len(sources), _BATCH):
+            if progress is not None:
+                progress("generating", first, len(sources))
+            batch = [Source.of(source) for source in sources[first : first + _BATCH]]
+            ids, mask = padded(batch, special.pad)
+            # The last token is never read: it ends the sequence, or the limit did.
+            targets += [
+                [special.decoder_start, *found.token_ids[:-1]]
+                for found in model.generate_ids(ids, mask, greedy)
+            ]
+    return sources, targets
+
+
+class _Tapped:
+    """A graph of the bundle that also puts out what its nodes compute."""
+
+    def __init__(self, bundle: Bundle, name: str, folder: Path) -> None:
+        import onnxruntime
+
+        self.info = bundle.manifest.graphs[name]
+        self._name = name
+        model = ir.load(bundle.path(self.info.file))
+        taps = [value for node in model.graph for value in node.outputs if _is_float(value)]
+        self._taps = [str(value.name) for value in taps]
+        own = {value.name for value in model.graph.outputs}
+        model.graph.outputs.extend(value for value in taps if value.name not in own)
+        path = folder / self.info.file
+        ir.save(model, path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", os.fspath(bundle.directory)
+        )
+        self._session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], look: Look) -> dict[str, NDArray[Any]]:
+        """Show all values to ``look``; the graph's own outputs."""
+        wanted = self.info.input_names()
+        names = [*self._taps, *(spec.name for spec in self.info.outputs)]
+        names = list(dict.fromkeys(names))
+        feeds = {name: array for name, array in inputs.items() if name in wanted}
+        values = dict(zip(names, self._session.run(names, feeds), strict=True))
+        for name in self._taps:
+            look((self._name, name), values[name])
+        return values
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype == ir.DataType.FLOAT
+
+
+def _decoder_inputs(
+    info: GraphInfo, target: Sequence[int], mask: NDArray[np.bool_], encoded: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """All positions of ``target`` as one tree step over an empty cache of as many slots."""
+    count = len(target)
+    positions = np.arange(count, dtype=np.int64)[None]
+    inputs: dict[str, NDArray[Any]] = {
+        "input_ids": np.array([target], np.int64),
+        "position_ids": positions,
+        "cache_position_ids": positions,
+        "attention_mask": np.tril(np.ones((1, 1, count, count), np.bool_)),
+        "write_index": np.zeros(1, np.int64),
+        "encoder_attention_mask": mask,
+    }
+    for spec in info.inputs:
+        if spec.name.startswith("past_"):
+            heads, head_dim = int(spec.shape[1]), int(spec.shape[3])
+            inputs[spec.name] = np.zeros((1, heads, count, head_dim), np.float32)
+        elif spec.name in encoded:
+            inputs[spec.name] = encoded[spec.name]
+    return inputs

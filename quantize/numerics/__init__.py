@@ -1,0 +1,1 @@
+"""Rounding of weights: to blocks, to channels, with GPTQ."""

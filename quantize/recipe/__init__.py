@@ -1,0 +1,1 @@
+"""What is done to which layer: schemes, weight formats, options, mixed precision."""

@@ -1,0 +1,250 @@
+"""ONNX Runtime on the CPU: everything bound once, the cache updated in place.
+
+Inputs and outputs are bound by address to numpy arrays that this module keeps alive, so a
+step costs one call into ONNX Runtime and no copy. ``present_*`` is bound to the memory of
+``past_*``: ``TensorScatter`` then writes the new slots and leaves the others where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bundle.manifest import GraphInfo
+from ...bundle.reader import Bundle
+from ...errors import EngineError
+from ..base import EncodedSource, Ids, Mask, Step
+from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
+
+#: Up to so many bytes of weights a step, one thread is the default: a step of 2.9 MB took
+#: 0.22 ms on one thread and 0.19 ms on two of an idle machine, but 0.16 and 0.63 ms beside
+#: other work, because the threads wait for each other in every operator (docs/results).
+_SINGLE_THREAD_BYTES = 4_000_000
+
+
+def chosen_threads(wanted: int | None, bundle: Bundle) -> int | None:
+    """Threads of an operator; ``wanted`` None: one for a small model, else None, all cores.
+
+    Raises:
+        EngineError: ``wanted`` is below 1.
+    """
+    if wanted is not None and wanted < 1:
+        raise EngineError(f"num_threads must be at least 1, not {wanted}")
+    small = _main_graph(bundle).weight_bytes <= _SINGLE_THREAD_BYTES
+    return 1 if wanted is None and small else wanted
+
+
+def _main_graph(bundle: Bundle) -> GraphInfo:
+    """The graph that runs most often."""
+    graphs = bundle.manifest.graphs
+    return graphs["encoder" if bundle.manifest.only == "encoder" else "decoder"]
+
+
+class OnnxRuntimeEngine:
+    """CPU sessions over one bundle, or over the only one of its two stacks.
+
+    Args:
+        bundle: the opened bundle.
+        num_threads: threads of an operator; None: one for a small model, else all cores.
+    """
+
+    limits: None = None  # any shapes
+
+    def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
+        num_threads = chosen_threads(num_threads, bundle)
+        ort = import_onnxruntime()
+        check_version(ort.__version__, bundle.manifest)
+        graphs, main = bundle.manifest.graphs, _main_graph(bundle)
+        if any(spec.dtype == "bfloat16" for spec in (*main.inputs, *main.outputs)):
+            raise EngineError(
+                f"{bundle.directory} computes in bfloat16, which onnxruntime cannot do on a CPU;"
+                " quantize the float32 bundle for the CPU instead"
+            )
+        self.num_threads = num_threads
+        self._value = ort.OrtValue
+        self._graphs, self._closed = graphs, False
+        self._encoder = self._decoder = self._scores = None
+        if "encoder" in graphs:
+            # The encoder's idle threads would otherwise spin while the decoder runs.
+            entries = {"session.force_spinning_stop": "1"}
+            self._encoder = open_session(ort, bundle, graphs["encoder"], num_threads, entries)
+        if "decoder" in graphs:
+            self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
+        if "scores" in graphs:
+            # One thread: a pool of its own would compete with the decoder's.
+            self._scores = open_session(ort, bundle, graphs["scores"], 1)
+        give_back_memory()
+
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtSource:
+        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+        input_ids = np.ascontiguousarray(input_ids, np.int64)
+        mask = np.ascontiguousarray(attention_mask, np.bool_)[:, None, None, :]
+        if self._closed:
+            raise EngineError("the model was closed; load it again")
+        if self._encoder is None:
+            return OrtSource(mask, {}, self._value)
+        binding = self._encoder.io_binding()
+        _bind(binding.bind_input, "input_ids", input_ids)
+        _bind(binding.bind_input, "encoder_attention_mask", mask)
+        names = [spec.name for spec in self._graphs["encoder"].outputs]
+        for name in names:
+            binding.bind_output(name)
+        try:
+            self._encoder.run_with_iobinding(binding)
+        except Exception as error:  # the bindings raise several unrelated classes
+            raise run_error("encoder", error) from None
+        outputs = dict(zip(names, binding.get_outputs(), strict=True))
+        return OrtSource(mask, outputs, self._value)
+
+    def decoder(self, source: EncodedSource, capacity: int) -> OrtDecoder:
+        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+        if not isinstance(source, OrtSource):
+            raise TypeError("source was encoded by another engine")
+        info = self._graphs["decoder"]
+        return OrtDecoder(self._decoder, self._scores, info, source, capacity)
+
+    def close(self) -> None:
+        """Let go of the sessions and their memory."""
+        self._encoder = self._decoder = self._scores = None
+        self._closed = True
+
+
+class OrtSource:
+    """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S].
+
+    Without an encoder there are none.
+    """
+
+    def __init__(self, mask: Mask, outputs: Mapping[str, Any], value: Any) -> None:
+        self.mask = mask
+        self._outputs = outputs
+        self._value = value  # onnxruntime's OrtValue class, imported only by the engine
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.mask.shape[0])
+
+    def numpy(self, name: str) -> NDArray[Any]:
+        """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh]."""
+        array: NDArray[Any] = self._outputs[name].numpy()
+        return array
+
+    def rows(self, rows: Ids) -> OrtSource:
+        """These rows of the batch, copied."""
+        outputs = {
+            name: self._value.ortvalue_from_numpy(np.ascontiguousarray(self.numpy(name)[rows]))
+            for name in self._outputs
+        }
+        return OrtSource(np.ascontiguousarray(self.mask[rows]), outputs, self._value)
+
+    def bind(self, binding: Any) -> None:
+        """Make the outputs inputs of a decoder step."""
+        for name, value in self._outputs.items():
+            binding.bind_ortvalue_input(name, value)
+
+
+class OrtDecoder:
+    """See :class:`seq2edge.runtime.backends.base.Decoder`."""
+
+    cache_position_ids: Ids
+
+    def __init__(
+        self, session: Any, scores: Any, info: GraphInfo, source: OrtSource, capacity: int
+    ) -> None:
+        self._session = session
+        self._scores = scores
+        self._source = source
+        self._inputs = info.input_names()
+        self._cache: dict[str, NDArray[Any]] = {}
+        for spec in info.inputs:
+            if spec.name.startswith(("past_key.", "past_value.")):
+                heads, head_dim = int(spec.shape[1]), int(spec.shape[3])
+                shape = (source.batch_size, heads, capacity, head_dim)
+                # Zeroed, not empty: a masked slot's weight is 0, and 0 x NaN is NaN.
+                self._cache[spec.name] = np.zeros(shape, spec.dtype)
+        self._set_capacity(capacity)
+
+    @property
+    def normalizes(self) -> bool:
+        return self._scores is not None
+
+    @property
+    def capacity(self) -> int:
+        return int(self.cache_position_ids.shape[1])
+
+    def grow(self, capacity: int) -> None:
+        known = self.cache_position_ids
+        for name, old in self._cache.items():
+            batch, heads, slots, head_dim = old.shape
+            new = np.zeros((batch, heads, capacity, head_dim), old.dtype)
+            new[:, :, :slots] = old
+            self._cache[name] = new
+        self._set_capacity(capacity)
+        self.cache_position_ids[:, : known.shape[1]] = known
+
+    def pack(self, slots: Ids) -> None:
+        count = slots.shape[1]
+        for array in (*self._cache.values(), self.cache_position_ids[:, None, :, None]):
+            for row, chosen in enumerate(slots):
+                array[row, :, :count] = array[row][:, chosen]
+
+    def keep(self, rows: Ids) -> None:
+        self._source = self._source.rows(rows)
+        self._cache = {name: array[rows] for name, array in self._cache.items()}
+        self.cache_position_ids = self.cache_position_ids[rows]
+
+    def bind(self, step: Step) -> Callable[[], None]:
+        binding = self._session.io_binding()
+        inputs = {
+            "input_ids": step.input_ids,
+            "position_ids": step.position_ids,
+            "cache_position_ids": self.cache_position_ids,
+            "attention_mask": step.attention_mask,
+            "write_index": step.write_index,
+            "encoder_attention_mask": self._source.mask,
+        }
+        for name, array in inputs.items():
+            if name in self._inputs:
+                _bind(binding.bind_input, name, array)
+        self._source.bind(binding)
+        for name, array in self._cache.items():
+            _bind(binding.bind_input, name, array)
+            _bind(binding.bind_output, name.replace("past_", "present_", 1), array)
+        _bind(binding.bind_output, "next_ids", step.next_ids)
+        if step.logits is not None:
+            _bind(binding.bind_output, "logits", step.logits)
+        run, cache = self._session.run_with_iobinding, dict(self._cache)
+        normalize = self._bind_scores(step)
+
+        # The closure keeps every bound array alive for as long as it can be called.
+        def run_step(_keep: Any = (inputs, cache, step, self._source)) -> None:
+            try:
+                run(binding)
+                if normalize is not None:
+                    normalize()
+            except Exception as error:
+                raise run_error("decoder", error) from None
+
+        return run_step
+
+    def _bind_scores(self, step: Step) -> Callable[[], None] | None:
+        if self._scores is None or step.logits is None or step.log_normalizer is None:
+            return None
+        binding = self._scores.io_binding()
+        _bind(binding.bind_input, "logits", step.logits)
+        _bind(binding.bind_output, "log_normalizer", step.log_normalizer)
+        return partial(self._scores.run_with_iobinding, binding)
+
+    def _set_capacity(self, capacity: int) -> None:
+        batch = self._source.batch_size
+        self.cache_position_ids = np.tile(np.arange(capacity, dtype=np.int64), (batch, 1))
+
+
+def _bind(bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be contiguous to be bound by address")
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

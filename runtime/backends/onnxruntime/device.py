@@ -1,0 +1,321 @@
+"""ONNX Runtime with all arrays on a device: an NVIDIA GPU, or the CPU's memory for tests.
+
+The cache, the cross-attention keys and values, masks and ids live in arrays of the device whose
+addresses stay; ``present_*`` is bound to the memory of ``past_*``. A step moves only what is
+small: ids, positions and masks to the device, next tokens (and logits) back. Growing, packing
+and dropping rows of the cache go through the host, as numpy is all there is: they move the
+cache's bytes to the host and back, a few times a call.
+
+Steps are captured as CUDA graphs, one for each shape, which spares the CPU the launching of a
+hundred kernels or more. That asks for no node on the CPU but shape arithmetic, the same shapes
+and addresses for the same graph id, and one thread at a time (ONNX Runtime's documentation of
+the CUDA execution provider, "Using CUDA Graphs"; its pull requests 16491, 19636 and 19818). The
+first run with an id is in truth several, as ONNX Runtime warms up, captures and replays, so a
+run must be repeatable. The encoder is not captured: it runs once a call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from ...bundle.reader import Bundle
+from ...errors import EngineError
+from ..base import EncodedSource, Ids, Mask, Step
+from .assignment import RECORD, Node, assigned_nodes, describe, fallbacks
+from .buffers import Pool
+from .providers import Target, check_available, check_started, explained, preload_libraries
+from .session import check_version, import_onnxruntime, open_session, quiet
+from .steps import (
+    RUNS_BEFORE_CAPTURE,
+    CacheBuffers,
+    Place,
+    SourceBuffers,
+    SourceKey,
+    StepBuffers,
+    StepKey,
+)
+
+#: Source lengths are padded to a multiple of it where steps are captured, or nearly every text
+#: would need a graph of its own.
+_SOURCE_MULTIPLE = 64
+
+#: Slots of the probe's cache: those that most texts start with, so that its graph is of use.
+_PROBE_SLOTS = 64
+
+
+class DeviceEngine:
+    """Sessions over one bundle whose arrays are on a device.
+
+    After loading, the encoder and a few steps of the decoder are run: what does not work on
+    this GPU is found then.
+
+    Args:
+        bundle: the opened bundle.
+        target: which device, by which execution providers.
+        strict: refuse a bundle with nodes that fall back to the CPU; else there is a warning.
+        num_threads: threads of an operator that runs on the CPU; None: one.
+
+    Attributes:
+        graphs_off: why steps are not captured as CUDA graphs; None: they are.
+
+    Raises:
+        EngineError: there is no such provider, or it does not run here; a graph that it
+            refuses; with ``strict``, nodes on the CPU. It says what to do.
+    """
+
+    limits: None = None  # any shapes
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        *,
+        strict: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        if num_threads is not None and num_threads < 1:
+            raise EngineError(f"num_threads must be at least 1, not {num_threads}")
+        self.num_threads = num_threads or 1
+        self._ort = import_onnxruntime()
+        check_available(self._ort, target)
+        check_version(self._ort.__version__, bundle.manifest)
+        if target.device != "cpu":
+            preload_libraries(self._ort)
+        self._bundle, self._target = bundle, target
+        self._place = Place(self._ort, target.device, bundle.manifest.graphs, {})
+        self.graphs_off = None if target.captures else f"{target.required[0]} has none here"
+        failure = self._failure_to_load()
+        if failure is not None and target.captures:
+            # It may be the graphs; if it is not, the same happens again.
+            self.graphs_off = str(failure)
+            failure = self._failure_to_load()
+        if failure is not None:
+            raise explained(self._ort, failure)
+        self._report(strict)
+
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> DeviceSource:
+        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+        batch, length = input_ids.shape
+        padded = self._padded(length)
+        ids = np.full((batch, padded), self._bundle.manifest.special_tokens.pad, np.int64)
+        ids[:, :length] = input_ids
+        mask = np.zeros((batch, 1, 1, padded), np.bool_)
+        mask[:, 0, 0, :length] = attention_mask
+        with self._place.working("encoder"):
+            self._place.session("encoder")  # a closed engine has nothing to lend
+            source = DeviceSource(self._sources, SourceKey(batch, padded))
+            source.buffers.ids.write(ids)
+            source.buffers.mask.write(mask)
+            source.buffers.run_encoder()
+        return source
+
+    def decoder(self, source: EncodedSource, capacity: int) -> DeviceDecoder:
+        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+        if not isinstance(source, DeviceSource) or source.pool is not self._sources:
+            raise TypeError("source was encoded by another engine")
+        with self._place.working("decoder"):
+            return DeviceDecoder(self._place, source, capacity)
+
+    def close(self) -> None:
+        """Let go of the sessions, their graphs and what is kept for later calls."""
+        with self._place.working("decoder"):
+            self._place.sessions.clear()
+            self._sources.clear()
+
+    def _failure_to_load(self) -> EngineError | None:
+        """Load; an error without its traceback, whose frames would keep the sessions."""
+        try:
+            with quiet(self._ort):
+                self._load()
+        except EngineError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _load(self) -> None:
+        """Open all graphs anew, look where their nodes are, and run them once."""
+        capture = self.graphs_off is None
+        self._place.sessions.clear()
+        graphs = self._bundle.manifest.graphs
+        sessions = {}
+        for name, info in graphs.items():
+            sessions[name] = open_session(
+                self._ort,
+                self._bundle,
+                info,
+                self.num_threads,
+                RECORD,
+                providers=self._target.options(name, capture and name == "decoder"),
+            )
+            if name != "scores":
+                check_started(self._ort, sessions[name], self._target)
+        nodes = {name: assigned_nodes(session) for name, session in sessions.items()}
+        #: By graph: the nodes that fell back, and how many nodes there are; None: not known.
+        self._fallbacks: dict[str, tuple[list[Node], int]] | None = {}
+        for name, found in nodes.items():
+            if found is None or self._fallbacks is None:
+                self._fallbacks = None
+            else:
+                self._fallbacks[name] = fallbacks(found, self._target.required), len(found)
+        self._place = place = Place(
+            self._ort,
+            self._target.device,
+            graphs,
+            sessions,
+            captures=capture,
+            # With capturing on, ONNX Runtime has refused every graph that reads on the CPU.
+            rebinds=not capture and (self._fallbacks is None or self._fell_back()),
+        )
+        self._sources: Pool[SourceKey, SourceBuffers] = Pool(
+            lambda key: SourceBuffers(place, key), place.budget
+        )
+        self._probe()
+
+    def _probe(self) -> None:
+        """Run the encoder on one token, and the same step until it is captured and replayed."""
+        special = self._bundle.manifest.special_tokens
+        source = self.encode(np.array([[special.pad]]), np.ones((1, 1), np.bool_))
+        decoder = self.decoder(source, _PROBE_SLOTS)
+        step = Step.allocate(1, 1, decoder.capacity)
+        step.input_ids[:] = special.decoder_start
+        step.attention_mask[..., 0] = True
+        run = decoder.bind(step)
+        found = []
+        for _ in range(RUNS_BEFORE_CAPTURE + 1 if self._place.captures else 1):
+            run()
+            found.append(int(step.next_ids[0, 0]))
+        if len(set(found)) > 1:
+            raise EngineError(f"a replayed CUDA graph gives other tokens: {found}")
+
+    def _fell_back(self) -> bool:
+        return any(nodes for nodes, _ in (self._fallbacks or {}).values())
+
+    def _report(self, strict: bool) -> None:
+        """Say what runs on the CPU, and that there are no graphs."""
+        version = self._ort.__version__
+        if self._fallbacks is None:
+            if strict:
+                raise EngineError(
+                    f"onnxruntime {version} does not tell which nodes are on the CPU, so strict"
+                    " cannot be kept; upgrade onnxruntime-gpu, or load without strict"
+                )
+        elif self._fell_back():
+            text = (
+                f"onnxruntime {version} runs on the CPU what {self._target.required[-1]} has no"
+                f" kernels for: {describe(self._fallbacks)}; quantize the float32 bundle with"
+                " --target cuda, upgrade onnxruntime-gpu, or write the bundle in older operators"
+                " (seq2edge lower)"
+            )
+            if strict:
+                raise EngineError(text)
+            warnings.warn(f"{text}; each of them waits for the GPU", stacklevel=4)
+            return
+        if self._target.captures and self.graphs_off is not None:
+            warnings.warn(f"steps are not captured as CUDA graphs: {self.graphs_off}", stacklevel=4)
+
+    def _padded(self, length: int) -> int:
+        if not self._place.captures:
+            return length
+        padded = -(-length // _SOURCE_MULTIPLE) * _SOURCE_MULTIPLE
+        limit = self._bundle.manifest.dimensions.max_source_length
+        return padded if limit is None else max(length, min(padded, limit))
+
+
+class DeviceSource:
+    """Cross-attention keys and values of a batch of sources on the device."""
+
+    def __init__(self, pool: Pool[SourceKey, SourceBuffers], key: SourceKey) -> None:
+        self.pool = pool
+        self._key = key
+        self.buffers, _ = pool.lend(key, self)
+
+    @property
+    def batch_size(self) -> int:
+        return self._key.batch
+
+    def rows(self, rows: Ids) -> DeviceSource:
+        """These rows of the batch, copied through the host."""
+        kept = DeviceSource(self.pool, SourceKey(len(rows), self._key.length))
+        kept.buffers.mask.write(self.buffers.mask.read()[rows])
+        for name, array in kept.buffers.cross.items():
+            array.write(self.buffers.cross[name].read()[rows])
+        return kept
+
+
+class DeviceDecoder:
+    """See :class:`seq2edge.runtime.backends.base.Decoder`."""
+
+    cache_position_ids: Ids
+
+    def __init__(self, place: Place, source: DeviceSource, capacity: int) -> None:
+        self._place = place
+        self._source = source
+        self._cache, self._give_back = source.buffers.caches.lend(capacity, self)
+        # A masked slot's weight is 0, and 0 x NaN is NaN, be it of new memory or an earlier call.
+        for array in self._cache.arrays.values():
+            array.clear()
+        self.cache_position_ids = self._first_positions()
+
+    @property
+    def normalizes(self) -> bool:
+        return "scores" in self._place.sessions
+
+    @property
+    def capacity(self) -> int:
+        return self._cache.slots
+
+    def grow(self, capacity: int) -> None:
+        known = self.cache_position_ids
+        with self._place.working("decoder"):
+            old = self._replace(capacity)
+            for name, array in self._cache.arrays.items():
+                new = np.zeros(array.shape, array.storage)
+                new[:, :, : old.slots] = old.arrays[name].read()
+                array.write(new)
+        self.cache_position_ids = self._first_positions()
+        self.cache_position_ids[:, : old.slots] = known
+
+    def pack(self, slots: Ids) -> None:
+        count, rows = slots.shape[1], np.arange(len(slots))[:, None]
+        with self._place.working("decoder"):
+            for array in self._cache.arrays.values():
+                host = array.read()
+                host[:, :, :count] = host.swapaxes(1, 2)[rows, slots].swapaxes(1, 2)
+                array.write(host)
+        positions = self.cache_position_ids
+        positions[:, :count] = positions[rows, slots]
+
+    def keep(self, rows: Ids) -> None:
+        with self._place.working("decoder"):
+            self._source = self._source.rows(rows)
+            old = self._replace(self.capacity)
+            for name, array in self._cache.arrays.items():
+                array.write(old.arrays[name].read()[rows])
+        self.cache_position_ids = self.cache_position_ids[rows]
+
+    def bind(self, step: Step) -> Callable[[], None]:
+        place, source, cache, key = self._place, self._source, self._cache, StepKey.of(step)
+        with place.working("decoder"):
+            if key not in cache.steps:
+                cache.steps[key] = StepBuffers(place, source.buffers, cache, key)
+        buffers, positions = cache.steps[key], self.cache_position_ids
+
+        # The closure keeps the arrays that are bound by address.
+        def run_step() -> None:
+            with place.working("decoder"):
+                buffers.run(step, positions, source.buffers, cache)
+
+        return run_step
+
+    def _replace(self, capacity: int) -> CacheBuffers:
+        """Another cache of the present source; the old one, of which it has nothing yet."""
+        old, give_back = self._cache, self._give_back
+        self._cache, self._give_back = self._source.buffers.caches.lend(capacity, self)
+        give_back()
+        return old
+
+    def _first_positions(self) -> Ids:
+        row = np.arange(self._cache.slots, dtype=np.int64)
+        return np.tile(row, (self._cache.batch, 1))

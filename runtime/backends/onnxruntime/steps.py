@@ -1,0 +1,259 @@
+"""The arrays of a source, of a cache and of a step on a device, and how a step is run.
+
+Each kind is made once a shape and kept (buffers.py): a source has the pool of its caches, a
+cache the steps that were bound to it. So a step's addresses, and with them its CUDA graph,
+are the same in each call of the same shapes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bundle.manifest import GraphInfo
+from ...errors import EngineError
+from ..base import Ids, Step
+from .buffers import Budget, DeviceArray, Pool
+from .session import run_error
+
+#: One thread at a time works on the device: while a CUDA graph is captured, allocations and
+#: copies of any other thread of the process fail (cudaStreamCaptureModeGlobal).
+_DEVICE_LOCK = threading.RLock()
+
+#: A step is captured when its shape has been run so often: capturing costs about three runs.
+RUNS_BEFORE_CAPTURE = 4
+
+#: Kept for later calls at most: bytes of the device (a Jetson shares them with the CPU), and
+#: captured graphs, which take a few MB each.
+_KEPT_BYTES, _KEPT_GRAPHS = 256_000_000, 64
+
+
+@dataclass
+class Place:
+    """An opened bundle on a device.
+
+    Attributes:
+        ort: the onnxruntime module.
+        device: ``cuda`` or ``cpu``.
+        graphs: the manifest's, by name.
+        sessions: by the graph's name; emptied when the engine is closed.
+        captures: whether steps are captured as CUDA graphs.
+        rebinds: whether inputs are bound before each run. ONNX Runtime copies an input that a
+            node on the CPU reads when it is bound, not when it is run.
+    """
+
+    ort: Any
+    device: str
+    graphs: Mapping[str, GraphInfo]
+    sessions: dict[str, Any]
+    captures: bool = False
+    rebinds: bool = False
+    budget: Budget = field(default_factory=lambda: Budget(_KEPT_BYTES, _KEPT_GRAPHS))
+    #: Ids of graphs; 0 is ONNX Runtime's own.
+    graph_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def array(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+        return DeviceArray(self.ort, self.device, shape, dtype)
+
+    def session(self, graph: str) -> Any:
+        if not self.sessions:
+            raise EngineError("the model was closed; load it again")
+        return self.sessions[graph]
+
+    @contextmanager
+    def working(self, graph: str) -> Iterator[None]:
+        """The device for one thread alone; its errors say in which graph they were."""
+        with _DEVICE_LOCK:
+            try:
+                yield
+            except EngineError:
+                raise
+            except Exception as error:  # the bindings raise several unrelated classes
+                raise run_error(graph, error) from None
+
+
+class SourceKey(NamedTuple):
+    batch: int
+    length: int
+
+
+class SourceBuffers:
+    """The encoder's inputs and outputs for [B, S] tokens; mask is [B, 1, 1, S]."""
+
+    kept = False
+
+    def __init__(self, place: Place, key: SourceKey) -> None:
+        self._place = place
+        self.batch, self.length = key
+        self.ids = place.array((self.batch, self.length), "int64")
+        self.mask = place.array((self.batch, 1, 1, self.length), "bool")
+        sizes = {"batch": self.batch, "source": self.length}
+        self.cross = {
+            spec.name: place.array(_shape(spec.shape, sizes), spec.dtype)
+            for spec in place.graphs["encoder"].outputs
+        }
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.ids, self.mask, *self.cross.values()))
+
+    @cached_property
+    def caches(self) -> Pool[int, CacheBuffers]:
+        """By T. What is bound to arrays that go with their owner is not worth keeping."""
+        place, batch = self._place, self.batch
+        budget = place.budget if self.kept else Budget(0, 0)
+        return Pool(lambda slots: CacheBuffers(place, batch, slots), budget)
+
+    def run_encoder(self) -> None:
+        """Fill ``cross`` from ``ids`` and ``mask``."""
+        session = self._place.session("encoder")
+        binding = session.io_binding()
+        self.ids.bind(binding.bind_input, "input_ids")
+        self.mask.bind(binding.bind_input, "encoder_attention_mask")
+        for name, array in self.cross.items():
+            array.bind(binding.bind_output, name)
+        session.run_with_iobinding(binding)
+
+
+class CacheBuffers:
+    """Keys and values of [B, H, T, Dh] each, and the logical positions [B, T] of the slots."""
+
+    kept = False
+
+    def __init__(self, place: Place, batch: int, slots: int) -> None:
+        self.batch, self.slots = batch, slots
+        sizes = {"batch": batch, "slots": slots}
+        inputs = place.graphs["decoder"].inputs
+        self.arrays = {
+            spec.name: place.array(_shape(spec.shape, sizes), spec.dtype)
+            for spec in inputs
+            if spec.name.startswith(("past_key.", "past_value."))
+        }
+        self.positions = place.array((batch, slots), "int64")
+        self.steps: dict[StepKey, StepBuffers] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.positions, *self.arrays.values()))
+
+
+class StepKey(NamedTuple):
+    """What a step needs: Q queries, and whether logits and their normalizer are read."""
+
+    queries: int
+    vocab_size: int | None
+    normalizer: bool
+
+    @classmethod
+    def of(cls, step: Step) -> StepKey:
+        size = None if step.logits is None else step.logits.shape[2]
+        wanted = step.logits is not None and step.log_normalizer is not None
+        return cls(step.input_ids.shape[1], size, wanted)
+
+
+class StepBuffers:
+    """The small arrays of a step of one shape, bound together with its source and cache.
+
+    It holds no reference to them, as the cache refers to it.
+    """
+
+    def __init__(
+        self, place: Place, source: SourceBuffers, cache: CacheBuffers, key: StepKey
+    ) -> None:
+        self._place = place
+        batch, queries = cache.batch, key.queries
+        rows = (batch, queries)
+        self._ids = place.array(rows, "int64")
+        self._positions = place.array(rows, "int64")
+        self._mask = place.array((batch, 1, queries, cache.slots), "bool")
+        self._write_index = place.array((batch,), "int64")
+        # Not the memory of the ids, as in the CPU's engine: a first run may be several.
+        self._next_ids = place.array(rows, "int64")
+        self._logits = (
+            None if key.vocab_size is None else place.array((*rows, key.vocab_size), "float32")
+        )
+        scored = key.normalizer and "scores" in place.sessions
+        self._log_normalizer = place.array(rows, "float32") if scored else None
+        self._session = place.session("decoder")
+        self._binding = self._session.io_binding()
+        self._bind_inputs(source, cache)
+        for name, array in cache.arrays.items():
+            array.bind(self._binding.bind_output, name.replace("past_", "present_", 1))
+        self._next_ids.bind(self._binding.bind_output, "next_ids")
+        if self._logits is not None:
+            self._logits.bind(self._binding.bind_output, "logits")
+        self._runs = 0
+        self._capturable = place.captures and source.kept and cache.kept
+        self._options = place.ort.RunOptions()
+        if place.captures:
+            self._options.add_run_config_entry("gpu_graph_id", "-1")  # run, and capture nothing
+        if cache.kept:
+            place.budget.bytes -= self._nbytes
+
+    def run(self, step: Step, positions: Ids, source: SourceBuffers, cache: CacheBuffers) -> None:
+        """Copy what ``step`` holds to the device, run it, and copy its results back."""
+        self._ids.write(step.input_ids)
+        self._positions.write(step.position_ids)
+        self._mask.write(step.attention_mask)
+        self._write_index.write(step.write_index)
+        cache.positions.write(positions)
+        if self._place.rebinds:
+            self._bind_inputs(source, cache)
+        self._prepare_capture()
+        self._session.run_with_iobinding(self._binding, self._options)
+        step.next_ids[...] = self._next_ids.read()
+        if step.logits is not None and self._logits is not None:
+            step.logits[...] = self._logits.read()
+        if step.log_normalizer is not None and self._log_normalizer is not None:
+            step.log_normalizer[...] = self._normalize()
+
+    @property
+    def _nbytes(self) -> int:
+        found = (self._ids, self._positions, self._mask, self._next_ids, self._logits)
+        return sum(array.nbytes for array in found if array is not None)
+
+    def _bind_inputs(self, source: SourceBuffers, cache: CacheBuffers) -> None:
+        arrays = {
+            "input_ids": self._ids,
+            "position_ids": self._positions,
+            "attention_mask": self._mask,
+            "write_index": self._write_index,
+            "cache_position_ids": cache.positions,
+            "encoder_attention_mask": source.mask,
+            **source.cross,
+            **cache.arrays,
+        }
+        for name in self._place.graphs["decoder"].input_names():
+            arrays[name].bind(self._binding.bind_input, name)
+
+    def _prepare_capture(self) -> None:
+        """Give the step a graph of its own, once it has proved to be a common one."""
+        self._runs += 1
+        budget = self._place.budget
+        if self._runs != RUNS_BEFORE_CAPTURE or not self._capturable or budget.graphs <= 0:
+            return
+        budget.graphs -= 1
+        self._options = self._place.ort.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(next(self._place.graph_ids)))
+
+    def _normalize(self) -> NDArray[np.float32]:
+        if self._logits is None or self._log_normalizer is None:
+            raise AssertionError("both are there where a normalizer is asked for")
+        session = self._place.session("scores")
+        binding = session.io_binding()
+        self._logits.bind(binding.bind_input, "logits")
+        self._log_normalizer.bind(binding.bind_output, "log_normalizer")
+        session.run_with_iobinding(binding)
+        return self._log_normalizer.read()
+
+
+def _shape(shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else sizes[size] for size in shape)

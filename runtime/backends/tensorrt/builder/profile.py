@@ -1,0 +1,88 @@
+"""Optimization profiles: the shapes that an engine's limits mean for each input of its graph."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ....bundle.manifest import GraphInfo, TensorSpec
+from ....errors import InputError
+from ...limits import Limits
+
+#: The dynamic dimension that becomes a constant: the cache's slots, which TensorRT updates in
+#: place only where their number is fixed.
+SLOTS = "slots"
+
+#: The tokens of one sequence in one decoder run.
+QUERIES = "queries"
+
+#: Source tokens that kernels are chosen for: sentences, not pages.
+_USUAL_SOURCE = 64
+
+#: Queries that the kernels of prompts and beams are chosen for.
+_USUAL_QUERIES = 4
+
+#: TensorRT counts a tensor's values in 31 bits.
+_MOST_VALUES = 2**31 - 1
+
+Shape = tuple[int, ...]
+
+#: Smallest, usual and largest shape of each input.
+Profile = dict[str, tuple[Shape, Shape, Shape]]
+
+
+def profiles(info: GraphInfo, limits: Limits) -> list[Profile]:
+    """What a graph's engine is optimized for, in the order of its optimization profiles.
+
+    A decoder has one for steps of a single token and, where ``limits`` allow more, a second one
+    for prompts, beams and drafts. In the first no key is laid out anew: with several queries
+    every attention copies keys and values first (8 kernels a step on the demo model), and both
+    profiles share the weights (TensorRT-RTX 1.7.1).
+
+    Raises:
+        InputError: the graph has a dimension that no limit belongs to, or a tensor that would
+            be larger than TensorRT takes.
+    """
+    if not any(QUERIES in spec.shape for spec in info.inputs) or limits.max_queries == 1:
+        return [_profile(info, limits, (1, 1, 1))]
+    usual = min(_USUAL_QUERIES, limits.max_queries)
+    return [
+        _profile(info, limits, (1, 1, 1)),
+        _profile(info, limits, (1, usual, limits.max_queries)),
+    ]
+
+
+def _profile(info: GraphInfo, limits: Limits, queries: Shape) -> Profile:
+    sizes = _sizes(limits) | {QUERIES: queries}
+    shapes = {}
+    for spec in info.inputs:
+        unknown = [size for size in spec.shape if isinstance(size, str) and size not in sizes]
+        if unknown:
+            raise InputError(f"{info.file}: input {spec.name} has an unknown size {unknown[0]!r}")
+        shapes[spec.name] = (_shape(spec, sizes, 0), _shape(spec, sizes, 1), _shape(spec, sizes, 2))
+    for spec in (*info.inputs, *info.outputs):
+        large = _shape(spec, sizes, 2)
+        if prod(large) > _MOST_VALUES:
+            raise InputError(
+                f"{info.file}: {spec.name} would be of shape {list(large)}, and TensorRT takes at"
+                f" most {_MOST_VALUES} values; build for a smaller batch, shorter sources, fewer"
+                " slots or fewer queries"
+            )
+    return shapes
+
+
+def _shape(spec: TensorSpec, sizes: dict[str, Shape], kind: int) -> Shape:
+    return tuple(size if isinstance(size, int) else sizes[size][kind] for size in spec.shape)
+
+
+def _sizes(limits: Limits) -> dict[str, Shape]:
+    batch = limits.max_batch
+    if limits.max_queries > 1:
+        # TensorRT-RTX 1.7.1 fails on a boolean mask whose batch is fixed and whose queries are
+        # not ("more than one op named attention_mask.1_iota"), so the batch is never fixed then.
+        batch = max(2, batch)
+    slots = limits.max_target_length
+    return {
+        "batch": (1, 1, batch),
+        "source": (1, min(_USUAL_SOURCE, limits.max_source_length), limits.max_source_length),
+        SLOTS: (slots, slots, slots),
+    }

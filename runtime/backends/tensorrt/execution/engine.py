@@ -1,0 +1,177 @@
+"""TensorRT on the GPU of this machine, without torch: engines that are opened and run.
+
+All work is on one stream; the execution contexts are shared by all calls (see
+:class:`.runner.Runner`), so several threads may decode at once and take turns on the GPU.
+Written to NVIDIA's documented API (TensorRT, "Working with dynamic shapes", "CUDA graphs").
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ....bundle.manifest import GraphInfo, TensorSpec
+from ....bundle.reader import Bundle
+from ....errors import EngineError
+from ...base import EncodedSource, Ids, Mask
+from ...limits import Limits
+from ..cuda import Buffer, Cuda, Device
+from ..engine_store import EngineSet, read_plan
+from ..library import Library, deferred_interrupts, logger, recorded
+from .context import Runner
+from .decoder import TensorRTDecoder, TensorRTSource
+from .memory import check_memory, in_place
+from .runtime_cache import RuntimeCache
+from .stream_context import Shared
+from .tensors import Layout, Mirror, fill, largest_sizes
+
+
+class TensorRTEngine:
+    """A bundle's engines on GPU 0.
+
+    Args:
+        bundle: the opened bundle.
+        folder, engines: its engines, which are for this machine (see :mod:`.cache`).
+        library: the TensorRT that built them.
+        cuda: the CUDA runtime.
+
+    Raises:
+        EngineError: they do not fit into the device memory that is free, or TensorRT refuses
+            them.
+    """
+
+    num_threads = None
+
+    def __init__(
+        self, bundle: Bundle, folder: Path, engines: EngineSet, library: Library, cuda: Cuda
+    ) -> None:
+        check_memory(bundle.manifest, engines, cuda.free_bytes())
+        self.limits: Limits = engines.key.limits
+        self._library = library
+        graphs = bundle.manifest.graphs
+        self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
+        self._device = Device(cuda)
+        try:
+            self._load(graphs, folder, engines)
+        except BaseException:
+            self._device.close()
+            raise
+
+    def _load(self, graphs: Mapping[str, GraphInfo], folder: Path, engines: EngineSet) -> None:
+        device = self._device
+        opened = {
+            name: self._open(read_plan(folder, engine), graphs[name])
+            for name, engine in engines.engines.items()
+        }
+        # No two runs are at once, so one piece of memory serves all contexts.
+        self._activations: Buffer = device.memory.take(
+            max(plan.device_memory_size_v2 for plan in opened.values())
+        )
+        self._runtime_caches = [RuntimeCache(folder, name) for name in opened]
+        runners: dict[str, list[Runner]] = {}
+        for (name, plan), cache in zip(opened.items(), self._runtime_caches, strict=True):
+            runners[name] = [
+                Runner(self._library, name, self._context(plan, profile, cache), device)
+                for profile in range(plan.num_optimization_profiles)
+            ]
+        self._plans = opened
+        self._encoder = runners["encoder"][0]
+        staging = Layout.of(self._encoder_info.inputs, largest_sizes(self.limits))
+        self._staging = Mirror(
+            staging, device.memory.take(staging.size), device.pinned.take(staging.size)
+        )
+        self._shared = Shared(
+            device,
+            runners["decoder"],
+            self._decoder_info,
+            self.limits,
+            in_place=in_place(engines),
+        )
+        # Of a model that nobody has closed; what still decodes holds ``Shared``.
+        self._free = weakref.finalize(self._shared, device.close)
+        self._free.atexit = False
+
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> TensorRTSource:
+        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+        shared, device = self._shared, self._device
+        batch, length = input_ids.shape
+        sizes = {"batch": batch, "source": length}
+        inputs = Layout.of(self._encoder_info.inputs, sizes)
+        names = {spec.name for spec in self._encoder_info.outputs}
+        crossed = [spec for spec in self._decoder_info.inputs if spec.name in names]
+        with shared.turn():
+            source = TensorRTSource(
+                batch_size=batch,
+                length=length,
+                mask=shared.block(Layout.of([_MASK], sizes)),
+                cross=shared.block(Layout.of(crossed, sizes)),
+            )
+            staged = self._staging.reshaped(inputs)
+            fill(staged, {"input_ids": input_ids, _MASK.name: attention_mask[:, None, None, :]})
+            staged.upload(device)
+            tensors = staged.tensors()
+            mask = tensors[_MASK.name]
+            device.cuda.copy(source.mask.address, mask.address, batch * length, device.stream)
+            self._encoder.bind(object(), tensors, source.cross.tensors())
+            self._encoder.enqueue()
+            # The staging memory is written again by the next call.
+            device.wait()
+        return source
+
+    def decoder(self, source: EncodedSource, capacity: int) -> TensorRTDecoder:  # noqa: ARG002
+        """See :class:`seq2edge.runtime.backends.base.Engine`.
+
+        The cache has the engine's slots, whatever ``capacity`` says; limits are checked before.
+        """
+        if not isinstance(source, TensorRTSource):
+            raise TypeError("source was encoded by another engine")
+        return TensorRTDecoder(self._shared, source)
+
+    def close(self) -> None:
+        """Let go of the engines and of the device's memory, once a run that is on has ended."""
+        with self._shared.last_turn() as first:
+            if not first:
+                return
+            for cache in self._runtime_caches:
+                cache.save()
+            # Contexts before their engines, memory last.
+            for runner in (self._encoder, *self._shared.runners):
+                runner.close()
+            self._plans.clear()
+            self._free()
+
+    def _open(self, data: bytes, info: GraphInfo) -> Any:
+        trt = self._library.module
+        with recorded(self._library) as messages, deferred_interrupts():
+            self._runtime = trt.Runtime(logger(self._library))
+            plan = self._runtime.deserialize_cuda_engine(data)
+        if plan is None:
+            errors = [message.text for message in messages if "ERROR" in message.severity]
+            raise EngineError(
+                f"{self._library.engine} {self._library.version} cannot open the engine of"
+                f" {info.file}: {errors[-1] if errors else 'it gave no reason'}"
+            )
+        there = {plan.get_tensor_name(i) for i in range(plan.num_io_tensors)}
+        expected = {spec.name for spec in (*info.inputs, *info.outputs)}
+        if there != expected:
+            raise EngineError(
+                f"the engine of {info.file} has other inputs and outputs than the bundle:"
+                f" {', '.join(sorted(there ^ expected))}; build it again"
+            )
+        return plan
+
+    def _context(self, plan: Any, profile: int, cache: RuntimeCache) -> Any:
+        trt, stream = self._library.module, self._device.stream
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = cache.new_context(trt, plan, strategy)
+        if context is None:
+            raise EngineError(f"{self._library.engine} makes no execution context")
+        context.set_device_memory(self._activations.address, self._activations.size)
+        if profile and not context.set_optimization_profile_async(profile, int(stream)):
+            raise EngineError(f"{self._library.engine} takes no optimization profile {profile}")
+        return context
+
+
+_MASK = TensorSpec("encoder_attention_mask", "bool", ("batch", 1, 1, "source"))

@@ -1,0 +1,397 @@
+"""``seq2edge.json``: what a bundle says about itself.
+
+Plain frozen dataclasses, written as canonical JSON (sorted keys, two spaces, one final
+newline) so that equal manifests are equal bytes. Reading checks every field and reports all
+violations at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import BundleError
+from .json_schema import FieldReader
+
+MANIFEST_NAME = "seq2edge.json"
+WEIGHTS_NAME = "weights.bin"
+#: The newest format. Bundles of tree steps are format 1, as before; one whose cache grows is
+#: format 2, because readers of format 1 would take it for a damaged bundle of theirs. So is one of
+#: an encoder or a decoder alone, or with two tokenizers, format 3.
+FORMAT_VERSION = 3
+_SLOTS_FORMAT = 1
+GROWING_FORMAT = 2
+PARTS_FORMAT = 3
+
+#: Kinds of cache. Slots: the decoder is a tree step (docs/design.md, section 3). Growing: it takes
+#: the keys and values so far and gives them back longer, as in ``optimum``'s graphs.
+SLOTS, GROWING = "slots", "growing"
+#: What an encoder alone gives, [B, S, D]; by transformers' name.
+STATES = "last_hidden_state"
+#: What a growing decoder calls its cache; of these, the fixed part for cross-attention.
+_GROWING_CACHE, _GROWING_CROSS = "past_key_values.", ".encoder."
+
+#: Bits an element, by the dtype names that manifests use: numpy's, bfloat16, and int4 and
+#: uint4, of which two share a byte as ONNX packs them.
+DTYPE_BITS = {
+    "int4": 4,
+    "uint4": 4,
+    "bool": 8,
+    "int8": 8,
+    "uint8": 8,
+    "float16": 16,
+    "bfloat16": 16,
+    "float32": 32,
+    "int32": 32,
+    "int64": 64,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph input or output; a ``str`` in ``shape`` names a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphInfo:
+    """One ONNX graph of the bundle.
+
+    ``weight_bytes`` is what one run reads of the weights (a table that is only looked up
+    counts as zero); ``operators`` counts nodes by type, so that a device without the onnx
+    package can still say what the graph is made of.
+    """
+
+    file: str
+    opset: int
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: Mapping[str, int]
+    weight_bytes: int
+
+    def input_names(self) -> frozenset[str]:
+        return frozenset(spec.name for spec in self.inputs)
+
+
+@dataclass(frozen=True)
+class WeightInfo:
+    """Where one tensor lies in ``weights.bin`` (bytes)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes that the runtime needs; lengths are in tokens, ``None`` means no limit.
+
+    What a bundle of one stack lacks counts 0. ``source_vocab_size`` is None where the encoder
+    reads the decoder's ``vocab_size`` tokens.
+    """
+
+    vocab_size: int
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_head_dim: int
+    max_source_length: int | None = None
+    max_target_length: int | None = None
+    source_vocab_size: int | None = None
+
+    @property
+    def source_tokens(self) -> int:
+        """Size of the vocabulary that sources are written in."""
+        return self.vocab_size if self.source_vocab_size is None else self.source_vocab_size
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Token ids; ``eos`` may hold several, any of which ends a sequence."""
+
+    pad: int
+    decoder_start: int
+    eos: tuple[int, ...]
+
+
+#: Where a source's language token stands; ``NO_SOURCE``: it has none.
+START, END, NO_SOURCE = "start", "end", "none"
+#: What names the target language: the first generated token, the decoder's start token, or a
+#: token before the source.
+FORCED_BOS, DECODER_START, SOURCE_START = "forced_bos", "decoder_start", "source_start"
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Languages of a multilingual bundle.
+
+    Attributes:
+        codes: a language's code to its token.
+        source: ``START``, ``END`` or ``NO_SOURCE``.
+        target: ``FORCED_BOS``, ``DECODER_START`` or ``SOURCE_START``.
+        default_source: code of the source language where a call names none, as the tokenizer
+            puts it; None: a source has no language token then.
+    """
+
+    codes: Mapping[str, int]
+    source: str
+    target: str
+    default_source: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """How texts become tokens.
+
+    Attributes:
+        kind: ``tokenizers`` (a tokenizer.json), ``byte`` (ByT5) or ``none``.
+        unknown: what ids from ``size`` on mean: the tokenizer's pieces that are no tokens of the
+            model. None: there are none.
+        languages: None: a call names none.
+    """
+
+    kind: str = "none"
+    file: str | None = None
+    byte_offset: int = 0
+    size: int | None = None
+    unknown: int | None = None
+    languages: Languages | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    family: str
+    dimensions: Dimensions
+    special_tokens: SpecialTokens
+    tokenizer: TokenizerInfo
+    graphs: Mapping[str, GraphInfo]
+    weights: Mapping[str, WeightInfo]
+    files: Mapping[str, FileInfo]
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    #: What ``quantize`` did; empty for a bundle as it was exported.
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    producer: str = ""
+    format_version: int = _SLOTS_FORMAT
+    #: SLOTS or GROWING; the graphs of a GROWING bundle hold their weights themselves.
+    cache: str = SLOTS
+    #: Of a GROWING bundle: weights of all graphs, equal tensors counted once; 0: not known.
+    parameter_count: int = 0
+    #: Where outputs have other tokens than sources; None: ``tokenizer`` is for both.
+    target_tokenizer: TokenizerInfo | None = None
+
+    @property
+    def only(self) -> str | None:
+        """``encoder`` or ``decoder`` where the bundle has no other stack; else None."""
+        if "decoder" not in self.graphs:
+            return "encoder"
+        return None if "encoder" in self.graphs else "decoder"
+
+    @property
+    def has_two_vocabularies(self) -> bool:
+        """Whether a token id means one thing in a source and another one in an output."""
+        dims = self.dimensions
+        return self.target_tokenizer is not None or dims.source_tokens != dims.vocab_size
+
+    @property
+    def parameters(self) -> int:
+        """Number of the model's weights, each tensor counted once; as before quantization."""
+        if self.cache == GROWING:
+            return self.parameter_count
+        if "parameters" in self.quantization:
+            return int(self.quantization["parameters"])
+        total = 0
+        for info in self.weights.values():
+            count = 1
+            for size in info.shape:
+                count *= size
+            total += count
+        return total
+
+    @property
+    def cache_bytes_per_slot(self) -> int:
+        """Self-attention cache bytes that one slot (one token of one sequence) takes."""
+        total = 0
+        for spec in () if self.only == "encoder" else self.graphs["decoder"].inputs:
+            if _is_own_cache(spec.name):
+                heads, head_dim = spec.shape[1], spec.shape[3]
+                if isinstance(heads, int) and isinstance(head_dim, int):
+                    total += heads * head_dim * DTYPE_BITS[spec.dtype] // 8
+        return total
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, UTF-8."""
+        values = asdict(self)
+        if self.cache == SLOTS:  # format 1 does not have them
+            del values["cache"], values["parameter_count"]
+        if self.format_version < PARTS_FORMAT:
+            del values["target_tokenizer"]
+        for tokenizer in (values["tokenizer"], values.get("target_tokenizer") or {}):
+            for name in ("size", "unknown", "languages"):  # as long as few bundles have them
+                if tokenizer.get(name) is None:
+                    tokenizer.pop(name, None)
+        return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Parse and check a manifest.
+
+        Raises:
+            BundleError: not JSON, a newer format, or fields that are missing or of a wrong
+                type; all of them are listed.
+        """
+        try:
+            raw = json.loads(data)
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST_NAME} is not valid JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise BundleError(f"{MANIFEST_NAME} must hold a JSON object")
+        version = raw.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise BundleError(f"{MANIFEST_NAME} has no valid format_version")
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"bundle format {version} is newer than this seq2edge reads"
+                f" ({FORMAT_VERSION}); upgrade seq2edge, or export the bundle again with"
+                " this version"
+            )
+        reader = FieldReader()
+        manifest = _manifest(reader, raw)
+        if reader.problems:
+            raise BundleError(f"{MANIFEST_NAME} is malformed: " + "; ".join(reader.problems))
+        return manifest
+
+
+def _is_own_cache(name: str) -> bool:
+    """Whether a decoder's input is a part of its self-attention cache."""
+    if name.startswith(_GROWING_CACHE):
+        return _GROWING_CROSS not in name
+    return name.startswith(("past_key.", "past_value."))
+
+
+def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
+    dims = r.table(raw, "dimensions")
+    special = r.table(raw, "special_tokens")
+    graphs = {
+        name: _graph(r, info if isinstance(info, dict) else {}, f"graphs.{name}.")
+        for name, info in r.table(raw, "graphs").items()
+    }
+    missing = [name for name in ("encoder", "decoder") if name not in graphs]
+    if raw["format_version"] < PARTS_FORMAT or len(missing) > 1:
+        r.problems += [f"graphs.{name} is missing" for name in missing]
+    sizes = [spec.name for spec in fields(Dimensions) if spec.default is MISSING]
+    cache = r.text(raw, "cache", "") if "cache" in raw else SLOTS
+    if cache not in (SLOTS, GROWING):
+        r.problems.append(f"cache {cache!r} is unknown")
+    return Manifest(
+        format_version=raw["format_version"],
+        producer=r.text(raw, "producer", ""),
+        family=r.text(raw, "family", ""),
+        dimensions=Dimensions(
+            **{name: r.number(dims, name, "dimensions.") for name in sizes},
+            max_source_length=r.limit(dims, "max_source_length", "dimensions."),
+            max_target_length=r.limit(dims, "max_target_length", "dimensions."),
+            source_vocab_size=r.limit(dims, "source_vocab_size", "dimensions."),
+        ),
+        special_tokens=SpecialTokens(
+            pad=r.number(special, "pad", "special_tokens."),
+            decoder_start=r.number(special, "decoder_start", "special_tokens."),
+            eos=r.integers(special, "eos", "special_tokens."),
+        ),
+        tokenizer=_tokenizer(r, raw, "tokenizer"),
+        target_tokenizer=None
+        if raw.get("target_tokenizer") is None
+        else _tokenizer(r, raw, "target_tokenizer"),
+        graphs=graphs,
+        weights={
+            name: _weight(r, info if isinstance(info, dict) else {}, f"weights.{name}.")
+            for name, info in r.table(raw, "weights").items()
+        },
+        files={
+            name: FileInfo(
+                size=r.number(info if isinstance(info, dict) else {}, "size", f"files.{name}."),
+                sha256=r.text(info if isinstance(info, dict) else {}, "sha256", f"files.{name}."),
+            )
+            for name, info in r.table(raw, "files").items()
+        },
+        generation=r.table(raw, "generation"),
+        quantization=r.table(raw, "quantization") if "quantization" in raw else {},
+        cache=cache,
+        parameter_count=r.number(raw, "parameter_count", "") if cache == GROWING else 0,
+    )
+
+
+def _tokenizer(r: FieldReader, raw: dict[str, Any], key: str) -> TokenizerInfo:
+    info = r.table(raw, key)
+    return TokenizerInfo(
+        kind=r.text(info, "kind", f"{key}."),
+        file=None if info.get("file") is None else r.text(info, "file", f"{key}."),
+        byte_offset=r.number(info, "byte_offset", f"{key}."),
+        size=r.limit(info, "size", f"{key}."),
+        unknown=r.limit(info, "unknown", f"{key}."),
+        languages=None if info.get("languages") is None else _languages(r, info, f"{key}."),
+    )
+
+
+def _languages(r: FieldReader, raw: dict[str, Any], where: str) -> Languages:
+    info, where = r.table(raw, "languages", where), f"{where}languages."
+    codes, default = r.table(info, "codes", where), info.get("default_source")
+    found = Languages(
+        codes={code: r.number(codes, code, f"{where}codes.") for code in codes},
+        source=r.text(info, "source", where),
+        target=r.text(info, "target", where),
+        default_source=None if default is None else r.text(info, "default_source", where),
+    )
+    if found.source not in (START, END, NO_SOURCE):
+        r.problems.append(f"{where}source {found.source!r} is unknown")
+    if found.target not in (FORCED_BOS, DECODER_START, SOURCE_START):
+        r.problems.append(f"{where}target {found.target!r} is unknown")
+    return found
+
+
+def _weight(r: FieldReader, raw: dict[str, Any], where: str) -> WeightInfo:
+    dtype = r.text(raw, "dtype", where)
+    shape = r.integers(raw, "shape", where)
+    info = WeightInfo(dtype, shape, r.number(raw, "offset", where), r.number(raw, "length", where))
+    if dtype not in DTYPE_BITS:
+        r.problems.append(f"{where}dtype {dtype!r} is unknown")
+    return info
+
+
+def _graph(r: FieldReader, raw: dict[str, Any], where: str) -> GraphInfo:
+    def specs(key: str) -> tuple[TensorSpec, ...]:
+        found = []
+        for item in r.items(raw, key, where):
+            entry = item if isinstance(item, dict) else {}
+            shape = r.items(entry, "shape", f"{where}{key}.")
+            if not all(isinstance(size, (int, str)) for size in shape):
+                r.problems.append(f"{where}{key}.shape must hold integers and names")
+            dtype = r.text(entry, "dtype", f"{where}{key}.")
+            if dtype not in DTYPE_BITS:
+                r.problems.append(f"{where}{key}.dtype {dtype!r} is unknown")
+            found.append(TensorSpec(r.text(entry, "name", f"{where}{key}."), dtype, tuple(shape)))
+        return tuple(found)
+
+    operators = r.table(raw, "operators", where)
+    return GraphInfo(
+        file=r.text(raw, "file", where),
+        opset=r.number(raw, "opset", where),
+        precision=r.text(raw, "precision", where),
+        inputs=specs("inputs"),
+        outputs=specs("outputs"),
+        operators={name: r.number(operators, name, f"{where}operators.") for name in operators},
+        weight_bytes=r.number(raw, "weight_bytes", where),
+    )

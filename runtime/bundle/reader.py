@@ -1,0 +1,245 @@
+"""The bundle on disk: verified reading, atomic writing.
+
+A bundle is a directory: ``seq2edge.json`` (the manifest), ``encoder.onnx``,
+``decoder.onnx`` (graphs only), ``weights.bin`` (external data that both graphs share) and
+tokenizer files. It is trusted only after it was checked, no name in it may lead out of its
+directory, and it appears on disk whole or not at all.
+
+A bundle whose cache grows (:data:`.manifest.GROWING`) has graphs of other makers, with their own
+external data. A folder that optimum wrote reads as one, with what its configs say as manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
+
+from ..errors import BundleError
+from .atomic_write import OutputFolder, check_folder
+from .manifest import (
+    DTYPE_BITS,
+    GROWING,
+    MANIFEST_NAME,
+    WEIGHTS_NAME,
+    FileInfo,
+    Manifest,
+    WeightInfo,
+)
+from .optimum import is_optimum_folder, read_optimum_folder
+
+_CHUNK = 1 << 20
+_KIND = "a bundle"
+#: Of a bundle of one stack: what it is, for callers who cannot take it.
+_ALONE = {
+    "encoder": "only an encoder, which gives vectors and no text: load it with"
+    " seq2edge.runtime.EncoderModel, or run 'seq2edge encode'",
+    "decoder": "only a decoder, which goes on with texts: run it with 'seq2edge run' or"
+    " Seq2SeqModel; what was asked for takes a model with an encoder as well",
+}
+
+
+class Bundle:
+    """A bundle whose manifest was read and whose files are there with the right sizes."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, alone: Collection[str] = ()) -> Bundle:
+        """Read the manifest and check names, sizes and tensor offsets (not the hashes).
+
+        Args:
+            path: the bundle's folder.
+            alone: ``encoder``, ``decoder``: bundles of only that are taken as well.
+
+        Raises:
+            BundleError: what is wrong, all of it, and what to do.
+        """
+        directory = Path(path)
+        if not directory.exists():
+            raise BundleError(f"no such bundle: {directory}")
+        if not directory.is_dir():
+            raise BundleError(f"{directory} is not a directory; a bundle is one")
+        file = directory / MANIFEST_NAME
+        if not file.is_file() and is_optimum_folder(directory):
+            return cls(directory, read_optimum_folder(directory))
+        if not file.is_file():
+            hint = (
+                " (it looks like a checkpoint: run 'seq2edge export' on it first)"
+                if (directory / "config.json").exists()
+                else ""
+            )
+            raise BundleError(f"{directory} is not a seq2edge bundle: no {MANIFEST_NAME}{hint}")
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise BundleError(f"cannot read {file}: {error.strerror}") from None
+        bundle = cls(directory, Manifest.from_bytes(data))
+        problems = bundle._layout_problems()
+        if problems:
+            raise BundleError(f"{directory}: " + "; ".join(problems))
+        only = bundle.manifest.only
+        if only is not None and only not in alone:
+            raise BundleError(f"{directory} holds {_ALONE[only]}")
+        return bundle
+
+    def path(self, name: str) -> Path:
+        """The path of one of the bundle's files.
+
+        Raises:
+            BundleError: if ``name`` is not in the manifest or leads out of the directory.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.directory}: {name!r} is not listed in {MANIFEST_NAME}")
+        if not _stays_inside(self.directory, name):
+            raise BundleError(f"{self.directory}: {name!r} leads out of the bundle")
+        return self.directory / name
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest's.
+
+        Raises:
+            BundleError: listing each file whose bytes changed.
+        """
+        if not (self.directory / MANIFEST_NAME).is_file():
+            raise BundleError(
+                f"{self.directory} has no hashes, because optimum wrote it; 'seq2edge import' makes"
+                " a bundle of it that has"
+            )
+        changed = [
+            name
+            for name, info in self.manifest.files.items()
+            if sha256_of(self.path(name)) != info.sha256
+        ]
+        if changed:
+            raise BundleError(
+                f"{self.directory}: changed since it was written (SHA-256 differs): "
+                + ", ".join(sorted(changed))
+                + "; copy or export the bundle again"
+            )
+
+    def require_slots(self, command: str) -> None:
+        """Refuse a bundle whose cache grows, for what takes apart the graphs of ``export``.
+
+        Raises:
+            BundleError: it is one; ``command`` is named.
+        """
+        if self.manifest.cache == GROWING:
+            raise BundleError(
+                f"{self.directory} has graphs of another maker, with a cache that grows, and"
+                f" {command} takes the graphs of 'seq2edge export'; export the checkpoint itself"
+            )
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that the manifest lists."""
+        return sum(info.size for info in self.manifest.files.values())
+
+    def _layout_problems(self) -> list[str]:
+        manifest = self.manifest
+        problems = []
+        needed = [graph.file for graph in manifest.graphs.values()]
+        if manifest.cache != GROWING:
+            needed.append(WEIGHTS_NAME)
+        for tokenizer in (manifest.tokenizer, manifest.target_tokenizer):
+            if tokenizer is not None and tokenizer.file is not None:
+                needed.append(tokenizer.file)
+        for name in needed:
+            if name not in manifest.files:
+                problems.append(f"{name!r} is used but not listed under files")
+        for name, info in manifest.files.items():
+            if not _stays_inside(self.directory, name):
+                problems.append(f"{name!r} leads out of the bundle")
+                continue
+            file = self.directory / name
+            if not file.is_file():
+                problems.append(f"{name} is missing")
+            elif file.stat().st_size != info.size:
+                problems.append(
+                    f"{name} has {file.stat().st_size} bytes, the manifest says {info.size}"
+                    " (incomplete copy?)"
+                )
+        weights = manifest.files.get(WEIGHTS_NAME)
+        for name, tensor in manifest.weights.items():
+            problems += _tensor_problems(name, tensor, weights.size if weights else 0)
+        return problems
+
+
+def _stays_inside(directory: Path, name: str) -> bool:
+    # A name is one plain component; resolving catches a symbolic link that points elsewhere.
+    if not name or name != PurePosixPath(name).name or "\\" in name or name in (".", ".."):
+        return False
+    try:
+        path = (directory / name).resolve()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError):  # an impossible name, or a link to itself
+        return False
+    return path.parent == directory.resolve()
+
+
+def _tensor_problems(name: str, tensor: WeightInfo, file_size: int) -> list[str]:
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    problems = []
+    if tensor.length != -(-count * DTYPE_BITS[tensor.dtype] // 8):
+        problems.append(f"tensor {name}: {tensor.length} bytes do not fit its shape and dtype")
+    if tensor.offset + tensor.length > file_size:
+        problems.append(f"tensor {name} ends outside {WEIGHTS_NAME}")
+    return problems
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class BundleWriter(OutputFolder):
+    """Writes a bundle that is there whole or not at all.
+
+    ``with BundleWriter(path) as out:`` write files into ``out.directory``, then call
+    ``out.commit(manifest)``.
+
+    Raises:
+        OutputExistsError, OutputError: see :class:`.output.OutputFolder`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        super().__init__(path, overwrite=overwrite, marker=MANIFEST_NAME, kind=_KIND)
+        self._hashes: dict[str, str] = {}
+
+    def __enter__(self) -> BundleWriter:
+        super().__enter__()
+        return self
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one small file."""
+        (self.directory / name).write_bytes(data)
+
+    def known_hash(self, name: str, sha256: str) -> None:
+        """Take the hash of a file that the caller computed while writing it."""
+        self._hashes[name] = sha256
+
+    def files(self) -> Mapping[str, FileInfo]:
+        """Size and hash of every file written so far."""
+        found = {}
+        for file in sorted(self.directory.iterdir()):
+            digest = self._hashes.get(file.name) or sha256_of(file)
+            found[file.name] = FileInfo(file.stat().st_size, digest)
+        return found
+
+    def commit(self, manifest: Manifest) -> None:
+        """Write the manifest and put the bundle in its place."""
+        self.write(MANIFEST_NAME, manifest.to_bytes())
+        self.publish()
+
+
+def check_destination(path: Path, overwrite: bool) -> None:
+    """Refuse a bundle's path before any work is done (see :func:`.output.check_folder`)."""
+    check_folder(path, overwrite, MANIFEST_NAME, _KIND)

@@ -1,0 +1,148 @@
+"""What the decoding strategies share: the batch, its options, its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..backends import EncodedSource, Engine, has_rows
+from ..backends.base import Ids
+from ..bundle.manifest import Manifest
+from ..errors import InputError
+from ..kv_cache.capacity import first_capacity
+from ..kv_cache.concat import GrowingTree
+from ..kv_cache.slots import Tree
+from .config import GenerationConfig
+from .engine_limits import forced_start, steps_after
+from .logits_processors import Processors
+from .stopping import StoppingRule
+
+#: The decoder graph computes logits of every token of a prompt: 64 MB of them at once at most.
+_MOST_LOGITS, _LEAST_QUERIES = 1 << 24, 16
+
+
+@dataclass
+class Sequence:
+    """One generated sequence: tokens after the decoder start token, the end token included.
+
+    Without an encoder, tokens after the source.
+
+    ``score`` is the log-probability, for beam search divided by length ** length_penalty;
+    ``finish_reason`` is None while the sequence grows.
+    """
+
+    token_ids: list[int]
+    score: float = 0.0
+    finish_reason: str | None = None
+
+
+#: ``results[source]`` holds the sequences of one source, the best or first one first.
+Results = list[list[Sequence]]
+
+
+@dataclass
+class Call:
+    """One batch to decode; options are checked, nothing has run but the encoder.
+
+    Attributes:
+        engine, source: the encoded sources.
+        sources: their token ids without padding.
+        manifest, config: the bundle and the options.
+        new_tokens: limit of tokens after the decoder prompt.
+        stopping: ends sequences.
+        processors: edit the scores.
+    """
+
+    engine: Engine
+    source: EncodedSource
+    sources: SequenceOf[SequenceOf[int]]
+    manifest: Manifest
+    config: GenerationConfig
+    new_tokens: int
+    stopping: StoppingRule
+    processors: Processors = field(default_factory=lambda: Processors([]))
+    #: Tokens of the prompt that count as generated: the forced start.
+    forced: tuple[int, ...] = field(init=False)
+    #: [B, L], what is before each source's results: the decoder start token; without an encoder
+    #: the source itself, filled up on the left.
+    lead: Ids = field(init=False)
+    #: Tokens that the hypotheses of each source start with: lead, prefix, forced start.
+    prompts: list[list[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A forced start needs no step of its own: it is run with the prompt.
+        self.forced = forced_start(self.config, self.new_tokens)
+        leads: list[SequenceOf[int]] = [[self.manifest.special_tokens.decoder_start]]
+        leads = list(self.sources) if self.is_alone else leads * len(self.sources)
+        self.lead = np.zeros((len(leads), max(map(len, leads))), np.int64)
+        for row, tokens in zip(self.lead, leads, strict=True):
+            row[len(row) - len(tokens) :] = tokens
+        self.prompts = [[*lead, *self.config.decoder_prefix, *self.forced] for lead in leads]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no encoder: sources are the decoder's prompts."""
+        return self.manifest.only == "decoder"
+
+    @property
+    def batch_size(self) -> int:
+        return self.source.batch_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.dimensions.vocab_size
+
+    def forces_end(self, remaining: int) -> int | None:
+        """The forced end token, if the next place is the last one."""
+        return self.config.forced_eos_token_id if remaining == 1 else None
+
+    @property
+    def most_queries(self) -> int:
+        """Tokens of a sequence to run at once: what the engine can, and logits fit in memory."""
+        if self.engine.limits is not None:
+            return self.engine.limits.max_queries
+        return max(_LEAST_QUERIES, _MOST_LOGITS // (self.batch_size * self.vocab_size))
+
+    def tree(self, width: int, *, logits: bool, normalizer: bool = False) -> Tree | GrowingTree:
+        """Run the prompt and stand ``width`` hypotheses a source after it."""
+        if has_rows(self.engine):
+            return GrowingTree(
+                self.engine.rows(self.source),
+                self.batch_size,
+                self.prompts[0],
+                width=width,
+                logits=logits,
+                normalizer=normalizer,
+            )
+        longest = max(map(len, self.prompts))
+        slots = longest + width * steps_after(self.new_tokens, len(self.forced))
+        return Tree(
+            self.engine.decoder(self.source, first_capacity(slots, longest)),
+            self.prompts,
+            width=width,
+            most_slots=slots,
+            vocab_size=self.vocab_size if logits else None,
+            normalizer=normalizer,
+            most_queries=self.most_queries,
+        )
+
+    def no_continuation(self, tokens: SequenceOf[int]) -> InputError:
+        """The error for options that forbid every token."""
+        shown = [int(token) for token in tokens]
+        return InputError(
+            f"no token may follow {shown}: prefix_allowed_tokens, logits_processors,"
+            " suppress_tokens and the like together forbid all of them"
+        )
+
+
+def selection(unfinished: SequenceOf[bool]) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
+    """Which sources to go on with, once half of them are done; None: all, for now.
+
+    Leaving costs a copy of what stays, so it waits until it halves the work.
+    """
+    left = sum(unfinished)
+    if not 0 < 2 * left <= len(unfinished):
+        return None
+    return np.flatnonzero(unfinished)

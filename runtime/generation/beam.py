@@ -1,0 +1,223 @@
+"""Beam search in which nothing is reordered but rows of a boolean mask (see :mod:`.tree`).
+
+The rules (candidates, when a source is done, which finished sequences win) are those of
+``transformers``' beam search, so that its results can be compared with ours one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Ids
+from .batch import Call, Results, Sequence, selection
+from .logits_processors import Rows
+from .logsumexp import top_k
+from .stopping import LENGTH
+
+
+@dataclass
+class _Candidates:
+    """Continuations of one source, best first: [K] each."""
+
+    scores: NDArray[np.float64]
+    parents: Ids
+    tokens: Ids
+
+
+@dataclass
+class _Search:
+    """The search of one source.
+
+    ``beams`` hold tokens after the decoder start token; ``scores`` [k] are their
+    log-probabilities, -inf for a beam that only fills a place.
+    """
+
+    call: Call
+    beams: list[list[int]]
+    scores: NDArray[np.float64]
+    finished: list[Sequence] = field(default_factory=list)
+    done: bool = False
+
+    def advance(
+        self, candidates: _Candidates, generated: int, ending: str | None
+    ) -> tuple[Ids, Ids]:
+        """Take up candidates with ``generated`` new tokens: the next tokens and parents [k].
+
+        ``ending`` is why all of them end, if they do.
+        """
+        width = len(self.beams)
+        if self.done:  # it waits for its batch to leave it behind
+            return np.zeros(width, np.int64), np.arange(width)
+        running: list[int] = []
+        for rank, (score, parent, token) in enumerate(
+            zip(candidates.scores, candidates.parents, candidates.tokens, strict=True)
+        ):
+            tokens = [*self.beams[parent], int(token)]
+            reason = self.call.stopping.reason(tokens) or ending
+            if reason is None:
+                running.append(rank)
+            # Those below the best k are there to replace the ones that end, not to win.
+            elif rank < width and score > -np.inf:
+                self._finish(Sequence(tokens, float(score), reason), generated)
+        chosen = running[:width]
+        while len(chosen) < width:  # everything ended: the source is done
+            chosen.append(0)
+        parents, tokens_ = candidates.parents[chosen], candidates.tokens[chosen]
+        self.beams = [
+            [*self.beams[parent], int(token)]
+            for parent, token in zip(parents, tokens_, strict=True)
+        ]
+        self.scores = np.where(np.arange(width) < len(running), candidates.scores[chosen], -np.inf)
+        self.done = self._is_done(generated)
+        return tokens_, parents
+
+    def _finish(self, sequence: Sequence, generated: int) -> None:
+        """Keep the best k; the better of two equals is the one that was there."""
+        sequence.score /= float(generated) ** self.call.config.length_penalty
+        self.finished.append(sequence)
+        self.finished.sort(key=lambda found: -found.score)
+        del self.finished[len(self.beams) :]
+
+    def _is_done(self, generated: int) -> bool:
+        config = self.call.config
+        if np.isneginf(self.scores[0]):
+            return True
+        if len(self.finished) < len(self.beams):
+            return False
+        if config.early_stopping is True:
+            return True
+        # The best that an open beam can still reach: its log-probability only falls, but a
+        # positive length_penalty favours length. Without "never" its present length counts.
+        if config.early_stopping == "never" and config.length_penalty > 0:
+            generated = self.call.new_tokens
+        best = self.scores[0] / float(generated) ** config.length_penalty
+        return bool(best <= self.finished[-1].score)
+
+
+def search_beams(call: Call) -> Iterator[Results]:
+    """Beam search; yields once a step, and the results only with the last one.
+
+    ``results[source]`` holds ``num_return_sequences`` sequences, best first (fewer if the
+    options allow no more).
+
+    Raises:
+        InputError: the options together forbid every token.
+    """
+    return _Loop(call).run()
+
+
+class _Loop:
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._width = call.config.num_beams
+        # At least k of the candidates go on, even if each beam ends with every end token.
+        self._count = max(2, 1 + len(call.manifest.special_tokens.eos)) * self._width
+        start = [*call.config.decoder_prefix, *call.forced]
+        # All beams are one at first, so only the first one counts.
+        scores = np.where(np.arange(self._width) == 0, 0.0, -np.inf)
+        self._searches = [
+            _Search(call, [list(start)] * self._width, scores) for _ in range(call.batch_size)
+        ]
+        self._generated = len(call.forced)
+        self._active = np.arange(call.batch_size)
+
+    def run(self) -> Iterator[Results]:
+        call = self._call
+        tree = None
+        tokens = parents = np.zeros((0, 0), np.int64)
+        results: Results = [[] for _ in self._searches]
+        if call.forced and self._ends_at_once():
+            yield [search.finished for search in self._searches]
+            return
+        while True:
+            remaining = call.new_tokens - self._generated
+            forced = call.forces_end(remaining)
+            if forced is not None:
+                candidates = self._forced(forced)
+            else:
+                if tree is None:
+                    tree = call.tree(self._width, logits=True, normalizer=True)
+                else:
+                    tree.advance(tokens, parents)
+                if tree.logits is None or tree.log_normalizer is None:
+                    raise AssertionError("they were asked for")
+                candidates = self._candidates(tree.logits, tree.log_normalizer.ravel())
+            self._generated += 1
+            ending = LENGTH if remaining == 1 else call.stopping.interrupted()
+            steps = [
+                self._searches[source].advance(found, self._generated, ending)
+                for source, found in zip(self._active, candidates, strict=True)
+            ]
+            if all(self._searches[source].done for source in self._active):
+                break
+            tokens = np.stack([step[0] for step in steps])
+            parents = np.stack([step[1] for step in steps])
+            kept = selection([not self._searches[source].done for source in self._active])
+            if kept is not None and tree is not None:
+                self._active = self._active[kept]
+                tree.keep(kept)
+                tokens, parents = tokens[kept], parents[kept]
+            yield results
+        yield self._results()
+
+    def _ends_at_once(self) -> bool:
+        """Whether the forced start ends the sequences; then it is all there is."""
+        for search in self._searches:
+            tokens = search.beams[0]
+            reason = self._call.stopping.reason(tokens)
+            if reason is None and self._call.new_tokens > len(self._call.forced):
+                return False
+            search.finished.append(Sequence(tokens, 0.0, reason or LENGTH))
+        return True
+
+    def _candidates(
+        self, logits: NDArray[np.float32], normalizer: NDArray[np.float32]
+    ) -> list[_Candidates]:
+        """The best continuations of each active source, from logits [A, 1 or k, V]."""
+        active, beams, size = logits.shape
+        scores = logits.reshape(-1, size)
+        if self._call.processors:
+            scores = scores - normalizer[:, None]
+            scores = self._call.processors(self._rows(beams), scores)
+            values, tokens = top_k(scores, self._count)
+        else:
+            values, tokens = top_k(scores, self._count)
+            values = values - normalizer[:, None]
+        searches = [self._searches[source] for source in self._active]
+        before = np.stack([search.scores[:beams] for search in searches])
+        totals = values.astype(np.float64).reshape(active, beams, -1) + before[:, :, None]
+        totals = totals.reshape(active, -1)
+        order = np.argsort(-totals, axis=1, kind="stable")[:, : self._count]
+        rows = np.arange(active)[:, None]
+        totals, tokens = totals[rows, order], tokens.reshape(active, -1)[rows, order]
+        parents = order // self._count
+        return [_Candidates(*found) for found in zip(totals, parents, tokens, strict=True)]
+
+    def _forced(self, token: int) -> list[_Candidates]:
+        """Each beam goes on with ``token`` and keeps its score."""
+        order = np.arange(self._width)
+        tokens = np.full(self._width, token, np.int64)
+        return [_Candidates(self._searches[s].scores, order, tokens) for s in self._active]
+
+    def _rows(self, beams: int) -> Rows:
+        lead = self._call.lead
+        first = lead.shape[1]
+        length = first + len(self._call.config.decoder_prefix) + self._generated
+        tokens = np.zeros((len(self._active), beams, length), np.int64)
+        for place, source in enumerate(self._active):
+            tokens[place, :, :first] = lead[source]
+            for beam, found in enumerate(self._searches[source].beams[:beams]):
+                # Those of a source that is done are shorter, and nothing comes of them.
+                tokens[place, beam, first : first + len(found)] = found
+        return Rows(tokens.reshape(-1, length), np.repeat(self._active, beams))
+
+    def _results(self) -> Results:
+        wanted = self._call.config.num_return_sequences
+        for search in self._searches:
+            if not search.finished:
+                raise self._call.no_continuation(search.beams[0])
+        return [search.finished[:wanted] for search in self._searches]

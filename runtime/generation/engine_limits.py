@@ -1,0 +1,96 @@
+"""What an engine of fixed shapes can take: checked before a call runs, never in the middle."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from ..backends.limits import Limits
+from ..errors import InputError
+from .config import GenerationConfig
+
+
+def forced_start(config: GenerationConfig, new_tokens: int) -> tuple[int, ...]:
+    """Tokens of the decoder prompt that count as generated.
+
+    As in transformers: a single token is the forced end rather than the forced start, and a
+    prompt of the caller's own replaces the forced start.
+    """
+    bos = config.forced_bos_token_id
+    ends_at_once = config.forced_eos_token_id is not None and new_tokens == 1
+    starts = not config.decoder_prefix and not ends_at_once
+    return (bos,) if bos is not None and starts else ()
+
+
+def queries_of(config: GenerationConfig) -> int:
+    """Tokens of a sequence in one step: beams, samples, or the last token with a guess."""
+    if config.prompt_lookup_num_tokens is not None:
+        return 1 + config.prompt_lookup_num_tokens
+    return config.num_beams if config.num_beams > 1 else config.num_return_sequences
+
+
+def steps_after(new_tokens: int, forced: int) -> int:
+    """Steps of each hypothesis after the prompt, which the forced start is run with."""
+    # The last token is never run, so it needs no slot.
+    return max(0, new_tokens - forced - 1)
+
+
+def slots_of(config: GenerationConfig, new_tokens: int) -> int:
+    """Cache slots that a source needs at most."""
+    forced = len(forced_start(config, new_tokens))
+    prompt = 1 + len(config.decoder_prefix) + forced
+    steps = steps_after(new_tokens, forced)
+    if config.prompt_lookup_num_tokens is not None:
+        # Beside another source's guess, one that has all its tokens runs as many once more.
+        return prompt + steps + queries_of(config)
+    return prompt + queries_of(config) * steps
+
+
+def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int) -> int:
+    """``new_tokens``, or fewer if nobody asked for so many and there are not slots enough.
+
+    Raises:
+        InputError: what was asked for does not fit; with what would.
+    """
+    queries, slots = queries_of(config), limits.max_target_length
+    if queries > limits.max_queries:
+        what = "num_beams" if config.num_beams > 1 else "num_return_sequences"
+        if config.prompt_lookup_num_tokens is not None:
+            what = "1 + prompt_lookup_num_tokens"
+        raise InputError(
+            f"{what}={queries} tokens a step are more than the {limits.max_queries} that the"
+            f" engine was built for; ask for fewer, or build it with --max-queries {queries}"
+        )
+    needed = slots_of(config, new_tokens)
+    if needed <= slots:
+        return new_tokens
+    # Each further token takes as many slots as the one before, or more.
+    most = bisect_right(range(1, new_tokens), slots, key=lambda n: slots_of(config, n))
+    if most and config.max_new_tokens is None:
+        return most
+    ways = []
+    if most:
+        ways.append(f"ask for at most {most} new tokens")
+    if queries > 1:
+        ways.append("ask for fewer beams, samples or guessed tokens")
+    if config.decoder_prefix:
+        ways.append("give a shorter decoder_prefix")
+    ways.append(f"build it with --max-target-length {needed}")
+    raise InputError(
+        f"max_new_tokens={new_tokens} with {queries} tokens a step need {needed} cache slots, and"
+        f" the engine was built for {slots}; {', or '.join(ways)}"
+    )
+
+
+def check_sources(limits: Limits, lengths: Sequence[int]) -> None:
+    """Refuse sources that are too long for the engine.
+
+    Raises:
+        InputError: which, and what to do.
+    """
+    for number, length in enumerate(lengths):
+        if length > limits.max_source_length:
+            raise InputError(
+                f"source {number} has {length} tokens, and the engine was built for"
+                f" {limits.max_source_length}; build it with --max-source-length {length}"
+            )

@@ -1,0 +1,144 @@
+"""Greedy decoding and sampling: hypotheses that do not compete, each ends on its own.
+
+Plain greedy decoding reads 8 bytes a step: the argmax is in the graph, and its output is bound
+to the memory of ``input_ids``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Ids
+from .batch import Call, Results, Sequence, selection
+from .logits_processors import Rows
+from .logsumexp import Scores, log_normalizer
+from .sampling import Sampler
+from .stopping import LENGTH
+
+
+def decode_independently(call: Call) -> Iterator[Results]:
+    """Decode step by step; yields all sequences, grown by one token, after each.
+
+    ``results[source][sample]``: with greedy decoding one for each source.
+
+    Raises:
+        InputError: the options together forbid every token.
+    """
+    return _Loop(call).run()
+
+
+class _Loop:
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._samples = call.config.num_return_sequences
+        self._sampler = Sampler(call.config, call.sources) if call.config.do_sample else None
+        self._reads_logits = bool(
+            call.processors or call.config.return_scores or self._sampler is not None
+        )
+        self._results: Results = [
+            [Sequence([*call.config.decoder_prefix]) for _ in range(self._samples)]
+            for _ in range(call.batch_size)
+        ]
+        self._remaining = call.new_tokens
+        #: The sources that still run: places in ``results``.
+        self._active = list(range(call.batch_size))
+        self._unfinished = call.batch_size * self._samples
+        for token in call.forced:
+            self._append_forced(token)
+
+    def run(self) -> Iterator[Results]:
+        call = self._call
+        tree = None
+        tokens = np.zeros((0, 0), np.int64)
+        if not self._unfinished:  # the forced start was all
+            yield self._results
+        while self._unfinished:
+            forced = call.forces_end(self._remaining)
+            if forced is not None:
+                self._append_forced(forced)
+                yield self._results
+                return
+            if tree is None:
+                tree = call.tree(self._samples, logits=self._reads_logits)
+            else:
+                tree.advance(tokens)
+            if tree.logits is None:
+                tokens = tree.next_ids
+                ended = self._append(tokens, None)
+            else:
+                tokens, scores = self._choose(tree.logits)
+                ended = self._append(tokens, scores)
+            yield self._results
+            kept = selection(self._unfinished_sources()) if ended else None
+            if kept is not None:
+                self._active = [self._active[place] for place in kept]
+                tree.keep(kept)
+                tokens = tokens[kept]
+
+    def _unfinished_sources(self) -> list[bool]:
+        return [
+            any(sequence.finish_reason is None for sequence in self._results[source])
+            for source in self._active
+        ]
+
+    def _append_forced(self, token: int) -> None:
+        self._append(np.full((len(self._active), self._samples), token), None)
+
+    def _append(self, tokens: Ids, scores: NDArray[np.float64] | None) -> bool:
+        """Add ``tokens`` [A, n] to the unfinished sequences; whether one of them has ended."""
+        self._remaining -= 1
+        stopping = self._call.stopping
+        last = LENGTH if self._remaining == 0 else stopping.interrupted()
+        before = self._unfinished
+        for place, (source, row) in enumerate(zip(self._active, tokens.tolist(), strict=True)):
+            for sample, sequence in enumerate(self._results[source]):
+                if sequence.finish_reason is not None:
+                    continue
+                sequence.token_ids.append(row[sample])
+                if scores is not None:
+                    sequence.score += float(scores[place, sample])
+                sequence.finish_reason = stopping.reason(sequence.token_ids) or last
+                self._unfinished -= sequence.finish_reason is not None
+        return self._unfinished < before
+
+    def _choose(self, logits: NDArray[np.float32]) -> tuple[Ids, NDArray[np.float64]]:
+        """Tokens and their log-probabilities, [A, n] each, from logits [A, n or 1, V]."""
+        active, samples = len(self._active), self._samples
+        if logits.shape[1] != samples:
+            logits = np.repeat(logits, samples, axis=1)
+        scores: Scores = logits.reshape(active * samples, -1)
+        if self._call.processors:
+            scores = self._call.processors(self._rows(), scores)
+            self._check(scores)
+        if self._sampler is None:
+            tokens = scores.argmax(axis=1)
+        else:
+            scores = self._sampler.warp(scores)
+            streams = np.array(self._active)[:, None] * samples + np.arange(samples)
+            tokens = self._sampler.draw(scores, streams.ravel())
+        chosen = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]
+        if self._call.config.return_scores:
+            chosen = chosen - log_normalizer(scores)
+        shape = (active, samples)
+        return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape)
+
+    def _rows(self) -> Rows:
+        call, first = self._call, self._call.lead.shape[1]
+        length = first + call.new_tokens - self._remaining + len(call.config.decoder_prefix)
+        tokens = np.zeros((len(self._active), self._samples, length), np.int64)
+        for place, source in enumerate(self._active):
+            tokens[place, :, :first] = call.lead[source]
+            for sample, sequence in enumerate(self._results[source]):
+                found = sequence.token_ids
+                tokens[place, sample, first : first + len(found)] = found
+        return Rows(tokens.reshape(-1, length), np.repeat(self._active, self._samples))
+
+    def _check(self, scores: Scores) -> None:
+        dead = np.flatnonzero(np.isneginf(scores.max(axis=1)))
+        for row in dead:
+            sequence = self._results[self._active[row // self._samples]][row % self._samples]
+            if sequence.finish_reason is None:
+                raise self._call.no_continuation(sequence.token_ids)

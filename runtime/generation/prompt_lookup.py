@@ -1,0 +1,220 @@
+"""Prompt-lookup decoding: greedy decoding that guesses several tokens and verifies them at once.
+
+Where the last n tokens of the output occurred before, in the output or in the source, the
+tokens that followed there are a guess for what comes next. They are run as one tree step of Q
+tokens; those that greedy decoding would have chosen are kept, and the first one that it would
+not is replaced by its choice. The result is greedy decoding's, token for token.
+
+Source: Saxena 2023, "Prompt Lookup Decoding"; verification: Leviathan et al. 2023, "Fast
+Inference from Transformers via Speculative Decoding", in the greedy case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..backends import Decoder, Step
+from ..kv_cache.capacity import first_capacity, grown_capacity
+from ..kv_cache.slots import prefill
+from .batch import Call, Results, Sequence, selection
+from .logits_processors import Rows
+from .logsumexp import Scores, log_normalizer
+from .ngram_drafter import Guesser
+from .stopping import LENGTH
+
+
+@dataclass
+class _Row:
+    """One source: its number, its sequence, what that may still grow by, its slots in use.
+
+    ``last_position`` is of a token that is run: the last one of a sequence never is.
+    """
+
+    number: int
+    sequence: Sequence
+    guesser: Guesser
+    remaining: int
+    used: int
+    last_position: int
+    last: int = 0
+    guess: list[int] = field(default_factory=list)
+
+
+def decode_with_lookup(call: Call) -> Iterator[Results]:
+    """Greedy decoding with guesses; yields all sequences after each step.
+
+    Raises:
+        InputError: the options together forbid every token.
+    """
+    return _Loop(call).run()
+
+
+class _Loop:
+    def __init__(self, call: Call) -> None:
+        config = call.config
+        self._call = call
+        self._most = config.prompt_lookup_num_tokens or 0
+        self._vocab_size = call.vocab_size if call.processors or config.return_scores else None
+        self._all_rows = [
+            _Row(
+                number,
+                Sequence([*config.decoder_prefix]),
+                Guesser(source, config.max_matching_ngram_size, self._most),
+                call.new_tokens,
+                len(prompt),
+                len(prompt) - len(call.forced) + call.new_tokens - 2,
+            )
+            for number, (source, prompt) in enumerate(zip(call.sources, call.prompts, strict=True))
+        ]
+        #: Those that still run, a row of the batch each.
+        self._rows = self._all_rows
+        self._results: Results = [[row.sequence] for row in self._all_rows]
+        #: Bound steps by their number of tokens, until the cache is another one.
+        self._steps: dict[int, tuple[Step, Callable[[], None]]] = {}
+        self._most_slots = max(row.last_position for row in self._rows) + 1
+
+    def run(self) -> Iterator[Results]:
+        call = self._call
+        for token in call.forced:
+            for row in self._rows:
+                self._append(row, token, 0.0)
+        self._force_ends()
+        if not self._unfinished():  # what is forced was all
+            yield self._results
+            return
+        longest = max(map(len, call.prompts))
+        decoder = call.engine.decoder(call.source, first_capacity(self._most_slots, longest))
+        step = self._run_prompts(decoder)
+        for place, row in enumerate(self._rows):
+            self._verify(row, step, place)
+        while True:
+            self._force_ends()
+            interrupted = call.stopping.interrupted()
+            if interrupted is not None:
+                for row in self._rows:
+                    row.sequence.finish_reason = row.sequence.finish_reason or interrupted
+            yield self._results
+            if not self._unfinished():
+                return
+            kept = selection([row.sequence.finish_reason is None for row in self._rows])
+            if kept is not None:
+                self._rows = [self._rows[place] for place in kept]
+                decoder.keep(kept)
+                self._steps.clear()
+            step = self._step(decoder)
+            for place, row in enumerate(self._rows):
+                if row.sequence.finish_reason is None:
+                    row.used += self._verify(row, step, place)
+
+    def _run_prompts(self, decoder: Decoder) -> Step:
+        call = self._call
+        if max(map(len, call.prompts)) > 1:
+            most = call.most_queries
+            return prefill(decoder, call.prompts, self._vocab_size, most_queries=most)
+        step, run = self._bound(decoder, 1)  # the step that follows has the same shape
+        step.input_ids[:] = call.prompts
+        step.attention_mask[..., 0] = True
+        run()
+        return step
+
+    def _force_ends(self) -> None:
+        """Put the forced end in its place; no run is needed for that."""
+        for row in self._rows:
+            token = self._call.forces_end(row.remaining)
+            if token is not None and row.sequence.finish_reason is None:
+                self._append(row, token, 0.0)
+
+    def _unfinished(self) -> bool:
+        return any(row.sequence.finish_reason is None for row in self._rows)
+
+    def _step(self, decoder: Decoder) -> Step:
+        """Guess, and run each row's last token and guess."""
+        queries, most_used = 1, 0
+        for row in self._rows:
+            # Not even a right guess may pass the limit; the token after it needs a place too.
+            most = 0 if row.sequence.finish_reason else min(row.remaining - 1, self._most)
+            row.guess = row.guesser.guess(most)
+            queries = max(queries, 1 + len(row.guess))
+            most_used = max(most_used, row.used)
+        if most_used + queries > decoder.capacity:
+            needed = most_used + queries
+            decoder.grow(grown_capacity(decoder.capacity, self._most_slots, needed))
+            self._steps.clear()
+        step, run = self._bound(decoder, queries)
+        for place, row in enumerate(self._rows):
+            step.input_ids[place, 0] = row.last
+            # A row that has all its tokens waits for the others one position too far.
+            step.position_ids[place] = min(row.used, row.last_position)
+            step.write_index[place] = row.used
+            # Slots up to ``used`` hold the sequence; those beyond may hold wrong guesses, and
+            # in this step's own arrays they have never been shown.
+            step.attention_mask[place, 0, :, : row.used + 1] = True
+            if queries > 1:
+                self._lay_out(step, place, row)
+        run()
+        return step
+
+    def _lay_out(self, step: Step, place: int, row: _Row) -> None:
+        """A guess as a chain: each token sees those before it."""
+        queries = step.input_ids.shape[1]
+        step.input_ids[place, 1 : 1 + len(row.guess)] = row.guess
+        # What a shorter guess leaves of its row is run and never seen; its positions must exist.
+        positions = row.used + np.arange(queries)
+        np.minimum(positions, row.last_position, out=step.position_ids[place])
+        slots = slice(row.used + 1, row.used + queries)
+        step.attention_mask[place, 0, :, slots] = np.tri(queries, queries - 1, -1, np.bool_)
+
+    def _bound(self, decoder: Decoder, queries: int) -> tuple[Step, Callable[[], None]]:
+        if queries not in self._steps:
+            step = Step.allocate(
+                len(self._rows), queries, decoder.capacity, vocab_size=self._vocab_size
+            )
+            self._steps[queries] = step, decoder.bind(step)
+        return self._steps[queries]
+
+    def _verify(self, row: _Row, step: Step, place: int) -> int:
+        """Append what greedy decoding chooses, as far as the guess is right; how many tokens."""
+        guess = row.guess
+        right = 0
+        while True:
+            token, score = self._choose(row, step, place, right)
+            self._append(row, token, score)
+            if right == len(guess) or token != guess[right] or row.sequence.finish_reason:
+                break
+            right += 1
+        if guess:
+            row.guesser.learn(len(guess), right)
+        return right + 1
+
+    def _choose(self, row: _Row, step: Step, place: int, query: int) -> tuple[int, float]:
+        forced = self._call.forces_end(row.remaining)
+        if forced is not None:
+            return forced, 0.0
+        if step.logits is None:
+            return int(step.next_ids[place, query]), 0.0
+        scores: Scores = step.logits[place, query : query + 1].copy()
+        if self._call.processors:
+            lead = self._call.lead[row.number]
+            tokens = np.array([[*lead, *row.sequence.token_ids]], np.int64)
+            rows = Rows(tokens, np.array([row.number], np.int64))
+            scores = self._call.processors(rows, scores)
+            if np.isneginf(scores.max()):
+                raise self._call.no_continuation(row.sequence.token_ids)
+        token = int(scores.argmax())
+        if not self._call.config.return_scores:
+            return token, 0.0
+        return token, float(scores[0, token] - log_normalizer(scores)[0])
+
+    def _append(self, row: _Row, token: int, score: float) -> None:
+        sequence = row.sequence
+        sequence.token_ids.append(token)
+        sequence.score += score
+        row.last = token
+        row.remaining -= 1
+        row.guesser.append(token)
+        sequence.finish_reason = self._call.stopping.reason(sequence.token_ids) or (
+            LENGTH if row.remaining == 0 else None
+        )

@@ -1,0 +1,202 @@
+"""Options are checked before anything runs: all that is wrong is reported at once."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..bundle.manifest import Manifest
+from ..errors import InputError
+from .config import GenerationConfig
+
+#: Options that are integers, and the smallest value of each.
+_INTEGERS = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "min_length": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "top_k": 0,
+    "seed": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "prompt_lookup_num_tokens": 1,
+    "max_matching_ngram_size": 1,
+}
+#: Of these and the numbers below, those that may be None.
+_OPTIONAL = {
+    "max_new_tokens",
+    "min_new_tokens",
+    "max_time",
+    "min_p",
+    "seed",
+    "prompt_lookup_num_tokens",
+}
+#: Options that hold token ids.
+_TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "decoder_prefix")
+#: Options that are numbers: what is allowed, in words; the ends; whether the lower one is in.
+_NUMBERS: dict[str, tuple[str, float, float, bool]] = {
+    "max_time": ("a number of seconds above 0", 0.0, math.inf, False),
+    "temperature": ("a number above 0", 0.0, math.inf, False),
+    "top_p": ("a number above 0 and at most 1", 0.0, 1.0, False),
+    "min_p": ("a number from 0 to 1", 0.0, 1.0, True),
+    "repetition_penalty": ("a number above 0", 0.0, math.inf, False),
+    # Beyond that, length ** length_penalty overflows.
+    "length_penalty": ("a number from -50 to 50", -50.0, 50.0, True),
+}
+
+
+def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:
+    """Refuse options that cannot work, alone or together.
+
+    Returns:
+        The same options, their token ids as tuples of integers, whatever sequences they were.
+
+    Raises:
+        InputError: each option's name, its value and what is allowed.
+    """
+    problems = [
+        *_integers(config),
+        *_numbers(config),
+        *_kinds(config),
+        *_tokens(config, manifest.dimensions.vocab_size),
+    ]
+    if not problems:
+        problems += _contradictions(config, manifest)
+    if problems:
+        raise InputError("; ".join(problems))
+    return replace(
+        config,
+        suppress_tokens=_integers_of(config.suppress_tokens),
+        begin_suppress_tokens=_integers_of(config.begin_suppress_tokens),
+        decoder_prefix=_integers_of(config.decoder_prefix),
+        bad_words_ids=tuple(_integers_of(word) for word in config.bad_words_ids),
+        stop_strings=tuple(config.stop_strings),
+        logits_processors=tuple(config.logits_processors),
+    )
+
+
+def _integers_of(tokens: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(operator.index(token) for token in tokens)
+
+
+def _integers(config: GenerationConfig) -> Iterable[str]:
+    for name, low in _INTEGERS.items():
+        value = getattr(config, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if not is_integer(value):
+            yield f"{name} must be an integer, not {value!r}"
+        elif value < low:
+            yield f"{name} must be at least {low}, not {value}"
+
+
+def _numbers(config: GenerationConfig) -> Iterable[str]:
+    for name, (allowed, low, high, inclusive) in _NUMBERS.items():
+        value = getattr(config, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and math.isfinite(value)) or not (
+            low < value <= high or (inclusive and value == low)
+        ):
+            yield f"{name} must be {allowed}, not {value!r}"
+
+
+def _kinds(config: GenerationConfig) -> Iterable[str]:
+    if config.early_stopping not in (True, False, "never") or (
+        # 1 == True, but transformers takes no number here.
+        not isinstance(config.early_stopping, (bool, str))
+    ):
+        yield f'early_stopping must be True, False or "never", not {config.early_stopping!r}'
+    for name in ("do_sample", "return_scores"):
+        if not isinstance(getattr(config, name), bool):
+            yield f"{name} must be True or False, not {getattr(config, name)!r}"
+    strings = config.stop_strings
+    if not _is_list(strings) or not all(isinstance(s, str) and s for s in strings):
+        yield f"stop_strings must be a list of strings that are not empty, not {strings!r}"
+    allowed, processors = config.prefix_allowed_tokens, config.logits_processors
+    if allowed is not None and not callable(allowed):
+        yield f"prefix_allowed_tokens must be callable, not {allowed!r}"
+    if not _is_list(processors) or not all(callable(p) for p in processors):
+        yield f"logits_processors must be a list of callables, not {processors!r}"
+
+
+def _tokens(config: GenerationConfig, vocab_size: int) -> Iterable[str]:
+    for name in _TOKEN_LISTS:
+        yield from _token_list(name, getattr(config, name), vocab_size)
+    for name in ("forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id"):
+        if getattr(config, name) is not None:
+            yield from _token_list(name, [getattr(config, name)], vocab_size)
+    words = config.bad_words_ids
+    if not _is_list(words) or not all(_is_list(word) and len(word) for word in words):
+        yield f"bad_words_ids must be a list of lists of token ids, not {words!r}"
+    else:
+        for word in words:
+            yield from _token_list("bad_words_ids", word, vocab_size)
+    if not isinstance(config.logit_bias, Mapping):
+        yield f"logit_bias must map token ids to numbers, not {config.logit_bias!r}"
+        return
+    yield from _token_list("logit_bias", list(config.logit_bias), vocab_size)
+    for value in config.logit_bias.values():
+        if not isinstance(value, (int, float)) or math.isnan(value) or value == math.inf:
+            yield f"logit_bias must be numbers (-inf forbids a token), not {value!r}"
+
+
+def _token_list(name: str, tokens: Any, vocab_size: int) -> Iterable[str]:
+    if not _is_list(tokens) or not all(is_integer(token) for token in tokens):
+        yield f"{name} must hold integers (token ids), not {tokens!r}"
+        return
+    wrong = [int(token) for token in tokens if not 0 <= token < vocab_size]
+    if wrong:
+        yield f"{name} holds {wrong}, outside the {vocab_size} token ids"
+
+
+def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[str]:
+    beams, results = config.num_beams, config.num_return_sequences
+    if config.do_sample and beams > 1:
+        yield f"do_sample with num_beams={beams}: sample with num_beams=1, or search without it"
+    elif not config.do_sample and results > beams:
+        yield (
+            f"num_return_sequences={results} is more than num_beams={beams}: greedy decoding and"
+            " beam search give at most num_beams results (sampling gives more)"
+        )
+    if config.prompt_lookup_num_tokens is not None and (config.do_sample or beams > 1):
+        other = "do_sample" if config.do_sample else f"num_beams={beams}"
+        yield f"prompt_lookup_num_tokens works with greedy decoding only, not with {other}"
+    if manifest.only == "decoder" and config.forced_bos_token_id is not None:
+        yield "forced_bos_token_id is for models with an encoder; decoder_prefix puts tokens first"
+    if manifest.has_two_vocabularies:
+        for name in ("prompt_lookup_num_tokens", "encoder_no_repeat_ngram_size"):
+            if getattr(config, name):
+                yield f"{name} compares sources with outputs, which have other tokens here"
+    vocab_size = manifest.dimensions.vocab_size
+    most = vocab_size // max(2, 1 + len(manifest.special_tokens.eos))
+    if beams > most:
+        yield f"num_beams={beams} is more than a vocabulary of {vocab_size} allows ({most})"
+    limit, least = config.max_new_tokens, config.min_new_tokens
+    if limit is not None and least is not None and least > limit:
+        yield f"min_new_tokens={least} is more than max_new_tokens={limit}"
+
+
+def _is_list(value: object) -> bool:
+    """A list, a tuple or an array; no text."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def is_integer(value: object) -> bool:
+    """An integer of Python's or numpy's; True and False are none."""
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Self-attention caches: slots that hypotheses share, and one that concatenates."""

@@ -1,0 +1,84 @@
+"""The hypotheses of a batch as rows of a larger batch, for a cache that grows.
+
+Where the decoder knows no slots and no mask of its own, hypotheses cannot share a cache: each
+has a row, and choosing other parents copies rows. What decodes with :class:`.tree.Tree` decodes
+with this as well.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends import RowDecoder
+from ..backends.base import Ids
+from ..generation.logsumexp import log_normalizer
+
+
+class GrowingTree:
+    """``width`` hypotheses for each source of a batch, all of one length.
+
+    Args:
+        decoder: a fresh decoder, a row for each source.
+        batch_size: B, the number of sources.
+        prompt: tokens that all hypotheses start with; they are run once a source.
+        width: W, hypotheses a source.
+        logits: whether they are needed; else the most probable tokens are.
+        normalizer: whether ``log_normalizer`` is needed.
+
+    Attributes:
+        next_ids, logits, log_normalizer: as of :class:`.tree.Tree`; ``next_ids`` is empty where
+            there are logits.
+    """
+
+    next_ids: Ids
+    logits: NDArray[np.float32] | None
+    log_normalizer: NDArray[np.float32] | None
+
+    def __init__(
+        self,
+        decoder: RowDecoder,
+        batch_size: int,
+        prompt: list[int],
+        *,
+        width: int,
+        logits: bool,
+        normalizer: bool = False,
+    ) -> None:
+        self._decoder = decoder
+        self._width = width
+        self._reads_logits = logits
+        self._normalizer = normalizer
+        #: Rows a source: one until the hypotheses part.
+        self._rows = 1
+        self._run(np.tile(np.array(prompt, np.int64), (batch_size, 1)), batch_size)
+
+    def advance(self, tokens: Ids, parents: Ids | None = None) -> None:
+        """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
+        sources = np.arange(len(tokens))[:, None]
+        if self._rows != self._width:  # whatever the parents, they are all the prompt
+            self._decoder.select(np.repeat(sources, self._width))
+            self._rows = self._width
+        elif parents is not None and (parents != np.arange(self._width)).any():
+            self._decoder.reorder((sources * self._width + parents).ravel())
+        self._run(tokens.reshape(-1, 1), len(tokens))
+
+    def keep(self, sources: Ids) -> None:
+        """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
+        self._decoder.select((sources[:, None] * self._rows + np.arange(self._rows)).ravel())
+        self.next_ids = self.next_ids[sources]
+        if self.logits is not None:
+            self.logits = self.logits[sources]
+        if self.log_normalizer is not None:
+            self.log_normalizer = self.log_normalizer[sources]
+
+    def _run(self, tokens: Ids, sources: int) -> None:
+        logits = self._decoder.run(tokens)
+        shape = (sources, self._rows)
+        self.log_normalizer = log_normalizer(logits).reshape(shape) if self._normalizer else None
+        if self._reads_logits:
+            self.next_ids = np.zeros((sources, 0), np.int64)
+            self.logits = logits.reshape(*shape, -1)
+        else:
+            self.next_ids = logits.argmax(axis=1).astype(np.int64).reshape(shape)
+            self.logits = None

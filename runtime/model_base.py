@@ -1,0 +1,44 @@
+"""What all loaded models are: a bundle, and the engine that runs it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from .bundle.manifest import Manifest
+from .bundle.reader import Bundle
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+E = TypeVar("E", bound=Closable)
+Model = TypeVar("Model", bound="LoadedModel[Any]")
+
+
+class LoadedModel(Generic[E]):
+    """A context manager that frees the engine."""
+
+    def __init__(self, bundle: Bundle, engine: E) -> None:
+        self._bundle = bundle
+        self._engine = engine
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._bundle.manifest
+
+    def __enter__(self: Model) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine. The model cannot be used afterwards."""
+        self._engine.close()

@@ -1,0 +1,129 @@
+"""Sources are checked before anything runs: texts to token ids, token ids to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..bundle.manifest import Manifest
+from ..errors import InputError
+from .languages import with_source_language
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..generation.config import GenerationConfig
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source: token ids [S] and whether each counts [S], without padding on the right."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, tokens: Sequence[int]) -> Source:
+        """A source all of whose tokens count."""
+        return cls(np.array(tokens, np.int64), np.ones(len(tokens), np.bool_))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def tokens(self) -> list[int]:
+        """Those that count."""
+        tokens: list[int] = self.ids[self.mask].tolist()
+        return tokens
+
+
+def tokenize(
+    texts: Sequence[str], tokenizer: Tokenizer, manifest: Manifest, config: GenerationConfig
+) -> list[list[int]]:
+    """Token ids of each text, with the language tokens that ``config`` asks for.
+
+    Raises:
+        InputError: an empty text, one that is too long, or one that the tokenizer or the model
+            does not know; it is named by its place in ``texts``.
+    """
+    encoded = []
+    limit, vocabulary = manifest.dimensions.max_source_length, manifest.dimensions.source_tokens
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            raise InputError(f"text {number} is empty")
+        try:
+            ids = tokenizer.encode(text)
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise InputError(f"text {number} cannot be tokenized: {error}") from None
+        if not ids:
+            raise InputError(f"text {number} has no token that the tokenizer knows")
+        ids = with_source_language(ids, config, manifest)
+        if limit is not None and len(ids) > limit:
+            raise InputError(
+                f"text {number} has {len(ids)} tokens and the model takes at most {limit};"
+                " split it or shorten it"
+            )
+        if max(ids) >= vocabulary:
+            raise InputError(
+                f"text {number} holds token {max(ids)} and the model knows only"
+                f" {vocabulary}: the tokenizer is larger than the model"
+            )
+        encoded.append(ids)
+    return encoded
+
+
+def checked_sources(
+    input_ids: ArrayLike, attention_mask: ArrayLike | None, manifest: Manifest
+) -> list[Source]:
+    """The rows of ``input_ids`` [B, S].
+
+    Raises:
+        InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, or a
+            source longer than the model allows.
+    """
+    try:
+        ids = np.asarray(input_ids)
+    except ValueError:
+        raise InputError("input_ids must be a rectangle [batch, length]; pad the rows") from None
+    if ids.shape == (0,):
+        ids = ids.reshape(0, 0).astype(np.int64)
+    if ids.ndim != 2 or (ids.size and ids.dtype.kind not in "iu"):
+        raise InputError(
+            f"input_ids must be integers of shape [batch, length], not {ids.dtype} {ids.shape}"
+        )
+    dims, pad = manifest.dimensions, manifest.special_tokens.pad
+    if ids.size and not (ids.min() >= 0 and ids.max() < dims.source_tokens):
+        raise InputError(f"input_ids must lie in 0..{dims.source_tokens - 1}")
+    if dims.max_source_length is not None and ids.shape[1] > dims.max_source_length:
+        raise InputError(
+            f"the source has {ids.shape[1]} tokens and the model takes at most"
+            f" {dims.max_source_length}"
+        )
+    try:
+        mask = ids != pad if attention_mask is None else np.asarray(attention_mask) != 0
+    except ValueError:
+        raise InputError("attention_mask must be a rectangle [batch, length]") from None
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}")
+    if not len(ids):
+        return []
+    empty = np.flatnonzero(~mask.any(axis=1))
+    if empty.size:
+        raise InputError(f"row {int(empty[0])} of input_ids holds no token that counts")
+    lengths = ids.shape[1] - mask[:, ::-1].argmax(axis=1)
+    return [
+        Source(row[:length].astype(np.int64), counts[:length])
+        for row, counts, length in zip(ids, mask, lengths, strict=True)
+    ]
+
+
+def padded(sources: Sequence[Source], pad: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Token ids [B, S] padded on the right, and their mask [B, S]."""
+    shape = (len(sources), max(len(source) for source in sources))
+    ids, mask = np.full(shape, pad, np.int64), np.zeros(shape, np.bool_)
+    for row, source in enumerate(sources):
+        ids[row, : len(source)] = source.ids
+        mask[row, : len(source)] = source.mask
+    return ids, mask

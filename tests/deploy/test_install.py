@@ -1,0 +1,195 @@
+"""A pack on its device: its own install.sh, run.sh and systemd unit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from seq2edge.deploy import TARGETS, plan
+from seq2edge.deploy.pack.scripts import install_script, run_script, unit
+from seq2edge.quantize.passes.opset_downgrade import lower_bundle
+from seq2edge.runtime import Bundle
+
+from .conftest import WORDS
+
+Unpacked = Callable[..., Path]
+
+#: A python3.10 with TensorRT: its environments write down what they are told, and answer.
+_BOARD_PYTHON = """#!/bin/sh
+case $1 in
+-m)
+  mkdir -p venv/bin
+  for name in python seq2edge; do
+    printf '#!/bin/sh\\necho %s "$@" >> "$CALLS"\\n' $name > venv/bin/$name
+    chmod +x venv/bin/$name
+  done ;;
+-) exec @PYTHON@ - ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def lowered(demo: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """For the TensorRT of JetPack 6."""
+    path = tmp_path_factory.mktemp("lowered") / "g2p.legacy.bundle"
+    lower_bundle(demo.directory, path)
+    return Bundle.open(path)
+
+
+def script(folder: Path, name: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [folder / name, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def pinned(demo: Bundle, tmp_path: Path) -> dict[str, str]:
+    """An environment whose Python has the pins of a pack for a CPU, and nothing else of ours."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for line in plan(demo, "cpu").requirements:
+        pin, _, marker = line.partition(" ; ")
+        name, _, wanted = pin.partition("==")
+        if marker and marker.startswith("python_version <") != (sys.version_info < (3, 11)):
+            continue
+        found = distribution(name)
+        if found.version != wanted:
+            pytest.skip(f"{name} is {found.version} here, not {wanted}")
+        for top in {file.parts[0] for file in found.files or ()} - {".."}:
+            (packages / top).symlink_to(found.locate_file(top))
+    return {"PYTHON": sys.executable, "PYTHONPATH": str(packages)}
+
+
+def test_installed_offline_it_says_what_the_bundle_says(
+    unpacked: Unpacked, spoken: dict[str, str], pinned: dict[str, str]
+) -> None:
+    folder = unpacked("cpu")
+    code, out, err = script(folder, "install.sh", "--offline", **pinned)
+    assert code == 0, err
+    assert f"{folder}/run.sh" in out
+    code, out, err = script(folder, "run.sh", *WORDS, **pinned)
+    assert code == 0, err
+    assert out.splitlines() == list(spoken.values())
+    # What runs is the pack's own wheel, not this checkout.
+    where = "import seq2edge.runtime as r; print(r.__file__)"
+    code, out, err = script(folder / "venv" / "bin", "python", "-c", where, **pinned)
+    assert code == 0, err
+    assert Path(out.strip()).is_relative_to(folder / "venv")
+    _verify_unit(folder)
+
+
+def _verify_unit(folder: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        return
+    file = folder / "seq2edge.service"
+    file.write_text(file.read_text().replace("/opt/app", str(folder)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", file], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_changed_file_is_not_installed(unpacked: Unpacked) -> None:
+    folder = unpacked("cpu")
+    (folder / "bundle" / "tokenizer.json").write_text("{}")
+    (folder / "run.sh").unlink()
+    code, _, err = script(folder, "install.sh", PYTHON=sys.executable)
+    assert code == 1
+    assert err.splitlines() == [
+        "bundle/tokenizer.json",
+        "run.sh",
+        "install.sh: error: the files above changed or are missing: copy the pack again",
+    ]
+    assert not (folder / "venv").exists()
+
+
+def board(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the machine is a Jetson."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in {"uname": "#!/bin/sh\necho aarch64\n", "python3.10": _BOARD_PYTHON}.items():
+        (tools / name).write_text(text.replace("@PYTHON@", sys.executable))
+        (tools / name).chmod(0o755)
+    return {"PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+
+
+def write_scripts(folder: Path, bundle: Bundle) -> Path:
+    """The scripts of a pack for an Orin, and a manifest without files."""
+    deployment = plan(bundle, "jetson-orin")
+    (folder / "manifest.json").write_text('{"files": {}}')
+    (folder / "install.sh").write_text(install_script("app", deployment))
+    (folder / "install.sh").chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "build"),
+    [
+        ([], ["seq2edge build bundle --engine tensorrt"]),
+        (
+            ["--offline", "--", "--max-source-length", "64"],
+            ["seq2edge build bundle --engine tensorrt --max-source-length 64"],
+        ),
+        (["--no-build"], []),
+    ],
+)
+def test_on_a_board_the_engines_are_built_at_last(
+    lowered: Bundle, tmp_path: Path, options: list[str], build: list[str]
+) -> None:
+    environment = board(tmp_path)
+    code, _, err = script(write_scripts(tmp_path, lowered), "install.sh", *options, **environment)
+    assert code == 0, err
+    pip, doctor, *rest = Path(environment["CALLS"]).read_text().splitlines()
+    assert pip.startswith("python -m pip install")
+    assert "--no-deps" in pip
+    assert ("--no-index" in pip) == ("--offline" in options)
+    assert doctor == "seq2edge doctor --bundle bundle"
+    assert rest == build
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"uname": "echo x86_64"}, "for aarch64, and this machine is x86_64"),
+        ({"python3.10": '[ "$1" = -V ] && echo Python 3.12.3; exit 1'}, "has Python 3.10, and"),
+        (
+            {"python3.10": "case $2 in *tensorrt*) exit 1 ;; esac"},
+            "apt-get install nvidia-jetpack",
+        ),
+    ],
+)
+def test_another_machine_is_refused(
+    lowered: Bundle, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    environment = board(tmp_path)
+    for name, text in change.items():
+        (tmp_path / "tools" / name).write_text(f"#!/bin/sh\n{text}\n")
+    code, _, err = script(write_scripts(tmp_path, lowered), "install.sh", **environment)
+    assert code == 1
+    assert message in err.splitlines()[-1]
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_scripts_have_no_open_places_and_parse(lowered: Bundle, target: object) -> None:
+    for engine in target.engines:  # type: ignore[attr-defined]
+        deployment = plan(lowered, target.name, engine=engine)  # type: ignore[attr-defined]
+        for text in (install_script("app", deployment), run_script(deployment)):
+            assert "@NAME@" not in text and text.count("@") == text.count('"$@"')
+            subprocess.run(["sh", "-n"], input=text.encode(), check=True)
+        service = unit("app", deployment)
+        assert "@" not in service
+        assert ("--engine tensorrt" in service) == (engine != "onnxruntime")
+        assert ("PrivateDevices=yes" in service) == (deployment.device == "cpu")

@@ -1,0 +1,106 @@
+"""On an NVIDIA GPU: the CPU's tokens, with graphs and without. Skipped elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from seq2edge.quantize import quantize_bundle
+from seq2edge.runtime import Bundle, Seq2SeqModel
+from seq2edge.runtime.backends import Engine, Step, load_engine
+from seq2edge.runtime.backends.onnxruntime.device import DeviceEngine
+from seq2edge.runtime.backends.onnxruntime.providers import (
+    CUDA,
+    TENSORRT,
+    compute_capability,
+    cuda_target,
+)
+
+pytestmark = pytest.mark.skipif(
+    CUDA not in onnxruntime.get_available_providers() or not compute_capability(),
+    reason="needs an NVIDIA GPU and onnxruntime-gpu",
+)
+
+IDS = np.array([[200, 13, 77, 150, 22, 1], [5, 6, 1, 0, 0, 0], [300, 301, 9, 9, 1, 0]])
+MASK = IDS != 0
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {"max_new_tokens": 150},
+    "beams": {"num_beams": 4, "num_return_sequences": 2, "max_new_tokens": 100},
+    "lookup": {"prompt_lookup_num_tokens": 4, "max_new_tokens": 100},
+    "samples": {"do_sample": True, "seed": 7, "num_return_sequences": 3, "max_new_tokens": 60},
+}
+BundleOf = Callable[[str], Path]
+
+
+@contextmanager
+def model_of(path: Path, **options: Any) -> Iterator[Seq2SeqModel]:
+    with Seq2SeqModel.load(path, **options) as model:
+        yield model
+
+
+def tokens(model: Seq2SeqModel, **options: Any) -> list[list[int]]:
+    config = replace(model.generation_config, **options)
+    return [row.token_ids for row in model.generate_ids(IDS, MASK, config)]
+
+
+@pytest.mark.parametrize("shape", ["t5-v1.1", "umt5"])
+@pytest.mark.parametrize("way", WAYS)
+def test_float32_gives_the_cpus_tokens(shape: str, way: str, bundle_of: BundleOf) -> None:
+    path = bundle_of(shape)
+    with model_of(path) as cpu, model_of(path, device="cuda", strict=True) as gpu:
+        for _ in range(2):  # captured in the first call, replayed in the second
+            assert tokens(gpu, **WAYS[way]) == tokens(cpu, **WAYS[way])
+
+
+def first_logits(engine: Engine) -> np.ndarray[Any, Any]:
+    decoder = engine.decoder(engine.encode(IDS, MASK), 16)
+    step = Step.allocate(len(IDS), 1, decoder.capacity, vocab_size=384)
+    step.attention_mask[..., 0] = True
+    decoder.bind(step)()
+    assert step.logits is not None
+    return step.logits
+
+
+@pytest.mark.parametrize(("scheme", "tolerance"), [("fp16", 0.02), ("bf16", 0.15), ("int8", 0.3)])
+def test_fewer_bits_are_near_float32(
+    scheme: str, tolerance: float, bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    source = bundle_of("t5-v1.1")
+    quantize_bundle(source, tmp_path / "out", scheme, target="cuda")
+    expected = first_logits(load_engine(Bundle.open(source), num_threads=1))
+    engine = load_engine(Bundle.open(tmp_path / "out"), device="cuda", num_threads=None)
+    difference = np.abs(first_logits(engine) - expected)
+    assert difference.max() < tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_graphs_change_no_token(way: str, bundle_of: BundleOf, tmp_path: Path) -> None:
+    quantize_bundle(bundle_of("t5-v1.1"), tmp_path / "half", "fp16", target="cuda")
+    bundle = Bundle.open(tmp_path / "half")
+    captured = DeviceEngine(bundle, cuda_target())
+    assert captured.graphs_off is None
+    plain = DeviceEngine(bundle, replace(cuda_target(), captures=False))
+    models = [Seq2SeqModel(bundle, engine, None) for engine in (captured, plain)]
+    expected = tokens(models[1], **WAYS[way])
+    assert [tokens(models[0], **WAYS[way]) for _ in range(2)] == [expected] * 2
+
+
+def test_tensorrt_gives_the_cpus_tokens_and_keeps_its_engines(
+    bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    import shutil
+
+    if TENSORRT not in onnxruntime.get_available_providers():
+        pytest.skip("needs an onnxruntime-gpu with the TensorRT provider, and TensorRT")
+    path = shutil.copytree(bundle_of("t5-v1.1"), tmp_path / "bundle")
+    options = {"engine": "onnxruntime-tensorrt"}
+    with model_of(path) as cpu, model_of(path, **options) as gpu:
+        assert tokens(gpu, max_new_tokens=40) == tokens(cpu, max_new_tokens=40)
+    assert list((tmp_path / "bundle.ort-tensorrt").glob("decoder*.engine"))

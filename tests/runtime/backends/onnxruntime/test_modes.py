@@ -1,0 +1,178 @@
+"""The engine with arrays on a device gives the CPU engine's results, whatever is asked of it.
+
+The device is the CPU's memory, so this is the same code as on a GPU with another device name;
+what a GPU does with it is in test_gpu.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seq2edge.runtime import Bundle, Choices, Generation, Seq2SeqModel
+from seq2edge.runtime.backends import Decoder, Engine, Step, load_engine
+from seq2edge.runtime.backends.onnxruntime.device import DeviceEngine
+from seq2edge.runtime.text.tokenizer import load_tokenizer
+
+from .recording import cpu_target
+
+TEXTS = ["a text of some length, longer than others", "x", "three words here", "ab", "12345 67890"]
+#: Token ids of sources of different lengths, padded.
+IDS = np.array([[200, 13, 77, 150, 22, 1], [5, 6, 1, 0, 0, 0], [300, 301, 9, 9, 1, 0]])
+MASK = IDS != 0
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "greedy with scores": {"return_scores": True, "repetition_penalty": 1.2},
+    "beams": {"num_beams": 4, "num_return_sequences": 2},
+    "samples": {"do_sample": True, "seed": 7, "num_return_sequences": 3},
+    "lookup": {"prompt_lookup_num_tokens": 4},
+    "choices": {"constraint": Choices(("first", "second text", "third"))},
+    "prefix": {"decoder_prefix": (7, 8, 9)},
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One bundle in the CPU's engine and in the one under test."""
+
+    expected: Seq2SeqModel
+    model: Seq2SeqModel
+
+
+def pair_of(path: Path, *, captures: bool) -> Pair:
+    bundle = Bundle.open(path)
+    tokenizer = load_tokenizer(bundle)
+    engines: list[Engine] = [
+        load_engine(bundle, num_threads=1),
+        DeviceEngine(bundle, cpu_target(captures=captures)),
+    ]
+    return Pair(*(Seq2SeqModel(bundle, engine, tokenizer) for engine in engines))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["graphs", "no graphs"])
+def pair(request: pytest.FixtureRequest, lively_of: Callable[[str], Path]) -> Iterator[Pair]:
+    found = pair_of(lively_of("t5-v1.1"), captures=request.param)
+    yield found
+    found.model.close()
+
+
+def assert_same(found: list[Generation], expected: list[Generation]) -> None:
+    """Scores may differ by rounding: the padding of sources changes the order of sums."""
+    assert [replace(row, score=None) for row in found] == [
+        replace(row, score=None) for row in expected
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_each_way_to_decode_gives_the_cpu_engines_results(pair: Pair, way: dict[str, Any]) -> None:
+    config = replace(pair.model.generation_config, max_new_tokens=90, **way)
+    expected = pair.expected.generate(TEXTS, config, batch_size=3)
+    for _ in range(2):  # the second time with the arrays of the first
+        assert_same(pair.model.generate(TEXTS, config, batch_size=3), expected)
+
+
+def test_streams_give_the_same_pieces(pair: Pair) -> None:
+    config = replace(pair.model.generation_config, do_sample=True, seed=3, max_new_tokens=60)
+    pieces = [[list(m.stream(text, config)) for text in TEXTS] for m in (pair.model, pair.expected)]
+    assert pieces[0] == pieces[1]
+    assert sum(map(bool, pieces[1])) > 2
+
+
+@pytest.mark.parametrize("shape", ["bart-scaled", "umt5"])
+@pytest.mark.parametrize("way", ["greedy", "beams", "samples", "lookup"])
+def test_other_models_over_growing_caches(
+    shape: str, way: str, bundle_of: Callable[[str], Path]
+) -> None:
+    # A BART with 80 positions makes 79 tokens; caches start with 64 slots. UMT5's 150 tokens of
+    # 4 beams do not fit without packing.
+    pair = pair_of(bundle_of(shape), captures=True)
+    config = pair.model.generation_config
+    config = replace(config, **WAYS[way], max_new_tokens=79 if shape == "bart-scaled" else 150)
+    found = [m.generate_ids(IDS, MASK, config) for m in (pair.model, pair.expected)]
+    assert_same(found[0], found[1])
+    assert max(len(row.token_ids) for row in found[1]) > 64
+
+
+def test_a_source_at_the_models_limit_is_not_padded_beyond_it(
+    bundle_of: Callable[[str], Path],
+) -> None:
+    pair = pair_of(bundle_of("bart"), captures=True)
+    ids = np.tile(np.arange(10, 90), (1, 1))  # BART has a position for each of 80
+    found = [m.generate_ids(ids, max_new_tokens=6) for m in (pair.model, pair.expected)]
+    assert_same(found[0], found[1])
+
+
+def test_float16_of_a_cuda_bundle(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
+    from seq2edge.quantize import quantize_bundle
+
+    path = tmp_path / "half"
+    quantize_bundle(bundle_of("t5-v1.1"), path, "fp16", target="cuda")
+    pair = pair_of(path, captures=False)  # the same sums, so the same roundings
+    config = replace(pair.model.generation_config, max_new_tokens=70, num_beams=3)
+    found = [m.generate_ids(IDS, MASK, config) for m in (pair.model, pair.expected)]
+    assert_same(found[0], found[1])
+
+
+def test_threads_share_one_engine(pair: Pair) -> None:
+    config = replace(pair.model.generation_config, max_new_tokens=40)
+    expected = [pair.expected.generate(text, config) for text in TEXTS]
+    with ThreadPoolExecutor(len(TEXTS)) as pool:
+        found = list(pool.map(lambda text: pair.model.generate(text, config), TEXTS * 3))
+    for one, other in zip(found, expected * 3, strict=True):
+        assert_same(one, other)
+
+
+def states(engine: Engine) -> list[np.ndarray[Any, Any]]:
+    """Logits after steps on a cache that was packed, grown and cut to some rows."""
+    decoder = engine.decoder(engine.encode(IDS, MASK), 16)
+    found = [steps(decoder, 3, slots=range(0, 12))]
+    decoder.pack(np.array([[0, 3, 6, 9], [1, 2, 4, 8], [11, 10, 9, 8]]))
+    found.append(steps(decoder, 3, slots=range(4, 8)))
+    decoder.grow(32)
+    found.append(steps(decoder, 3, slots=range(8, 20)))
+    decoder.keep(np.array([2, 0]))
+    found.append(steps(decoder, 2, slots=range(20, 24)))
+    assert decoder.capacity == 32
+    return [*found, decoder.cache_position_ids]
+
+
+def steps(decoder: Decoder, rows: int, slots: range) -> np.ndarray[Any, Any]:
+    """The last logits after a token in each of ``slots``, which see all slots before them."""
+    step = Step.allocate(rows, 1, decoder.capacity, vocab_size=384)
+    run = decoder.bind(step)
+    step.attention_mask[..., : slots.start] = True
+    for slot in slots:
+        step.input_ids[:, 0] = np.arange(rows) * 7 + slot
+        step.position_ids[:] = step.write_index[:] = slot
+        step.attention_mask[..., slot] = True
+        run()
+    assert step.logits is not None
+    return step.logits
+
+
+def test_packing_growing_and_keeping_rows_is_the_cpu_engines(
+    bundle_of: Callable[[str], Path],
+) -> None:
+    bundle = Bundle.open(bundle_of("umt5"))
+    expected = states(load_engine(bundle, num_threads=1))
+    for captures in (True, False):
+        found = states(DeviceEngine(bundle, cpu_target(captures=captures)))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-4, rtol=0)
+
+
+def test_a_closed_engine_says_so(bundle_of: Callable[[str], Path]) -> None:
+    bundle = Bundle.open(bundle_of("t5"))
+    model = Seq2SeqModel(bundle, DeviceEngine(bundle, cpu_target()), None)
+    model.close()
+    model.close()
+    with pytest.raises(RuntimeError, match="the model was closed; load it again"):
+        model.generate_ids(IDS, MASK)

@@ -1,0 +1,340 @@
+"""Options that edit scores: each against transformers' processor, alone and in generate_ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from transformers.generation import logits_process as theirs
+
+from seq2edge.runtime import Generation, Seq2SeqModel
+from seq2edge.runtime.generation import logits_processors as ours
+from seq2edge.runtime.generation.config import GenerationConfig
+from seq2edge.runtime.generation.logits_processors import (
+    Context,
+    Processor,
+    Processors,
+    Rows,
+    build_processors,
+)
+
+SHAPES = ("t5-v1.1", "bart-scaled")
+#: Sources without and with a start token, of three lengths that are in no order.
+SOURCES = {
+    "t5-v1.1": [[5, 6, 7, 1], [200, 13, 77, 150, 22, 1], [17, 210, 1]],
+    "bart-scaled": [[0, 7, 8, 9, 2], [0, 300, 13, 77, 150, 22, 2], [0, 40, 2]],
+}
+NEW_TOKENS = 24
+#: A vocabulary and a batch so small that every n-gram comes again.
+_VOCAB, _ROWS, _MOST = 10, 4, 12
+EOS = (1, 3)
+Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def random_rows(length: int) -> tuple[Rows, Scores]:
+    """Two hypotheses for each of two sources, and a score for each of their next tokens."""
+    generator = np.random.default_rng(length)
+    tokens = generator.integers(0, _VOCAB, (_ROWS, length))
+    scores = generator.normal(size=(_ROWS, _VOCAB)).astype(np.float32)
+    return Rows(tokens, np.array([0, 0, 1, 1])), scores
+
+
+def assert_same_scores(mine: Processor, reference: Any, differs_at: set[int] | None = None) -> None:
+    """For every length; ``differs_at``: the lengths at which it must edit, or any of them."""
+    edited_at = set()
+    for length in range(1, _MOST + 1):
+        rows, scores = random_rows(length)
+        expected = reference(torch.tensor(rows.token_ids), torch.tensor(scores)).numpy()
+        found = mine(rows, scores.copy())
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert found.dtype == np.float32
+        if not np.array_equal(expected, scores):
+            edited_at.add(length)
+    assert edited_at == differs_at if differs_at is not None else edited_at
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3, 5.0])
+def test_repetition_penalty(penalty: float) -> None:
+    assert_same_scores(
+        ours.RepetitionPenalty(penalty), theirs.RepetitionPenaltyLogitsProcessor(penalty)
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_repeat_ngram_size(size: int) -> None:
+    assert_same_scores(ours.NoRepeatNgram(size), theirs.NoRepeatNGramLogitsProcessor(size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_encoder_no_repeat_ngram_size(size: int) -> None:
+    sources = np.random.default_rng(7).integers(0, _VOCAB, (2, 30))
+    assert_same_scores(
+        ours.EncoderNoRepeatNgram(size, sources.tolist()),
+        theirs.EncoderNoRepeatNGramLogitsProcessor(size, torch.tensor(sources)),
+    )
+
+
+def test_encoder_no_repeat_ngram_size_of_more_than_the_source_allows_all() -> None:
+    rows, scores = random_rows(6)
+    found = ours.EncoderNoRepeatNgram(3, [[5, 6], [7]])(rows, scores.copy())
+    np.testing.assert_array_equal(found, scores)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [[4]],
+        [[4], [7]],
+        [[2, 4]],
+        [[1], [3], [4]],  # lone end tokens stay allowed
+        [[1, 3], [5]],
+        [[first, second] for first in range(_VOCAB) for second in range(0, _VOCAB, 3)],
+        [[a, b, c] for a in range(0, _VOCAB, 2) for b in range(_VOCAB) for c in (0, 1, 5)] + [[6]],
+    ],
+    ids=["one", "two", "a pair", "end tokens", "a pair of end tokens", "pairs", "triples"],
+)
+def test_bad_words_ids(words: list[list[int]]) -> None:
+    assert_same_scores(
+        ours.BadWords(words, EOS), theirs.NoBadWordsLogitsProcessor(words, eos_token_id=list(EOS))
+    )
+
+
+def test_a_lone_end_token_among_the_bad_words_stays_allowed() -> None:
+    rows, scores = random_rows(5)
+    found = ours.BadWords([[1], [3]], EOS)(rows, scores.copy())
+    np.testing.assert_array_equal(found, scores)
+
+
+@pytest.mark.parametrize("tokens", [[4], [0, 3, 9], list(range(_VOCAB))])
+def test_suppress_tokens(tokens: list[int]) -> None:
+    assert_same_scores(ours.Suppress(tokens), theirs.SuppressTokensLogitsProcessor(tokens))
+
+
+@pytest.mark.parametrize("place", [1, 2, 5])
+def test_begin_suppress_tokens(place: int) -> None:
+    assert_same_scores(
+        ours.Suppress([0, 3, 9], only_at=place),
+        theirs.SuppressTokensAtBeginLogitsProcessor([0, 3, 9], place),
+        differs_at={place},
+    )
+
+
+def processors_of(**options: Any) -> Processors:
+    """Those of the options, after a prompt of three tokens and a forced one."""
+    context = Context(sources=[[5], [6]], numbers=[0, 1], eos=EOS, prompt_length=3, forced_length=4)
+    return build_processors(GenerationConfig(**options), context)
+
+
+@pytest.mark.parametrize("length", [2, 7])
+def test_min_length(length: int) -> None:
+    assert_same_scores(
+        processors_of(min_length=length),
+        theirs.MinLengthLogitsProcessor(length, torch.tensor(EOS)),
+        differs_at=set(range(1, length)),
+    )
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_min_new_tokens(length: int) -> None:
+    assert_same_scores(
+        processors_of(min_new_tokens=length),
+        theirs.MinNewTokensLengthLogitsProcessor(3, length, torch.tensor(EOS)),
+        differs_at=set(range(1, 3 + length)),
+    )
+
+
+def test_logit_bias() -> None:
+    bias = {0: 2.5, 4: -1.0, 9: -np.inf}
+    reference = theirs.SequenceBiasLogitsProcessor({(k,): float(v) for k, v in bias.items()})
+    assert_same_scores(ours.LogitBias(bias), reference, differs_at=set(range(1, _MOST + 1)))
+
+
+def every_third(source: int, tokens: Any) -> list[int]:
+    """Tokens that depend on the source, on the last token and on the length."""
+    return list(range((source + int(tokens[-1]) + len(tokens)) % 3, _VOCAB, 3))
+
+
+def test_prefix_allowed_tokens() -> None:
+    assert_same_scores(
+        ours.PrefixAllowed(every_third, [0, 1]),
+        theirs.PrefixConstrainedLogitsProcessor(every_third, 2),
+        differs_at=set(range(1, _MOST + 1)),
+    )
+
+
+def test_without_options_there_is_no_processor() -> None:
+    assert not processors_of(num_beams=4, do_sample=True, top_k=5, forced_bos_token_id=3)
+
+
+class Subject(NamedTuple):
+    """A model, its reference in PyTorch, padded sources and what is made of them by default."""
+
+    model: Seq2SeqModel
+    reference: Any
+    ids: list[list[int]]
+    plain: list[list[int]]
+
+    def expected(self, **options: Any) -> list[list[int]]:
+        """transformers' greedy tokens after the start token, up to the end token."""
+        ids = torch.tensor(self.ids)
+        end = self.reference.generation_config.eos_token_id
+        ends = set(end if isinstance(end, list) else [end])
+        with torch.inference_mode():
+            found = self.reference.generate(
+                input_ids=ids,
+                attention_mask=(ids != self.model.manifest.special_tokens.pad).long(),
+                **{"max_new_tokens": NEW_TOKENS, "do_sample": False, "num_beams": 1, **options},
+            )[:, 1:].tolist()
+        return [
+            row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))]
+            for row in found
+        ]
+
+    def found(self, **options: Any) -> list[list[int]]:
+        return tokens(
+            self.model.generate_ids(
+                self.ids,
+                config=replace(
+                    self.model.generation_config, **{"max_new_tokens": NEW_TOKENS, **options}
+                ),
+            )
+        )
+
+
+def tokens(found: list[Generation]) -> list[list[int]]:
+    return [row.token_ids for row in found]
+
+
+def padded(rows: list[list[int]], pad: int) -> list[list[int]]:
+    width = max(len(row) for row in rows)
+    return [row + [pad] * (width - len(row)) for row in rows]
+
+
+def make_subject(shape: str, bundle: Path, reference: Any) -> Subject:
+    model = Seq2SeqModel.load(bundle, num_threads=1)
+    pad = model.manifest.special_tokens.pad
+    ids = padded(SOURCES[shape], pad)
+    plain = tokens(model.generate_ids(ids, max_new_tokens=NEW_TOKENS))
+    return Subject(model, reference, ids, plain)
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def subject(
+    request: pytest.FixtureRequest,
+    checkpoint_of: Callable[[str], Path],
+    bundle_of: Callable[[str], Path],
+    reference_of: Callable[[Path], Any],
+) -> Iterator[Subject]:
+    shape = request.param
+    made = make_subject(shape, bundle_of(shape), reference_of(checkpoint_of(shape)))
+    with made.model:
+        yield made
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def ending(
+    request: pytest.FixtureRequest,
+    variant_of: Callable[..., tuple[Path, Path]],
+    bundle_of: Callable[[str], Path],
+    reference_of: Callable[[Path], Any],
+) -> Iterator[Subject]:
+    """A model that finishes each source within three tokens, if it may."""
+    shape = request.param
+    free = make_subject(shape, bundle_of(shape), None)
+    with free.model as model:
+        ends = sorted({*model.manifest.special_tokens.eos, *(row[2] for row in free.plain)})
+    checkpoint, bundle = variant_of(shape, eos_token_id=ends)
+    made = make_subject(shape, bundle, reference_of(checkpoint))
+    assert max(len(row) for row in made.plain) <= 3
+    with made.model:
+        yield made
+
+
+def fifths(source: int, tokens: Any) -> list[int]:
+    return list(range((source + int(tokens[-1]) + len(tokens)) % 5, 380, 5))
+
+
+#: Name: (the option as we call it, as transformers does), from what is generated without it.
+OPTIONS: dict[str, Callable[[list[list[int]]], tuple[dict[str, Any], dict[str, Any]]]] = {
+    **{
+        f"{name}={value}": lambda _, n=name, v=value: ({n: v}, {n: v})  # type: ignore[misc]
+        for name, value in [
+            ("repetition_penalty", 1.8),
+            ("no_repeat_ngram_size", 1),
+            ("no_repeat_ngram_size", 2),
+            ("no_repeat_ngram_size", 3),
+        ]
+    },
+    "bad_words_ids, one token": lambda plain: both(bad_words_ids=[[plain[0][0]]]),
+    "bad_words_ids, two and three": lambda plain: both(
+        bad_words_ids=[plain[0][:2], plain[1][1:3], plain[2][3:6]]
+    ),
+    "suppress_tokens": lambda plain: both(suppress_tokens=[plain[0][0], plain[1][2]]),
+    "begin_suppress_tokens": lambda plain: both(
+        begin_suppress_tokens=[plain[0][0], plain[1][0]],
+    ),
+    "begin_suppress_tokens after a forced token": lambda _: both(
+        forced_bos_token_id=9, begin_suppress_tokens=list(range(100, 380))
+    ),
+    "logit_bias": lambda plain: (
+        {"logit_bias": {plain[0][0]: -9.0, 11: 3.0}},
+        {"sequence_bias": [[[plain[0][0]], -9.0], [[11], 3.0]]},
+    ),
+    "prefix_allowed_tokens": lambda _: (
+        {"prefix_allowed_tokens": fifths},
+        {"prefix_allowed_tokens_fn": fifths},
+    ),
+    "several": lambda plain: both(
+        repetition_penalty=1.3, no_repeat_ngram_size=2, suppress_tokens=[plain[0][0]]
+    ),
+}
+
+
+def both(**options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    return options, options
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_greedy_decoding_with_an_option_equals_transformers(name: str, subject: Subject) -> None:
+    own, reference = OPTIONS[name](subject.plain)
+    found = subject.found(**own)
+    assert found == subject.expected(**reference)
+    assert found != subject.plain
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_encoder_no_repeat_ngram_size_equals_transformers(size: int, subject: Subject) -> None:
+    """Sources are made of what came out before, until there is something to forbid."""
+    special = subject.model.manifest.special_tokens
+    option = {"encoder_no_repeat_ngram_size": size}
+    made = subject.plain
+    for _ in range(5):
+        rows = [
+            [*(token for token in row[: 12 - 3 * place] if token != special.pad), special.eos[0]]
+            for place, row in enumerate(made)
+        ]
+        again = subject._replace(ids=padded(rows, special.pad))
+        made, found = again.found(), again.found(**option)
+        assert found == again.expected(**option)
+        if found != made:
+            return
+    pytest.fail("no n-gram of a source was ever generated")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"min_new_tokens": 5}, {"min_length": 7}, {"min_new_tokens": 9, "min_length": 4}],
+    ids=str,
+)
+def test_minimum_lengths_equal_transformers(options: dict[str, int], ending: Subject) -> None:
+    found = ending.found(**options)
+    assert found == ending.expected(**options)
+    # min_length counts the decoder start token.
+    least = max(options.get("min_new_tokens", 0), options.get("min_length", 0) - 1)
+    assert min(len(row) for row in found) > least
+    assert found != ending.plain

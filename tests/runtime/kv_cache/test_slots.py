@@ -1,0 +1,438 @@
+"""What each hypothesis of a tree sees is its own ancestry, whatever is chosen, kept or moved.
+
+The decoder is a fake whose cache holds tokens instead of keys and values. It reads a step as
+the graph does (docs/design.md, section 3) and is stricter than a real one: slots that were
+never written, that were left behind by ``pack``, or that came with ``grow`` may not be seen,
+and a step that was bound before ``grow`` or ``keep`` may not be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from seq2edge.runtime.backends.base import Decoder, Ids, Step
+from seq2edge.runtime.kv_cache.capacity import first_capacity, grown_capacity
+from seq2edge.runtime.kv_cache.slots import Tree, prefill
+
+VOCAB = 50
+MULTIPLE = 16
+#: What a slot holds that must not be seen.
+NOTHING = -1
+
+
+def answer(tokens: list[int]) -> int:
+    """The fake's most probable token after ``tokens``: all of them and their order count."""
+    value = 0
+    for token in tokens:
+        value = (31 * value + token + 7) % 1_000_003
+    return value % VOCAB
+
+
+def normalizers(answers: Ids) -> NDArray[np.float64]:
+    """log(sum(exp(logits))) where the fake's logits are 0 but for its answers'."""
+    return np.log(VOCAB - 1 + np.exp(1 + answers / 10))
+
+
+class TokenDecoder:
+    """A :class:`Decoder` whose cache holds the token that was written to each slot."""
+
+    cache_position_ids: Ids
+
+    def __init__(self, batch_size: int, capacity: int, *, normalizes: bool = False) -> None:
+        self.normalizes = normalizes
+        self._tokens = np.full((batch_size, capacity), NOTHING, np.int64)
+        self.cache_position_ids = self._positions(batch_size, capacity)
+        #: What each query of the last step saw, its own token last: [B][Q][n].
+        self.seen: list[list[list[int]]] = []
+        self.grown: list[int] = []
+        self.packed: list[int] = []
+        self._generation = 0
+
+    @property
+    def capacity(self) -> int:
+        return int(self.cache_position_ids.shape[1])
+
+    def grow(self, capacity: int) -> None:
+        assert capacity > self.capacity
+        tokens, positions = self._tokens, self.cache_position_ids
+        slots = self.capacity
+        self._tokens = np.full((len(tokens), capacity), NOTHING, np.int64)
+        self._tokens[:, :slots] = tokens
+        self.cache_position_ids = self._positions(len(tokens), capacity)
+        self.cache_position_ids[:, :slots] = positions
+        self._generation += 1
+        self.grown.append(capacity)
+
+    def pack(self, slots: Ids) -> None:
+        assert slots.shape[0] == len(self._tokens)
+        count = slots.shape[1]
+        for array in (self._tokens, self.cache_position_ids):
+            array[:, :count] = np.take_along_axis(array, slots, axis=1)
+        self._tokens[:, count:] = NOTHING
+        self.cache_position_ids[:, count:] = NOTHING
+        self.packed.append(count)
+
+    def keep(self, rows: Ids) -> None:
+        self._tokens = self._tokens[rows]
+        self.cache_position_ids = self.cache_position_ids[rows]
+        self._generation += 1
+
+    def bind(self, step: Step) -> Callable[[], None]:
+        generation = self._generation
+        batch, queries = step.input_ids.shape
+        assert batch == len(self._tokens)
+        assert step.attention_mask.shape == (batch, 1, queries, self.capacity)
+
+        def run() -> None:
+            assert generation == self._generation, "a step of another cache"
+            for row in range(batch):
+                first = int(step.write_index[row])
+                assert 0 <= first <= self.capacity - queries
+                self._tokens[row, first : first + queries] = step.input_ids[row]
+            self.seen = [[self._sees(step, b, q) for q in range(queries)] for b in range(batch)]
+            # Last: next_ids may be input_ids.
+            step.next_ids[:] = [[answer(tokens) for tokens in row] for row in self.seen]
+            if step.logits is not None:
+                step.logits[:] = 0
+                best = step.next_ids[..., None]
+                np.put_along_axis(step.logits, best, (1 + best / 10).astype(np.float32), axis=2)
+                if step.log_normalizer is not None and self.normalizes:
+                    step.log_normalizer[:] = normalizers(step.next_ids)
+
+        return run
+
+    def _sees(self, step: Step, row: int, query: int) -> list[int]:
+        slots = np.flatnonzero(step.attention_mask[row, 0, query])
+        assert int(step.write_index[row]) + query in slots, "a token must see itself"
+        positions = self.cache_position_ids[row, slots]
+        order = np.argsort(positions, kind="stable")
+        tokens: list[int] = self._tokens[row, slots[order]].tolist()
+        assert NOTHING not in tokens, "a slot that holds nothing is seen"
+        assert positions[order].tolist() == list(range(len(slots))), "positions 0..n-1, each once"
+        assert step.position_ids[row, query] == len(slots) - 1
+        assert slots[order[-1]] == step.write_index[row] + query, "the last token is the own one"
+        return tokens
+
+    @staticmethod
+    def _positions(batch_size: int, capacity: int) -> Ids:
+        return np.tile(np.arange(capacity, dtype=np.int64), (batch_size, 1))
+
+
+@dataclass
+class Search:
+    """A tree, its decoder, and the texts of its hypotheses as plain lists: [B][W][n]."""
+
+    decoder: TokenDecoder
+    tree: Tree
+    texts: list[list[list[int]]]
+    bound: int
+
+    @classmethod
+    def start(
+        cls,
+        prompts: list[list[int]],
+        width: int,
+        steps: int,
+        *,
+        logits: bool = True,
+        normalizer: bool = False,
+        decoder_normalizes: bool = False,
+    ) -> Search:
+        longest = max(map(len, prompts))
+        most = longest + width * steps
+        decoder = TokenDecoder(
+            len(prompts), first_capacity(most, longest), normalizes=decoder_normalizes
+        )
+        tree = Tree(
+            decoder,
+            prompts,
+            width=width,
+            most_slots=most,
+            vocab_size=VOCAB if logits else None,
+            normalizer=normalizer,
+        )
+        assert (tree.logits is not None) == logits
+        assert (tree.log_normalizer is not None) == (logits and normalizer)
+        ends = zip(decoder.seen, prompts, strict=True)
+        assert [row[len(prompt) - 1] for row, prompt in ends] == prompts
+        texts = [[list(prompt)] * width for prompt in prompts]
+        search = cls(decoder, tree, texts, rounded_up(most))
+        search.check([[answer(prompt)] for prompt in prompts])
+        return search
+
+    def advance(self, tokens: Ids, parents: Ids | None) -> None:
+        own = list(range(len(self.texts[0])))
+        chosen = [own] * len(self.texts) if parents is None else parents.tolist()
+        self.texts = [
+            [[*row[parent], token] for parent, token in zip(ancestors, new, strict=True)]
+            for row, ancestors, new in zip(self.texts, chosen, tokens.tolist(), strict=True)
+        ]
+        self.tree.advance(tokens, parents)
+        assert self.decoder.seen == self.texts
+        self.check([[answer(text) for text in row] for row in self.texts])
+
+    def keep(self, sources: Ids) -> None:
+        before = self.tree.next_ids.tolist()
+        self.tree.keep(sources)
+        self.texts = [self.texts[source] for source in sources]
+        self.check([before[source] for source in sources])
+
+    def check(self, answers: list[list[int]]) -> None:
+        """The tree gives the answers to what was seen, and its cache keeps to its bound."""
+        assert self.tree.next_ids.tolist() == answers
+        if self.tree.logits is not None:
+            assert self.tree.logits.argmax(axis=2).tolist() == answers
+        if self.tree.log_normalizer is not None:
+            expected = normalizers(np.array(answers))
+            np.testing.assert_allclose(self.tree.log_normalizer, expected, rtol=1e-5)
+        assert self.tree.capacity == self.decoder.capacity <= self.bound
+        assert self.tree.capacity % MULTIPLE == 0
+
+
+def rounded_up(slots: int) -> int:
+    return -(-slots // MULTIPLE) * MULTIPLE
+
+
+def random_parents(rng: np.random.Generator, batch: int, width: int, mixing: float) -> Ids:
+    """Parents of each hypothesis: itself, or with probability ``mixing`` one of the best few."""
+    best = rng.integers(1, width + 1)
+    others = rng.integers(0, best, (batch, width))
+    return np.where(rng.random((batch, width)) < mixing, others, np.arange(width))
+
+
+TOKENS = st.integers(0, VOCAB - 1)
+PROMPTS = st.lists(TOKENS, min_size=1, max_size=4) | st.lists(TOKENS, min_size=1, max_size=70)
+
+
+class Plan(NamedTuple):
+    """How a search is led: ``mixing`` is how often a hypothesis changes its parent, ``leaving``
+    how often sources leave, ``feeding`` whether the tree's own answers are its next tokens,
+    ``normalizer`` whether it is asked for, and whether the decoder computes it."""
+
+    width: int
+    prompts: list[list[int]]
+    steps: int
+    mixing: float
+    leaving: float
+    feeding: bool
+    logits: bool
+    normalizer: tuple[bool, bool]
+    seed: int
+
+
+def plans(widths: st.SearchStrategy[int]) -> st.SearchStrategy[Plan]:
+    return st.builds(
+        Plan,
+        width=widths,
+        prompts=st.lists(PROMPTS, min_size=1, max_size=4)
+        | st.builds(lambda prompt, batch: [prompt] * batch, PROMPTS, st.integers(1, 4)),
+        steps=st.integers(0, 70),
+        mixing=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
+        leaving=st.sampled_from([0.0, 0.05, 0.5]),
+        feeding=st.booleans(),
+        logits=st.booleans(),
+        normalizer=st.tuples(st.booleans(), st.booleans()),
+        seed=st.integers(0, 2**32 - 1),
+    )
+
+
+def lead(plan: Plan) -> Search:
+    """Lead a search to its end; it checks itself after each step."""
+    rng, width = np.random.default_rng(plan.seed), plan.width
+    wanted, computed = plan.normalizer
+    search = Search.start(
+        plan.prompts,
+        width,
+        plan.steps,
+        logits=plan.logits,
+        normalizer=wanted,
+        decoder_normalizes=computed,
+    )
+    for step in range(plan.steps):
+        batch = len(search.texts)
+        if rng.random() < plan.leaving:
+            batch = int(rng.integers(1, batch + 1))
+            search.keep(rng.permutation(len(search.texts))[:batch])
+        own = rng.random() < 0.2
+        parents = None if own else random_parents(rng, batch, width, plan.mixing)
+        # Greedy decoding hands the tree its own array back.
+        fed = plan.feeding and (step > 0 or width == 1)
+        tokens = search.tree.next_ids if fed else rng.integers(0, VOCAB, (batch, width))
+        search.advance(tokens, parents)
+    return search
+
+
+@settings(deadline=None, max_examples=150)
+@given(plans(st.integers(2, 8)))
+def test_each_hypothesis_sees_its_own_ancestry(plan: Plan) -> None:
+    lead(plan)
+
+
+@settings(deadline=None, max_examples=50)
+@given(plans(st.just(1)))
+def test_a_single_hypothesis_sees_its_own_text(plan: Plan) -> None:
+    assert lead(plan).decoder.packed == []  # a chain leaves no slot behind
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_hypotheses_that_descend_from_one_are_packed_and_see_the_same(batch: int) -> None:
+    rng = np.random.default_rng(batch)
+    search = Search.start([[3, 1, 4]] * batch, width=6, steps=120)
+    for _ in range(120):
+        parents = np.tile(rng.integers(0, 6, (batch, 1)), (1, 6))
+        search.advance(rng.integers(0, VOCAB, (batch, 6)), parents)
+    assert len(search.decoder.packed) >= 5
+    # 123 tokens of one ancestor and six at their ends; without packing it would be 723.
+    assert search.tree.capacity == 256
+
+
+def test_sources_are_packed_each_by_what_it_needs() -> None:
+    rng = np.random.default_rng(0)
+    search = Search.start([[5]] * 3, width=4, steps=60)
+    for step in range(60):
+        # One source descends from its best, one changes every 25 steps, one stays in pairs.
+        parents = np.array([[0] * 4, [0] * 4 if step % 25 == 24 else [0, 1, 2, 3], [0, 0, 1, 1]])
+        search.advance(rng.integers(0, VOCAB, (3, 4)), parents)
+    assert len(search.decoder.packed) >= 1
+    assert len(search.decoder.grown) >= 1
+
+
+def test_hypotheses_that_stay_apart_take_all_slots_and_no_more() -> None:
+    search = Search.start([[9, 9, 9]] * 2, width=5, steps=50)
+    for step in range(50):
+        search.advance(np.full((2, 5), step % VOCAB), None)
+    assert search.decoder.packed == []
+    assert search.decoder.grown == [128, 256]
+    assert search.tree.capacity == rounded_up(3 + 5 * 50) == 256
+
+
+def test_packing_goes_on_after_sources_left() -> None:
+    rng = np.random.default_rng(1)
+    search = Search.start([[2, 2]] * 4, width=4, steps=100)
+    for step in range(100):
+        if step in (30, 60):
+            search.keep(np.array([2, 0] if step == 30 else [1]))
+        size = len(search.texts)
+        search.advance(rng.integers(0, VOCAB, (size, 4)), np.full((size, 4), step % 4))
+    assert len(search.texts) == 1
+    assert len(search.decoder.packed) >= 3
+
+
+def test_sources_that_change_places_keep_their_slots() -> None:
+    rng = np.random.default_rng(2)
+    search = Search.start([[8]] * 2, width=4, steps=80)
+    places, packed = [0, 1], 0  # which source stands where
+    for step in range(80):
+        # The first source descends from its best; in the other one a hypothesis stays apart.
+        apart = [0, 0, 0, 3 if step % 8 else 0]
+        parents = np.array([[0] * 4 if source == 0 else apart for source in places])
+        search.advance(rng.integers(0, VOCAB, (2, 4)), parents)
+        if len(search.decoder.packed) > packed:
+            packed = len(search.decoder.packed)
+            search.keep(np.array([1, 0]))
+            places.reverse()
+    assert packed >= 3
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(PROMPTS, min_size=1, max_size=3), st.booleans())
+def test_prefill_lets_each_prompt_token_see_those_before_it(
+    prompts: list[list[int]], logits: bool
+) -> None:
+    longest = max(map(len, prompts))
+    decoder = TokenDecoder(len(prompts), first_capacity(longest, longest))
+    step = prefill(decoder, prompts, VOCAB if logits else None)
+    for seen, prompt in zip(decoder.seen, prompts, strict=True):
+        assert seen[: len(prompt)] == [prompt[: end + 1] for end in range(len(prompt))]
+    check_ends(step, prompts, logits)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(PROMPTS, min_size=1, max_size=3), st.booleans(), st.integers(1, 20))
+def test_prefill_in_parts_gives_what_follows_each_prompt(
+    prompts: list[list[int]], logits: bool, most: int
+) -> None:
+    longest = max(map(len, prompts))
+    decoder = TokenDecoder(len(prompts), first_capacity(longest, longest))
+    step = prefill(decoder, prompts, VOCAB if logits else None, most_queries=most)
+    assert all(len(row) <= most for row in decoder.seen)
+    check_ends(step, prompts, logits)
+
+
+def check_ends(step: Step, prompts: list[list[int]], logits: bool) -> None:
+    expected = [[answer(prompt)] for prompt in prompts]
+    assert step.next_ids.tolist() == expected
+    assert (step.logits is not None) == logits
+    if step.logits is not None:
+        assert step.logits.argmax(axis=2).tolist() == expected
+
+
+def test_the_fake_is_a_decoder() -> None:
+    decoder: Decoder = TokenDecoder(1, 16)
+    assert decoder.capacity == 16
+
+
+def test_the_fake_refuses_a_slot_that_holds_nothing() -> None:
+    decoder = TokenDecoder(1, 16)
+    step = Step.allocate(1, 1, 16)
+    step.attention_mask[..., :2] = True
+    step.write_index[:] = 0
+    with pytest.raises(AssertionError, match="holds nothing"):
+        decoder.bind(step)()
+
+
+def test_the_fake_refuses_a_step_of_another_cache() -> None:
+    decoder = TokenDecoder(1, 16)
+    step = Step.allocate(1, 1, 16)
+    step.attention_mask[..., 0] = True
+    run = decoder.bind(step)
+    run()
+    decoder.grow(32)
+    with pytest.raises(AssertionError, match="another cache"):
+        run()
+
+
+SLOTS = st.integers(1, 5000)
+
+
+@given(SLOTS, SLOTS)
+def test_first_capacity_has_room_for_the_prompt_and_starts_small(one: int, other: int) -> None:
+    prompt, slots = sorted((one, other))
+    capacity = first_capacity(slots, prompt)
+    assert capacity % MULTIPLE == 0
+    assert capacity >= prompt
+    assert capacity <= max(64, rounded_up(prompt))
+    assert capacity <= rounded_up(slots)
+
+
+@given(SLOTS, SLOTS, SLOTS)
+def test_grown_capacity_has_room_and_stays_within_the_bound(a: int, b: int, c: int) -> None:
+    capacity, needed, slots = sorted((rounded_up(a), b, c))
+    capacity = rounded_up(capacity)
+    grown = grown_capacity(capacity, slots, needed)
+    assert grown % MULTIPLE == 0
+    assert grown >= needed
+    assert grown <= rounded_up(slots)
+    # Growing copies the cache, so it doubles, but for the last time.
+    assert grown >= min(2 * capacity, rounded_up(slots))
+    assert grown <= max(2 * capacity, rounded_up(needed))
+
+
+@given(SLOTS, SLOTS, st.integers(1, 8))
+def test_a_cache_that_fills_up_is_copied_a_few_times_only(one: int, other: int, width: int) -> None:
+    prompt, slots = sorted((one, other))
+    capacity, copies, used = first_capacity(slots, prompt), 0, prompt
+    while used + width <= slots:
+        if used + width > capacity:
+            capacity, copies = grown_capacity(capacity, slots, used + width), copies + 1
+        used += width
+        assert used <= capacity <= rounded_up(slots)
+    assert copies <= 7  # 64 * 2 ** 7 > 5000
