@@ -22,9 +22,9 @@ from seq2edge.runtime.bundle.manifest import (
     Dimensions,
     Manifest,
     SpecialTokens,
-    TokenizerInfo,
 )
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
+from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import MissingDependencyError
 

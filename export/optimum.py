@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import onnx_ir as ir
 
-from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, GraphInfo, TokenizerInfo
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, GraphInfo
 from seq2edge.runtime.bundle.optimum import is_optimum_folder, read_optimum_folder
 from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
+from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 
 from .errors import CheckpointError

@@ -89,7 +89,9 @@ class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
         if self.tokenizer is None:
             raise InputError(f"{self._bundle.directory} has no tokenizer; use encode_ids")
         texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = tokenize(texts, self.tokenizer, self.manifest, GenerationConfig())
+        rows = tokenize(
+            texts, self.tokenizer, self.manifest, GenerationConfig(), self._length_warning
+        )
         sources = [Source.of(ids) for ids in rows]
         return self._encode(sources, pooling, batch_size)
 

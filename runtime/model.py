@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from numpy.typing import ArrayLike
 
@@ -14,9 +15,9 @@ from .errors import InputError
 from .generation import Decoding, GenerationConfig
 from .generation.batch import Sequence as Found
 from .model_base import LoadedModel
-from .text.detokenizer import TextStream
+from .text.detokenizer import Detokenizer, TextStream
 from .text.languages import with_languages
-from .text.sources import Source, checked_sources, tokenize
+from .text.sources import Source, checked_ids, checked_sources, tokenize
 from .text.tokenizer import Tokenizer, load_tokenizer
 
 #: Called with how many sources are done and how many there are.
@@ -115,6 +116,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
         *,
         max_new_tokens: int | None = None,
         batch_size: int | None = None,
+        skip_special_tokens: bool = True,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Generation]:
@@ -128,6 +130,9 @@ class Seq2SeqModel(LoadedModel[Engine]):
             max_new_tokens: limit of new tokens, in place of the one in ``config``.
             batch_size: sources decoded at once, of similar lengths; None: all of them. An engine of
                 fixed shapes takes no more than it was built for.
+            skip_special_tokens: leave special tokens out of the texts; False: models mark up their
+                outputs with them (REBEL's ``<triplet>``, T5's ``<extra_id_0>``), and an end token
+                stands at the end.
             progress: called after each batch.
             cancelled: asked once a step; when it says True, all that is unfinished ends as it
                 is (``finish_reason`` ``cancelled``). It may be called from any thread.
@@ -145,7 +150,10 @@ class Seq2SeqModel(LoadedModel[Engine]):
         texts = [texts] if isinstance(texts, str) else list(texts)
         config = self._config(config, max_new_tokens)
         sources = [Source.of(tokens) for tokens in self.tokenize(texts, config)]
-        return self._generate(sources, config, batch_size, progress, cancelled)
+        results = self._decoding.run(
+            sources, config, batch_size=batch_size, progress=progress, cancelled=cancelled
+        )
+        return self._generations(results, config, skip_special_tokens)
 
     def generate_ids(
         self,
@@ -155,6 +163,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
         *,
         max_new_tokens: int | None = None,
         batch_size: int | None = None,
+        skip_special_tokens: bool = True,
         cancelled: Callable[[], bool] | None = None,
     ) -> list[Generation]:
         """Generate from token ids, for callers who have their own tokenizer.
@@ -162,7 +171,8 @@ class Seq2SeqModel(LoadedModel[Engine]):
         Args:
             input_ids: [B, S] integers, padded on the right with the pad token.
             attention_mask: [B, S], nonzero where a token counts; None: all but pad tokens.
-            config, max_new_tokens, batch_size, cancelled: as in :meth:`generate`.
+            config, max_new_tokens, batch_size, skip_special_tokens, cancelled: as in
+                :meth:`generate`.
 
         Raises:
             InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a
@@ -171,7 +181,8 @@ class Seq2SeqModel(LoadedModel[Engine]):
         """
         config = self._config(config, max_new_tokens)
         sources = checked_sources(input_ids, attention_mask, self.manifest)
-        return self._generate(sources, config, batch_size, None, cancelled)
+        results = self._decoding.run(sources, config, batch_size=batch_size, cancelled=cancelled)
+        return self._generations(results, config, skip_special_tokens)
 
     def stream(
         self,
@@ -179,6 +190,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
         config: GenerationConfig | None = None,
         *,
         max_new_tokens: int | None = None,
+        skip_special_tokens: bool = True,
     ) -> TextStream:
         """Generate one text, piece by piece.
 
@@ -187,7 +199,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
 
         Args:
             text: the source.
-            config, max_new_tokens: as in :meth:`generate`.
+            config, max_new_tokens, skip_special_tokens: as in :meth:`generate`.
 
         Returns:
             An iterator of pieces, with the whole :class:`Generation` as ``result`` at its end.
@@ -202,13 +214,41 @@ class Seq2SeqModel(LoadedModel[Engine]):
                 f"a stream has one result: num_return_sequences={config.num_return_sequences}"
                 " must be 1"
             )
-        sources = [Source.of(tokens) for tokens in self.tokenize([text], config)]
-        if self.target_tokenizer is None:
-            raise AssertionError("tokenize refuses a bundle without a tokenizer")
-        steps = self._decoding.steps(sources[0], config)
-        return TextStream(
-            self.target_tokenizer, (self._generation(found, config, text=False) for found in steps)
+        source = Source.of(self.tokenize([text], config)[0])
+        steps = self._decoding.steps(source, config)
+        generations = (
+            self._generation(
+                found, config, skip_special_tokens, text=found.finish_reason is not None
+            )
+            for found in steps
         )
+        tokenizer = self._output_tokenizer()
+        return TextStream(
+            Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens), generations
+        )
+
+    def batch_decode(
+        self, sequences: ArrayLike | Sequence[ArrayLike], *, skip_special_tokens: bool = True
+    ) -> list[str]:
+        """The text of each of ``sequences``: an array [B, T], or rows of any lengths.
+
+        Args:
+            sequences: token ids of outputs, as in :attr:`Generation.token_ids`.
+            skip_special_tokens: as in :meth:`generate`.
+
+        Raises:
+            InputError: no tokenizer in the bundle, or what are no token ids of the model.
+        """
+        tokenizer = self._output_tokenizer()
+        size, rows = self.manifest.dimensions.vocab_size, cast("Sequence[ArrayLike]", sequences)
+        return [
+            tokenizer.decode(checked_ids(row, size), skip_special_tokens=skip_special_tokens)
+            for row in rows
+        ]
+
+    def decode(self, token_ids: ArrayLike, *, skip_special_tokens: bool = True) -> str:
+        """The text of one sequence; as :meth:`batch_decode`."""
+        return self.batch_decode([token_ids], skip_special_tokens=skip_special_tokens)[0]
 
     def tokenize(
         self, texts: Sequence[str], config: GenerationConfig | None = None
@@ -223,12 +263,20 @@ class Seq2SeqModel(LoadedModel[Engine]):
             InputError: as in :meth:`generate`; the text is named by its place in ``texts``.
         """
         if self.tokenizer is None:
-            raise InputError(
-                f"{self._bundle.directory} has no tokenizer (the checkpoint had no tokenizer"
-                " files); export it again with them beside the weights, or use generate_ids"
-            )
+            raise self._no_tokenizer()
         config = with_languages(self.generation_config if config is None else config, self.manifest)
-        return tokenize(texts, self.tokenizer, self.manifest, config)
+        return tokenize(texts, self.tokenizer, self.manifest, config, self._length_warning)
+
+    def _output_tokenizer(self) -> Tokenizer:
+        if self.target_tokenizer is None:
+            raise self._no_tokenizer()
+        return self.target_tokenizer
+
+    def _no_tokenizer(self) -> InputError:
+        return InputError(
+            f"{self._bundle.directory} has no tokenizer (the checkpoint had no tokenizer files);"
+            " export it again with them beside the weights, or use generate_ids"
+        )
 
     def _config(self, config: GenerationConfig | None, limit: int | None) -> GenerationConfig:
         config = self.generation_config if config is None else config
@@ -236,29 +284,27 @@ class Seq2SeqModel(LoadedModel[Engine]):
             config = replace(config, max_new_tokens=limit)
         return self._decoding.check(config)
 
-    def _generate(
-        self,
-        sources: list[Source],
-        config: GenerationConfig,
-        batch_size: int | None,
-        progress: Progress | None,
-        cancelled: Callable[[], bool] | None,
+    def _generations(
+        self, results: list[list[Found]], config: GenerationConfig, skip_special_tokens: bool
     ) -> list[Generation]:
-        results = self._decoding.run(
-            sources, config, batch_size=batch_size, progress=progress, cancelled=cancelled
-        )
         return [
-            replace(self._generation(found, config, text=True), source=source)
+            replace(self._generation(found, config, skip_special_tokens), source=source)
             for source, sequences in enumerate(results)
             for found in sequences
         ]
 
-    def _generation(self, found: Found, config: GenerationConfig, *, text: bool) -> Generation:
+    def _generation(
+        self,
+        found: Found,
+        config: GenerationConfig,
+        skip_special_tokens: bool,
+        *,
+        text: bool = True,
+    ) -> Generation:
         scored = config.return_scores or config.num_beams > 1
-        decoded = None
-        tokenizer = self.target_tokenizer
-        if tokenizer is not None and (text or found.finish_reason is not None):
-            decoded = tokenizer.decode(found.token_ids)
+        tokenizer, decoded = self.target_tokenizer, None
+        if tokenizer is not None and text:
+            decoded = tokenizer.decode(found.token_ids, skip_special_tokens=skip_special_tokens)
         return Generation(
             text=decoded,
             token_ids=list(found.token_ids),

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
+from .text.sources import LengthWarning
 
 
 class Closable(Protocol):
@@ -23,6 +24,7 @@ class LoadedModel(Generic[E]):
     def __init__(self, bundle: Bundle, engine: E) -> None:
         self._bundle = bundle
         self._engine = engine
+        self._length_warning = LengthWarning(bundle.manifest.tokenizer.max_length)
 
     @property
     def manifest(self) -> Manifest:

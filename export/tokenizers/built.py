@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from seq2edge.runtime.bundle.manifest import Languages
+from seq2edge.runtime.bundle.tokenizer_info import Languages
 
 
 @dataclass(frozen=True)

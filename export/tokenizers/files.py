@@ -9,8 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from seq2edge.runtime.bundle.manifest import TokenizerInfo
+from seq2edge.runtime.bundle.hf_config import model_max_length
 from seq2edge.runtime.bundle.optimum import byte_tokenizer
+from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 
 from ..checkpoint import optional_json
 from ..errors import CheckpointError
@@ -74,6 +75,7 @@ def find_tokenizer(directory: Path) -> TokenizerFile | None:
         size=None if built.unknown is None else built.size,
         unknown=built.unknown,
         languages=built.languages,
+        max_length=model_max_length(settings),
     )
     target = None
     if built.target is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, processors
 
-from seq2edge.runtime.bundle.manifest import (
+from seq2edge.runtime.bundle.tokenizer_info import (
     DECODER_START,
     END,
     FORCED_BOS,

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
-from seq2edge.runtime.text.tokenizer import HIDDEN
+from seq2edge.runtime.text.tokenizer import HIDDEN, NO_TOKEN
 
 from ..errors import CheckpointError
 from .protobuf import BPE, SPACE, PieceModel
 
-#: Before the number of an id that the vocabulary has no token for.
-_NO_TOKEN = 2 * HIDDEN
 _END_SPACES = r"\A +| +\z"
 
 
@@ -108,7 +106,7 @@ def _names(model: PieceModel, vocabulary: Vocabulary, *, hide: bool) -> list[str
     """All tokens by id, those that only the model has last."""
     shown = {str(token) for token in (*vocabulary.special, *vocabulary.named)}
     shown |= {vocabulary.unknown, *(piece.text for piece in model.pieces if piece.in_texts)}
-    names = [f"{_NO_TOKEN}{number}" for number in range(vocabulary.size)]
+    names = [f"{NO_TOKEN}{number}" for number in range(vocabulary.size)]
     for token, number in vocabulary.ids.items():
         names[number] = HIDDEN + token if hide and token not in shown else token
     return names + [p.text for p in model.pieces if p.in_texts and p.text not in vocabulary.ids]
@@ -119,7 +117,7 @@ def _build(
 ) -> Tokenizer:
     ids = {token: number for number, token in enumerate(names)}
     special = [token for token in vocabulary.special if str(token) in ids]
-    special += [name for name in names if name.startswith(_NO_TOKEN)]  # decoding leaves them out
+    special += [name for name in names if name.startswith(NO_TOKEN)]  # decoding leaves them out
     for token in (vocabulary.unknown, *(name for name in template if name != "$A")):
         if token not in ids:
             raise CheckpointError(f"the vocabulary that goes with {model.name} has no {token}")

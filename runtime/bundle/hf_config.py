@@ -113,3 +113,14 @@ def _token(value: Any, name: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise BundleError(f"{name} must be a token id, not {value!r}")
+
+
+def model_max_length(settings: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest text, by tokenizer_config.json; None: any, which files also write as
+    a number that no text reaches."""
+    limit = settings.get("model_max_length", settings.get("max_len"))
+    return int(limit) if isinstance(limit, (int, float)) and 0 < limit < _ANY_LENGTH else None
+
+
+#: Beyond it lies what transformers writes for "any length" (1e30; some files 2**63).
+_ANY_LENGTH = 2**62

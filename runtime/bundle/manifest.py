@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import BundleError
 from .json_schema import FieldReader
+from .tokenizer_info import TokenizerInfo, read_tokenizer
 
 MANIFEST_NAME = "seq2edge.json"
 WEIGHTS_NAME = "weights.bin"
@@ -128,50 +129,6 @@ class SpecialTokens:
     eos: tuple[int, ...]
 
 
-#: Where a source's language token stands; ``NO_SOURCE``: it has none.
-START, END, NO_SOURCE = "start", "end", "none"
-#: What names the target language: the first generated token, the decoder's start token, or a
-#: token before the source.
-FORCED_BOS, DECODER_START, SOURCE_START = "forced_bos", "decoder_start", "source_start"
-
-
-@dataclass(frozen=True)
-class Languages:
-    """Languages of a multilingual bundle.
-
-    Attributes:
-        codes: a language's code to its token.
-        source: ``START``, ``END`` or ``NO_SOURCE``.
-        target: ``FORCED_BOS``, ``DECODER_START`` or ``SOURCE_START``.
-        default_source: code of the source language where a call names none, as the tokenizer
-            puts it; None: a source has no language token then.
-    """
-
-    codes: Mapping[str, int]
-    source: str
-    target: str
-    default_source: str | None = None
-
-
-@dataclass(frozen=True)
-class TokenizerInfo:
-    """How texts become tokens.
-
-    Attributes:
-        kind: ``tokenizers`` (a tokenizer.json), ``byte`` (ByT5) or ``none``.
-        unknown: what ids from ``size`` on mean: the tokenizer's pieces that are no tokens of the
-            model. None: there are none.
-        languages: None: a call names none.
-    """
-
-    kind: str = "none"
-    file: str | None = None
-    byte_offset: int = 0
-    size: int | None = None
-    unknown: int | None = None
-    languages: Languages | None = None
-
-
 @dataclass(frozen=True)
 class Manifest:
     family: str
@@ -240,8 +197,8 @@ class Manifest:
         if self.format_version < PARTS_FORMAT:
             del values["target_tokenizer"]
         for tokenizer in (values["tokenizer"], values.get("target_tokenizer") or {}):
-            for name in ("size", "unknown", "languages"):  # as long as few bundles have them
-                if tokenizer.get(name) is None:
+            for name in ("size", "unknown", "languages", "max_length", "origin"):
+                if tokenizer.get(name) in (None, ""):  # as long as not all bundles have them
                     tokenizer.pop(name, None)
         return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
@@ -311,10 +268,10 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
             decoder_start=r.number(special, "decoder_start", "special_tokens."),
             eos=r.integers(special, "eos", "special_tokens."),
         ),
-        tokenizer=_tokenizer(r, raw, "tokenizer"),
+        tokenizer=read_tokenizer(r, raw, "tokenizer"),
         target_tokenizer=None
         if raw.get("target_tokenizer") is None
-        else _tokenizer(r, raw, "target_tokenizer"),
+        else read_tokenizer(r, raw, "target_tokenizer"),
         graphs=graphs,
         weights={
             name: _weight(r, info if isinstance(info, dict) else {}, f"weights.{name}.")
@@ -332,34 +289,6 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
         cache=cache,
         parameter_count=r.number(raw, "parameter_count", "") if cache == GROWING else 0,
     )
-
-
-def _tokenizer(r: FieldReader, raw: dict[str, Any], key: str) -> TokenizerInfo:
-    info = r.table(raw, key)
-    return TokenizerInfo(
-        kind=r.text(info, "kind", f"{key}."),
-        file=None if info.get("file") is None else r.text(info, "file", f"{key}."),
-        byte_offset=r.number(info, "byte_offset", f"{key}."),
-        size=r.limit(info, "size", f"{key}."),
-        unknown=r.limit(info, "unknown", f"{key}."),
-        languages=None if info.get("languages") is None else _languages(r, info, f"{key}."),
-    )
-
-
-def _languages(r: FieldReader, raw: dict[str, Any], where: str) -> Languages:
-    info, where = r.table(raw, "languages", where), f"{where}languages."
-    codes, default = r.table(info, "codes", where), info.get("default_source")
-    found = Languages(
-        codes={code: r.number(codes, code, f"{where}codes.") for code in codes},
-        source=r.text(info, "source", where),
-        target=r.text(info, "target", where),
-        default_source=None if default is None else r.text(info, "default_source", where),
-    )
-    if found.source not in (START, END, NO_SOURCE):
-        r.problems.append(f"{where}source {found.source!r} is unknown")
-    if found.target not in (FORCED_BOS, DECODER_START, SOURCE_START):
-        r.problems.append(f"{where}target {found.target!r} is unknown")
-    return found
 
 
 def _weight(r: FieldReader, raw: dict[str, Any], where: str) -> WeightInfo:

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
-from .hf_config import Getter, generation_defaults, optional_json, read_json, special_tokens
+from .hf_config import (
+    Getter,
+    generation_defaults,
+    model_max_length,
+    optional_json,
+    read_json,
+    special_tokens,
+)
 from .manifest import (
     GROWING,
     GROWING_FORMAT,
@@ -24,8 +31,8 @@ from .manifest import (
     FileInfo,
     GraphInfo,
     Manifest,
-    TokenizerInfo,
 )
+from .tokenizer_info import TokenizerInfo
 
 _ENCODER, _MERGED = "encoder_model.onnx", "decoder_model_merged.onnx"
 _PROMPT, _NEXT = "decoder_model.onnx", "decoder_with_past_model.onnx"
@@ -130,7 +137,9 @@ def byte_tokenizer(directory: Path) -> TokenizerInfo | None:
     settings = optional_json(directory / "tokenizer_config.json")
     if settings.get("tokenizer_class") != _BYTE_CLASS:
         return None
-    return TokenizerInfo(kind="byte", byte_offset=_BYTE_OFFSET)
+    return TokenizerInfo(
+        kind="byte", byte_offset=_BYTE_OFFSET, max_length=model_max_length(settings)
+    )
 
 
 def ready_tokenizer(directory: Path) -> TokenizerInfo:
@@ -142,7 +151,10 @@ def ready_tokenizer(directory: Path) -> TokenizerInfo:
     if info is not None:
         return info
     if (directory / "tokenizer.json").is_file():
-        return TokenizerInfo(kind="tokenizers", file="tokenizer.json")
+        settings = optional_json(directory / "tokenizer_config.json")
+        return TokenizerInfo(
+            kind="tokenizers", file="tokenizer.json", max_length=model_max_length(settings)
+        )
     unready = any((directory / name).is_file() for name in _UNREADY)
     return TokenizerInfo(kind=UNREADY if unready else "none")
 

@@ -22,23 +22,27 @@ class Detokenizer:
     missing. Scripts without spaces are given out character by character.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._skip = skip_special_tokens
         self._given = ""
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that has become final, given all tokens so far."""
         settled = token_ids[: self._tokenizer.settled(token_ids)]
-        text = self._tokenizer.decode(settled).rstrip(_REPLACEMENT)
+        text = self._decode(settled).rstrip(_REPLACEMENT)
         return self._give(text[: _final_length(text)])
 
     def finish(self, token_ids: Sequence[int]) -> str:
         """The rest, when no token follows."""
-        text = self._tokenizer.decode(token_ids)
+        text = self._decode(token_ids)
         if not text.startswith(self._given):  # what was given cannot be taken back
             pairs = enumerate(zip(text, self._given, strict=False))
             self._given = text[: next((place for place, (a, b) in pairs if a != b), len(text))]
         return self._give(text)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip)
 
     def _give(self, text: str) -> str:
         if not text.startswith(self._given):
@@ -72,9 +76,9 @@ class TextStream(Iterator[str]):
 
     result: Generation | None
 
-    def __init__(self, tokenizer: Tokenizer, steps: Iterator[Generation]) -> None:
+    def __init__(self, detokenizer: Detokenizer, steps: Iterator[Generation]) -> None:
         self.result = None
-        self._pieces = self._run(Detokenizer(tokenizer), steps)
+        self._pieces = self._run(detokenizer, steps)
 
     def __next__(self) -> str:
         return next(self._pieces)

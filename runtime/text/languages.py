@@ -7,14 +7,14 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from ..bundle.manifest import (
+from ..bundle.manifest import Manifest
+from ..bundle.tokenizer_info import (
     DECODER_START,
     FORCED_BOS,
     NO_SOURCE,
     SOURCE_START,
     START,
     Languages,
-    Manifest,
 )
 from ..errors import InputError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,8 +40,34 @@ class Source:
         return tokens
 
 
+class LengthWarning:
+    """Warns, once, of a text that is longer than the tokenizer's ``model_max_length``.
+
+    Args:
+        limit: in tokens; None: there is none.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+
+    def check(self, number: int, length: int) -> None:
+        """``number`` names the text, which has ``length`` tokens."""
+        if self._limit is not None and length > self._limit:
+            warnings.warn(
+                f"text {number} has {length} tokens, and the model's tokenizer is for at most"
+                f" {self._limit} (model_max_length): the model may not have been trained on texts"
+                " as long; split it or shorten it",
+                stacklevel=5,
+            )
+            self._limit = None
+
+
 def tokenize(
-    texts: Sequence[str], tokenizer: Tokenizer, manifest: Manifest, config: GenerationConfig
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    manifest: Manifest,
+    config: GenerationConfig,
+    length_warning: LengthWarning,
 ) -> list[list[int]]:
     """Token ids of each text, with the language tokens that ``config`` asks for.
 
@@ -70,6 +97,7 @@ def tokenize(
                 f"text {number} holds token {max(ids)} and the model knows only"
                 f" {vocabulary}: the tokenizer is larger than the model"
             )
+        length_warning.check(number, len(ids))
         encoded.append(ids)
     return encoded
 
@@ -117,6 +145,26 @@ def checked_sources(
         Source(row[:length].astype(np.int64), counts[:length])
         for row, counts, length in zip(ids, mask, lengths, strict=True)
     ]
+
+
+def checked_ids(token_ids: ArrayLike, vocab_size: int) -> list[int]:
+    """Token ids [T] of an output.
+
+    Raises:
+        InputError: not a row of integers in 0..vocab_size-1.
+    """
+    try:
+        ids = np.asarray(token_ids)
+    except ValueError:
+        ids = np.zeros((0, 0))
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise InputError(
+            f"token ids must be integers of shape [length], not {ids.dtype} {ids.shape}"
+        )
+    if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
+        raise InputError(f"token ids must lie in 0..{vocab_size - 1}")
+    row: list[int] = ids.tolist()
+    return row
 
 
 def padded(sources: Sequence[Source], pad: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -18,6 +18,8 @@ from ..errors import BundleError
 
 #: Before a token that no text may be cut into; no text holds this noncharacter.
 HIDDEN = "\uffff"
+#: Before the number of an id that the vocabulary has no token for.
+NO_TOKEN = 2 * HIDDEN
 
 
 class Tokenizer(Protocol):
@@ -27,8 +29,8 @@ class Tokenizer(Protocol):
         """Token ids of ``text``, with the special tokens that the model was trained on."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; special tokens are left out."""
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``, without special tokens or with them."""
         ...
 
     def settled(self, ids: Sequence[int]) -> int:
@@ -71,9 +73,14 @@ class JsonTokenizer:
                 ids[place] = self._unknown if hidden is None else hidden
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        if not skip_special_tokens:
+            ids = [number for number in ids if not self._stands_for_none(number)]
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text.replace(HIDDEN, "")
+
+    def _stands_for_none(self, number: int) -> bool:
+        return (self._tokenizer.id_to_token(number) or "").startswith(NO_TOKEN)
 
     def settled(self, ids: Sequence[int]) -> int:
         count = len(ids)
@@ -160,9 +167,11 @@ class ByteTokenizer:
                 ids.extend(byte + self._offset for byte in part.encode())
         return ids if not special_tokens or ids[-1:] == [self._EOS] else [*ids, self._EOS]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        special = {} if skip_special_tokens else {n: t.encode() for t, n in self._special.items()}
         first, last = self._offset, self._offset + 256
-        return bytes(i - first for i in ids if first <= i < last).decode(errors="ignore")
+        spelled = (bytes([i - first]) if first <= i < last else special.get(i, b"") for i in ids)
+        return b"".join(spelled).decode(errors="ignore")
 
     def settled(self, ids: Sequence[int]) -> int:
         return len(ids)

@@ -18,12 +18,11 @@ from seq2edge.runtime.bundle.manifest import (
     Dimensions,
     FileInfo,
     GraphInfo,
-    Languages,
     SpecialTokens,
     TensorSpec,
-    TokenizerInfo,
     WeightInfo,
 )
+from seq2edge.runtime.bundle.tokenizer_info import Languages, TokenizerInfo
 
 MANIFEST = Manifest(
     producer="seq2edge 0.1.0",

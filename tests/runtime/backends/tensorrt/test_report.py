@@ -22,9 +22,9 @@ from seq2edge.runtime.bundle.manifest import (
     Manifest,
     SpecialTokens,
     TensorSpec,
-    TokenizerInfo,
 )
 from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 
 _INPUTS, _OUTPUTS, _BLOCK = 128, 64, 32
 
