@@ -33,8 +33,12 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """What runs the model, and where; ``Seq2SeqModel.load`` takes all three."""
+def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
+    """What runs the model, and where; ``Seq2SeqModel.load`` takes all three.
+
+    Args:
+        strict_also: what else ``--strict`` refuses, for its help.
+    """
     parser.add_argument(
         "--engine",
         default="onnxruntime",
@@ -48,7 +52,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="fail if a part of the model would run on the CPU in place of the device",
+        help="fail if a part of the model would run on the CPU in place of the device"
+        + strict_also,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import positive
+from .progress import CountProgress
 
 if TYPE_CHECKING:
     from seq2edge.quantize import Budgeted, Request
@@ -39,10 +40,8 @@ def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
     from seq2edge.quantize import quantize_within
     from seq2edge.runtime import Seq2SeqModel
 
-    from .quality import CountProgress
-
     metric = load_metric(options.metric)
-    examples = read_examples(options.data, options.limit)
+    examples = read_examples(options.data, options.limit, encoding_errors=options.encoding_errors)
     stage = ""
 
     with CountProgress() as progress:

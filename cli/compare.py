@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from .arguments import positive
-from .quality import CountProgress, add_quality
+from .progress import CountProgress
+from .quality import add_quality
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         divergence_examples=options.kl_examples,
         speed_texts=options.speed_texts,
     )
-    examples = read_examples(options.data, options.limit)
+    examples = read_examples(options.data, options.limit, encoding_errors=options.encoding_errors)
     with CountProgress() as progress:
         found = compare([options.reference, *options.bundle], examples, metric, settings, progress)
     if options.output is not None:

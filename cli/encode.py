@@ -1,21 +1,23 @@
-"""Vectors of texts with an encoder's bundle: one line of JSON for each text."""
+"""Vectors of texts with an encoder's bundle: line k of the output, JSON, is text k's.
+
+The vector of a blank line is null.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from .arguments import add_threads, positive
-from .texts import read_texts
+from .progress import CountProgress
+from .texts import add_texts, open_texts, write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("text", nargs="*", help="texts")
-    parser.add_argument(
-        "--input", metavar="FILE", help="read texts from a file, one a line; - is stdin"
-    )
+    add_texts(parser)
     parser.add_argument(
         "--pooling",
         choices=("mean", "first"),
@@ -25,18 +27,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="texts at once (default: 8)"
     )
+    parser.add_argument("--strict", action="store_true", help="stop at a blank line")
     add_threads(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from seq2edge.runtime import EncoderModel, InputError
+    from seq2edge.runtime import EncoderModel
 
-    if bool(options.text) == (options.input is not None):
-        raise InputError("give either texts or --input FILE")
-    texts = read_texts(options.text, options.input)
-    with EncoderModel.load(options.bundle, num_threads=options.threads) as model:
-        vectors = model.encode(texts, pooling=options.pooling, batch_size=options.batch_size)
-    for text, vector in zip(texts, vectors, strict=True):
-        numbers = [float(str(value)) for value in vector]  # float32's shortest digits
-        print(json.dumps({"source": text, "vector": numbers}, ensure_ascii=False), flush=True)
+    with (
+        open_texts(options, blank=not options.strict) as texts,
+        EncoderModel.load(options.bundle, num_threads=options.threads) as model,
+        CountProgress(not (sys.stdout and sys.stdout.isatty())) as progress,
+    ):
+        for window in texts.windows(options.batch_size):
+            with window.naming():
+                vectors = iter(
+                    model.encode(
+                        window.filled, pooling=options.pooling, batch_size=options.batch_size
+                    )
+                )
+            for text in window.texts:
+                # float32's shortest digits
+                numbers = [float(str(value)) for value in next(vectors)] if text.strip() else None
+                write(json.dumps({"source": text, "vector": numbers}, ensure_ascii=False) + "\n")
+            progress("texts", window.end, texts.total)
     return 0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from .arguments import add_device, open_model
 from .generation import add_languages, warn_of_languages
-from .quality import CountProgress, add_quality
+from .progress import CountProgress
+from .quality import add_quality
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime.bundle.atomic_write import check_file, output_file
 
     metric = load_metric(options.metric)
-    examples = read_examples(options.data, options.limit)
+    examples = read_examples(options.data, options.limit, encoding_errors=options.encoding_errors)
     if options.predictions is not None:
         if options.predictions.exists() and options.predictions.samefile(options.data):
             raise InputError(f"--predictions {options.predictions} would replace --data")

@@ -38,3 +38,33 @@ class StageProgress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class CountProgress:
+    """One line on stderr that counts within a stage, for people only.
+
+    Args:
+        shown: False: never.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
+        self._to_people = shown and sys.stderr.isatty()
+        self._width = 0
+
+    def __enter__(self) -> CountProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._show("")
+        if self._width:
+            print("\r", end="", file=sys.stderr, flush=True)
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """``done`` of ``total`` of a stage; None: nobody knows."""
+        self._show(f"{stage}: {done}" + ("" if total is None else f" of {total}"))
+
+    def _show(self, text: str) -> None:
+        if self._to_people:
+            # Blanks cover what a longer line before has left.
+            print(f"\r{text:{self._width}}", end="", file=sys.stderr, flush=True)
+            self._width = max(self._width, len(text))

@@ -1,13 +1,12 @@
-"""What ``eval`` and ``compare`` share: options, and progress of long stages."""
+"""Options that ``eval`` and ``compare`` share."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from types import TracebackType
 
 from .arguments import add_json, add_threads, positive
+from .texts import add_encoding
 
 
 def add_quality(parser: argparse.ArgumentParser) -> None:
@@ -37,35 +36,6 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-beams", type=positive, metavar="N", help="beams of a beam search; 1: none"
     )
+    add_encoding(parser)
     add_threads(parser)
     add_json(parser)
-
-
-class CountProgress:
-    """One line on stderr that counts within a stage, for people only."""
-
-    def __init__(self) -> None:
-        self._shown = 0
-
-    def __enter__(self) -> CountProgress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._show("")
-        if self._shown:
-            print("\r", end="", file=sys.stderr, flush=True)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` of a stage."""
-        self._show(f"{stage}: {done} of {total}")
-
-    def _show(self, text: str) -> None:
-        if sys.stderr.isatty():
-            # Blanks cover what a longer line before has left.
-            print(f"\r{text:{self._shown}}", end="", file=sys.stderr, flush=True)
-            self._shown = max(self._shown, len(text))

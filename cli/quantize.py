@@ -14,6 +14,7 @@ from .arguments import add_json, human_bytes
 from .budget import add_budget, print_table, within_budget
 from .dependencies import needs
 from .progress import StageProgress
+from .texts import add_encoding
 
 if TYPE_CHECKING:
     from seq2edge.quantize import Request
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="layers to leave as they are, such as 'decoder.layers.0.*' (may be repeated)",
     )
+    add_encoding(parser)
     add_budget(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     add_json(parser)
@@ -133,7 +135,9 @@ def _request(options: argparse.Namespace) -> Request:
     names = ("block_size", "symmetric", "algorithm", "head_bits", "method", "migration")
     calibration = None
     if options.calibration is not None:
-        calibration = CalibrationFiles(options.calibration, options.save_calibration)
+        calibration = CalibrationFiles(
+            options.calibration, options.save_calibration, options.encoding_errors
+        )
     return Request(
         options.bundle,
         options.out,

@@ -1,4 +1,9 @@
-"""Generate text with a bundle: one output line for each text (or each line of --input)."""
+"""Generate text with a bundle.
+
+Line k of the output belongs to text k (line k of --input); a blank line is answered with a blank
+line. With --num-return-sequences N each text has N lines, best first: those of text k are lines
+(k - 1) * N + 1 to k * N, blank where a constraint allows fewer results.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +11,38 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import add_device, add_json, add_threads, open_model, positive
 from .generation import add_generation, generation_config, warn_of_languages
-from .texts import read_texts
+from .progress import CountProgress
+from .texts import Texts, Window, add_texts, open_texts, write
 
 if TYPE_CHECKING:
-    from seq2edge.runtime import Generation, GenerationConfig, Seq2SeqModel, TextStream
+    from seq2edge.runtime import Generation, GenerationConfig, Seq2SeqModel
 
 #: What str.splitlines takes for the end of a line: one text is one line of output.
 _LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
-
-#: Texts are sorted by length within so many batches: little padding, and results still come
-#: while a long input runs.
-_BATCHES_A_WINDOW = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle", type=Path, help="the bundle's folder, or one that optimum-cli export onnx wrote"
     )
-    parser.add_argument("text", nargs="*", help="source texts")
-    parser.add_argument(
-        "--input", metavar="FILE", help="read source texts from a file, one a line; - is stdin"
-    )
+    add_texts(parser)
     parser.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="texts at once (default: 8)"
     )
     parser.add_argument(
         "--stream", action="store_true", help="print each text word by word, as it is generated"
     )
-    add_device(parser)
+    parser.add_argument(
+        "--keep-special-tokens",
+        action="store_true",
+        help="print special tokens, too: some models mark up their output with them",
+    )
+    add_device(parser, ", and stop at a blank line of --input")
     add_threads(parser)
     add_json(parser)
     add_generation(parser)
@@ -50,68 +53,74 @@ def run(options: argparse.Namespace) -> int:
 
     if options.stream and options.json:
         raise InputError("--stream prints text as it comes; it has no JSON form")
-    if bool(options.text) == (options.input is not None):
-        raise InputError("give either texts or --input FILE")
-    texts = read_texts(options.text, options.input)
-    empty = [number for number, text in enumerate(texts, start=1) if not text.strip()]
-    if empty:
-        raise InputError(f"{'text' if options.input is None else 'line'} {empty[0]} is empty")
-    with open_model(options) as model:
-        # All of them before the first is run: a text that is too long is named by its place
-        # in the whole input, and nothing is printed before it is found.
+    with open_texts(options, blank=not options.strict) as texts, open_model(options) as model:
         config = generation_config(model.generation_config, options)
-        model.tokenize(texts, config)
         warn_of_languages(config, model)
         if options.stream:
-            for text in texts:
-                _stream(model.stream(text, config))
+            _stream_all(model, config, texts, not options.keep_special_tokens)
             return 0
-        for text, found in _generate(model, texts, config, options.batch_size):
-            print(_format(text, found, options.json), flush=True)
+        # On a terminal the lines themselves show how far it is.
+        with CountProgress(not (sys.stdout and sys.stdout.isatty())) as progress:
+            _generate_all(model, config, texts, options, progress)
     return 0
 
 
-def _generate(
-    model: Seq2SeqModel, texts: list[str], config: GenerationConfig, batch_size: int
-) -> Iterator[tuple[str, Generation]]:
-    """Texts and results in order. Within a window the batches are of similar lengths."""
-    window = batch_size * _BATCHES_A_WINDOW
-    show = len(texts) > batch_size and sys.stderr.isatty() and not sys.stdout.isatty()
-    for start in range(0, len(texts), window):
-        part = texts[start : start + window]
-        progress = _Progress(start, len(texts)) if show else None
-        for found in model.generate(part, config, batch_size=batch_size, progress=progress):
-            yield part[found.source], found
+def _generate_all(
+    model: Seq2SeqModel,
+    config: GenerationConfig,
+    texts: Texts,
+    options: argparse.Namespace,
+    progress: CountProgress,
+) -> None:
+    """Print ``num_return_sequences`` lines per text, a window of texts at a time.
+
+    Within a window the batches are of similar lengths.
+    """
+    for window in texts.windows(options.batch_size):
+        places = window.places
+        before = window.end - len(places)
+
+        def count(done: int, _of: int, before: int = before) -> None:
+            progress("texts", before + done, texts.total)
+
+        with window.naming():
+            found = model.generate(
+                window.filled,
+                config,
+                batch_size=options.batch_size,
+                skip_special_tokens=not options.keep_special_tokens,
+                progress=count,
+            )
+        results: list[list[Generation]] = [[] for _ in window.texts]
+        for generation in found:
+            results[places[generation.source]].append(generation)
+        for text, own in zip(window.texts, results, strict=True):
+            for number in range(config.num_return_sequences):
+                result = own[number] if number < len(own) else None
+                write(_format(text, result, options.json) + "\n")
 
 
-class _Progress:
-    """A line on stderr that counts texts."""
-
-    def __init__(self, before: int, total: int) -> None:
-        self._before = before
-        self._total = total
-
-    def __call__(self, done: int, _of: int) -> None:
-        done += self._before
-        end = "\n" if done == self._total else ""
-        print(f"\r{done} of {self._total} texts", end=end, file=sys.stderr, flush=True)
-
-
-def _stream(pieces: TextStream) -> None:
-    for piece in pieces:
-        print(_LINE_BREAK.sub(" ", piece), end="", flush=True)
-    print(flush=True)
+def _stream_all(
+    model: Seq2SeqModel, config: GenerationConfig, texts: Texts, skip_special_tokens: bool
+) -> None:
+    for number, text in enumerate(texts.lines):
+        if text.strip():
+            with Window([text], number, texts.unit).naming():
+                pieces = model.stream(text, config, skip_special_tokens=skip_special_tokens)
+            for piece in pieces:
+                write(_LINE_BREAK.sub(" ", piece))
+        write("\n")
 
 
-def _format(text: str, found: Generation, as_json: bool) -> str:
+def _format(text: str, found: Generation | None, as_json: bool) -> str:
     if not as_json:
-        return " ".join((found.text or "").splitlines())
+        return "" if found is None else " ".join((found.text or "").splitlines())
     result: dict[str, object] = {
         "source": text,
-        "text": found.text,
-        "token_ids": found.token_ids,
-        "finish_reason": found.finish_reason,
+        "text": found.text if found else "",
+        "token_ids": found.token_ids if found else [],
+        "finish_reason": found.finish_reason if found else None,
     }
-    if found.score is not None:
+    if found is not None and found.score is not None:
         result["score"] = found.score
     return json.dumps(result, ensure_ascii=False)

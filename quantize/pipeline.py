@@ -55,12 +55,14 @@ class CalibrationFiles:
     """Where calibration comes from and goes to.
 
     Attributes:
-        source: text (a line each, or .jsonl), or a calibration that was saved.
+        source: text (one per line, or .jsonl), or a calibration that was saved.
         save: file to save the calibration to.
+        encoding_errors: what to do with text that is not UTF-8: ``strict`` or ``replace``.
     """
 
     source: str | os.PathLike[str]
     save: str | os.PathLike[str] | None = None
+    encoding_errors: str = "strict"
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,12 @@ def _calibration(
         check_file(Path(given.save), request.overwrite)
     inputs = calibrating.linear_inputs(layers)
     found = calibrating.load_or_calibrate(
-        given.source, bundle, inputs, moments=gptq, progress=request.progress
+        given.source,
+        bundle,
+        inputs,
+        moments=gptq,
+        progress=request.progress,
+        encoding_errors=given.encoding_errors,
     )
     if given.save is not None:
         calibrating.save(found, given.save)

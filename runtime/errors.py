@@ -27,6 +27,28 @@ class InputError(Seq2EdgeError, ValueError):
     """Text, token ids or options that the model cannot take."""
 
 
+class _OfSource:
+    """Something about one of several source texts.
+
+    Attributes:
+        index: its place among them, from 0.
+        reason: what, as the rest of a sentence about it.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"text {index + 1} {reason}")
+        self.index = index
+        self.reason = reason
+
+
+class SourceError(_OfSource, InputError):
+    """One of several source texts cannot be taken."""
+
+
+class SourceWarning(_OfSource, UserWarning):
+    """One of several source texts may not be what the model is for."""
+
+
 class EngineError(Seq2EdgeError, RuntimeError):
     """The inference engine is missing, too old, or refuses the model."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.text.lines import read_lines
 
 _EXPECTED = 'expected {"source": "...", "target": "..."} or a list of strings as target'
 
@@ -21,8 +23,10 @@ class Example:
     targets: tuple[str, ...]
 
 
-def read_examples(path: str | os.PathLike[str], limit: int | None = None) -> list[Example]:
-    """Read a file of JSON lines, UTF-8, in the order of its lines.
+def read_examples(
+    path: str | os.PathLike[str], limit: int | None = None, *, encoding_errors: str = "strict"
+) -> list[Example]:
+    """The examples of a file of JSON lines, UTF-8, in the order of its lines.
 
     Example ``n`` of the result is line ``n`` of the file: blank lines are allowed only at its
     end. Fields other than ``source`` and ``target`` are ignored.
@@ -30,6 +34,7 @@ def read_examples(path: str | os.PathLike[str], limit: int | None = None) -> lis
     Args:
         path: the file.
         limit: only the first so many lines; what follows them is not looked at.
+        encoding_errors: see :func:`.read_lines`.
 
     Raises:
         InputError: the file cannot be read or holds nothing, ``limit`` is below 1, or a line is
@@ -38,15 +43,23 @@ def read_examples(path: str | os.PathLike[str], limit: int | None = None) -> lis
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, not {limit}")
     file = Path(path)
+    examples = []
+    blank: int | None = None
     try:
-        data = file.read_bytes()
+        with file.open("rb") as stream:
+            lines = read_lines(stream, os.fspath(file), encoding_errors=encoding_errors)
+            for number, line in enumerate(itertools.islice(lines, limit), start=1):
+                if not line.strip():
+                    blank = blank or number
+                    continue
+                if blank is not None:
+                    raise InputError(f"{file}, line {blank} is blank; {_EXPECTED}")
+                examples.append(_example(line, f"{file}, line {number}"))
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
-    # On bytes, because str.splitlines takes characters that JSON strings may hold for line ends.
-    lines = data.removeprefix(b"\xef\xbb\xbf").rstrip().split(b"\n")[:limit]
-    if lines == [b""]:
-        raise InputError(f"{file} holds no examples; {_EXPECTED}, one a line")
-    return [_example(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
+    if not examples:
+        raise InputError(f"{file} holds no examples; {_EXPECTED}, one per line")
+    return examples
 
 
 def sample(count: int, size: int) -> list[int]:
@@ -59,13 +72,9 @@ def sample(count: int, size: int) -> list[int]:
     return [place * count // size for place in range(size)]
 
 
-def _example(line: bytes, where: str) -> Example:
-    if not line.strip():
-        raise InputError(f"{where} is blank; {_EXPECTED}")
+def _example(line: str, where: str) -> Example:
     try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise InputError(f"{where} is not UTF-8 text") from None
+        value = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at {error.pos}" if isinstance(error, json.JSONDecodeError) else error
         raise InputError(f"{where} is not valid JSON ({reason}); {_EXPECTED}") from None

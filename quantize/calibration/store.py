@@ -126,6 +126,7 @@ def load_or_calibrate(
     *,
     moments: bool = False,
     progress: Progress | None = None,
+    encoding_errors: str = "strict",
 ) -> Calibration:
     """Read a saved calibration, or calibrate on the text that the file holds.
 
@@ -139,7 +140,7 @@ def load_or_calibrate(
     if not zipfile.is_zipfile(io.BytesIO(data)):
         if data.startswith(_ZIP):
             raise QuantizationError(f"{path} is not a whole calibration file; calibrate again")
-        texts = parse_texts(path, data)
+        texts = parse_texts(path, data, encoding_errors)
         return calibrate(bundle, texts, inputs, moments=moments, progress=progress)
     found = _parsed(path, data)
     check_origin(found, bundle, path)

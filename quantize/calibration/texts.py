@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
+
+from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.text.lines import read_lines
 
 from ..errors import QuantizationError
 
@@ -12,33 +16,33 @@ from ..errors import QuantizationError
 Text = str | list[int]
 
 
-def parse_texts(path: Path, data: bytes) -> list[Text]:
-    """Sources to calibrate on: a line each, or an object a line in a .jsonl file.
+def parse_texts(path: Path, data: bytes, encoding_errors: str = "strict") -> list[Text]:
+    """Sources to calibrate on: one per line, or an object per line in a .jsonl file.
 
-    An object has a ``source`` (text) or ``input_ids`` (a list of token ids).
+    An object has a ``source`` (text) or ``input_ids`` (a list of token ids). Blank lines are
+    left out.
 
     Args:
         path: the file's name, which tells .jsonl from text.
-        data: what it holds; a byte order mark is not part of it.
+        data: what it holds.
+        encoding_errors: see :func:`.read_lines`.
 
     Raises:
         QuantizationError: not UTF-8, no text, or a line of a .jsonl file that is not such an
             object.
     """
+    lines = read_lines(io.BytesIO(data), os.fspath(path), encoding_errors=encoding_errors)
     try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise QuantizationError(f"the calibration text {path} is not UTF-8: {error}") from None
-    numbered = [
-        (number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()
-    ]
+        numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    except InputError as error:
+        raise QuantizationError(f"calibration text: {error}") from None
     texts: list[Text] = (
         [_source(path, number, line) for number, line in numbered]
         if path.suffix.lower() == ".jsonl"
         else [line for _, line in numbered]
     )
     if not texts:
-        raise QuantizationError(f"the calibration text {path} is empty: it needs a text a line")
+        raise QuantizationError(f"the calibration text {path} is empty: it needs a text per line")
     return texts
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..bundle.manifest import Manifest
-from ..errors import InputError
+from ..errors import InputError, SourceError, SourceWarning
 from .languages import with_source_language
 from .tokenizer import Tokenizer
 
@@ -50,13 +50,16 @@ class LengthWarning:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
 
-    def check(self, number: int, length: int) -> None:
-        """``number`` names the text, which has ``length`` tokens."""
+    def check(self, index: int, length: int) -> None:
+        """``index`` is the text's place, and it has ``length`` tokens."""
         if self._limit is not None and length > self._limit:
             warnings.warn(
-                f"text {number} has {length} tokens, and the model's tokenizer is for at most"
-                f" {self._limit} (model_max_length): the model may not have been trained on texts"
-                " as long; split it or shorten it",
+                SourceWarning(
+                    index,
+                    f"has {length} tokens, and the model's tokenizer is for at most"
+                    f" {self._limit} (model_max_length): the model may not have been trained on"
+                    " texts as long; split it or shorten it",
+                ),
                 stacklevel=5,
             )
             self._limit = None
@@ -72,32 +75,34 @@ def tokenize(
     """Token ids of each text, with the language tokens that ``config`` asks for.
 
     Raises:
-        InputError: an empty text, one that is too long, or one that the tokenizer or the model
+        SourceError: an empty text, one that is too long, or one that the tokenizer or the model
             does not know; it is named by its place in ``texts``.
     """
     encoded = []
     limit, vocabulary = manifest.dimensions.max_source_length, manifest.dimensions.source_tokens
-    for number, text in enumerate(texts, start=1):
+    for index, text in enumerate(texts):
         if not text.strip():
-            raise InputError(f"text {number} is empty")
+            raise SourceError(index, "is empty")
         try:
             ids = tokenizer.encode(text)
         except Exception as error:  # the tokenizers library raises bare Exception
-            raise InputError(f"text {number} cannot be tokenized: {error}") from None
+            raise SourceError(index, f"cannot be tokenized: {error}") from None
         if not ids:
-            raise InputError(f"text {number} has no token that the tokenizer knows")
+            raise SourceError(index, "has no token that the tokenizer knows")
         ids = with_source_language(ids, config, manifest)
         if limit is not None and len(ids) > limit:
-            raise InputError(
-                f"text {number} has {len(ids)} tokens and the model takes at most {limit};"
-                " split it or shorten it"
+            raise SourceError(
+                index,
+                f"has {len(ids)} tokens and the model takes at most {limit};"
+                " split it or shorten it",
             )
         if max(ids) >= vocabulary:
-            raise InputError(
-                f"text {number} holds token {max(ids)} and the model knows only"
-                f" {vocabulary}: the tokenizer is larger than the model"
+            raise SourceError(
+                index,
+                f"holds token {max(ids)} and the model knows only"
+                f" {vocabulary}: the tokenizer is larger than the model",
             )
-        length_warning.check(number, len(ids))
+        length_warning.check(index, len(ids))
         encoded.append(ids)
     return encoded
 

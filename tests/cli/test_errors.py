@@ -132,9 +132,10 @@ def test_run_with_an_empty_text(refuses: Refuses, byte_bundle: Path) -> None:
     assert refuses("run", byte_bundle, "text", " ") == "text 2 is empty"
 
 
-def test_run_with_an_empty_line(refuses: Refuses, byte_bundle: Path) -> None:
+def test_strict_run_with_an_empty_line(refuses: Refuses, byte_bundle: Path) -> None:
     options = {"input": b"one\n\nthree\n"}
-    assert refuses("run", byte_bundle, "--input", "-", **options) == "line 2 is empty"
+    message = refuses("run", byte_bundle, "--strict", "--input", "-", **options)
+    assert message == "line 2 is empty; without --strict its answer is a blank line"
 
 
 def test_run_with_a_text_that_is_too_long(refuses: Refuses, word_bundle: Path) -> None:
@@ -179,7 +180,11 @@ def test_run_with_an_input_file_that_is_not_utf8(
 ) -> None:
     file = tmp_path / "latin1"
     file.write_bytes("größe\n".encode("latin-1"))
-    assert refuses("run", byte_bundle, "--input", file) == f"{file} is not UTF-8 text"
+    message = refuses("run", byte_bundle, "--input", file)
+    assert message.startswith(
+        f"{file}, line 1 is not UTF-8 text: byte 0xf6 at offset 2 of the line"
+    )
+    assert "--encoding-errors replace" in message
 
 
 def test_run_with_a_text_that_is_not_utf8(refuses: Refuses, byte_bundle: Path) -> None:

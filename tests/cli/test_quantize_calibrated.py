@@ -157,9 +157,9 @@ def test_text_that_cannot_calibrate_is_one_line(
         flags = ("--calibration", path, "--save-calibration", tmp_path / "saved")
         return refused("quantize", byte_bundle, tmp_path / "out", *STATIC, *flags)
 
-    assert message(b"") == f"the calibration text {file} is empty: it needs a text a line"
+    assert message(b"") == f"the calibration text {file} is empty: it needs a text per line"
     assert message(b" \n\t\n").startswith(f"the calibration text {file} is empty")
-    assert message(b"caf\xe9\n").startswith(f"the calibration text {file} is not UTF-8")
+    assert message(b"caf\xe9\n").startswith(f"calibration text: {file}, line 1 is not UTF-8")
     lines = tmp_path / "file.jsonl"
     assert message(b'{"source": "x"}\n{"text": "y"}\n', lines).startswith(f"{lines}, line 2: ")
     assert "must lie in 0..383" in message(b'{"input_ids": [384]}\n', lines)

@@ -53,12 +53,12 @@ def test_only_newlines_end_a_line(separator: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_a_file_without_text_is_refused(name: str, tmp_path: Path) -> None:
     for data in ("", "\n \r\n\t\n"):
-        with pytest.raises(QuantizationError, match=rf"{name} is empty: it needs a text a line"):
+        with pytest.raises(QuantizationError, match=rf"{name} is empty: it needs a text per line"):
             read(tmp_path, name, data)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QuantizationError, match=r"latin\.txt is not UTF-8"):
+    with pytest.raises(QuantizationError, match=r"latin\.txt, line 1 is not UTF-8"):
         read(tmp_path, "latin.txt", "größer".encode("latin-1"))
     with pytest.raises(QuantizationError, match=r"cannot read .*none\.txt: No such file"):
         read_texts(tmp_path / "none.txt")
