@@ -27,7 +27,7 @@ class InputError(Seq2EdgeError, ValueError):
     """Text, token ids or options that the model cannot take."""
 
 
-class _OfSource:
+class _OfSource(Exception):  # noqa: N818 - the base of an error and of a warning
     """Something about one of several source texts.
 
     Attributes:

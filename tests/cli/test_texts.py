@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from seq2edge.runtime import Seq2SeqModel
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 
 Call = Callable[..., Any]
 LIMIT = ("--max-new-tokens", 4)
@@ -144,9 +145,9 @@ def test_a_warning_about_a_text_names_its_line(
 ) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(word_bundle, bundle)
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((bundle / MANIFEST_NAME).read_text())
     manifest["tokenizer"]["max_length"] = 10
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    (bundle / MANIFEST_NAME).write_text(json.dumps(manifest))
     data = b"a\n\n" * 20 + b"a " * 11
     done = cli("run", bundle, "--input", "-", "--batch-size", 1, *LIMIT, input=data)
     assert done.returncode == 0
