@@ -20,7 +20,8 @@ from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.generation import GenerationConfig
 from seq2edge.runtime.model import Seq2SeqModel
 
-from .errors import ParityError
+from .checkpoint import Checkpoint
+from .errors import CheckpointError, ParityError
 
 #: Largest |difference| that passes for float32 rounding, for values up to 10; it grows in
 #: proportion above that. A wrong graph is off by orders of magnitude more; models built from
@@ -163,32 +164,23 @@ def compare(directory: Path, reference: Reference) -> Parity:
     return Parity(encoder, decoder, len(found), exact, ties)
 
 
-def run_transformers(checkpoint: Path, manifest: Manifest) -> Reference:
+def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
     """Load a checkpoint with transformers and run it.
 
     Raises:
         ParityError: transformers cannot load it.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    kinds: dict[str | None, Any] = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
     try:
-        model: Any = (
-            kinds.get(manifest.only, AutoModelForSeq2SeqLM)
-            .from_pretrained(
-                checkpoint, attn_implementation="eager", dtype=torch.float32, local_files_only=True
-            )
-            .eval()
-        )
+        model = _load_model(checkpoint, manifest.only).eval()
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers raises many classes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ParityError(
-            f"transformers cannot load {checkpoint}, so the bundle cannot be compared ({reason});"
-            " pass --no-validate to export without the comparison"
+            f"transformers cannot load {checkpoint.directory}, so the bundle cannot be compared"
+            f" ({reason}); pass --no-validate to export without the comparison"
         ) from None
     inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
     with torch.inference_mode():
@@ -209,6 +201,25 @@ def run_transformers(checkpoint: Path, manifest: Manifest) -> Reference:
         cached = manifest.dimensions.decoder_layers <= manifest.dimensions.encoder_layers
         tokens, gaps = _generate(model, {**arguments, "use_cache": cached}, manifest, prompt=1)
     return Reference(inputs, states, logits.numpy(), tokens, gaps)
+
+
+def _load_model(checkpoint: Checkpoint, only: str | None) -> Any:
+    """The model of transformers, with the checkpoint's tensors."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    kinds: dict[str | None, Any] = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
+    kind = kinds.get(only, AutoModelForSeq2SeqLM)
+    options: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
+    if checkpoint.as_saved:
+        return kind.from_pretrained(checkpoint.directory, local_files_only=True, **options)
+    config = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True)
+    model_class = kind._model_mapping[type(config)]
+    state = {name: torch.from_numpy(checkpoint.load(name)) for name in checkpoint.names}
+    return model_class.from_pretrained(None, config=config, state_dict=state, **options)
 
 
 def _run_decoder(model: Any, inputs: Inputs, manifest: Manifest) -> Reference:

@@ -25,7 +25,7 @@ from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import MissingDependencyError
 
 from .checkpoint import Checkpoint
-from .families import find_family
+from .families import expected_names, find_family
 from .generation import generation_defaults, special_tokens
 from .graph import build_decoder, build_encoder, build_scores
 from .parity import Parity, Reference, run_transformers, validate_bundle
@@ -74,6 +74,7 @@ def export_checkpoint(
     with Checkpoint(checkpoint) as source, BundleWriter(bundle, overwrite=overwrite) as out:
         family, config = find_family(source.config)
         source.rename_suffixes(family.old_suffixes)
+        source.unwrap(expected_names(family, config, source).__contains__)
         source.assume_prefix(family.prefix)
         spec = family.spec(config, source)
         graphs = build_graphs(spec)
@@ -87,7 +88,7 @@ def export_checkpoint(
             tokenizer=_tokenizer(source.directory, spec),
             generation=generation_defaults(source, config),
         )
-        reference = partial(run_transformers, source.directory) if validate else None
+        reference = partial(run_transformers, source) if validate else None
         return write_bundle(out, content, reference, progress)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 
 from .checkpoint import Checkpoint, FloatArray
 from .errors import CheckpointError
+from .mismatch import Mismatch
 from .transforms import Copy, Shape, Transform, Transpose
 
 
@@ -74,9 +75,10 @@ def bind(
         described_by: what says which tensors there should be, for messages.
 
     Raises:
-        CheckpointError: listing every missing, unused, wrongly shaped or wrongly tied tensor.
+        CheckpointError: naming the missing, unused, wrongly shaped and wrongly tied tensors, the
+            first few where there are many, and the cause where it shows.
     """
-    problems: list[str] = []
+    problems = Mismatch()
     bound: dict[str, BoundWeight] = {}
     used: set[str] = set()
     for rule in rules:
@@ -90,24 +92,25 @@ def bind(
             continue
         missing = [name for name in sources if name not in checkpoint.names]
         if missing:
-            problems += [f"missing tensor {name}" for name in missing]
+            problems.missing += missing
             continue
         shape = parameters[rule.parameter]
         wrong = _shape_problems(rule, sources, shape, checkpoint)
-        problems += wrong or _tie_problems(rule, sources[0], checkpoint)
+        problems.shapes += wrong
+        if not wrong:
+            problems.ties += _tie_problems(rule, sources[0], checkpoint)
         bound[rule.parameter] = BoundWeight(
             rule.parameter, shape, _loader(rule.transform, sources, checkpoint)
         )
     patterns = [re.compile(pattern) for pattern in ignored]
-    unused = [
+    problems.unused += sorted(
         name
         for name in checkpoint.names - used
         if not any(pattern.fullmatch(name) for pattern in patterns)
-    ]
-    problems += [f"unused tensor {name}" for name in sorted(unused)]
+    )
     if problems:
         raise CheckpointError(
-            f"{checkpoint.directory} does not fit {described_by}: " + "; ".join(problems)
+            f"{checkpoint.directory} does not fit {described_by}: {problems.describe(len(bound))}"
         )
     unfilled = sorted(set(parameters) - set(bound))
     if unfilled:

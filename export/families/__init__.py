@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from . import (
     bart,
@@ -74,3 +75,10 @@ def find_family(config: dict[str, Any]) -> tuple[Family[Any], Config]:
         raise CheckpointError(f"config.json: model_type {kind!r} is not supported: {REFUSED[kind]}")
     known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
     raise CheckpointError(f"config.json: model_type {kind!r} is not supported; known: {known}")
+
+
+def expected_names(family: Family[Any], config: Config, checkpoint: Checkpoint) -> frozenset[str]:
+    """Names that a checkpoint of this config may give its tensors, with the head and without."""
+    rules = family.rules(family.spec(config, checkpoint.without_tensors()))
+    names = {name for rule in rules for name in (*rule.sources, *rule.tied)}
+    return frozenset(names | {name.removeprefix(family.prefix) for name in names})

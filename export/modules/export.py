@@ -31,7 +31,7 @@ from ..weights import bind
 from .architecture import Architecture, read_architecture
 from .description import read_description
 from .parts import ModuleDescription, ModuleParts
-from .tensors import StateDict, file_tensors, module_tensors
+from .tensors import StateDict, file_tensors, module_tensors, own_module
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,8 @@ def export_module(
         ) from None
     check_destination(Path(bundle), overwrite)
     run = _runner(validate, None if forward is None else (model, forward))
-    source = _Source(describe(model, parts), tokens, module_tensors(model, parts), run)
+    own = own_module(model)
+    source = _Source(describe(own, parts), tokens, module_tensors(own, parts), run)
     return _export(source, bundle, tokenizer, overwrite, progress)
 
 
@@ -125,7 +126,7 @@ def export_state_dict(
     check_destination(Path(bundle), overwrite)
     run = _runner(validate, None)
     described, tokens = read_description(Path(description))
-    source = _Source(described, tokens, file_tensors(Path(state_dict)), run)
+    source = _Source(described, tokens, file_tensors(Path(state_dict), described.parts), run)
     return _export(source, bundle, tokenizer, overwrite, progress)
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoint import Checkpoint, FloatArray, SafetensorsFile, TensorSource, TorchFile
+from ..checkpoint import Checkpoint, FloatArray, TensorSource, open_tensors
 from ..errors import CheckpointError
 from .parts import ModuleParts
 
@@ -21,10 +21,18 @@ class StateDict(Checkpoint):
     Args:
         name: what messages call it.
         opener: gives the tensors; the stack closes what it opens.
+        parts: those of the model; what wrappers put before their names is left out. None: the
+            names are the model's own.
     """
 
-    def __init__(self, name: str, opener: Callable[[ExitStack], TensorSource]) -> None:
+    def __init__(
+        self,
+        name: str,
+        opener: Callable[[ExitStack], TensorSource],
+        parts: ModuleParts | None = None,
+    ) -> None:
         self.directory = Path(name)
+        self.as_saved, self._parts = True, parts
         self.config, self.generation_config = {}, {}
         self._opener = opener
         self._stack = ExitStack()
@@ -32,15 +40,18 @@ class StateDict(Checkpoint):
 
     def __enter__(self) -> StateDict:
         with ExitStack() as stack:
-            source = self._opener(stack)
-            for name, shape in source.shapes().items():
-                self._where[name], self._shapes[name] = (source, name), shape
+            self._add(self._opener(stack))
+            if self._parts is not None:
+                paths = (self._parts.encoder, self._parts.decoder, self._parts.source_embedding)
+                prefixes = tuple(f"{path}." for path in paths)
+                self.unwrap(lambda name: name.startswith(prefixes))
             self._stack = stack.pop_all()
         return self
 
 
-def file_tensors(path: Path) -> StateDict:
-    """The tensors of ``torch.save(model.state_dict(), path)``, or of a safetensors file.
+def file_tensors(path: Path, parts: ModuleParts) -> StateDict:
+    """The tensors of ``torch.save(model.state_dict(), path)``, of what a training loop saved with
+    the state dict in it, or of a safetensors file.
 
     Raises:
         CheckpointError: here there is no such file; on entering, it cannot be read, or it
@@ -50,10 +61,9 @@ def file_tensors(path: Path) -> StateDict:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} {what}; give the file with the model's state dict")
-    opener = SafetensorsFile if path.suffix == ".safetensors" else TorchFile
 
     def opened(stack: ExitStack) -> TensorSource:
-        source = opener(path, stack)
+        source = open_tensors(path, stack)
         if not source.shapes():
             raise CheckpointError(
                 f"{path} holds no tensors by name; save the state dict itself:"
@@ -61,7 +71,19 @@ def file_tensors(path: Path) -> StateDict:
             )
         return source
 
-    return StateDict(str(path), opened)
+    return StateDict(str(path), opened, parts)
+
+
+def own_module(model: torch.nn.Module) -> torch.nn.Module:
+    """The module within what torch.compile and DataParallel put around it."""
+    import torch
+
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while True:
+        inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
 
 
 def module_tensors(model: torch.nn.Module, parts: ModuleParts) -> StateDict:
@@ -86,6 +108,8 @@ def _attribute(model: torch.nn.Module, name: str) -> torch.Tensor | None:
 
 
 class _ModuleTensors:
+    nested = False
+
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
         self._state = state
 

@@ -159,8 +159,8 @@ def test_a_missing_folder_is_named(refusal: Refusal, tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in refusal(tmp_path / "nowhere")
 
 
-def test_a_file_in_place_of_the_folder_is_named(editable: Editable, refusal: Refusal) -> None:
-    file = editable("t5") / "model.safetensors"
+def test_a_file_that_holds_no_weights_is_named(editable: Editable, refusal: Refusal) -> None:
+    file = editable("t5") / "config.json"
     message = refusal(file)
     assert str(file) in message
     assert "not a folder" in message

@@ -157,7 +157,7 @@ def test_all_tensors_that_do_not_fit_are_listed(saved: tuple[Path, Path], tmp_pa
     export_state_dict(state, description, tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("kind", ["truncated", "whole model", "nested", "missing", "folder"])
+@pytest.mark.parametrize("kind", ["truncated", "whole model", "optimizer", "missing", "folder"])
 def test_a_file_that_is_no_state_dict_is_told(
     kind: str, saved: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,8 +166,8 @@ def test_a_file_that_is_no_state_dict_is_told(
         state.write_bytes(state.read_bytes()[:-5000])
     elif kind == "whole model":
         torch.save(make_translator(SHAPE), state)
-    elif kind == "nested":
-        torch.save({"model": make_translator(SHAPE).state_dict()}, state)
+    elif kind == "optimizer":
+        torch.save(torch.optim.Adam(make_translator(SHAPE).parameters()).state_dict(), state)
     elif kind == "missing":
         state.unlink()
     else:
@@ -178,7 +178,7 @@ def test_a_file_that_is_no_state_dict_is_told(
     expected = {
         "truncated": "cannot be read safely",
         "whole model": "cannot be read safely",
-        "nested": "save the state dict itself",
+        "optimizer": "save the state dict itself",
         "missing": "does not exist",
         "folder": "is a folder",
     }
@@ -186,3 +186,26 @@ def test_a_file_that_is_no_state_dict_is_told(
     assert expected[kind] in error
     assert len(error.splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.module.", "net.model._orig_mod."])
+def test_names_of_a_wrapped_model_are_read_as_its_own(
+    wrapper: str, saved: tuple[Path, Path], tmp_path: Path
+) -> None:
+    state, description = saved
+    plain = export_state_dict(state, description, tmp_path / "plain").manifest
+    tensors = {wrapper + name: tensor for name, tensor in torch.load(state).items()}
+    torch.save({"epoch": 3, "model_state_dict": tensors}, state)
+    wrapped = export_state_dict(state, description, tmp_path / "wrapped").manifest
+    assert wrapped.files["weights.bin"] == plain.files["weights.bin"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tensor_with_nan_is_named(value: float, saved: tuple[Path, Path], tmp_path: Path) -> None:
+    state, description = saved
+    tensors = torch.load(state)
+    tensors["decoder.0.linear1.weight"][2, 5] = value
+    torch.save(tensors, state)
+    with pytest.raises(CheckpointError, match=r"decoder\.0\.linear1\.weight.*\[2, 5\]"):
+        export_state_dict(state, description, tmp_path / "bundle", validate=False)
+    assert not (tmp_path / "bundle").exists()

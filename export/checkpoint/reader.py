@@ -1,0 +1,153 @@
+"""Read a Hugging Face folder: configs at once, tensors one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ..errors import CheckpointError
+from .files import INDEX, SUFFIXES, listing, weights_files, weights_name, what_else
+from .formats import FloatArray, TensorSource, open_tensors, optional_json, read_json
+from .names import unwrapped
+
+
+class Checkpoint:
+    """A folder with ``config.json`` and weights. Use it as a context manager.
+
+    Args:
+        path: the folder, or a file of weights beside its ``config.json``.
+
+    Attributes:
+        directory: the folder.
+        config: ``config.json``.
+        generation_config: ``generation_config.json``, or {} if there is none.
+        as_saved: transformers reads the same tensors from the folder, by the same names.
+
+    Raises:
+        CheckpointError: there is no such folder, or no config.json in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path = Path(path)
+        if not path.exists():
+            raise CheckpointError(f"no such checkpoint folder: {path}")
+        if path.is_file() and not path.name.endswith((*SUFFIXES, INDEX)):
+            raise CheckpointError(
+                f"{path} is not a folder, and not a file of weights ({', '.join(SUFFIXES)}); give"
+                " the checkpoint's folder"
+            )
+        self.directory = path if path.is_dir() else path.parent
+        names = listing(self.directory)
+        if "config.json" not in names:
+            raise CheckpointError(
+                f"{self.directory} has no config.json; give the folder that save_pretrained wrote,"
+                f" or put the model's config.json beside its weights{what_else(names)}"
+            )
+        self.config = read_json(self.directory / "config.json")
+        self.generation_config = optional_json(self.directory / "generation_config.json")
+        self.as_saved = path.is_dir()
+        self._weights = None if path.is_dir() else path.name
+        self._stack = ExitStack()
+        self._where: dict[str, tuple[TensorSource, str]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def __enter__(self) -> Checkpoint:
+        weights = self._weights or weights_name(listing(self.directory), self.directory)
+        self.as_saved &= weights.startswith(("model.safetensors", "pytorch_model.bin"))
+        with ExitStack() as stack:
+            for file in weights_files(self.directory, weights):
+                self._add(open_tensors(file, stack))
+            self._stack = stack.pop_all()
+        return self
+
+    def _add(self, source: TensorSource) -> None:
+        self.as_saved &= not source.nested
+        for name, shape in source.shapes().items():
+            self._where[name], self._shapes[name] = (source, name), shape
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._where.clear()
+        self._stack.close()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors."""
+        return frozenset(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def load(self, name: str) -> FloatArray:
+        """One tensor as float32.
+
+        Raises:
+            CheckpointError: it is of integers, or has values that are NaN or infinite.
+        """
+        source, stored = self._where[name]
+        array = source.load(stored)
+        _refuse_non_finite(array, name, self.directory)
+        return array
+
+    def without_tensors(self) -> Checkpoint:
+        """The same folder, as if no tensor had been read."""
+        return Checkpoint(self.directory)
+
+    def unwrap(self, is_expected: Callable[[str], bool]) -> None:
+        """Take from all names what wrappers of the model put there: see :func:`unwrapped`."""
+        short = unwrapped(self.names, is_expected, str(self.directory))
+        self.as_saved &= all(name == new for name, new in short.items())
+        self._rename(short.__getitem__)
+
+    def assume_prefix(self, prefix: str) -> None:
+        """Put ``prefix`` before all names if it is before none of them.
+
+        A model saved without its head (``BartModel``) has names without the prefix that the
+        whole model (``BartForConditionalGeneration``) gives them.
+        """
+        if not any(name.startswith(prefix) for name in self._where):
+            self._rename(lambda name: prefix + name)
+
+    def rename_suffixes(self, renamed: Mapping[str, str]) -> None:
+        """Give names that end in a key of ``renamed`` its value as their end."""
+
+        def new(name: str) -> str:
+            old = next((end for end in renamed if name.endswith(end)), None)
+            return name if old is None else name.removesuffix(old) + renamed[old]
+
+        self._rename(new)
+
+    def _rename(self, new: Callable[[str], str]) -> None:
+        self._where = {new(name): place for name, place in self._where.items()}
+        self._shapes = {new(name): shape for name, shape in self._shapes.items()}
+
+    def equal(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same numbers (tied weights saved twice)."""
+        if self.shape(first) != self.shape(second):
+            return False
+        return bool(np.array_equal(self.load(first), self.load(second)))
+
+
+def _refuse_non_finite(array: FloatArray, name: str, directory: Path) -> None:
+    # A sum is finite only if all its terms are, and needs no memory; it may overflow, though.
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum()):
+            return
+    bad = ~np.isfinite(array)
+    if bad.any():
+        place = np.unravel_index(int(bad.argmax()), bad.shape)
+        raise CheckpointError(
+            f"{directory}: {name} has {int(bad.sum())} of {bad.size} values that are NaN or"
+            f" infinite, the first at {[int(i) for i in place]} ({float(array[place])}); a training"
+            " in float16 that overflowed leaves such weights: take an earlier checkpoint, or train"
+            " in bfloat16 or float32"
+        )
