@@ -63,7 +63,7 @@ class Memory(Protocol):
         """Rates of the large buffer, and of one of ``size`` bytes that stays the same one.
 
         Raises:
-            EngineError: a GPU has no memory left for them.
+            BackendError: a GPU has no memory left for them.
         """
         ...
 

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from seq2edge.runtime.backends import Engine, load_engine
+from seq2edge.runtime.backends import Backend, load_backend
 from seq2edge.runtime.backends.tensorrt.library import load_library
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import InputError
-from seq2edge.runtime.generation import Decoding, GenerationConfig
+from seq2edge.runtime.generation import GenerationConfig, Generator
 from seq2edge.runtime.text.sources import Source
 
 
 @dataclass(frozen=True)
 class Workload:
     """What is measured; lengths in tokens. ``threads`` None is the engine's own choice, and
-    ``engine``, ``device``, ``strict`` are :func:`seq2edge.runtime.backends.load_engine`'s."""
+    ``engine``, ``device``, ``strict`` are :func:`seq2edge.runtime.backends.load_backend`'s."""
 
     source_length: int = 64
     new_tokens: int = 64
@@ -36,7 +36,7 @@ class Workload:
     runs: int = 20
     warmup: int = 3
     threads: int | None = None
-    engine: str = "onnxruntime"
+    backend: str = "onnxruntime"
     device: str | None = None
     strict: bool = False
 
@@ -76,14 +76,14 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
     """Load a bundle and measure it.
 
     Raises:
-        BundleError, EngineError: it cannot be loaded.
+        BundleError, BackendError: it cannot be loaded.
         InputError: the workload does not fit the model.
     """
     start = time.perf_counter()
     bundle = Bundle.open(path)
-    engine = load_engine(
+    backend = load_backend(
         bundle,
-        engine=workload.engine,
+        backend=workload.backend,
         device=workload.device,
         strict=workload.strict,
         num_threads=workload.threads,
@@ -91,9 +91,9 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
     load_ms = 1e3 * (time.perf_counter() - start)
     manifest = without_end(bundle.manifest)
     try:
-        milliseconds = _measure(engine, manifest, workload)
+        milliseconds = _measure(backend, manifest, workload)
     finally:
-        engine.close()
+        backend.close()
     total = milliseconds["all"].p50 / 1e3
     return LatencyReport(
         workload=workload,
@@ -102,8 +102,8 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
         load_ms=load_ms,
         # ru_maxrss is in kilobytes on Linux (getrusage(2)).
         peak_rss_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        engine_version=engine_version(workload.engine),
-        threads=engine.num_threads,
+        engine_version=engine_version(workload.backend),
+        threads=backend.num_threads,
     )
 
 
@@ -139,10 +139,10 @@ def without_end(manifest: Manifest) -> Manifest:
     return replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
 
 
-def _measure(engine: Engine, manifest: Manifest, workload: Workload) -> dict[str, Spread]:
+def _measure(backend: Backend, manifest: Manifest, workload: Workload) -> dict[str, Spread]:
     input_ids = random_source(manifest, workload)
     mask = np.ones(input_ids.shape, np.bool_)
-    decoding = Decoding(engine, manifest, None)
+    decoding = Generator(backend, manifest, None)
     sources = [Source.of(row.tolist()) for row in input_ids]
     several = decoding.check(fixed_length(workload.new_tokens, workload.num_beams))
 
@@ -150,7 +150,7 @@ def _measure(engine: Engine, manifest: Manifest, workload: Workload) -> dict[str
         return lambda: decoding.run(sources, config)
 
     parts: dict[str, Callable[[], object]] = {
-        "encoder": lambda: engine.encode(input_ids, mask),
+        "encoder": lambda: backend.encode(input_ids, mask),
         "first token": generate(replace(several, max_new_tokens=1)),
         "all": generate(several),
     }
@@ -170,10 +170,10 @@ def _measure(engine: Engine, manifest: Manifest, workload: Workload) -> dict[str
     return {name: Spread.of(times[name]) for name in order if name in times}
 
 
-def engine_version(engine: str) -> str:
+def engine_version(backend: str) -> str:
     """Of the library that an engine is: ONNX Runtime, TensorRT or TensorRT-RTX."""
-    if not engine.startswith("onnxruntime"):
-        return load_library(engine).version
+    if not backend.startswith("onnxruntime"):
+        return load_library(backend).version
     import onnxruntime
 
     return str(onnxruntime.__version__)

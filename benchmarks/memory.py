@@ -71,12 +71,12 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
             and an end token ends the generation, as for a user.
 
     Raises:
-        BundleError, EngineError, InputError: as :func:`seq2edge.benchmarks.latency.measure`.
+        BundleError, BackendError, InputError: as :func:`seq2edge.benchmarks.latency.measure`.
     """
     import subprocess  # here, because the fresh process need not pay for it
 
     from ..runtime.bundle.reader import Bundle
-    from ..runtime.errors import EngineError
+    from ..runtime.errors import BackendError
     from .latency import random_source
 
     manifest = Bundle.open(path).manifest
@@ -93,7 +93,7 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1] if lines else f"exit status {done.returncode}"
-        raise EngineError(f"memory was not measured, the fresh process failed: {reason}")
+        raise BackendError(f"memory was not measured, the fresh process failed: {reason}")
     measured = json.loads(done.stdout)
     stages = {name: Resident(**measured["stages"][name]) for name in STAGES}
     loaded, imports = stages["loaded"].total, stages["imports"].total

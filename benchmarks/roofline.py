@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from seq2edge.runtime.backends import Engine, Step, load_engine, makes_chains
+from seq2edge.runtime.backends import Backend, Step, load_backend, makes_chains
 from seq2edge.runtime.backends.limits import cache_bytes
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda, load_cuda
 from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
@@ -112,7 +112,7 @@ def measure_rooflines(
         progress: called after each round with how many are done and how many there are.
 
     Raises:
-        BundleError, EngineError: a bundle cannot be loaded, or there is no GPU for it.
+        BundleError, BackendError: a bundle cannot be loaded, or there is no GPU for it.
         InputError: the workload does not fit a model, or the engines built for it.
     """
     with ExitStack() as stack:
@@ -170,17 +170,17 @@ class _Stepper:
         bundle = Bundle.open(path)
         _check_slots(bundle.manifest.dimensions.max_target_length, workload, "the model's")
         source = random_source(bundle.manifest, workload)
-        engine = load_engine(
+        backend = load_backend(
             bundle,
-            engine=workload.engine,
+            backend=workload.backend,
             device=workload.device,
             strict=workload.strict,
             num_threads=workload.threads,
         )
-        stack.callback(engine.close)
-        _check_limits(engine, workload)
+        stack.callback(backend.close)
+        _check_limits(backend, workload)
         slots, batch = workload.new_tokens, workload.batch_size
-        decoder = engine.decoder(engine.encode(source, np.ones(source.shape, np.bool_)), slots)
+        decoder = backend.decoder(backend.encode(source, np.ones(source.shape, np.bool_)), slots)
         step = Step.allocate(batch, 1, decoder.capacity, feed_back=True)
         run: Callable[[], object] = decoder.bind(step)
         count = 1
@@ -189,12 +189,12 @@ class _Stepper:
             run = partial(decoder.bind_chain(step), count)
         step.input_ids[:] = bundle.manifest.special_tokens.decoder_start
         # The last of the steps fills the last slot.
-        step.position_ids[:] = step.write_index[:] = slots - count
+        step.position_ids[:] = step.write_indices[:] = slots - count
         step.attention_mask[..., : slots - count + 1] = True
         return cls(
             graph=bundle.manifest.graphs["decoder"],
-            plan_weight_bytes=_plan_weight_bytes(bundle, workload.engine, cuda),
-            threads=None if cuda else engine.num_threads or len(os.sched_getaffinity(0)),
+            plan_weight_bytes=_plan_weight_bytes(bundle, workload.backend, cuda),
+            threads=None if cuda else backend.num_threads or len(os.sched_getaffinity(0)),
             count=count,
             run=run,
         )
@@ -267,27 +267,27 @@ def _roofline(
 
 def _on_gpu(workload: Workload) -> bool:
     return workload.device == "cuda" or (
-        workload.device is None and workload.engine != "onnxruntime"
+        workload.device is None and workload.backend != "onnxruntime"
     )
 
 
-def _plan_weight_bytes(bundle: Bundle, engine: str, cuda: Cuda | None) -> int | None:
-    if cuda is None or engine.startswith("onnxruntime"):
+def _plan_weight_bytes(bundle: Bundle, backend: str, cuda: Cuda | None) -> int | None:
+    if cuda is None or backend.startswith("onnxruntime"):
         return None
-    _, engines = find_engines(bundle, load_library(engine), cuda.gpu())
+    _, engines = find_engines(bundle, load_library(backend), cuda.gpu())
     return engines.engines["decoder"].report.weight_bytes
 
 
-def _check_limits(engine: Engine, workload: Workload) -> None:
-    if engine.limits is None:
+def _check_limits(backend: Backend, workload: Workload) -> None:
+    if backend.limits is None:
         return
-    check_sources(engine.limits, [workload.source_length])
-    if workload.batch_size > engine.limits.max_batch:
+    check_sources(backend.limits, [workload.source_length])
+    if workload.batch_size > backend.limits.max_batch:
         raise InputError(
-            f"--batch-size {workload.batch_size} is more than the {engine.limits.max_batch} that"
+            f"--batch-size {workload.batch_size} is more than the {backend.limits.max_batch} that"
             f" the engine was built for; build it with --max-batch {workload.batch_size}"
         )
-    _check_slots(engine.limits.max_target_length, workload, "the engine's (--max-target-length)")
+    _check_slots(backend.limits.max_target_length, workload, "the engine's (--max-target-length)")
 
 
 def _check_slots(limit: int | None, workload: Workload, whose: str) -> None:

@@ -40,7 +40,7 @@ def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
         strict_also: what else ``--strict`` refuses, for its help.
     """
     parser.add_argument(
-        "--engine",
+        "--backend",
         default="onnxruntime",
         metavar="NAME",
         help="onnxruntime (default), tensorrt or tensorrt-rtx (build its engines first), or"
@@ -63,7 +63,7 @@ def open_model(options: argparse.Namespace) -> Seq2SeqModel:
 
     return Seq2SeqModel.load(
         options.bundle,
-        engine=options.engine,
+        backend=options.backend,
         device=options.device,
         strict=options.strict,
         num_threads=options.threads,

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         runs=options.runs,
         warmup=options.warmup,
         threads=options.threads,
-        engine=options.engine,
+        backend=options.backend,
         device=options.device,
         strict=options.strict,
     )
@@ -92,9 +92,9 @@ def run(options: argparse.Namespace) -> int:
 def _check_device(options: argparse.Namespace) -> None:
     from seq2edge.runtime.errors import InputError
 
-    elsewhere = options.engine != "onnxruntime" or options.device not in (None, "cpu")
+    elsewhere = options.backend != "onnxruntime" or options.device not in (None, "cpu")
     if elsewhere and options.memory:
-        raise InputError("--memory is about the CPU's memory: leave out --engine and --device")
+        raise InputError("--memory is about the CPU's memory: leave out --backend and --device")
 
 
 def _check_reference(options: argparse.Namespace) -> None:
@@ -133,7 +133,7 @@ def _print_latency(bundle: Path, report: LatencyReport) -> None:
     print(
         f"{bundle}: batch {workload.batch_size}, source {workload.source_length},"
         f" {workload.new_tokens} new tokens, beams {workload.num_beams},"
-        f" {workload.engine}{f' on {workload.device}' if workload.device else ''},"
+        f" {workload.backend}{f' on {workload.device}' if workload.device else ''},"
         f" {report.threads or 'all'} threads,"
         f" {workload.runs} runs"
     )
@@ -143,7 +143,7 @@ def _print_latency(bundle: Path, report: LatencyReport) -> None:
     print(f"{'tokens/s':14}{report.tokens_per_second:10.1f}")
     print(
         f"load {report.load_ms:.0f} ms, peak memory {human_bytes(report.peak_rss_bytes)},"
-        f" {workload.engine} {report.engine_version}"
+        f" {workload.backend} {report.engine_version}"
     )
 
 

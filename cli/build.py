@@ -32,7 +32,7 @@ _STEPS = ("steps of one token:", "prompts, beams and drafts:")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
     parser.add_argument(
-        "--engine", metavar="NAME", help="tensorrt-rtx or tensorrt (default: what is installed)"
+        "--backend", metavar="NAME", help="tensorrt-rtx or tensorrt (default: what is installed)"
     )
     parser.add_argument(
         "--compute-capability",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "cache slots: one a token for greedy decoding, up to one a token and beam for beam"
             " search (default: 256, or the model's most)",
         ),
-        ("--max-queries", "tokens a step: beams, samples, prompt or draft (default: 8)"),
+        ("--max-num-tokens", "tokens a step: beams, samples, prompt or draft (default: 8)"),
     ):
         parser.add_argument(option, type=positive, metavar="N", help=text)
     parser.add_argument(
@@ -89,10 +89,10 @@ def run(options: argparse.Namespace) -> int:
         max_batch=options.max_batch,
         max_source_length=options.max_source_length,
         max_target_length=options.max_target_length,
-        max_queries=options.max_queries,
+        max_num_tokens=options.max_num_tokens,
     )
     wanted = Options(
-        engine=options.engine,
+        engine=options.backend,
         limits=limits,
         compute_capabilities=tuple(options.compute_capability),
         workspace_bytes=None if options.workspace is None else options.workspace << 20,
@@ -171,10 +171,10 @@ def _print(made: EngineSet, output: Path, how: str) -> None:
     limits = key.limits
     print(
         f"at most: batch {limits.max_batch}, source {limits.max_source_length},"
-        f" slots {limits.max_target_length}, queries {limits.max_queries}"
+        f" slots {limits.max_target_length}, queries {limits.max_num_tokens}"
     )
-    for name, engine in made.engines.items():
-        _print_report(name, engine.report)
+    for name, backend in made.engines.items():
+        _print_report(name, backend.report)
 
 
 def _print_report(name: str, report: GraphReport) -> None:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from seq2edge.deploy.doctor import advise, check_bundle, examine, runnable_engines
-    from seq2edge.runtime import Bundle, EngineError
+    from seq2edge.runtime import BackendError, Bundle
 
     bundle = None if options.bundle is None else Bundle.open(options.bundle)
     machine = examine()
@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
         for line in (*_machine(machine, engines), *_bundle(fit), *_advice(advice)):
             print(line)
     if fit is not None and not fit.fits:
-        raise EngineError(f"{fit.bundle} cannot run here: {fit.problem}")
+        raise BackendError(f"{fit.bundle} cannot run here: {fit.problem}")
     if fit is None and not engines:
-        raise EngineError("no engine runs here: the report says what to install")
+        raise BackendError("no engine runs here: the report says what to install")
     return 0
 
 
@@ -167,7 +167,7 @@ def _libraries(machine: Machine) -> Iterator[str]:
             state = f"{library.version}, with attention and a cache in place"
         else:
             state = f"{library.version}, without attention and a cache in place"
-        yield _row(library.engine, state)
+        yield _row(library.backend, state)
         if library.compute_capabilities:
             yield _row("", f"builds for {', '.join(library.compute_capabilities)}")
 
@@ -186,15 +186,15 @@ def _bundle(fit: BundleFit | None) -> Iterator[str]:
         f" {fit.limits.max_target_length} slots, and the process;"
         f" {_size(fit.usable_bytes)} can be used",
     )
-    for engine in fit.engines:
-        yield _row(engine.engine, "runs it" if engine.runs else f"no: {engine.problem}")
+    for backend in fit.engines:
+        yield _row(backend.backend, "runs it" if backend.runs else f"no: {backend.problem}")
     yield _row("verdict", fit.problem or "it can run here")
 
 
 def _advice(advice: Advice) -> Iterator[str]:
     yield ""
     yield "Advice"
-    yield _row("engine", advice.engine)
+    yield _row("backend", advice.backend)
     yield _row("", advice.reason)
     for text in advice.alternatives:
         yield _row("or", text)

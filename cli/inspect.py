@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime import Bundle
 
-    bundle = Bundle.open(options.bundle, alone=("encoder", "decoder"))
+    bundle = Bundle.open(options.bundle, single_stack=("encoder", "decoder"))
     if options.verify:
         bundle.verify()
     report = describe(bundle)
@@ -61,7 +61,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "quantization": dict(manifest.quantization),
         "cache": manifest.cache,
         # Of an encoder alone a text's, however long it is.
-        "bytes_read_per_token": manifest.graphs[manifest.only or "decoder"].weight_bytes,
+        "bytes_read_per_token": manifest.graphs[manifest.single_stack or "decoder"].weight_bytes,
         "cache_bytes_per_slot": manifest.cache_bytes_per_slot,
         "graphs": {
             name: {
@@ -85,7 +85,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"{report['encoder_layers']} + {report['decoder_layers']} layers, width"
             f" {report['d_model']}, {sizes}"
         )
-    grows = report["cache"] == "growing"
+    grows = report["cache"] == "concat"
     # The graphs of a folder of optimum's are not read before they are imported.
     unread = all(graph["opset"] == 0 for graph in report["graphs"].values())
     lines = [

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " 7.2 on Thor)",
     )
     parser.add_argument(
-        "--engine",
+        "--backend",
         metavar="NAME",
         help="onnxruntime, tensorrt or tensorrt-rtx (default: tensorrt on a Jetson and for"
         " bundles quantized for it, else onnxruntime)",
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime import Bundle
 
     bundle = Bundle.open(options.bundle)
-    deployment = plan(bundle, options.target, jetpack=options.jetpack, engine=options.engine)
+    deployment = plan(bundle, options.target, jetpack=options.jetpack, backend=options.backend)
     with StageProgress() as progress:
         pack = write_pack(
             bundle,
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(
         f"{pack.path}: {human_bytes(pack.size)} for {deployment.place}, engine"
-        f" {deployment.engine} on {deployment.device}"
+        f" {deployment.backend} on {deployment.device}"
     )
     print(f"there: tar -xf {pack.path.name} && {pack.name}/install.sh && {pack.name}/run.sh TEXT")
     return 0

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", help="the model's name (default: the bundle's folder's, without .bundle)"
     )
     parser.add_argument(
-        "--engine", default="onnxruntime", metavar="NAME", help="default: onnxruntime"
+        "--backend", default="onnxruntime", metavar="NAME", help="default: onnxruntime"
     )
     parser.add_argument(
         "--device", metavar="NAME", help="cpu or cuda (default: the engine's own; onnxruntime: cpu)"
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     bundle = Bundle.open(options.bundle)
     model = TritonModel(
         name=options.name or bundle.directory.resolve().name.removesuffix(".bundle"),
-        engine=options.engine,
+        backend=options.backend,
         device=options.device,
         instances=options.instances,
         max_batch_size=options.max_batch_size,

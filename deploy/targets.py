@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from seq2edge.runtime.backends.onnxruntime import check_version
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
-from seq2edge.runtime.errors import EngineError, InputError
+from seq2edge.runtime.errors import BackendError, InputError
 
 from .doctor import Machine, check_bundle
 from .doctor.facts import (
@@ -159,7 +159,7 @@ class Deployment:
 
     target: Target
     jetpack: JetPack | None
-    engine: str
+    backend: str
     device: str
     python: Version
     requirements: tuple[str, ...]
@@ -171,11 +171,11 @@ class Deployment:
 
     @property
     def builds_engines(self) -> bool:
-        return self.engine != "onnxruntime"
+        return self.backend != "onnxruntime"
 
 
 def plan(
-    bundle: Bundle, target: str, *, jetpack: str | None = None, engine: str | None = None
+    bundle: Bundle, target: str, *, jetpack: str | None = None, backend: str | None = None
 ) -> Deployment:
     """What a bundle needs on a target.
 
@@ -187,7 +187,7 @@ def plan(
 
     Raises:
         InputError: an unknown target, or a JetPack or an engine that it does not have.
-        EngineError: the bundle cannot run there; why, and what to do.
+        BackendError: the bundle cannot run there; why, and what to do.
     """
     bundle.require_slots("pack")
     found = next((known for known in TARGETS if known.name == target), None)
@@ -195,16 +195,16 @@ def plan(
         names = ", ".join(known.name for known in TARGETS)
         raise InputError(f"unknown target {target!r}; there are: {names}")
     there = _release(found, jetpack)
-    engine = engine or _usual_engine(found, bundle.manifest)
-    if engine not in found.engines:
-        raise InputError(f"{target} has no engine {engine!r}; it has: {', '.join(found.engines)}")
+    backend = backend or _usual_engine(found, bundle.manifest)
+    if backend not in found.engines:
+        raise InputError(f"{target} has no engine {backend!r}; it has: {', '.join(found.engines)}")
     deployment = Deployment(
         target=found,
         jetpack=there,
-        engine=engine,
-        device=found.device if engine == "onnxruntime" else "cuda",
+        backend=backend,
+        device=found.device if backend == "onnxruntime" else "cuda",
         python=there.python if there else _least_python(bundle.manifest),
-        requirements=_requirements(found, there, engine),
+        requirements=_requirements(found, there, backend),
     )
     _check(bundle, deployment)
     return deployment
@@ -236,43 +236,43 @@ def _least_python(manifest: Manifest) -> Version:
     """3.10 where the onnxruntime that it has is new enough for the graphs."""
     try:
         check_version(_version_of(_ONNXRUNTIME[_OLD]), manifest)
-    except EngineError:
+    except BackendError:
         return (3, 11)
     return (3, 10)
 
 
-def _requirements(target: Target, there: JetPack | None, engine: str) -> tuple[str, ...]:
+def _requirements(target: Target, there: JetPack | None, backend: str) -> tuple[str, ...]:
     """Pins; with markers where the machine's Python is not known."""
     tables = [_NUMPY]
-    if engine == "onnxruntime" or target.device == "cpu":  # on a Jetson also beside TensorRT
+    if backend == "onnxruntime" or target.device == "cpu":  # on a Jetson also beside TensorRT
         tables.append(_ONNXRUNTIME if target.device == "cpu" else _ONNXRUNTIME_GPU)
     if there is None:
         pins = [pin + marker for table in tables for marker, pin in table.items()]
     else:
         pins = [table[_OLD if there.python < (3, 11) else _NEW] for table in tables]
     pins.append(_TOKENIZERS)
-    if engine != "onnxruntime":
+    if backend != "onnxruntime":
         pins += _CUDA[numbers(there.stack.cuda)[0] if there else 13]
-        pins += () if there else _TENSORRT[engine]
+        pins += () if there else _TENSORRT[backend]
     return tuple(pins)
 
 
 def _check(bundle: Bundle, deployment: Deployment) -> None:
     """Refuse a bundle that the deployment's engine cannot run."""
-    if deployment.engine == "onnxruntime" and deployment.python < _least_python(bundle.manifest):
-        raise EngineError(
+    if deployment.backend == "onnxruntime" and deployment.python < _least_python(bundle.manifest):
+        raise BackendError(
             f"the newest onnxruntime for the Python of {deployment.place} is"
             f" {_version_of(_ONNXRUNTIME[_OLD])}, too old for the bundle's operators: run"
             " 'seq2edge lower' on the bundle, or use a newer JetPack"
         )
-    name = deployment.engine
+    name = deployment.backend
     if name == "onnxruntime" and deployment.device == "cuda":
         name = "onnxruntime-gpu"  # the doctor's name for it
     fits = check_bundle(bundle, _machine(deployment)).engines
-    problem = next(fit.problem for fit in fits if fit.engine == name)
+    problem = next(fit.problem for fit in fits if fit.backend == name)
     if problem is not None:
-        raise EngineError(
-            f"the bundle cannot run on {deployment.place} with {deployment.engine}: {problem}"
+        raise BackendError(
+            f"the bundle cannot run on {deployment.place} with {deployment.backend}: {problem}"
         )
 
 
@@ -295,9 +295,9 @@ def _machine(deployment: Deployment) -> Machine:
             tuple(Provider(f"{kind}ExecutionProvider", True) for kind in ("CPU", "CUDA")),
         ),
         tensorrt=tuple(
-            TensorRt(engine, _dotted(tensorrt), attention, update)
-            for engine in target.engines
-            if engine != "onnxruntime"
+            TensorRt(backend, _dotted(tensorrt), attention, update)
+            for backend in target.engines
+            if backend != "onnxruntime"
         ),
         cuda=Cuda((Gpu(target.name, target.capability),), bindings="any", devices=1)
         if gpu

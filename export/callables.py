@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from seq2edge.runtime.bundle.manifest import (
-    GROWING,
-    GROWING_FORMAT,
+    CONCAT,
     MANIFEST_NAME,
     Dimensions,
     Manifest,
@@ -30,7 +29,7 @@ from seq2edge.runtime.errors import MissingDependencyError
 
 from .errors import CheckpointError, ParityError
 from .growing import count_parameters, describe_graph, publish
-from .pipeline import ExportResult, with_target_tokenizer, write_tokenizers
+from .pipeline import ExportResult, write_tokenizers
 from .serialize import Progress
 from .tokenizers import TokenizerFile, tokenizer_at
 
@@ -199,8 +198,7 @@ def _write(
         files=out.files(),
         # Without it generation would stop at the runtime's own, short limit.
         generation={} if limit is None else {"max_length": limit},
-        format_version=GROWING_FORMAT,
-        cache=GROWING,
+        cache=CONCAT,
         parameter_count=count_parameters(models.values()),
     )
-    return with_target_tokenizer(manifest, target)
+    return replace(manifest, target_tokenizer=target)

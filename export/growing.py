@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, GraphInfo, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
-from seq2edge.runtime.errors import EngineError
+from seq2edge.runtime.errors import BackendError
 from seq2edge.runtime.generation import GenerationConfig
 from seq2edge.runtime.model import Seq2SeqModel
 
@@ -103,16 +103,16 @@ def check_vocabulary(manifest: Manifest) -> None:
 
 def _run(out: BundleWriter, manifest: Manifest) -> None:
     # Imported here: without onnxruntime nothing of it is needed.
-    from seq2edge.runtime.backends.onnxruntime.dynamic_cache import GrowingEngine
+    from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
 
     bundle = Bundle.open(out.directory)
     limit = manifest.dimensions.max_target_length or _TOKENS
     options = GenerationConfig(num_beams=2, max_new_tokens=min(_TOKENS, limit))
     sources = np.zeros((2, min(_TOKENS, manifest.dimensions.max_source_length or _TOKENS)), int)
     try:
-        with Seq2SeqModel(bundle, GrowingEngine(bundle), None) as model:
+        with Seq2SeqModel(bundle, OrtConcatBackend(bundle), None) as model:
             model.generate_ids(sources, np.ones_like(sources), options)
-    except EngineError as error:
+    except BackendError as error:
         raise CheckpointError(f"the graphs do not run: {error}") from None
 
 

@@ -19,7 +19,7 @@ from seq2edge.runtime.bundle.version import package_version
 
 from .errors import CheckpointError
 from .growing import count_parameters, describe_graph, publish
-from .pipeline import ExportResult, with_target_tokenizer, write_tokenizers
+from .pipeline import ExportResult, write_tokenizers
 from .serialize import Progress
 from .tokenizers import find_tokenizer
 
@@ -85,7 +85,7 @@ def import_optimum(
                 progress("copying", number, len(names))
             shutil.copyfile(source / name, out.directory / name)
         target = write_tokenizers(out, tokenizer)
-        manifest = with_target_tokenizer(replace(manifest, files=out.files()), target)
+        manifest = replace(manifest, files=out.files(), target_tokenizer=target)
         publish(out, manifest)
         return ExportResult(out.destination, manifest, None)
 

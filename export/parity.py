@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backends import Step
-from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from seq2edge.runtime.backends.onnxruntime import OrtBackend
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, STATES, WEIGHTS_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.generation import GenerationConfig
@@ -138,16 +138,16 @@ def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest)
 
 def compare(directory: Path, reference: Reference) -> Parity:
     """Run the bundle in ``directory`` on the reference's inputs."""
-    bundle = Bundle.open(directory, alone=("encoder", "decoder"))
-    engine = OnnxRuntimeEngine(bundle)
+    bundle = Bundle.open(directory, single_stack=("encoder", "decoder"))
+    backend = OrtBackend(bundle)
     encoder = decoder = None
     if reference.states is not None:
-        encoder = _compare_encoder(bundle, engine, reference.inputs, reference.states)
+        encoder = _compare_encoder(bundle, backend, reference.inputs, reference.states)
     if reference.logits is None:
-        engine.close()
+        backend.close()
         return Parity(encoder, None, inputs=0, exact=0, ties=0)
-    decoder = _compare_decoder(bundle, engine, reference.inputs, reference.logits)
-    with Seq2SeqModel(bundle, engine, None) as model:
+    decoder = _compare_decoder(bundle, backend, reference.inputs, reference.logits)
+    with Seq2SeqModel(bundle, backend, None) as model:
         inputs, options = reference.inputs, greedy_options(bundle.manifest)
         found = model.generate_ids(inputs.input_ids, inputs.mask, options)
     exact = ties = 0
@@ -173,7 +173,7 @@ def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
     import torch
 
     try:
-        model = _load_model(checkpoint, manifest.only).eval()
+        model = _load_model(checkpoint, manifest.single_stack).eval()
     except CheckpointError:
         raise
     except Exception as error:  # transformers raises many classes
@@ -184,15 +184,15 @@ def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
         ) from None
     inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
     with torch.inference_mode():
-        if manifest.only == "decoder":
+        if manifest.single_stack == "decoder":
             return _run_decoder(model, inputs, manifest)
         arguments = {
             "input_ids": torch.tensor(inputs.input_ids),
             "attention_mask": torch.tensor(inputs.mask).long(),
         }
-        encoder = model if manifest.only == "encoder" else model.get_encoder()
+        encoder = model if manifest.single_stack == "encoder" else model.get_encoder()
         states = encoder(**arguments).last_hidden_state.numpy()
-        if manifest.only == "encoder":
+        if manifest.single_stack == "encoder":
             return Reference(inputs, states)
         inputs = _without_pad(inputs, getattr(model.config, "decoder", None))
         targets = torch.tensor(inputs.decoder_ids)
@@ -277,12 +277,14 @@ def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
     dims, special = manifest.dimensions, manifest.special_tokens
     most = dims.max_source_length or _SOURCE_TOKENS
     # Without an encoder, what is generated takes the places after the source.
-    longest = min(_SOURCE_TOKENS, max(1, most // 2) if manifest.only == "decoder" else most)
+    longest = min(_SOURCE_TOKENS, max(1, most // 2) if manifest.single_stack == "decoder" else most)
     target = min(_TARGET_TOKENS, dims.max_target_length or _TARGET_TOKENS)
     special_ids = [special.pad, special.decoder_start, *special.eos]
     words = _ordinary(source_vocab_size, special_ids)
     # A prompt has no end, and a pad token would not count.
-    ends = [] if manifest.only == "decoder" else [t for t in special.eos if t != special.pad]
+    ends = (
+        [] if manifest.single_stack == "decoder" else [t for t in special.eos if t != special.pad]
+    )
     lengths = np.linspace(min(2, longest), longest, _INPUTS).astype(int)
     input_ids = np.full((_INPUTS, longest), special.pad, np.int64)
     for row, length in enumerate(lengths):
@@ -305,7 +307,7 @@ def _ordinary(vocab_size: int, special_ids: list[int]) -> NDArray[np.int64]:
 def greedy_options(manifest: Manifest) -> GenerationConfig:
     """Plain greedy decoding, with the tokens that the checkpoint forces."""
     most = manifest.dimensions.max_target_length or _NEW_TOKENS
-    if manifest.only == "decoder":  # half of it may be taken by the source
+    if manifest.single_stack == "decoder":  # half of it may be taken by the source
         most = max(1, most // 2)
     return GenerationConfig(
         max_new_tokens=min(_NEW_TOKENS, most),
@@ -321,10 +323,10 @@ def until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:
 
 
 def _compare_encoder(
-    bundle: Bundle, engine: OnnxRuntimeEngine, inputs: Inputs, states: NDArray[np.float32]
+    bundle: Bundle, backend: OrtBackend, inputs: Inputs, states: NDArray[np.float32]
 ) -> Difference:
-    source = engine.encode(inputs.input_ids, inputs.mask)
-    if bundle.manifest.only == "encoder":
+    source = backend.encode(inputs.input_ids, inputs.mask)
+    if bundle.manifest.single_stack == "encoder":
         return difference([(source.numpy(STATES)[inputs.mask], states[inputs.mask])])
     dims = bundle.manifest.dimensions
     batch, length, _ = states.shape
@@ -343,11 +345,11 @@ def _compare_encoder(
 
 
 def _compare_decoder(
-    bundle: Bundle, engine: OnnxRuntimeEngine, inputs: Inputs, logits: NDArray[np.float32]
+    bundle: Bundle, backend: OrtBackend, inputs: Inputs, logits: NDArray[np.float32]
 ) -> Difference:
     batch, count = inputs.decoder_ids.shape
-    source = engine.encode(inputs.input_ids, inputs.mask)
-    decoder = engine.decoder(source, count)
+    source = backend.encode(inputs.input_ids, inputs.mask)
+    decoder = backend.decoder(source, count)
     step = Step.allocate(batch, count, count, vocab_size=bundle.manifest.dimensions.vocab_size)
     step.input_ids[:] = inputs.decoder_ids
     step.position_ids[:] = np.arange(count)

@@ -14,7 +14,6 @@ from typing import Any
 import onnx_ir as ir
 
 from seq2edge.runtime.bundle.manifest import (
-    PARTS_FORMAT,
     Dimensions,
     Manifest,
     SpecialTokens,
@@ -130,14 +129,6 @@ def write_tokenizers(out: BundleWriter, found: TokenizerFile | None) -> Tokenize
     return replace(found.target.info, file="target_tokenizer.json")
 
 
-def with_target_tokenizer(manifest: Manifest, target: TokenizerInfo | None) -> Manifest:
-    """In the format that the manifest needs: readers of older ones would decode with the wrong
-    tokenizer, or take pieces for tokens."""
-    if manifest.only is None and target is None and manifest.tokenizer.unknown is None:
-        return manifest
-    return replace(manifest, format_version=PARTS_FORMAT, target_tokenizer=target)
-
-
 def write_bundle(
     out: BundleWriter,
     content: Content,
@@ -165,7 +156,7 @@ def write_bundle(
         files=out.files(),
         generation=content.generation,
     )
-    manifest = with_target_tokenizer(manifest, target)
+    manifest = replace(manifest, target_tokenizer=target)
     parity = None
     if reference is not None:
         if progress is not None:

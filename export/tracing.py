@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seq2edge.runtime.backends.onnxruntime.dynamic_cache import GrowingEngine
+from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
 from seq2edge.runtime.bundle.reader import Bundle
 
 from .errors import CheckpointError
@@ -264,17 +264,17 @@ def compare(functions: Functions, bundle: Bundle) -> Parity:
     """
     manifest = bundle.manifest
     inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
-    engine = GrowingEngine(bundle)
+    backend = OrtConcatBackend(bundle)
     cross: list[_Pair] = []
     logits: list[_Pair] = []
     gaps = []
     for count, prompt in ((len(inputs.input_ids), _PROMPT), (1, 1)):
         part = Inputs(inputs.input_ids[:count], inputs.mask[:count], inputs.decoder_ids[:count])
-        states, steps = _run_both(functions, engine, part, prompt)
+        states, steps = _run_both(functions, backend, part, prompt)
         cross += states
         logits += steps
         gaps.append(np.max([_gaps(*pair) for pair in steps], axis=0))
-    engine.close()
+    backend.close()
     apart, row_gaps = difference(logits), np.concatenate(gaps)
     ties = (row_gaps > 0) & (row_gaps <= 2 * apart.tolerated)
     return Parity(
@@ -287,11 +287,11 @@ def compare(functions: Functions, bundle: Bundle) -> Parity:
 
 
 def _run_both(
-    functions: Functions, engine: GrowingEngine, inputs: Inputs, prompt: int
+    functions: Functions, backend: OrtConcatBackend, inputs: Inputs, prompt: int
 ) -> tuple[list[_Pair], list[_Pair]]:
     """What the graphs and the functions give: of the encoder, and each step's logits [R, V]."""
-    source = engine.encode(inputs.input_ids, inputs.mask)
-    decoder = engine.rows(source)
+    source = backend.encode(inputs.input_ids, inputs.mask)
+    decoder = backend.rows(source)
     counts, targets = torch.from_numpy(inputs.mask).long(), inputs.decoder_ids
     logits = []
     with torch.inference_mode():

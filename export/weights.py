@@ -19,7 +19,7 @@ from .transforms import Copy, Shape, Transform, Transpose
 
 
 @dataclass(frozen=True)
-class Rule:
+class WeightMapping:
     """``parameter`` is filled by ``transform`` from ``sources``.
 
     ``tied`` are other names under which checkpoints save the same tensor; they may be absent
@@ -44,22 +44,24 @@ class BoundWeight:
     load: Callable[[], FloatArray]
 
 
-def linear(parameter: str, *sources: str, bias: bool = False) -> list[Rule]:
+def linear(parameter: str, *sources: str, bias: bool = False) -> list[WeightMapping]:
     """Rules of a linear layer made of one or several of the checkpoint's, side by side."""
-    rules = [Rule(f"{parameter}.weight", tuple(f"{s}.weight" for s in sources), Transpose())]
+    rules = [
+        WeightMapping(f"{parameter}.weight", tuple(f"{s}.weight" for s in sources), Transpose())
+    ]
     if bias:
-        rules.append(Rule(f"{parameter}.bias", tuple(f"{s}.bias" for s in sources)))
+        rules.append(WeightMapping(f"{parameter}.bias", tuple(f"{s}.bias" for s in sources)))
     return rules
 
 
-def norm(parameter: str, source: str, bias: bool = False) -> list[Rule]:
+def norm(parameter: str, source: str, bias: bool = False) -> list[WeightMapping]:
     """Rules of a norm's scale and, where it has one, its bias."""
     kinds = ("weight", "bias") if bias else ("weight",)
-    return [Rule(f"{parameter}.{kind}", (f"{source}.{kind}",)) for kind in kinds]
+    return [WeightMapping(f"{parameter}.{kind}", (f"{source}.{kind}",)) for kind in kinds]
 
 
 def bind(
-    rules: Iterable[Rule],
+    rules: Iterable[WeightMapping],
     parameters: Mapping[str, Shape],
     checkpoint: Checkpoint,
     ignored: Iterable[str] = (),
@@ -118,14 +120,14 @@ def bind(
     return bound
 
 
-def _resolve(rule: Rule, checkpoint: Checkpoint) -> tuple[str, ...]:
+def _resolve(rule: WeightMapping, checkpoint: Checkpoint) -> tuple[str, ...]:
     if rule.tied and rule.sources[0] not in checkpoint.names:
         return next(((name,) for name in rule.tied if name in checkpoint.names), rule.sources)
     return rule.sources
 
 
 def _shape_problems(
-    rule: Rule, sources: tuple[str, ...], shape: Shape, checkpoint: Checkpoint
+    rule: WeightMapping, sources: tuple[str, ...], shape: Shape, checkpoint: Checkpoint
 ) -> list[str]:
     expected = rule.transform.source_shapes(shape, len(sources))
     return [
@@ -135,7 +137,7 @@ def _shape_problems(
     ]
 
 
-def _tie_problems(rule: Rule, source: str, checkpoint: Checkpoint) -> list[str]:
+def _tie_problems(rule: WeightMapping, source: str, checkpoint: Checkpoint) -> list[str]:
     return [
         f"tensor {name} differs from {source}, which it should be tied to"
         for name in rule.tied

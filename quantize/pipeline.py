@@ -255,7 +255,7 @@ def _opened(request: Request) -> tuple[Bundle, Scheme]:
     """The bundle and the scheme, once both and the paths are known to fit."""
     chosen = find_scheme(request.scheme, request.target)
     check_options(request.options, request.scheme, request.target, chosen.uses)
-    source = Bundle.open(request.bundle, alone=("encoder", "decoder"))
+    source = Bundle.open(request.bundle, single_stack=("encoder", "decoder"))
     source.require_slots("quantize")
     done = source.manifest.quantization
     if "legacy" in done:
@@ -334,7 +334,7 @@ def _calibration(
                 f"{needing} needs to see the model at work: give it text with --calibration"
             )
         return None
-    if bundle.manifest.only is not None:
+    if bundle.manifest.single_stack is not None:
         raise QuantizationError(
             f"{bundle.directory} holds only one of encoder and decoder, and a calibration replays"
             " both; choose a scheme without one"

@@ -11,8 +11,8 @@ from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
 from .encoder import EncoderModel
 from .errors import (
+    BackendError,
     BundleError,
-    EngineError,
     InputError,
     MissingDependencyError,
     OutputError,
@@ -24,11 +24,11 @@ from .model import Generation, Seq2SeqModel
 from .text.detokenizer import TextStream
 
 __all__ = [
+    "BackendError",
     "Bundle",
     "BundleError",
     "Choices",
     "EncoderModel",
-    "EngineError",
     "Generation",
     "GenerationConfig",
     "InputError",

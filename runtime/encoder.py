@@ -18,7 +18,7 @@ from .text.sources import Source, checked_sources, padded, tokenize
 from .text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from .backends.onnxruntime import OnnxRuntimeEngine
+    from .backends.onnxruntime import OrtBackend
 
 FloatArray = NDArray[np.float32]
 
@@ -26,17 +26,15 @@ FloatArray = NDArray[np.float32]
 POOLINGS = ("mean", "first")
 
 
-class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
+class EncoderModel(LoadedModel["OrtBackend"]):
     """A loaded encoder. Use it as a context manager, from one or several threads.
 
     >>> with EncoderModel.load("bert.bundle") as model:
     ...     vectors = model.encode(["a text", "another one"])  # [2, D]
     """
 
-    def __init__(
-        self, bundle: Bundle, engine: OnnxRuntimeEngine, tokenizer: Tokenizer | None
-    ) -> None:
-        super().__init__(bundle, engine)
+    def __init__(self, bundle: Bundle, backend: OrtBackend, tokenizer: Tokenizer | None) -> None:
+        super().__init__(bundle, backend)
         self.tokenizer = tokenizer
 
     @classmethod
@@ -50,18 +48,18 @@ class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
 
         Raises:
             BundleError: the bundle is missing, incomplete, of a newer format, or no encoder.
-            EngineError: onnxruntime is missing or too old for the bundle.
+            BackendError: onnxruntime is missing or too old for the bundle.
         """
-        bundle = Bundle.open(path, alone=("encoder",))
-        if bundle.manifest.only != "encoder":
+        bundle = Bundle.open(path, single_stack=("encoder",))
+        if bundle.manifest.single_stack != "encoder":
             raise BundleError(
                 f"{path} generates text, and its encoder gives no vectors: use Seq2SeqModel, or"
                 " export the encoder by itself"
             )
-        from .backends.onnxruntime import OnnxRuntimeEngine
+        from .backends.onnxruntime import OrtBackend
 
-        engine = OnnxRuntimeEngine(bundle, num_threads=num_threads)
-        return cls(bundle, engine, load_tokenizer(bundle))
+        backend = OrtBackend(bundle, num_threads=num_threads)
+        return cls(bundle, backend, load_tokenizer(bundle))
 
     def encode(
         self,
@@ -84,7 +82,7 @@ class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
         Raises:
             InputError: no tokenizer in the bundle, an empty text or one that is too long, an
                 unknown pooling, or a ``batch_size`` below 1.
-            EngineError: the engine failed, or the model was closed.
+            BackendError: the engine failed, or the model was closed.
         """
         if self.tokenizer is None:
             raise InputError(f"{self._bundle.directory} has no tokenizer; use encode_ids")
@@ -113,7 +111,7 @@ class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
         Raises:
             InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a row
                 longer than the model allows, or as :meth:`encode`.
-            EngineError: the engine failed, or the model was closed.
+            BackendError: the engine failed, or the model was closed.
         """
         sources = checked_sources(input_ids, attention_mask, self.manifest)
         return self._encode(sources, pooling, batch_size)
@@ -136,7 +134,7 @@ class EncoderModel(LoadedModel["OnnxRuntimeEngine"]):
             ids, mask = padded(
                 [sources[number] for number in numbers], self.manifest.special_tokens.pad
             )
-            states = self._engine.encode(ids, mask).numpy(STATES)
+            states = self._backend.encode(ids, mask).numpy(STATES)
             if pooling is None:
                 found[numbers, : ids.shape[1]] = states * mask[:, :, None]
             else:

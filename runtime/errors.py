@@ -49,7 +49,7 @@ class SourceWarning(_OfSource, UserWarning):
     """One of several source texts may not be what the model is for."""
 
 
-class EngineError(Seq2EdgeError, RuntimeError):
+class BackendError(Seq2EdgeError, RuntimeError):
     """The inference engine is missing, too old, or refuses the model."""
 
 

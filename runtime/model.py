@@ -9,11 +9,11 @@ from typing import cast
 
 from numpy.typing import ArrayLike
 
-from .backends import Engine, load_engine
+from .backends import Backend, load_backend
 from .bundle.reader import Bundle
 from .errors import InputError
-from .generation import Decoding, GenerationConfig
-from .generation.batch import Sequence as Found
+from .generation import GenerationConfig, Generator
+from .generation.batch import Hypothesis
 from .model_base import LoadedModel
 from .text.detokenizer import Detokenizer, TextStream
 from .text.languages import with_languages
@@ -48,7 +48,7 @@ class Generation:
     source: int = field(default=0, compare=False)
 
 
-class Seq2SeqModel(LoadedModel[Engine]):
+class Seq2SeqModel(LoadedModel[Backend]):
     """A loaded encoder-decoder, or a decoder alone, which goes on with the texts it is given.
 
     Use it as a context manager, from one or several threads.
@@ -57,21 +57,21 @@ class Seq2SeqModel(LoadedModel[Engine]):
     ...     print(model.generate(["hello"])[0].text)
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, tokenizer: Tokenizer | None) -> None:
-        super().__init__(bundle, engine)
+    def __init__(self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer | None) -> None:
+        super().__init__(bundle, backend)
         self.tokenizer = tokenizer
         #: Of outputs: another one only where those have other tokens than sources.
         self.target_tokenizer = tokenizer
         if bundle.manifest.target_tokenizer is not None:
             self.target_tokenizer = load_tokenizer(bundle, target=True)
-        self._decoding = Decoding(engine, bundle.manifest, self.target_tokenizer)
+        self._decoding = Generator(backend, bundle.manifest, self.target_tokenizer)
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
         *,
-        engine: str = "onnxruntime",
+        backend: str = "onnxruntime",
         device: str | None = None,
         strict: bool = False,
         num_threads: int | None = None,
@@ -90,13 +90,13 @@ class Seq2SeqModel(LoadedModel[Engine]):
 
         Raises:
             BundleError: the bundle is missing, incomplete or of a newer format.
-            EngineError: the engine is missing or too old for the bundle, or does not run on this
+            BackendError: the engine is missing or too old for the bundle, or does not run on this
                 GPU; with ``strict``, parts that would run on the CPU.
         """
-        bundle = Bundle.open(path, alone=("decoder",))
+        bundle = Bundle.open(path, single_stack=("decoder",))
         tokenizer = load_tokenizer(bundle)
-        loaded = load_engine(
-            bundle, engine=engine, device=device, strict=strict, num_threads=num_threads
+        loaded = load_backend(
+            bundle, backend=backend, device=device, strict=strict, num_threads=num_threads
         )
         return cls(bundle, loaded, tokenizer)
 
@@ -145,7 +145,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
         Raises:
             InputError: no tokenizer in the bundle, an empty text, a text that is too long, or
                 an impossible option.
-            EngineError: the engine failed, or the model was closed.
+            BackendError: the engine failed, or the model was closed.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         config = self._config(config, max_new_tokens)
@@ -177,7 +177,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
         Raises:
             InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a
                 source longer than the model allows, or an impossible option.
-            EngineError: the engine failed, or the model was closed.
+            BackendError: the engine failed, or the model was closed.
         """
         config = self._config(config, max_new_tokens)
         sources = checked_sources(input_ids, attention_mask, self.manifest)
@@ -285,7 +285,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
         return self._decoding.check(config)
 
     def _generations(
-        self, results: list[list[Found]], config: GenerationConfig, skip_special_tokens: bool
+        self, results: list[list[Hypothesis]], config: GenerationConfig, skip_special_tokens: bool
     ) -> list[Generation]:
         return [
             replace(self._generation(found, config, skip_special_tokens), source=source)
@@ -295,7 +295,7 @@ class Seq2SeqModel(LoadedModel[Engine]):
 
     def _generation(
         self,
-        found: Found,
+        found: Hypothesis,
         config: GenerationConfig,
         skip_special_tokens: bool,
         *,

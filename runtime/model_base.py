@@ -21,9 +21,9 @@ Model = TypeVar("Model", bound="LoadedModel[Any]")
 class LoadedModel(Generic[E]):
     """A context manager that frees the engine."""
 
-    def __init__(self, bundle: Bundle, engine: E) -> None:
+    def __init__(self, bundle: Bundle, backend: E) -> None:
         self._bundle = bundle
-        self._engine = engine
+        self._backend = backend
         self._length_warning = LengthWarning(bundle.manifest.tokenizer.max_length)
 
     @property
@@ -43,4 +43,4 @@ class LoadedModel(Generic[E]):
 
     def close(self) -> None:
         """Free the engine. The model cannot be used afterwards."""
-        self._engine.close()
+        self._backend.close()

@@ -97,15 +97,15 @@ class ModelMaker:
             options += ["--calibration", texts]
         _seq2edge("quantize", float32, bundle, *options)
 
-    def _build(self, bundle: Path, engine: str) -> None:
+    def _build(self, bundle: Path, backend: str) -> None:
         work = self.workload
         limits = {
             "--max-source-length": work.source_length,
             "--max-target-length": work.new_tokens * work.num_beams,
-            "--max-queries": work.num_beams,
+            "--max-num-tokens": work.num_beams,
         }
         options = [part for pair in limits.items() for part in pair]
-        _seq2edge("build", bundle, "--engine", engine, *options)
+        _seq2edge("build", bundle, "--backend", backend, *options)
 
 
 def make_checkpoint(torch: Path, folder: Path) -> None:

@@ -13,14 +13,14 @@ def main() -> None:
     from seq2edge.benchmarks.latency import Workload
     from seq2edge.benchmarks.roofline import measure_rooflines
 
-    model, engine, device, *numbers = sys.argv[1:]
+    model, backend, device, *numbers = sys.argv[1:]
     source_length, new_tokens, threads, rounds = map(int, numbers)
     workload = Workload(
         source_length=source_length,
         new_tokens=new_tokens,
         runs=rounds,
         threads=threads,
-        engine=engine,
+        backend=backend,
         device=device,
     )
     (found,) = measure_rooflines([model], workload)

@@ -15,9 +15,9 @@ else:
 def load(task: Task) -> Loaded:
     from seq2edge.benchmarks.latency import engine_version, fixed_length, without_end
     from seq2edge.runtime import Bundle
-    from seq2edge.runtime.backends import load_engine
+    from seq2edge.runtime.backends import load_backend
     from seq2edge.runtime.bundle.version import package_version
-    from seq2edge.runtime.generation import Decoding
+    from seq2edge.runtime.generation import Generator
     from seq2edge.runtime.text.sources import Source
 
     bundle = Bundle.open(task.model)
@@ -25,8 +25,8 @@ def load(task: Task) -> Loaded:
     # Parts that run on the CPU in place of the GPU are a warning, which goes into the report.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine = load_engine(bundle, engine=name, device=task.device, num_threads=task.threads)
-    decoding = Decoding(engine, without_end(bundle.manifest), None)
+        backend = load_backend(bundle, backend=name, device=task.device, num_threads=task.threads)
+    decoding = Generator(backend, without_end(bundle.manifest), None)
     config = decoding.check(fixed_length(task.new_tokens, task.num_beams))
     sources = [[Source.of(list(source))] for source in task.sources]
 
@@ -44,16 +44,16 @@ def load(task: Task) -> Loaded:
     )
 
 
-def _facts(bundle: Bundle, engine: str) -> tuple[dict[str, str], int]:
+def _facts(bundle: Bundle, backend: str) -> tuple[dict[str, str], int]:
     """The GPU of an engine that was built for one, and bytes of the files that were opened."""
-    if engine.startswith("onnxruntime"):
+    if backend.startswith("onnxruntime"):
         return {}, sum(file.size for file in bundle.manifest.files.values())
     from seq2edge.runtime.backends.tensorrt.cuda import load_cuda
     from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
     from seq2edge.runtime.backends.tensorrt.library import load_library
 
     gpu = load_cuda().gpu()
-    _, engines = find_engines(bundle, load_library(engine), gpu)
+    _, engines = find_engines(bundle, load_library(backend), gpu)
     return {"GPU": gpu.name}, sum(file.size for file in engines.engines.values())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from seq2edge.deploy.doctor import cpu_model
 from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
-from seq2edge.runtime.backends import Engine, load_engine
+from seq2edge.runtime.backends import Backend, load_backend
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -106,7 +106,7 @@ class _Loaded:
     name: str
     bundle: Bundle
     tokenizer: Tokenizer | None
-    engine: Engine
+    backend: Backend
     model: Seq2SeqModel
     config: GenerationConfig
 
@@ -130,7 +130,7 @@ def compare(
         progress: told how far each stage is.
 
     Raises:
-        BundleError, EngineError: a bundle cannot be loaded or run.
+        BundleError, BackendError: a bundle cannot be loaded or run.
         InputError: bundles of different vocabularies, or as :func:`.evaluate`.
     """
     settings = settings or Settings()
@@ -159,8 +159,8 @@ def compare(
         ]
         report("divergence", 0, len(pairs))
         divergences = mean_divergences(
-            reference.engine,
-            [variant.engine for variant in variants],
+            reference.backend,
+            [variant.backend for variant in variants],
             reference.bundle.manifest,
             pairs,
             _stage(report, "divergence"),
@@ -206,7 +206,7 @@ def _variant(
         ),
         divergence=divergence,
         speed=speed,
-        threads=loaded.engine.num_threads,
+        threads=loaded.backend.num_threads,
     )
 
 
@@ -220,15 +220,15 @@ def _loaded(paths: Sequence[str | os.PathLike[str]], settings: Settings) -> Iter
     with ExitStack() as stack:
         found = []
         for name, bundle, tokenizer in zip(_names(paths), bundles, tokenizers, strict=True):
-            engine = load_engine(bundle, num_threads=settings.threads)
-            stack.callback(engine.close)
-            model = Seq2SeqModel(bundle, engine, tokenizer)
+            backend = load_backend(bundle, num_threads=settings.threads)
+            stack.callback(backend.close)
+            model = Seq2SeqModel(bundle, backend, tokenizer)
             config = one_each(
                 model.generation_config,
                 max_new_tokens=settings.max_new_tokens,
                 num_beams=settings.num_beams,
             )
-            found.append(_Loaded(name, bundle, tokenizer, engine, model, config))
+            found.append(_Loaded(name, bundle, tokenizer, backend, model, config))
         yield found
 
 

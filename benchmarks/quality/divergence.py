@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backends import Engine, Step
+from seq2edge.runtime.backends import Backend, Step
 from seq2edge.runtime.bundle.manifest import Manifest
 
 #: Logits of one step: 16 MB in float32. Longer targets take several steps.
@@ -31,8 +31,8 @@ class TokenPair:
 
 
 def mean_divergences(
-    reference: Engine,
-    others: Sequence[Engine],
+    reference: Backend,
+    others: Sequence[Backend],
     manifest: Manifest,
     pairs: Sequence[TokenPair],
     progress: Callable[[int, int], None] | None = None,
@@ -46,11 +46,11 @@ def mean_divergences(
         One number for each of ``others``; nan without any token, or where a graph gives nan.
 
     Raises:
-        EngineError: an engine failed.
+        BackendError: an engine failed.
     """
     totals, count = [0.0] * len(others), 0
     for done, pair in enumerate(pairs, start=1):
-        steps = [next_token_logits(engine, manifest, pair) for engine in (reference, *others)]
+        steps = [next_token_logits(backend, manifest, pair) for backend in (reference, *others)]
         for ours, *theirs in zip(*steps, strict=True):
             expected = log_softmax(ours)
             count += len(expected)
@@ -62,7 +62,7 @@ def mean_divergences(
 
 
 def next_token_logits(
-    engine: Engine, manifest: Manifest, pair: TokenPair
+    backend: Backend, manifest: Manifest, pair: TokenPair
 ) -> Iterator[NDArray[np.float32]]:
     """Logits [q, V] float32 of a whole target, in parts of q tokens.
 
@@ -73,8 +73,8 @@ def next_token_logits(
         return
     vocab_size = manifest.dimensions.vocab_size
     ids = np.array([pair.source], np.int64)
-    encoded = engine.encode(ids, np.ones(ids.shape, np.bool_))
-    decoder = engine.decoder(encoded, -(-len(fed) // _SLOTS) * _SLOTS)
+    encoded = backend.encode(ids, np.ones(ids.shape, np.bool_))
+    decoder = backend.decoder(encoded, -(-len(fed) // _SLOTS) * _SLOTS)
     size = max(1, _LOGITS // vocab_size)
     for start in range(0, len(fed), size):
         part = fed[start : start + size]
@@ -84,7 +84,7 @@ def next_token_logits(
         step.position_ids[0] = np.arange(start, end)
         # Token n sits in slot n and sees the slots up to its own.
         step.attention_mask[0, 0, :, :end] = np.tri(len(part), end, start, dtype=np.bool_)
-        step.write_index[0] = start
+        step.write_indices[0] = start
         decoder.bind(step)()
         if step.logits is None:
             raise AssertionError("logits were asked for")

@@ -72,7 +72,7 @@ def evaluate(
     Raises:
         InputError: a source that the model cannot take, a target that the metric cannot count,
             or impossible options; all before anything is generated.
-        EngineError: the engine failed.
+        BackendError: the engine failed.
     """
     metric.check(examples)
     outputs = model.generate(

@@ -49,7 +49,7 @@ def measure_speeds(
     still spin, and whose weights fill the caches).
 
     Raises:
-        InputError, EngineError: as :meth:`Seq2SeqModel.generate`.
+        InputError, BackendError: as :meth:`Seq2SeqModel.generate`.
     """
     for model, config in zip(models, configs, strict=True):
         model.generate(texts[0], config)

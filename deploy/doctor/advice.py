@@ -56,7 +56,7 @@ class Advice:
         findings: what is wrong or slow at the moment.
     """
 
-    engine: str
+    backend: str
     reason: str
     alternatives: tuple[str, ...]
     schemes: tuple[Scheme, ...]
@@ -67,18 +67,18 @@ class Advice:
 
 def advise(machine: Machine) -> Advice:
     """Advice for a machine."""
-    engine, reason = _engine(machine)
-    schemes = _gpu_schemes(machine, engine) if engine != "onnxruntime" else _cpu_schemes(machine)
-    lower = _lower(machine, engine)
+    backend, reason = _backend(machine)
+    schemes = _gpu_schemes(machine, backend) if backend != "onnxruntime" else _cpu_schemes(machine)
+    lower = _lower(machine, backend)
     steps = []
-    commands = install_commands(machine, engine)
+    commands = install_commands(machine, backend)
     if commands:
         steps.append(Step("install, on this machine", commands))
-    steps += _model_steps(engine, schemes[0], lower)
+    steps += _model_steps(backend, schemes[0], lower)
     return Advice(
-        engine=engine,
+        backend=backend,
         reason=reason,
-        alternatives=_alternatives(machine, engine),
+        alternatives=_alternatives(machine, backend),
         schemes=schemes,
         lower=lower,
         steps=tuple(steps),
@@ -86,7 +86,7 @@ def advise(machine: Machine) -> Advice:
     )
 
 
-def _engine(machine: Machine) -> tuple[str, str]:
+def _backend(machine: Machine) -> tuple[str, str]:
     gpu, cuda = machine.gpu, machine.cuda
     if machine.jetson is not None:
         return _engine_of_jetson(machine, machine.jetson)
@@ -127,11 +127,11 @@ def _engine_of_jetson(machine: Machine, jetson: Jetson) -> tuple[str, str]:
     )
 
 
-def _alternatives(machine: Machine, engine: str) -> tuple[str, ...]:
+def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
     found = []
     capability = machine.gpu.compute_capability if machine.gpu else None
     arm = machine.cpu.architecture == "aarch64"
-    if machine.gpu is not None and engine != "onnxruntime-gpu":
+    if machine.gpu is not None and backend != "onnxruntime-gpu":
         if machine.onnxruntime.runs("CUDAExecutionProvider"):
             found.append("onnxruntime-gpu, which is installed and runs")
         elif not arm or capability in ARM_WHEEL_GPUS:
@@ -142,7 +142,7 @@ def _alternatives(machine: Machine, engine: str) -> tuple[str, ...]:
                 f" {', '.join(ARM_WHEEL_GPUS)} alone, not {capability or 'this one'}, and no"
                 " TensorRT provider, whatever it lists"
             )
-    if engine != "onnxruntime":
+    if backend != "onnxruntime":
         runs = machine.onnxruntime.runs("CPUExecutionProvider")
         how = ", which is installed and runs" if runs else ": pip install 'seq2edge[cpu]'"
         old = _lower(machine, "onnxruntime")
@@ -171,11 +171,11 @@ def _cpu_schemes(machine: Machine) -> tuple[Scheme, ...]:
     return first, Scheme("int8-dynamic", "cpu", dynamic), second
 
 
-def _gpu_schemes(machine: Machine, engine: str) -> tuple[Scheme, ...]:
+def _gpu_schemes(machine: Machine, backend: str) -> tuple[Scheme, ...]:
     gpu = machine.gpu or Gpu("unknown")
-    target = "cuda" if engine == "onnxruntime-gpu" else "tensorrt"
+    target = "cuda" if backend == "onnxruntime-gpu" else "tensorrt"
     schemes = [Scheme("fp16", target, "start here; --calibration finds out what overflows")]
-    turing = engine == "tensorrt-rtx" and not gpu.supports(8, 0)
+    turing = backend == "tensorrt-rtx" and not gpu.supports(8, 0)
     if target == "cuda":
         schemes.append(Scheme("int8", target, "half of fp16's weights"))
     elif not turing:  # TensorRT-RTX's support matrix: 7.5 has float16 alone
@@ -189,9 +189,9 @@ def _gpu_schemes(machine: Machine, engine: str) -> tuple[Scheme, ...]:
     return tuple(schemes)
 
 
-def _lower(machine: Machine, engine: str) -> str | None:
-    if engine == "tensorrt":
-        library, jetson = machine.library(engine), machine.jetson
+def _lower(machine: Machine, backend: str) -> str | None:
+    if backend == "tensorrt":
+        library, jetson = machine.library(backend), machine.jetson
         if library.version is not None:
             if library.cache_update and library.attention:
                 return None
@@ -201,7 +201,7 @@ def _lower(machine: Machine, engine: str) -> str | None:
         if version is None or numbers(version) >= CACHE_UPDATE_TENSORRT:
             return None
         return f"TensorRT {version} has no cache in place and no Attention, which 10.15 has"
-    if engine.startswith("onnxruntime"):
+    if backend.startswith("onnxruntime"):
         installed = machine.onnxruntime.version
         if installed is not None and numbers(installed) < _TREE_STEP_ONNXRUNTIME:
             return f"onnxruntime {installed} has no opset 24, which 1.25 has"
@@ -210,7 +210,7 @@ def _lower(machine: Machine, engine: str) -> str | None:
     return None
 
 
-def _model_steps(engine: str, scheme: Scheme, lower: str | None) -> list[Step]:
+def _model_steps(backend: str, scheme: Scheme, lower: str | None) -> list[Step]:
     bundle = f"model.{scheme.scheme}.bundle"
     commands = [
         f"seq2edge quantize model.bundle {bundle} --scheme {scheme.scheme} --target {scheme.target}"
@@ -221,6 +221,6 @@ def _model_steps(engine: str, scheme: Scheme, lower: str | None) -> list[Step]:
         bundle = lowered
     steps = [Step("prepare the model, on a workstation", tuple(commands))]
     here = [f"seq2edge doctor --bundle {bundle}"]
-    if engine.startswith("tensorrt"):
-        here.append(f"seq2edge build {bundle} --engine {engine}")
+    if backend.startswith("tensorrt"):
+        here.append(f"seq2edge build {bundle} --backend {backend}")
     return [*steps, Step("then, on this machine", tuple(here))]

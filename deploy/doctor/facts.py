@@ -95,7 +95,7 @@ class TensorRt:
         problem: why it cannot be imported, though it is installed.
     """
 
-    engine: str
+    backend: str
     version: str | None = None
     attention: bool = False
     cache_update: bool = False
@@ -256,10 +256,10 @@ class Machine:
         """The first GPU, which engines take unless told otherwise."""
         return self.cuda.gpus[0] if self.cuda.gpus else None
 
-    def library(self, engine: str) -> TensorRt:
+    def library(self, backend: str) -> TensorRt:
         """The facts about ``tensorrt`` or ``tensorrt-rtx``."""
-        found = (entry for entry in self.tensorrt if entry.engine == engine)
-        return next(found, TensorRt(engine))
+        found = (entry for entry in self.tensorrt if entry.backend == backend)
+        return next(found, TensorRt(backend))
 
 
 def numbers(version: str | None) -> tuple[int, ...]:

@@ -82,7 +82,7 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
             yield Finding(f"onnxruntime does not run on the CPU: {provider.problem}")
     for library in machine.tensorrt:
         if library.problem is not None:
-            yield Finding(f"{library.engine} cannot be used: {library.problem}")
+            yield Finding(f"{library.backend} cannot be used: {library.problem}")
 
 
 def _memory(memory: Memory) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from ...runtime.backends.limits import Limits, cache_bytes
 from ...runtime.backends.onnxruntime import check_version
 from ...runtime.bundle.manifest import WEIGHTS_NAME, GraphInfo, Manifest
 from ...runtime.bundle.reader import Bundle
-from ...runtime.errors import EngineError
+from ...runtime.errors import BackendError
 from .facts import Machine
 from .machine import tensorrt_problem
 
@@ -27,7 +27,7 @@ _ATTENTION, _CACHE_UPDATE = "Attention", "TensorScatter"
 class EngineFit:
     """Whether an engine of this machine runs the bundle; ``problem``: why not."""
 
-    engine: str
+    backend: str
     runs: bool
     problem: str | None
 
@@ -78,11 +78,11 @@ def check_bundle(bundle: Bundle, machine: Machine) -> BundleFit:
     )
     needed, usable = weights + cache + _PROCESS_BYTES, machine.memory.usable()
     engines = tuple(
-        EngineFit(engine, problem is None, problem)
-        for engine, problem in _engine_problems(manifest, machine, weights + cache).items()
+        EngineFit(backend, problem is None, problem)
+        for backend, problem in _engine_problems(manifest, machine, weights + cache).items()
     )
     problem = None
-    if not any(engine.runs for engine in engines):
+    if not any(backend.runs for backend in engines):
         problem = "no engine of this machine runs it"
     elif usable is not None and needed > usable:
         problem = f"it needs {needed / 1e6:.0f} MB of memory, and {usable / 1e6:.0f} MB are left"
@@ -105,8 +105,10 @@ def _engine_problems(manifest: Manifest, machine: Machine, size: int) -> dict[st
     gpu = _gpu_memory(machine, size)
     return {
         **{
-            engine: tensorrt_problem(machine, engine) or _tensorrt(manifest, machine, engine) or gpu
-            for engine in ("tensorrt-rtx", "tensorrt")
+            backend: tensorrt_problem(machine, backend)
+            or _tensorrt(manifest, machine, backend)
+            or gpu
+            for backend in ("tensorrt-rtx", "tensorrt")
         },
         "onnxruntime-gpu": _provider(machine, "CUDAExecutionProvider")
         or _onnxruntime(manifest, machine, "onnxruntime-gpu")
@@ -133,12 +135,12 @@ def _provider(machine: Machine, name: str) -> str | None:
     return None if found.runs else found.problem or f"{name} does not run"
 
 
-def _onnxruntime(manifest: Manifest, machine: Machine, engine: str) -> str | None:
+def _onnxruntime(manifest: Manifest, machine: Machine, backend: str) -> str | None:
     try:
         check_version(machine.onnxruntime.version or "", manifest)
-    except EngineError as error:
+    except BackendError as error:
         return str(error)
-    if engine == "onnxruntime-gpu":
+    if backend == "onnxruntime-gpu":
         target = _target(manifest)
         return None if target in (_ANY, "cuda") else f"the bundle is quantized for {target}"
     if _type(manifest.graphs["decoder"]) == "bfloat16":
@@ -146,8 +148,8 @@ def _onnxruntime(manifest: Manifest, machine: Machine, engine: str) -> str | Non
     return None
 
 
-def _tensorrt(manifest: Manifest, machine: Machine, engine: str) -> str | None:
-    library = machine.library(engine)
+def _tensorrt(manifest: Manifest, machine: Machine, backend: str) -> str | None:
+    library = machine.library(backend)
     target = _target(manifest)
     if target not in (_ANY, "tensorrt"):
         return f"the bundle is quantized for {target}: quantize with --target tensorrt"

@@ -6,17 +6,17 @@ from .facts import Machine, numbers
 from .gpu import DRIVER_OF_CUDA
 
 
-def install_commands(machine: Machine, engine: str) -> tuple[str, ...]:
+def install_commands(machine: Machine, backend: str) -> tuple[str, ...]:
     """Commands to paste; none if all is there.
 
     Args:
         engine: as :class:`.advice.Advice` names it.
     """
-    if engine == "tensorrt" and machine.jetson is not None:
+    if backend == "tensorrt" and machine.jetson is not None:
         return _jetson(machine)
-    if engine.startswith("tensorrt"):
-        return _workstation(machine, engine)
-    if engine == "onnxruntime-gpu":
+    if backend.startswith("tensorrt"):
+        return _workstation(machine, backend)
+    if backend == "onnxruntime-gpu":
         return _onnxruntime_gpu(machine)
     if machine.onnxruntime.version is None:
         return ("pip install 'seq2edge[cpu]'",)
@@ -62,14 +62,14 @@ def _jetson(machine: Machine) -> tuple[str, ...]:
     return tuple(commands)
 
 
-def _workstation(machine: Machine, engine: str) -> tuple[str, ...]:
+def _workstation(machine: Machine, backend: str) -> tuple[str, ...]:
     cuda = cuda_version(machine)
-    if machine.library(engine).version is not None and has_bindings(machine, cuda):
+    if machine.library(backend).version is not None and has_bindings(machine, cuda):
         return ()
-    if engine == "tensorrt" and numbers(cuda)[:1] == (12,):
+    if backend == "tensorrt" and numbers(cuda)[:1] == (12,):
         # The plain name is for the newest CUDA, which this driver does not run.
         return (f"pip install seq2edge 'tensorrt-cu12>=10.15' '{bindings_for(cuda)}'",)
-    return (f"pip install 'seq2edge[{engine}]' '{bindings_for(cuda)}'",)
+    return (f"pip install 'seq2edge[{backend}]' '{bindings_for(cuda)}'",)
 
 
 def _onnxruntime_gpu(machine: Machine) -> tuple[str, ...]:

@@ -25,12 +25,12 @@ def examine_onnxruntime(run: Runner) -> OnnxRuntime:
 def examine_tensorrt(run: Runner) -> tuple[TensorRt, ...]:
     """Load TensorRT-RTX and TensorRT and look for the layers that bundles use."""
     found = []
-    for engine in _TENSORRTS:
-        answer, problem = attempt(run, engine)
+    for backend in _TENSORRTS:
+        answer, problem = attempt(run, backend)
         version = answer.get("version")
         found.append(
             TensorRt(
-                engine,
+                backend,
                 version=None if version is None else str(version),
                 attention=bool(answer.get("attention")),
                 cache_update=bool(answer.get("cache_update")),

@@ -45,12 +45,12 @@ def examine(
     )
 
 
-def tensorrt_problem(machine: Machine, engine: str) -> str | None:
+def tensorrt_problem(machine: Machine, backend: str) -> str | None:
     """Why ``tensorrt`` or ``tensorrt-rtx`` cannot run engines here; None: nothing is known."""
-    library, cuda = machine.library(engine), machine.cuda
+    library, cuda = machine.library(backend), machine.cuda
     if library.version is None:
         return library.problem or "not installed"
-    if engine == "tensorrt" and numbers(library.version) < OLDEST_TENSORRT:
+    if backend == "tensorrt" and numbers(library.version) < OLDEST_TENSORRT:
         return f"{library.version} is older than 10.3"
     if machine.gpu is None:
         return "there is no NVIDIA GPU"
@@ -67,9 +67,9 @@ def tensorrt_problem(machine: Machine, engine: str) -> str | None:
 def runnable_engines(machine: Machine) -> tuple[str, ...]:
     """The engines that run something here, the fastest first."""
     found = [
-        entry.engine
+        entry.backend
         for entry in machine.tensorrt
-        if tensorrt_problem(machine, entry.engine) is None
+        if tensorrt_problem(machine, entry.backend) is None
     ]
     if machine.onnxruntime.runs("CUDAExecutionProvider"):
         found.append("onnxruntime-gpu")

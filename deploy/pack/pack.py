@@ -137,7 +137,7 @@ def _manifest(
         "seq2edge": package_version(),
         "target": deployment.target.name,
         "jetpack": deployment.jetpack.version if deployment.jetpack else None,
-        "engine": deployment.engine,
+        "backend": deployment.backend,
         "device": deployment.device,
         "python": ".".join(map(str, deployment.python)),
         "family": bundle.manifest.family,

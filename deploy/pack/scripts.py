@@ -77,7 +77,7 @@ _BUILD_CASE = """\
 """
 _BUILD = """\
 if $build; then
-  venv/bin/seq2edge build bundle --engine @ENGINE@ "$@"
+  venv/bin/seq2edge build bundle --backend @ENGINE@ "$@"
 fi
 """
 _TENSORRT_CHECK = """\
@@ -191,7 +191,7 @@ def install_script(name: str, deployment: Deployment) -> str:
         BUILD_HELP=_BUILD_HELP if build else "",
         BUILD_DEFAULT="build=true\n" if build else "",
         BUILD_CASE=_BUILD_CASE if build else "",
-        BUILD=_fill(_BUILD, ENGINE=deployment.engine) if build else "",
+        BUILD=_fill(_BUILD, ENGINE=deployment.backend) if build else "",
         TENSORRT_CHECK=_TENSORRT_CHECK if exact and build else "",
         MACHINE=deployment.target.machine,
         PYTHON=f"python{version}" if exact else "python3",
@@ -224,7 +224,7 @@ def readme(name: str, deployment: Deployment) -> str:
         NEEDS=_NEEDS[kind],
         NAME=name,
         PLACE=deployment.place,
-        ENGINE=deployment.engine,
+        ENGINE=deployment.backend,
         DEVICE=deployment.device,
         INSTALL_NOTE=" and builds the engines" if deployment.builds_engines else "",
         JETPACK=deployment.jetpack.version if deployment.jetpack else "",
@@ -235,8 +235,8 @@ def readme(name: str, deployment: Deployment) -> str:
 def engine_options(deployment: Deployment) -> list[str]:
     """Options of ``seq2edge run`` and of ``serve.py``; those that are the default are left out."""
     options = []
-    if deployment.engine != "onnxruntime":
-        options += ["--engine", deployment.engine]
+    if deployment.backend != "onnxruntime":
+        options += ["--backend", deployment.backend]
     elif deployment.device != "cpu":
         options += ["--device", deployment.device]
     return options

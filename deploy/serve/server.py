@@ -34,11 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
     parser.add_argument("socket", type=Path, help="the socket's path; every local user may use it")
-    parser.add_argument("--engine", default="onnxruntime")
+    parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--device", help="default: the engine's own")
     options = parser.parse_args()
     try:
-        model = Seq2SeqModel.load(options.bundle, engine=options.engine, device=options.device)
+        model = Seq2SeqModel.load(options.bundle, backend=options.backend, device=options.device)
     except Seq2EdgeError as error:
         raise SystemExit(f"serve.py: error: {error}") from None
     with model, Server(options.socket, model) as server:

@@ -53,7 +53,7 @@ class TritonPythonModel:
         given = {key: value["string_value"] for key, value in parameters.items()}
         self._model = Seq2SeqModel.load(
             Path(__file__).with_name("bundle"),
-            engine=given.get("engine", "onnxruntime"),
+            backend=given.get("backend", "onnxruntime"),
             device=given.get("device"),
         )
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from seq2edge.runtime.backends.onnxruntime import ENGINES
+from seq2edge.runtime.backends.onnxruntime import BACKENDS
 from seq2edge.runtime.bundle.atomic_write import OutputFolder, check_folder
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 from seq2edge.runtime.bundle.reader import Bundle
-from seq2edge.runtime.errors import BundleError, EngineError, InputError
+from seq2edge.runtime.errors import BackendError, BundleError, InputError
 
 from ..pack.archive import NAME
 
@@ -28,7 +28,7 @@ _MARKER = f"{_VERSION}/{_BUNDLE}/{MANIFEST_NAME}"
 _KIND = "a Triton model of seq2edge"
 
 #: Engines and their devices, the usual one first.
-_DEVICES = {**ENGINES, "tensorrt": ("cuda",), "tensorrt-rtx": ("cuda",)}
+_DEVICES = {**BACKENDS, "tensorrt": ("cuda",), "tensorrt-rtx": ("cuda",)}
 
 #: Called with how many bytes of the bundle are copied and how many there are.
 Progress = Callable[[int, int], None]
@@ -60,7 +60,7 @@ class TritonModel:
     """
 
     name: str
-    engine: str = "onnxruntime"
+    backend: str = "onnxruntime"
     device: str | None = None
     instances: int = 1
     max_batch_size: int = 8
@@ -74,18 +74,18 @@ class TritonModel:
         for option in ("instances", "max_batch_size"):
             if getattr(self, option) < 1:
                 raise InputError(f"{option} must be at least 1, not {getattr(self, option)}")
-        devices = _DEVICES.get(self.engine)
+        devices = _DEVICES.get(self.backend)
         if devices is None:
-            raise InputError(f"unknown engine {self.engine!r}; there are: {', '.join(_DEVICES)}")
+            raise InputError(f"unknown engine {self.backend!r}; there are: {', '.join(_DEVICES)}")
         if self.device not in (None, *devices):
             raise InputError(
-                f"unknown device {self.device!r}; the engine {self.engine} runs on:"
+                f"unknown device {self.device!r}; the engine {self.backend} runs on:"
                 f" {', '.join(devices)}"
             )
 
     @property
     def on_gpu(self) -> bool:
-        return self.engine != "onnxruntime" or self.device not in (None, "cpu")
+        return self.backend != "onnxruntime" or self.device not in (None, "cpu")
 
 
 def write_triton_model(
@@ -106,7 +106,7 @@ def write_triton_model(
 
     Raises:
         InputError: the bundle has no tokenizer: a request is a text.
-        EngineError: it was quantized for something else than ``model`` runs it on.
+        BackendError: it was quantized for something else than ``model`` runs it on.
         BundleError: the bundle's files are not what its manifest says.
         OutputExistsError, OutputError: see :class:`.OutputFolder`.
     """
@@ -134,13 +134,13 @@ def write_triton_model(
 def _check_target(bundle: Bundle, model: TritonModel) -> None:
     wanted = "cpu"
     if model.on_gpu:
-        wanted = "cuda" if model.engine == "onnxruntime" else "tensorrt"
-        bundle.require_slots(f"the engine {model.engine} on a GPU")
+        wanted = "cuda" if model.backend == "onnxruntime" else "tensorrt"
+        bundle.require_slots(f"the engine {model.backend} on a GPU")
     target = bundle.manifest.quantization.get("target", wanted)
     if target != wanted and not (wanted == "cpu" and _runs_on_cpu(bundle)):
-        raise EngineError(
-            f"{bundle.directory} is quantized for {target}, and {model.engine} on"
-            f" {model.device or _DEVICES[model.engine][0]} takes bundles for {wanted}: choose"
+        raise BackendError(
+            f"{bundle.directory} is quantized for {target}, and {model.backend} on"
+            f" {model.device or _DEVICES[model.backend][0]} takes bundles for {wanted}: choose"
             f" another engine or device, or quantize with --target {wanted}"
         )
 
@@ -161,7 +161,7 @@ def config(model: TritonModel) -> str:
     )
     parameters = ",\n".join(
         f'  {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
-        for key, value in (("engine", model.engine), ("device", model.device))
+        for key, value in (("backend", model.backend), ("device", model.device))
         if value is not None
     )
     # The runtime takes the first GPU; without a list Triton would start instances on all.

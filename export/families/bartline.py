@@ -17,8 +17,8 @@ from ..checkpoint import Checkpoint, FloatArray
 from ..errors import CheckpointError
 from ..spec import LearnedPositions, NormKind, NormPlacement, NormSpec, Seq2SeqSpec, StackSpec
 from ..transforms import DropRows, Flatten, Shape, Transpose
-from ..weights import Rule, linear, norm
-from .base import Config, Facts, Family
+from ..weights import WeightMapping, linear, norm
+from .base import Config, Family, FamilyDoc
 from .parts import head_dim, require
 
 _SIDES = ("encoder", "decoder")
@@ -95,7 +95,7 @@ def bart_line(
         prefix="model.",
         ignored=(r"model\.(encoder|decoder)\.version", *ignored),
         defaults={"is_encoder_decoder": True, "activation_function": "gelu", **defaults},
-        facts={name: Facts(model, positions, norms, tokenizer, languages, at_run_time)},
+        facts={name: FamilyDoc(model, positions, norms, tokenizer, languages, at_run_time)},
     )
 
 
@@ -173,10 +173,10 @@ def _is_tied(checkpoint: Checkpoint, separate: bool) -> bool:
     return checkpoint.equal("lm_head.weight", embedding)
 
 
-def _rules(spec: BartLineSpec) -> list[Rule]:
+def _rules(spec: BartLineSpec) -> list[WeightMapping]:
     rules = _token_rules(spec)
     if spec.logits_bias:
-        rules.append(Rule("lm_head.bias", ("final_logits_bias",), Flatten()))
+        rules.append(WeightMapping("lm_head.bias", ("final_logits_bias",), Flatten()))
     for side, stack in zip(_SIDES, (spec.encoder, spec.decoder), strict=True):
         theirs = f"model.{side}"
         rules.append(_position_rule(spec, side, stack))
@@ -189,33 +189,33 @@ def _rules(spec: BartLineSpec) -> list[Rule]:
     return rules
 
 
-def _token_rules(spec: BartLineSpec) -> list[Rule]:
+def _token_rules(spec: BartLineSpec) -> list[WeightMapping]:
     head = ("lm_head.weight",) if spec.tied_lm_head else ()
     source, target = (f"model.{side}.embed_tokens.weight" for side in _SIDES)
     if spec.separate_decoder_embedding:
         rules = [
-            Rule("embedding.weight", (source,)),
-            Rule("decoder_embedding.weight", (target,), tied=head),
+            WeightMapping("embedding.weight", (source,)),
+            WeightMapping("decoder_embedding.weight", (target,), tied=head),
         ]
     else:
         tied = (source, target, *head)
-        rules = [Rule("embedding.weight", ("model.shared.weight",), tied=tied)]
+        rules = [WeightMapping("embedding.weight", ("model.shared.weight",), tied=tied)]
     if not spec.tied_lm_head:
-        rules.append(Rule("lm_head.weight", ("lm_head.weight",), Transpose()))
+        rules.append(WeightMapping("lm_head.weight", ("lm_head.weight",), Transpose()))
     return rules
 
 
-def _position_rule(spec: BartLineSpec, side: str, stack: StackSpec) -> Rule:
+def _position_rule(spec: BartLineSpec, side: str, stack: StackSpec) -> WeightMapping:
     parameter, stored = f"{side}.positions.weight", f"model.{side}.embed_positions.weight"
     if spec.sinusoids is not None:
         sources = (stored,) if spec.sinusoids.stored else ()
-        return Rule(parameter, sources, computed=spec.sinusoids.table)
+        return WeightMapping(parameter, sources, computed=spec.sinusoids.table)
     if not isinstance(stack.positions, LearnedPositions):
         raise TypeError("the BART line has a table of positions")
-    return Rule(parameter, (stored,), DropRows(stack.positions.offset))
+    return WeightMapping(parameter, (stored,), DropRows(stack.positions.offset))
 
 
-def _layer_rules(side: str, index: int) -> list[Rule]:
+def _layer_rules(side: str, index: int) -> list[WeightMapping]:
     ours, theirs = f"{side}.layers.{index}", f"model.{side}.layers.{index}"
     attention = f"{theirs}.self_attn"
     qkv = (f"{attention}.{x}_proj" for x in "qkv")

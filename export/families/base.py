@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeVar
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..spec import Activation, ModelSpec
-from ..weights import Rule
+from ..weights import WeightMapping
 
 Spec = TypeVar("Spec", bound=ModelSpec)
 
 
 @dataclass(frozen=True)
-class Facts:
+class FamilyDoc:
     """A model type in words, for the table of docs/families.md.
 
     Attributes:
@@ -57,14 +57,14 @@ class Family(Generic[Spec]):
     name: str
     model_types: tuple[str, ...]
     spec: Callable[[Config, Checkpoint], Spec]
-    rules: Callable[[Spec], list[Rule]]
+    rules: Callable[[Spec], list[WeightMapping]]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     old_suffixes: Mapping[str, str] = field(default_factory=dict)
     flattened: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     defaults: Mapping[str, Any] = field(default_factory=dict)
     type_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    facts: Mapping[str, Facts] = field(default_factory=dict)
+    facts: Mapping[str, FamilyDoc] = field(default_factory=dict)
 
 
 class Config:

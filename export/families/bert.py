@@ -9,8 +9,8 @@ from __future__ import annotations
 from ..checkpoint import Checkpoint
 from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
 from ..transforms import PositionsOfType0, Transpose
-from ..weights import Rule, linear, norm
-from .base import Config, Facts, Family
+from ..weights import WeightMapping, linear, norm
+from .base import Config, Family, FamilyDoc
 from .parts import Head, Part, Place, cross_rules, head_dim, require
 
 EMBEDDING = "embeddings.word_embeddings.weight"
@@ -67,14 +67,14 @@ def _norm(config: Config) -> NormSpec:
     return NormSpec(NormKind.LAYER, config.number("layer_norm_eps"))
 
 
-def rules(stack: StackSpec, place: Place) -> list[Rule]:
+def rules(stack: StackSpec, place: Place) -> list[WeightMapping]:
     """The name map of embedding and layers."""
     positions, theirs = stack.positions, f"{place.prefix}embeddings"
     if not isinstance(positions, LearnedPositions):
         raise TypeError("BERT has learned positions")
     found = [
-        Rule(place.embedding, (place.prefix + EMBEDDING,), tied=place.tied),
-        Rule(
+        WeightMapping(place.embedding, (place.prefix + EMBEDDING,), tied=place.tied),
+        WeightMapping(
             f"{place.side}.positions.weight",
             (f"{theirs}.position_embeddings.weight", f"{theirs}.token_type_embeddings.weight"),
             PositionsOfType0(positions.offset, positions.token_types),
@@ -86,7 +86,7 @@ def rules(stack: StackSpec, place: Place) -> list[Rule]:
     return found
 
 
-def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[Rule]:
+def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[WeightMapping]:
     ours, theirs = f"{place.side}.layers.{index}", f"{place.prefix}encoder.layer.{index}"
     own = f"{theirs}.attention"
     qkv = (f"{own}.self.{name}" for name in ("query", "key", "value"))
@@ -105,7 +105,7 @@ def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[Rule]:
     return found + norm(f"{ours}.ffn_norm", f"{theirs}.output.LayerNorm", bias=True)
 
 
-def encoder_family(part: Part, facts: Facts) -> Family[ModelSpec]:
+def encoder_family(part: Part, facts: FamilyDoc) -> Family[ModelSpec]:
     """The family of encoders alone; language-model heads in the checkpoint are not read."""
 
     def spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:  # noqa: ARG001
@@ -122,7 +122,7 @@ def encoder_family(part: Part, facts: Facts) -> Family[ModelSpec]:
             tied_lm_head=False,
         )
 
-    def name_map(spec: ModelSpec) -> list[Rule]:
+    def name_map(spec: ModelSpec) -> list[WeightMapping]:
         if spec.encoder is None:
             raise TypeError("the family is one of encoders")
         return part.rules(spec.encoder, Place(part.model, "encoder"))
@@ -160,7 +160,7 @@ PART = Part(
 )
 FAMILY = encoder_family(
     PART,
-    Facts(
+    FamilyDoc(
         model="BertModel",
         positions="learned",
         norms="after each part, on the embeddings",

@@ -8,8 +8,8 @@ from __future__ import annotations
 from ..checkpoint import Checkpoint
 from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpec, StackSpec
 from ..transforms import Copy
-from ..weights import Rule, norm
-from .base import Config, Facts, Family
+from ..weights import WeightMapping, norm
+from .base import Config, Family, FamilyDoc
 from .parts import Head, Part, Place, cross_rules, head_dim, require
 
 _EMBEDDING = "wte.weight"
@@ -47,10 +47,10 @@ def _norm(config: Config) -> NormSpec:
     return NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon"))
 
 
-def _rules(stack: StackSpec, place: Place) -> list[Rule]:
+def _rules(stack: StackSpec, place: Place) -> list[WeightMapping]:
     found = [
-        Rule(place.embedding, (place.prefix + _EMBEDDING,), tied=place.tied),
-        Rule(f"{place.side}.positions.weight", (f"{place.prefix}wpe.weight",)),
+        WeightMapping(place.embedding, (place.prefix + _EMBEDDING,), tied=place.tied),
+        WeightMapping(f"{place.side}.positions.weight", (f"{place.prefix}wpe.weight",)),
         *norm(f"{place.side}.final_norm", f"{place.prefix}ln_f", bias=True),
     ]
     for index in range(stack.layers):
@@ -58,7 +58,7 @@ def _rules(stack: StackSpec, place: Place) -> list[Rule]:
     return found
 
 
-def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[Rule]:
+def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[WeightMapping]:
     ours, theirs = f"{place.side}.layers.{index}", f"{place.prefix}h.{index}"
     found = _conv(f"{ours}.self_attention.qkv", f"{theirs}.attn.c_attn")
     found += _conv(f"{ours}.self_attention.out", f"{theirs}.attn.c_proj")
@@ -75,9 +75,11 @@ def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[Rule]:
     return found + norm(f"{ours}.ffn_norm", f"{theirs}.ln_2", bias=True)
 
 
-def _conv(parameter: str, source: str) -> list[Rule]:
+def _conv(parameter: str, source: str) -> list[WeightMapping]:
     """A ``Conv1D`` keeps its weight [in, out], query, key and value side by side, as we do."""
-    return [Rule(f"{parameter}.{kind}", (f"{source}.{kind}",)) for kind in ("weight", "bias")]
+    return [
+        WeightMapping(f"{parameter}.{kind}", (f"{source}.{kind}",)) for kind in ("weight", "bias")
+    ]
 
 
 def _spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:
@@ -97,7 +99,7 @@ def _spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:
     )
 
 
-def _name_map(spec: ModelSpec) -> list[Rule]:
+def _name_map(spec: ModelSpec) -> list[WeightMapping]:
     if spec.decoder is None:
         raise TypeError("the family is one of decoders")
     tied = (PART.head.weight,) if spec.tied_lm_head else ()
@@ -137,7 +139,7 @@ FAMILY = Family(
     ignored=tuple(PART.model + name for name in _IGNORED),
     defaults=PART.defaults,
     facts={
-        PART.kind: Facts(
+        PART.kind: FamilyDoc(
             model="GPT2LMHeadModel",
             positions="learned",
             norms="before each part, on the last states",

@@ -12,9 +12,9 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..spec import Seq2SeqSpec
-from ..weights import Rule
+from ..weights import WeightMapping
 from . import bert, gpt2, roberta
-from .base import Config, Facts, Family
+from .base import Config, Family, FamilyDoc
 from .parts import Part, Place, require
 
 _ENCODERS = {part.kind: part for part in (bert.PART, roberta.PART)}
@@ -99,7 +99,7 @@ def _check_start(config: Config, decoder: Config, checkpoint: Checkpoint) -> Non
         )
 
 
-def _rules(spec: PairSpec) -> list[Rule]:
+def _rules(spec: PairSpec) -> list[WeightMapping]:
     encoder, decoder = _ENCODERS[spec.encoder_part], _DECODERS[spec.decoder_part]
     projected = spec.width(spec.encoder) != spec.width(spec.decoder)
     place = Place(
@@ -131,7 +131,7 @@ FAMILY = Family(
         r"decoder\.(cls\.predictions|lm_head)\.bias",
     ),
     facts={
-        "encoder-decoder": Facts(
+        "encoder-decoder": FamilyDoc(
             model="EncoderDecoderModel",
             positions="learned",
             norms="those of its sides: BERT or RoBERTa, with BERT, RoBERTa or GPT-2",

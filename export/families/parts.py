@@ -10,7 +10,7 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..spec import Activation, StackSpec
 from ..transforms import Copy, Projected, ProjectedBias, Transform, Transpose
-from ..weights import Rule, linear, norm
+from ..weights import WeightMapping, linear, norm
 from .base import Config
 
 
@@ -70,7 +70,7 @@ class Part:
     model: str
     defaults: Mapping[str, Any]
     stack: Callable[[Config], StackSpec]
-    rules: Callable[[StackSpec, Place], list[Rule]]
+    rules: Callable[[StackSpec, Place], list[WeightMapping]]
     embedding: str
     head: Head
     ignored: tuple[str, ...] = ()
@@ -86,15 +86,15 @@ class Part:
         """``ModelSpec.head_transform``."""
         return None if self.head.transform is None else self.head.transform[2](config)
 
-    def head_rules(self, tied: bool, prefix: str = "") -> list[Rule]:
+    def head_rules(self, tied: bool, prefix: str = "") -> list[WeightMapping]:
         """The name map of the head, but for a tied weight."""
-        found: list[Rule] = []
+        found: list[WeightMapping] = []
         biases = tuple(prefix + name for name in self.head.biases)
         if not tied:
-            found.append(Rule("lm_head.weight", (prefix + self.head.weight,), Transpose()))
+            found.append(WeightMapping("lm_head.weight", (prefix + self.head.weight,), Transpose()))
             biases = biases[-1:]
         if biases:
-            found.append(Rule("lm_head.bias", biases[:1], tied=biases[1:]))
+            found.append(WeightMapping("lm_head.bias", biases[:1], tied=biases[1:]))
         if self.head.transform is not None:
             dense, last, _ = self.head.transform
             found += linear("head_transform.dense", prefix + dense, bias=True)
@@ -131,18 +131,20 @@ def require(config: Config, key: str, wanted: object, reason: str) -> None:
 
 def cross_rules(
     index: int, inner: Transform, sources: tuple[str, ...], width: int, projection: str | None
-) -> list[Rule]:
+) -> list[WeightMapping]:
     """Cross-attention keys and values of a layer, through ``projection`` where there is one."""
     parameter = f"cross.{index}.kv"
     weights = tuple(f"{source}.weight" for source in sources)
     biases = tuple(f"{source}.bias" for source in sources)
     if projection is None:
         return [
-            Rule(f"{parameter}.weight", weights, inner),
-            Rule(f"{parameter}.bias", biases, Copy()),
+            WeightMapping(f"{parameter}.weight", weights, inner),
+            WeightMapping(f"{parameter}.bias", biases, Copy()),
         ]
     through = (f"{projection}.weight", f"{projection}.bias")
     return [
-        Rule(f"{parameter}.weight", (*weights, through[0]), Projected(inner, width)),
-        Rule(f"{parameter}.bias", (*weights, *biases, through[1]), ProjectedBias(inner, width)),
+        WeightMapping(f"{parameter}.weight", (*weights, through[0]), Projected(inner, width)),
+        WeightMapping(
+            f"{parameter}.bias", (*weights, *biases, through[1]), ProjectedBias(inner, width)
+        ),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..errors import CheckpointError
 from ..spec import Activation, StackSpec
 from . import bert
-from .base import Config, Facts
+from .base import Config, FamilyDoc
 from .parts import Head, Part
 
 
@@ -46,7 +46,7 @@ PART = Part(
 )
 FAMILY = bert.encoder_family(
     PART,
-    Facts(
+    FamilyDoc(
         model="RobertaModel",
         positions="learned",
         norms="after each part, on the embeddings",

@@ -20,8 +20,8 @@ from ..spec import (
     StackSpec,
 )
 from ..transforms import Expand, Transpose
-from ..weights import Rule, linear, norm
-from .base import Config, Facts, Family, parse_activation
+from ..weights import WeightMapping, linear, norm
+from .base import Config, Family, FamilyDoc, parse_activation
 
 _EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
@@ -95,11 +95,11 @@ def _scales_logits(config: Config, kind: str) -> bool:
     return config.get("tie_word_embeddings") is not False
 
 
-def _rules(spec: Seq2SeqSpec) -> list[Rule]:
+def _rules(spec: Seq2SeqSpec) -> list[WeightMapping]:
     tied = (*_EMBEDDINGS, "lm_head.weight") if spec.tied_lm_head else _EMBEDDINGS
-    rules = [Rule("embedding.weight", ("shared.weight",), tied=tied)]
+    rules = [WeightMapping("embedding.weight", ("shared.weight",), tied=tied)]
     if not spec.tied_lm_head:
-        rules.append(Rule("lm_head.weight", ("lm_head.weight",), Transpose()))
+        rules.append(WeightMapping("lm_head.weight", ("lm_head.weight",), Transpose()))
     for side, stack in (("encoder", spec.encoder), ("decoder", spec.decoder)):
         rules += norm(f"{side}.final_norm", f"{side}.final_layer_norm")
         rules += _bias_rules(side, stack)
@@ -108,7 +108,7 @@ def _rules(spec: Seq2SeqSpec) -> list[Rule]:
     return rules
 
 
-def _bias_rules(side: str, stack: StackSpec) -> list[Rule]:
+def _bias_rules(side: str, stack: StackSpec) -> list[WeightMapping]:
     positions = stack.positions
     if not isinstance(positions, RelativeBias):
         raise TypeError("T5 has relative positions")
@@ -121,7 +121,7 @@ def _bias_rules(side: str, stack: StackSpec) -> list[Rule]:
         ),
     )
     return [
-        Rule(
+        WeightMapping(
             f"{side}.bias.{index}.table.weight",
             (f"{side}.block.{index}.layer.0.SelfAttention.relative_attention_bias.weight",),
             expand,
@@ -130,7 +130,7 @@ def _bias_rules(side: str, stack: StackSpec) -> list[Rule]:
     ]
 
 
-def _layer_rules(side: str, index: int, gated: bool) -> list[Rule]:
+def _layer_rules(side: str, index: int, gated: bool) -> list[WeightMapping]:
     ours, theirs = f"{side}.layers.{index}", f"{side}.block.{index}.layer"
     attention = f"{theirs}.0.SelfAttention"
     rules = norm(f"{ours}.self_attention_norm", f"{theirs}.0.layer_norm")
@@ -155,8 +155,8 @@ def _layer_rules(side: str, index: int, gated: bool) -> list[Rule]:
     return rules
 
 
-def _facts(model: str, tokenizer: str, at_run_time: str = "") -> Facts:
-    return Facts(
+def _facts(model: str, tokenizer: str, at_run_time: str = "") -> FamilyDoc:
+    return FamilyDoc(
         model=f"{model}ForConditionalGeneration",
         positions="relative, in buckets" + (", a table for each layer" if model == "UMT5" else ""),
         norms="RMS before each part, on the last states",

@@ -53,7 +53,7 @@ def build_decoder(spec: ModelSpec, stack: StackSpec) -> ir.Model:
         position_ids=_value("position_ids", _INT64, ["batch", "queries"]),
         cache_position_ids=_value("cache_position_ids", _INT64, ["batch", "slots"]),
         attention_mask=_value("attention_mask", _BOOL, ["batch", 1, "queries", "slots"]),
-        write_index=_value("write_index", _INT64, ["batch"]),
+        write_indices=_value("write_indices", _INT64, ["batch"]),
         encoder_attention_mask=_value("encoder_attention_mask", _BOOL, ["batch", 1, 1, "source"]),
         past=pairs("past", cache_shape),
         cross=[] if spec.encoder is None else pairs("cross", _cross_shape(stack)),
@@ -63,14 +63,14 @@ def build_decoder(spec: ModelSpec, stack: StackSpec) -> ir.Model:
         inputs.position_ids,
         inputs.cache_position_ids,
         inputs.attention_mask,
-        inputs.write_index,
+        inputs.write_indices,
         inputs.encoder_attention_mask,
         *(value for pair in inputs.past for value in pair),
         *(value for pair in inputs.cross for value in pair),
     ]
     builder = _builder("decoder", values)
-    next_ids, logits, present = DecoderGraph(spec, stack)(builder.op, inputs)
-    _declare_output(builder, next_ids, "next_ids", _INT64, ["batch", "queries"])
+    next_token_ids, logits, present = DecoderGraph(spec, stack)(builder.op, inputs)
+    _declare_output(builder, next_token_ids, "next_token_ids", _INT64, ["batch", "queries"])
     logits_shape: list[int | str] = ["batch", "queries", spec.vocab_size]
     _declare_output(builder, logits, "logits", _FLOAT, logits_shape)
     for names, written in zip(_pair_names("present", stack), present, strict=True):
@@ -83,7 +83,7 @@ def build_decoder(spec: ModelSpec, stack: StackSpec) -> ir.Model:
 
 
 def build_scores(spec: ModelSpec) -> ir.Model:
-    """Logits [B, Q, V] to ``log_normalizer`` [B, Q], log(sum(exp(logits))) of each query.
+    """Logits [B, Q, V] to ``logsumexp`` [B, Q], log(sum(exp(logits))) of each query.
 
     A graph of its own, so that greedy decoding, which needs none, does not pay for it. Through
     ``LogSoftmax``: ONNX Runtime's ``ReduceLogSumExp`` took 1.2 ms for 4 x 32128, this 0.09 ms.
@@ -96,7 +96,7 @@ def build_scores(spec: ModelSpec) -> ir.Model:
     normalizer = op.Sub(
         op.Gather(logits, first, axis=2), op.Gather(log_probabilities, first, axis=2)
     )
-    _declare_output(builder, normalizer, "log_normalizer", _FLOAT, ["batch", "queries"])
+    _declare_output(builder, normalizer, "logsumexp", _FLOAT, ["batch", "queries"])
     return _model(builder)
 
 

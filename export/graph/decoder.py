@@ -27,7 +27,7 @@ class LayerInputs:
     """What one decoder layer reads besides the hidden states."""
 
     mask: ir.Value  # [B, 1|H, Q, T], bool or additive
-    write_index: ir.Value  # [B]
+    write_indices: ir.Value  # [B]
     past: tuple[ir.Value, ir.Value]  # [B, H, T, Dh] each
     cross: CrossInputs | None  # None: no cross-attention
 
@@ -54,8 +54,8 @@ class CachedSelfAttention(nn.Module):
         self, op: Op, x: ir.Value, inputs: LayerInputs
     ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
-        key = op.TensorScatter(inputs.past[0], k, inputs.write_index, axis=2)
-        value = op.TensorScatter(inputs.past[1], v, inputs.write_index, axis=2)
+        key = op.TensorScatter(inputs.past[0], k, inputs.write_indices, axis=2)
+        value = op.TensorScatter(inputs.past[1], v, inputs.write_indices, axis=2)
         y = op.Attention(q, key, value, inputs.mask, scale=self.scale)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim)), (key, value)
 
@@ -164,7 +164,7 @@ class StepInputs:
     position_ids: ir.Value
     cache_position_ids: ir.Value
     attention_mask: ir.Value
-    write_index: ir.Value
+    write_indices: ir.Value
     encoder_attention_mask: ir.Value
     past: list[tuple[ir.Value, ir.Value]]
     cross: list[tuple[ir.Value, ir.Value]]
@@ -190,7 +190,7 @@ class DecoderStack(Stack):
         for index, layer in enumerate(self.layers):
             layer_inputs = LayerInputs(
                 mask=masks[index],
-                write_index=inputs.write_index,
+                write_indices=inputs.write_indices,
                 past=inputs.past[index],
                 cross=cross[index],
             )
@@ -200,7 +200,7 @@ class DecoderStack(Stack):
 
 
 class DecoderGraph(nn.Module):
-    """One tree step: gives ``next_ids`` [B, Q], ``logits`` [B, Q, V] and the new cache."""
+    """One tree step: gives ``next_token_ids`` [B, Q], ``logits`` [B, Q, V] and the new cache."""
 
     def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()

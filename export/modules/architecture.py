@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from ..sinusoids import sinusoids
 from ..spec import LearnedPositions, NormKind, NormPlacement, NormSpec, Seq2SeqSpec, StackSpec
 from ..transforms import FirstPositions, Projections, Transpose
-from ..weights import Rule, linear, norm
+from ..weights import WeightMapping, linear, norm
 from .layout import Layout, StackLayout, find_layout
 from .parts import SQRT_WIDTH, LayerOptions, ModuleDescription, ModuleParts, PositionalEncoding
 
@@ -23,7 +23,7 @@ class Architecture:
 
     spec: Seq2SeqSpec
     layout: Layout
-    rules: list[Rule]
+    rules: list[WeightMapping]
 
 
 def read_architecture(description: ModuleDescription, tensors: Checkpoint) -> Architecture:
@@ -61,10 +61,12 @@ def read_architecture(description: ModuleDescription, tensors: Checkpoint) -> Ar
         if length is not None:
             parameter = f"{side}.positions.weight"
             if positions.table is None:
-                rules.append(Rule(parameter, (), computed=lambda shape: sinusoids(*shape)))
+                rules.append(WeightMapping(parameter, (), computed=lambda shape: sinusoids(*shape)))
             else:
                 stored = tensors.shape(positions.table)
-                rules.append(Rule(parameter, (positions.table,), FirstPositions(stored, length)))
+                rules.append(
+                    WeightMapping(parameter, (positions.table,), FirstPositions(stored, length))
+                )
         rules += _stack_rules(side, stack)
     spec = Seq2SeqSpec(
         family=_FAMILY,
@@ -145,27 +147,27 @@ def _stack_spec(
     )
 
 
-def _token_rules(parts: ModuleParts, layout: Layout) -> list[Rule]:
+def _token_rules(parts: ModuleParts, layout: Layout) -> list[WeightMapping]:
     source, target = f"{parts.source_embedding}.weight", f"{parts.target_embedding}.weight"
     head = target if parts.generator is None else f"{parts.generator}.weight"
     one_table = dict.fromkeys(
         ((target,) if layout.shared else ()) + ((head,) if layout.tied else ())
     )
     if layout.shared:
-        rules = [Rule("embedding.weight", (source,), tied=tuple(one_table))]
+        rules = [WeightMapping("embedding.weight", (source,), tied=tuple(one_table))]
     else:
         rules = [
-            Rule("embedding.weight", (source,)),
-            Rule("decoder_embedding.weight", (target,), tied=tuple(one_table)),
+            WeightMapping("embedding.weight", (source,)),
+            WeightMapping("decoder_embedding.weight", (target,), tied=tuple(one_table)),
         ]
     if not layout.tied:
-        rules.append(Rule("lm_head.weight", (head,), Transpose()))
+        rules.append(WeightMapping("lm_head.weight", (head,), Transpose()))
     if layout.generator_bias:
-        rules.append(Rule("lm_head.bias", (f"{parts.generator}.bias",)))
+        rules.append(WeightMapping("lm_head.bias", (f"{parts.generator}.bias",)))
     return rules
 
 
-def _stack_rules(side: str, stack: StackLayout) -> list[Rule]:
+def _stack_rules(side: str, stack: StackLayout) -> list[WeightMapping]:
     rules = []
     if stack.norm is not None:
         rules += norm(f"{side}.final_norm", stack.norm, bias=stack.norm_has_bias)
@@ -191,9 +193,9 @@ def _stack_rules(side: str, stack: StackLayout) -> list[Rule]:
 
 def _projections(
     parameter: str, attention: str, taken: tuple[int, int], stack: StackLayout
-) -> list[Rule]:
+) -> list[WeightMapping]:
     kinds = ("weight", "bias") if stack.bias else ("weight",)
     return [
-        Rule(f"{parameter}.{kind}", (f"{attention}.in_proj_{kind}",), Projections(*taken))
+        WeightMapping(f"{parameter}.{kind}", (f"{attention}.in_proj_{kind}",), Projections(*taken))
         for kind in kinds
     ]

@@ -137,7 +137,7 @@ def _decoder_inputs(
         "position_ids": positions,
         "cache_position_ids": positions,
         "attention_mask": np.tril(np.ones((1, 1, count, count), np.bool_)),
-        "write_index": np.zeros(1, np.int64),
+        "write_indices": np.zeros(1, np.int64),
         "encoder_attention_mask": mask,
     }
     for spec in info.inputs:

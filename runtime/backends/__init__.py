@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from ..bundle.manifest import GROWING
+from ..bundle.manifest import CONCAT
 from ..bundle.reader import Bundle
-from ..errors import EngineError
+from ..errors import BackendError
 from .base import (
+    Backend,
+    CacheRows,
     ChainingDecoder,
+    ConcatBackend,
     Decoder,
-    EncodedSource,
-    Engine,
-    RowDecoder,
-    RowEngine,
+    EncoderOutput,
     Step,
     has_rows,
     makes_chains,
 )
 
 __all__ = [
+    "Backend",
+    "CacheRows",
     "ChainingDecoder",
+    "ConcatBackend",
     "Decoder",
-    "EncodedSource",
-    "Engine",
-    "RowDecoder",
-    "RowEngine",
+    "EncoderOutput",
     "Step",
     "has_rows",
-    "load_engine",
+    "load_backend",
     "makes_chains",
 ]
 
@@ -34,36 +34,36 @@ __all__ = [
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
-def load_engine(
+def load_backend(
     bundle: Bundle,
     *,
-    engine: str = "onnxruntime",
+    backend: str = "onnxruntime",
     device: str | None = None,
     strict: bool = False,
     num_threads: int | None,
-) -> Engine:
+) -> Backend:
     """Load ``bundle`` into an inference engine; ``device`` None is the engine's default.
 
     Raises:
-        EngineError: unknown engine or device, a missing or too old library, a graph that the
+        BackendError: unknown engine or device, a missing or too old library, a graph that the
             library refuses, or with ``strict`` nodes that would fall back to the CPU.
     """
-    if bundle.manifest.cache == GROWING and engine != "onnxruntime":
-        bundle.require_slots(f"the engine {engine}")
-    if bundle.manifest.only is not None and engine in _TENSORRT:
-        raise EngineError(
+    if bundle.manifest.cache == CONCAT and backend != "onnxruntime":
+        bundle.require_slots(f"the engine {backend}")
+    if bundle.manifest.single_stack is not None and backend in _TENSORRT:
+        raise BackendError(
             f"{bundle.directory} holds only one of encoder and decoder, which runs with"
-            " onnxruntime; leave out --engine"
+            " onnxruntime; leave out --backend"
         )
-    if engine in _TENSORRT:
+    if backend in _TENSORRT:
         from .tensorrt.execution.load import load_tensorrt
 
-        return load_tensorrt(bundle, engine=engine, device=device)
-    from .onnxruntime import ENGINES, load_onnxruntime
+        return load_tensorrt(bundle, engine=backend, device=device)
+    from .onnxruntime import BACKENDS, load_onnxruntime
 
-    if engine not in ENGINES:
-        known = ", ".join((*ENGINES, *_TENSORRT))
-        raise EngineError(f"unknown engine {engine!r}; this version has: {known}")
+    if backend not in BACKENDS:
+        known = ", ".join((*BACKENDS, *_TENSORRT))
+        raise BackendError(f"unknown engine {backend!r}; this version has: {known}")
     return load_onnxruntime(
-        bundle, engine=engine, device=device, strict=strict, num_threads=num_threads
+        bundle, backend=backend, device=device, strict=strict, num_threads=num_threads
     )

@@ -29,27 +29,27 @@ class Step:
         input_ids: [B, Q] int64, the tokens to run.
         position_ids: [B, Q] int64, their logical positions (the decoder start token is 0).
         attention_mask: [B, 1, Q, T] bool, the slots that each token may see, its own included.
-        write_index: [B] int64, the first of the Q slots that are written.
-        next_ids: [B, Q] int64, filled by the run with the most probable next tokens. It is
+        write_indices: [B] int64, the first of the Q slots that are written.
+        next_token_ids: [B, Q] int64, filled by the run with the most probable next tokens. It is
             ``input_ids`` itself where a step feeds the following one (greedy decoding).
         logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
-        log_normalizer: [B, Q] float32, log(sum(exp(logits))), filled by the run of a decoder
+        logsumexp: [B, Q] float32, log(sum(exp(logits))), filled by the run of a decoder
             that ``normalizes``, or None if it is not needed.
     """
 
     input_ids: Ids
     position_ids: Ids
     attention_mask: Mask
-    write_index: Ids
-    next_ids: Ids
+    write_indices: Ids
+    next_token_ids: Ids
     logits: NDArray[np.float32] | None
-    log_normalizer: NDArray[np.float32] | None = None
+    logsumexp: NDArray[np.float32] | None = None
 
     @classmethod
     def allocate(
         cls,
         batch_size: int,
-        queries: int,
+        num_tokens: int,
         capacity: int,
         *,
         feed_back: bool = False,
@@ -57,26 +57,26 @@ class Step:
         normalizer: bool = False,
     ) -> Step:
         """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
-        input_ids = np.zeros((batch_size, queries), np.int64)
+        input_ids = np.zeros((batch_size, num_tokens), np.int64)
         return cls(
             input_ids=input_ids,
-            position_ids=np.zeros((batch_size, queries), np.int64),
-            attention_mask=np.zeros((batch_size, 1, queries, capacity), np.bool_),
-            write_index=np.zeros((batch_size,), np.int64),
-            next_ids=input_ids if feed_back else np.zeros((batch_size, queries), np.int64),
+            position_ids=np.zeros((batch_size, num_tokens), np.int64),
+            attention_mask=np.zeros((batch_size, 1, num_tokens, capacity), np.bool_),
+            write_indices=np.zeros((batch_size,), np.int64),
+            next_token_ids=input_ids if feed_back else np.zeros((batch_size, num_tokens), np.int64),
             logits=None
             if vocab_size is None
-            else np.zeros((batch_size, queries, vocab_size), np.float32),
-            log_normalizer=np.zeros((batch_size, queries), np.float32) if normalizer else None,
+            else np.zeros((batch_size, num_tokens, vocab_size), np.float32),
+            logsumexp=np.zeros((batch_size, num_tokens), np.float32) if normalizer else None,
         )
 
     def outputs(self) -> list[NDArray[Any]]:
         """What runs fill."""
-        optional = (self.logits, self.log_normalizer)
-        return [self.next_ids, *(array for array in optional if array is not None)]
+        optional = (self.logits, self.logsumexp)
+        return [self.next_token_ids, *(array for array in optional if array is not None)]
 
 
-class EncodedSource(Protocol):
+class EncoderOutput(Protocol):
     """Cross-attention keys and values of a batch of sources, held by the engine."""
 
     @property
@@ -92,7 +92,7 @@ class Decoder(Protocol):
 
     @property
     def normalizes(self) -> bool:
-        """Whether steps fill ``log_normalizer``."""
+        """Whether steps fill ``logsumexp``."""
         ...
 
     @property
@@ -104,14 +104,14 @@ class Decoder(Protocol):
         """More slots; what is cached stays. Steps bound before must be bound anew."""
         ...
 
-    def pack(self, slots: Ids) -> None:
+    def compact(self, slots: Ids) -> None:
         """Move what ``slots`` [B, n] hold to slots 0..n-1, cache and positions alike.
 
         What the others held is lost; steps stay bound.
         """
         ...
 
-    def keep(self, rows: Ids) -> None:
+    def select_batch(self, rows: Ids) -> None:
         """Go on with these rows of the batch only. Steps bound before must be bound anew."""
         ...
 
@@ -132,8 +132,8 @@ class ChainingDecoder(Decoder, Protocol):
         """A function that runs ``step``, of one token a source, so many times in a row.
 
         Each run's tokens are the next one's, one position and one slot further on, for all
-        sources alike. It returns the tokens, [count, B] int64; ``step.next_ids`` holds the last
-        ones, and what else the step holds is as it was.
+        sources alike. It returns the tokens, [count, B] int64; ``step.next_token_ids`` holds the
+        last ones, and what else the step holds is as it was.
         """
         ...
 
@@ -147,7 +147,7 @@ def makes_chains(decoder: Decoder) -> TypeGuard[ChainingDecoder]:
     return hasattr(decoder, "bind_chain")
 
 
-class RowDecoder(Protocol):
+class CacheRows(Protocol):
     """One call's decoder whose cache grows: each hypothesis is a row of the batch.
 
     Not for use by two threads at once.
@@ -169,7 +169,7 @@ class RowDecoder(Protocol):
         ...
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """A loaded bundle. One engine may serve several threads."""
 
     @property
@@ -182,25 +182,25 @@ class Engine(Protocol):
         """The largest shapes that it takes; None: any."""
         ...
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncodedSource:
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncoderOutput:
         """Run the encoder on [B, S] int64 ids and a [B, S] bool mask (False is padding)."""
         ...
 
-    def decoder(self, source: EncodedSource, capacity: int) -> Decoder:
+    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:
         """A fresh decoder over ``source`` with ``capacity`` cache slots."""
         ...
 
     def close(self) -> None: ...
 
 
-class RowEngine(Engine, Protocol):
+class ConcatBackend(Backend, Protocol):
     """An engine for graphs without tree steps; its ``decoder`` refuses, ``rows`` decodes."""
 
-    def rows(self, source: EncodedSource) -> RowDecoder:
+    def rows(self, source: EncoderOutput) -> CacheRows:
         """A fresh decoder over ``source``, a row for each of its sources."""
         ...
 
 
-def has_rows(engine: Engine) -> TypeGuard[RowEngine]:
-    """Whether it is a :class:`RowEngine`; see :func:`makes_chains`."""
-    return hasattr(engine, "rows")
+def has_rows(backend: Backend) -> TypeGuard[ConcatBackend]:
+    """Whether it is a :class:`ConcatBackend`; see :func:`makes_chains`."""
+    return hasattr(backend, "rows")

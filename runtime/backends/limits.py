@@ -23,14 +23,14 @@ class Limits:
         max_source_length: source tokens.
         max_target_length: T, slots of the self-attention cache. Greedy decoding fills one a
             token, beam search up to one a token and beam.
-        max_queries: tokens of one sequence in one decoder run: beams, samples, a prompt or a
+        max_num_tokens: tokens of one sequence in one decoder run: beams, samples, a prompt or a
             draft.
     """
 
     max_batch: int
     max_source_length: int
     max_target_length: int
-    max_queries: int
+    max_num_tokens: int
 
     @classmethod
     def of(
@@ -40,7 +40,7 @@ class Limits:
         max_batch: int | None = None,
         max_source_length: int | None = None,
         max_target_length: int | None = None,
-        max_queries: int | None = None,
+        max_num_tokens: int | None = None,
     ) -> Limits:
         """Limits for a model. None: 1 source of 512 tokens, 256 slots and 8 queries, or what
         the model allows, if that is less.
@@ -55,9 +55,9 @@ class Limits:
             if max_source_length is None
             else max_source_length,
             max_target_length=slots if max_target_length is None else max_target_length,
-            max_queries=min(_QUERIES, max_target_length or slots)
-            if max_queries is None
-            else max_queries,
+            max_num_tokens=min(_QUERIES, max_target_length or slots)
+            if max_num_tokens is None
+            else max_num_tokens,
         )
         check_limits(limits, dimensions)
         return limits
@@ -68,7 +68,7 @@ def check_limits(limits: Limits, dimensions: Dimensions) -> None:
 
     Raises:
         InputError: a limit below 1 or of more than 31 bits, more source tokens than the model
-            allows, more slots than ``max_queries`` targets of the model's length fill, or more
+            allows, more slots than ``max_num_tokens`` targets of the model's length fill, or more
             queries than slots.
     """
     for name, value in asdict(limits).items():
@@ -80,14 +80,14 @@ def check_limits(limits: Limits, dimensions: Dimensions) -> None:
             f"max_source_length={limits.max_source_length} is more than the model's {most}"
         )
     most = dimensions.max_target_length
-    if most is not None and limits.max_target_length > most * limits.max_queries:
+    if most is not None and limits.max_target_length > most * limits.max_num_tokens:
         raise InputError(
             f"max_target_length={limits.max_target_length} is more than the model can use: its"
-            f" targets have at most {most} tokens, and there are {limits.max_queries} queries"
+            f" targets have at most {most} tokens, and there are {limits.max_num_tokens} queries"
         )
-    if limits.max_queries > limits.max_target_length:
+    if limits.max_num_tokens > limits.max_target_length:
         raise InputError(
-            f"max_queries={limits.max_queries} tokens of a step do not fit into"
+            f"max_num_tokens={limits.max_num_tokens} tokens of a step do not fit into"
             f" max_target_length={limits.max_target_length} slots"
         )
 

@@ -18,21 +18,18 @@ from .tokenizer_info import TokenizerInfo, read_tokenizer
 
 MANIFEST_NAME = "seq2edge.json"
 WEIGHTS_NAME = "weights.bin"
-#: The newest format. Bundles of tree steps are format 1, as before; one whose cache grows is
-#: format 2, because readers of format 1 would take it for a damaged bundle of theirs. So is one of
-#: an encoder or a decoder alone, or with two tokenizers, format 3.
-FORMAT_VERSION = 3
-_SLOTS_FORMAT = 1
-GROWING_FORMAT = 2
-PARTS_FORMAT = 3
+#: The only format that this version reads and writes. 4 renamed inputs and outputs of the decoder
+#: graph (``next_token_ids``, ``write_indices``, ``logsumexp``).
+FORMAT_VERSION = 4
 
-#: Kinds of cache. Slots: the decoder is a tree step (docs/design.md, section 3). Growing: it takes
-#: the keys and values so far and gives them back longer, as in ``optimum``'s graphs.
-SLOTS, GROWING = "slots", "growing"
+#: Kinds of KV cache. Slots: the decoder is a tree step that writes in place (docs/design.md,
+#: section 3). Concat: it takes past keys and values and returns them longer, as in ``optimum``'s
+#: graphs.
+SLOTS, CONCAT = "slots", "concat"
 #: What an encoder alone gives, [B, S, D]; by transformers' name.
 STATES = "last_hidden_state"
-#: What a growing decoder calls its cache; of these, the fixed part for cross-attention.
-_GROWING_CACHE, _GROWING_CROSS = "past_key_values.", ".encoder."
+#: What a decoder of a concatenating cache calls it; of these, the fixed part for cross-attention.
+_CONCAT_CACHE, _CONCAT_CROSS = "past_key_values.", ".encoder."
 
 #: Bits an element, by the dtype names that manifests use: numpy's, bfloat16, and int4 and
 #: uint4, of which two share a byte as ONNX packs them.
@@ -142,16 +139,16 @@ class Manifest:
     #: What ``quantize`` did; empty for a bundle as it was exported.
     quantization: Mapping[str, Any] = field(default_factory=dict)
     producer: str = ""
-    format_version: int = _SLOTS_FORMAT
-    #: SLOTS or GROWING; the graphs of a GROWING bundle hold their weights themselves.
+    format_version: int = FORMAT_VERSION
+    #: SLOTS or CONCAT; the graphs of a CONCAT bundle hold their weights themselves.
     cache: str = SLOTS
-    #: Of a GROWING bundle: weights of all graphs, equal tensors counted once; 0: not known.
+    #: Of a CONCAT bundle: weights of all graphs, equal tensors counted once; 0: not known.
     parameter_count: int = 0
     #: Where outputs have other tokens than sources; None: ``tokenizer`` is for both.
     target_tokenizer: TokenizerInfo | None = None
 
     @property
-    def only(self) -> str | None:
+    def single_stack(self) -> str | None:
         """``encoder`` or ``decoder`` where the bundle has no other stack; else None."""
         if "decoder" not in self.graphs:
             return "encoder"
@@ -166,7 +163,7 @@ class Manifest:
     @property
     def parameters(self) -> int:
         """Number of the model's weights, each tensor counted once; as before quantization."""
-        if self.cache == GROWING:
+        if self.cache == CONCAT:
             return self.parameter_count
         if "parameters" in self.quantization:
             return int(self.quantization["parameters"])
@@ -182,7 +179,7 @@ class Manifest:
     def cache_bytes_per_slot(self) -> int:
         """Self-attention cache bytes that one slot (one token of one sequence) takes."""
         total = 0
-        for spec in () if self.only == "encoder" else self.graphs["decoder"].inputs:
+        for spec in () if self.single_stack == "encoder" else self.graphs["decoder"].inputs:
             if _is_own_cache(spec.name):
                 heads, head_dim = spec.shape[1], spec.shape[3]
                 if isinstance(heads, int) and isinstance(head_dim, int):
@@ -192,14 +189,6 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Canonical JSON, UTF-8."""
         values = asdict(self)
-        if self.cache == SLOTS:  # format 1 does not have them
-            del values["cache"], values["parameter_count"]
-        if self.format_version < PARTS_FORMAT:
-            del values["target_tokenizer"]
-        for tokenizer in (values["tokenizer"], values.get("target_tokenizer") or {}):
-            for name in ("size", "unknown", "languages", "max_length", "origin"):
-                if tokenizer.get(name) in (None, ""):  # as long as not all bundles have them
-                    tokenizer.pop(name, None)
         return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -207,7 +196,7 @@ class Manifest:
         """Parse and check a manifest.
 
         Raises:
-            BundleError: not JSON, a newer format, or fields that are missing or of a wrong
+            BundleError: not JSON, another format, or fields that are missing or of a wrong
                 type; all of them are listed.
         """
         try:
@@ -225,6 +214,11 @@ class Manifest:
                 f" ({FORMAT_VERSION}); upgrade seq2edge, or export the bundle again with"
                 " this version"
             )
+        if version < FORMAT_VERSION:
+            raise BundleError(
+                f"bundle format {version} is of an older seq2edge, and this one reads format"
+                f" {FORMAT_VERSION}; export the checkpoint again"
+            )
         reader = FieldReader()
         manifest = _manifest(reader, raw)
         if reader.problems:
@@ -234,8 +228,8 @@ class Manifest:
 
 def _is_own_cache(name: str) -> bool:
     """Whether a decoder's input is a part of its self-attention cache."""
-    if name.startswith(_GROWING_CACHE):
-        return _GROWING_CROSS not in name
+    if name.startswith(_CONCAT_CACHE):
+        return _CONCAT_CROSS not in name
     return name.startswith(("past_key.", "past_value."))
 
 
@@ -247,11 +241,11 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
         for name, info in r.table(raw, "graphs").items()
     }
     missing = [name for name in ("encoder", "decoder") if name not in graphs]
-    if raw["format_version"] < PARTS_FORMAT or len(missing) > 1:
+    if len(missing) > 1:
         r.problems += [f"graphs.{name} is missing" for name in missing]
     sizes = [spec.name for spec in fields(Dimensions) if spec.default is MISSING]
-    cache = r.text(raw, "cache", "") if "cache" in raw else SLOTS
-    if cache not in (SLOTS, GROWING):
+    cache = r.text(raw, "cache", "")
+    if cache not in (SLOTS, CONCAT):
         r.problems.append(f"cache {cache!r} is unknown")
     return Manifest(
         format_version=raw["format_version"],
@@ -285,9 +279,9 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
             for name, info in r.table(raw, "files").items()
         },
         generation=r.table(raw, "generation"),
-        quantization=r.table(raw, "quantization") if "quantization" in raw else {},
+        quantization=r.table(raw, "quantization"),
         cache=cache,
-        parameter_count=r.number(raw, "parameter_count", "") if cache == GROWING else 0,
+        parameter_count=r.number(raw, "parameter_count", ""),
     )
 
 

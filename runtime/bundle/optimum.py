@@ -25,8 +25,7 @@ from .hf_config import (
     special_tokens,
 )
 from .manifest import (
-    GROWING,
-    GROWING_FORMAT,
+    CONCAT,
     Dimensions,
     FileInfo,
     GraphInfo,
@@ -97,8 +96,7 @@ def read_optimum_folder(directory: Path) -> Manifest:
         files={path.name: FileInfo(path.stat().st_size, "") for path in files},
         generation=generation_defaults(generation, config),
         producer="optimum",
-        format_version=GROWING_FORMAT,
-        cache=GROWING,
+        cache=CONCAT,
     )
 
 

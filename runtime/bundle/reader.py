@@ -5,7 +5,7 @@ A bundle is a directory: ``seq2edge.json`` (the manifest), ``encoder.onnx``,
 tokenizer files. It is trusted only after it was checked, no name in it may lead out of its
 directory, and it appears on disk whole or not at all.
 
-A bundle whose cache grows (:data:`.manifest.GROWING`) has graphs of other makers, with their own
+A bundle whose cache grows (:data:`.manifest.CONCAT`) has graphs of other makers, with their own
 external data. A folder that optimum wrote reads as one, with what its configs say as manifest.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from ..errors import BundleError
 from .atomic_write import OutputFolder, check_folder
 from .manifest import (
+    CONCAT,
     DTYPE_BITS,
-    GROWING,
     MANIFEST_NAME,
     WEIGHTS_NAME,
     FileInfo,
@@ -48,12 +48,12 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, alone: Collection[str] = ()) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, single_stack: Collection[str] = ()) -> Bundle:
         """Read the manifest and check names, sizes and tensor offsets (not the hashes).
 
         Args:
             path: the bundle's folder.
-            alone: ``encoder``, ``decoder``: bundles of only that are taken as well.
+            single_stack: ``encoder``, ``decoder``: bundles of only that are taken as well.
 
         Raises:
             BundleError: what is wrong, all of it, and what to do.
@@ -81,8 +81,8 @@ class Bundle:
         problems = bundle._layout_problems()
         if problems:
             raise BundleError(f"{directory}: " + "; ".join(problems))
-        only = bundle.manifest.only
-        if only is not None and only not in alone:
+        only = bundle.manifest.single_stack
+        if only is not None and only not in single_stack:
             raise BundleError(f"{directory} holds {_ALONE[only]}")
         return bundle
 
@@ -127,7 +127,7 @@ class Bundle:
         Raises:
             BundleError: it is one; ``command`` is named.
         """
-        if self.manifest.cache == GROWING:
+        if self.manifest.cache == CONCAT:
             raise BundleError(
                 f"{self.directory} has graphs of another maker, with a cache that grows, and"
                 f" {command} takes the graphs of 'seq2edge export'; export the checkpoint itself"
@@ -142,7 +142,7 @@ class Bundle:
         manifest = self.manifest
         problems = []
         needed = [graph.file for graph in manifest.graphs.values()]
-        if manifest.cache != GROWING:
+        if manifest.cache != CONCAT:
             needed.append(WEIGHTS_NAME)
         for tokenizer in (manifest.tokenizer, manifest.target_tokenizer):
             if tokenizer is not None and tokenizer.file is not None:

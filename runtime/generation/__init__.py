@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .config import GenerationConfig
 from .constraints import Choices, JsonSchema, Regex
-from .generator import Decoding
+from .generator import Generator
 
-__all__ = ["Choices", "Decoding", "GenerationConfig", "JsonSchema", "Regex"]
+__all__ = ["Choices", "GenerationConfig", "Generator", "JsonSchema", "Regex"]

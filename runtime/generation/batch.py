@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..backends import EncodedSource, Engine, has_rows
+from ..backends import Backend, EncoderOutput, has_rows
 from ..backends.base import Ids
 from ..bundle.manifest import Manifest
 from ..errors import InputError
 from ..kv_cache.capacity import first_capacity
-from ..kv_cache.concat import GrowingTree
-from ..kv_cache.slots import Tree
+from ..kv_cache.concat import ConcatKVCache
+from ..kv_cache.slots import SlotKVCache
 from .config import GenerationConfig
-from .engine_limits import forced_start, steps_after
+from .engine_limits import forced_tokens, steps_after
 from .logits_processors import Processors
 from .stopping import StoppingRule
 
@@ -24,7 +24,7 @@ _MOST_LOGITS, _LEAST_QUERIES = 1 << 24, 16
 
 
 @dataclass
-class Sequence:
+class Hypothesis:
     """One generated sequence: tokens after the decoder start token, the end token included.
 
     Without an encoder, tokens after the source.
@@ -39,11 +39,11 @@ class Sequence:
 
 
 #: ``results[source]`` holds the sequences of one source, the best or first one first.
-Results = list[list[Sequence]]
+Results = list[list[Hypothesis]]
 
 
 @dataclass
-class Call:
+class GenerationBatch:
     """One batch to decode; options are checked, nothing has run but the encoder.
 
     Attributes:
@@ -55,9 +55,9 @@ class Call:
         processors: edit the scores.
     """
 
-    engine: Engine
-    source: EncodedSource
-    sources: SequenceOf[SequenceOf[int]]
+    backend: Backend
+    source: EncoderOutput
+    sources: Sequence[Sequence[int]]
     manifest: Manifest
     config: GenerationConfig
     new_tokens: int
@@ -73,8 +73,8 @@ class Call:
 
     def __post_init__(self) -> None:
         # A forced start needs no step of its own: it is run with the prompt.
-        self.forced = forced_start(self.config, self.new_tokens)
-        leads: list[SequenceOf[int]] = [[self.manifest.special_tokens.decoder_start]]
+        self.forced = forced_tokens(self.config, self.new_tokens)
+        leads: list[Sequence[int]] = [[self.manifest.special_tokens.decoder_start]]
         leads = list(self.sources) if self.is_alone else leads * len(self.sources)
         self.lead = np.zeros((len(leads), max(map(len, leads))), np.int64)
         for row, tokens in zip(self.lead, leads, strict=True):
@@ -84,7 +84,7 @@ class Call:
     @property
     def is_alone(self) -> bool:
         """Whether there is no encoder: sources are the decoder's prompts."""
-        return self.manifest.only == "decoder"
+        return self.manifest.single_stack == "decoder"
 
     @property
     def batch_size(self) -> int:
@@ -99,17 +99,19 @@ class Call:
         return self.config.forced_eos_token_id if remaining == 1 else None
 
     @property
-    def most_queries(self) -> int:
+    def max_num_tokens(self) -> int:
         """Tokens of a sequence to run at once: what the engine can, and logits fit in memory."""
-        if self.engine.limits is not None:
-            return self.engine.limits.max_queries
+        if self.backend.limits is not None:
+            return self.backend.limits.max_num_tokens
         return max(_LEAST_QUERIES, _MOST_LOGITS // (self.batch_size * self.vocab_size))
 
-    def tree(self, width: int, *, logits: bool, normalizer: bool = False) -> Tree | GrowingTree:
+    def tree(
+        self, width: int, *, logits: bool, normalizer: bool = False
+    ) -> SlotKVCache | ConcatKVCache:
         """Run the prompt and stand ``width`` hypotheses a source after it."""
-        if has_rows(self.engine):
-            return GrowingTree(
-                self.engine.rows(self.source),
+        if has_rows(self.backend):
+            return ConcatKVCache(
+                self.backend.rows(self.source),
                 self.batch_size,
                 self.prompts[0],
                 width=width,
@@ -118,17 +120,17 @@ class Call:
             )
         longest = max(map(len, self.prompts))
         slots = longest + width * steps_after(self.new_tokens, len(self.forced))
-        return Tree(
-            self.engine.decoder(self.source, first_capacity(slots, longest)),
+        return SlotKVCache(
+            self.backend.decoder(self.source, first_capacity(slots, longest)),
             self.prompts,
             width=width,
             most_slots=slots,
             vocab_size=self.vocab_size if logits else None,
             normalizer=normalizer,
-            most_queries=self.most_queries,
+            max_num_tokens=self.max_num_tokens,
         )
 
-    def no_continuation(self, tokens: SequenceOf[int]) -> InputError:
+    def no_continuation(self, tokens: Sequence[int]) -> InputError:
         """The error for options that forbid every token."""
         shown = [int(token) for token in tokens]
         return InputError(
@@ -137,7 +139,7 @@ class Call:
         )
 
 
-def selection(unfinished: SequenceOf[bool]) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
+def selection(unfinished: Sequence[bool]) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
     """Which sources to go on with, once half of them are done; None: all, for now.
 
     Leaving costs a copy of what stays, so it waits until it halves the work.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids
-from .batch import Call, Results, Sequence, selection
+from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
 from .logsumexp import top_k
 from .stopping import LENGTH
@@ -36,10 +36,10 @@ class _Search:
     log-probabilities, -inf for a beam that only fills a place.
     """
 
-    call: Call
+    call: GenerationBatch
     beams: list[list[int]]
     scores: NDArray[np.float64]
-    finished: list[Sequence] = field(default_factory=list)
+    finished: list[Hypothesis] = field(default_factory=list)
     done: bool = False
 
     def advance(
@@ -62,7 +62,7 @@ class _Search:
                 running.append(rank)
             # Those below the best k are there to replace the ones that end, not to win.
             elif rank < width and score > -np.inf:
-                self._finish(Sequence(tokens, float(score), reason), generated)
+                self._finish(Hypothesis(tokens, float(score), reason), generated)
         chosen = running[:width]
         while len(chosen) < width:  # everything ended: the source is done
             chosen.append(0)
@@ -75,7 +75,7 @@ class _Search:
         self.done = self._is_done(generated)
         return tokens_, parents
 
-    def _finish(self, sequence: Sequence, generated: int) -> None:
+    def _finish(self, sequence: Hypothesis, generated: int) -> None:
         """Keep the best k; the better of two equals is the one that was there."""
         sequence.score /= float(generated) ** self.call.config.length_penalty
         self.finished.append(sequence)
@@ -98,7 +98,7 @@ class _Search:
         return bool(best <= self.finished[-1].score)
 
 
-def search_beams(call: Call) -> Iterator[Results]:
+def beam_search(call: GenerationBatch) -> Iterator[Results]:
     """Beam search; yields once a step, and the results only with the last one.
 
     ``results[source]`` holds ``num_return_sequences`` sequences, best first (fewer if the
@@ -111,7 +111,7 @@ def search_beams(call: Call) -> Iterator[Results]:
 
 
 class _Loop:
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: GenerationBatch) -> None:
         self._call = call
         self._width = call.config.num_beams
         # At least k of the candidates go on, even if each beam ends with every end token.
@@ -143,9 +143,9 @@ class _Loop:
                     tree = call.tree(self._width, logits=True, normalizer=True)
                 else:
                     tree.advance(tokens, parents)
-                if tree.logits is None or tree.log_normalizer is None:
+                if tree.logits is None or tree.logsumexp is None:
                     raise AssertionError("they were asked for")
-                candidates = self._candidates(tree.logits, tree.log_normalizer.ravel())
+                candidates = self._candidates(tree.logits, tree.logsumexp.ravel())
             self._generated += 1
             ending = LENGTH if remaining == 1 else call.stopping.interrupted()
             steps = [
@@ -159,7 +159,7 @@ class _Loop:
             kept = selection([not self._searches[source].done for source in self._active])
             if kept is not None and tree is not None:
                 self._active = self._active[kept]
-                tree.keep(kept)
+                tree.select_batch(kept)
                 tokens, parents = tokens[kept], parents[kept]
             yield results
         yield self._results()
@@ -171,7 +171,7 @@ class _Loop:
             reason = self._call.stopping.reason(tokens)
             if reason is None and self._call.new_tokens > len(self._call.forced):
                 return False
-            search.finished.append(Sequence(tokens, 0.0, reason or LENGTH))
+            search.finished.append(Hypothesis(tokens, 0.0, reason or LENGTH))
         return True
 
     def _candidates(

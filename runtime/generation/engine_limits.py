@@ -10,7 +10,7 @@ from ..errors import InputError
 from .config import GenerationConfig
 
 
-def forced_start(config: GenerationConfig, new_tokens: int) -> tuple[int, ...]:
+def forced_tokens(config: GenerationConfig, new_tokens: int) -> tuple[int, ...]:
     """Tokens of the decoder prompt that count as generated.
 
     As in transformers: a single token is the forced end rather than the forced start, and a
@@ -22,7 +22,7 @@ def forced_start(config: GenerationConfig, new_tokens: int) -> tuple[int, ...]:
     return (bos,) if bos is not None and starts else ()
 
 
-def queries_of(config: GenerationConfig) -> int:
+def num_tokens_of(config: GenerationConfig) -> int:
     """Tokens of a sequence in one step: beams, samples, or the last token with a guess."""
     if config.prompt_lookup_num_tokens is not None:
         return 1 + config.prompt_lookup_num_tokens
@@ -37,13 +37,13 @@ def steps_after(new_tokens: int, forced: int) -> int:
 
 def slots_of(config: GenerationConfig, new_tokens: int) -> int:
     """Cache slots that a source needs at most."""
-    forced = len(forced_start(config, new_tokens))
+    forced = len(forced_tokens(config, new_tokens))
     prompt = 1 + len(config.decoder_prefix) + forced
     steps = steps_after(new_tokens, forced)
     if config.prompt_lookup_num_tokens is not None:
         # Beside another source's guess, one that has all its tokens runs as many once more.
-        return prompt + steps + queries_of(config)
-    return prompt + queries_of(config) * steps
+        return prompt + steps + num_tokens_of(config)
+    return prompt + num_tokens_of(config) * steps
 
 
 def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int) -> int:
@@ -52,14 +52,14 @@ def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int)
     Raises:
         InputError: what was asked for does not fit; with what would.
     """
-    queries, slots = queries_of(config), limits.max_target_length
-    if queries > limits.max_queries:
+    num_tokens, slots = num_tokens_of(config), limits.max_target_length
+    if num_tokens > limits.max_num_tokens:
         what = "num_beams" if config.num_beams > 1 else "num_return_sequences"
         if config.prompt_lookup_num_tokens is not None:
             what = "1 + prompt_lookup_num_tokens"
         raise InputError(
-            f"{what}={queries} tokens a step are more than the {limits.max_queries} that the"
-            f" engine was built for; ask for fewer, or build it with --max-queries {queries}"
+            f"{what}={num_tokens} tokens a step are more than the {limits.max_num_tokens} that the"
+            f" engine was built for; ask for fewer, or build it with --max-num-tokens {num_tokens}"
         )
     needed = slots_of(config, new_tokens)
     if needed <= slots:
@@ -71,14 +71,14 @@ def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int)
     ways = []
     if most:
         ways.append(f"ask for at most {most} new tokens")
-    if queries > 1:
+    if num_tokens > 1:
         ways.append("ask for fewer beams, samples or guessed tokens")
     if config.decoder_prefix:
         ways.append("give a shorter decoder_prefix")
     ways.append(f"build it with --max-target-length {needed}")
     raise InputError(
-        f"max_new_tokens={new_tokens} with {queries} tokens a step need {needed} cache slots, and"
-        f" the engine was built for {slots}; {', or '.join(ways)}"
+        f"max_new_tokens={new_tokens} with {num_tokens} tokens per step need {needed} cache slots,"
+        f" and the engine was built for {slots}; {', or '.join(ways)}"
     )
 
 

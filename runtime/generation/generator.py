@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ..backends import Engine, has_rows
+from ..backends import Backend, has_rows
 from ..bundle.manifest import Manifest
 from ..errors import InputError
 from ..text.languages import with_languages
 from ..text.sources import Source, padded
 from ..text.tokenizer import Tokenizer
-from .batch import Call, Results, Sequence
-from .beam import search_beams
+from .batch import GenerationBatch, Hypothesis, Results
+from .beam import beam_search
 from .config import GenerationConfig, new_tokens
 from .constraints import ConstraintCompiler
 from .engine_limits import check_sources, fitted_new_tokens
-from .greedy import decode_independently
+from .greedy import greedy_search
 from .logits_processors import ByLength, Context, Processors, build_processors
-from .prompt_lookup import decode_with_lookup
+from .prompt_lookup import prompt_lookup
 from .stopping import StoppingRule
 from .validation import check, is_integer
 
 
-def decode(call: Call) -> Iterator[Results]:
+def decode(call: GenerationBatch) -> Iterator[Results]:
     """Decode a batch step by step; the last thing yielded is the result.
 
     Greedy decoding and sampling yield the growing sequences after each step; beam search
@@ -35,20 +34,20 @@ def decode(call: Call) -> Iterator[Results]:
 
     Raises:
         InputError: the options together forbid every token.
-        EngineError: the engine failed.
+        BackendError: the engine failed.
     """
     if call.config.num_beams > 1:
-        return search_beams(call)
+        return beam_search(call)
     if call.config.prompt_lookup_num_tokens is not None:
-        return decode_with_lookup(call)
-    return decode_independently(call)
+        return prompt_lookup(call)
+    return greedy_search(call)
 
 
-class Decoding:
+class Generator:
     """Decodes sources with one engine. Several threads may use it at once."""
 
-    def __init__(self, engine: Engine, manifest: Manifest, tokenizer: Tokenizer | None) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend, manifest: Manifest, tokenizer: Tokenizer | None) -> None:
+        self._backend = backend
         self._manifest = manifest
         self._tokenizer = tokenizer
         self._compiler = ConstraintCompiler(
@@ -64,7 +63,7 @@ class Decoding:
         """
         config = check(with_languages(config, self._manifest), self._manifest)
         self._new_tokens(config)
-        if config.prompt_lookup_num_tokens is not None and has_rows(self._engine):
+        if config.prompt_lookup_num_tokens is not None and has_rows(self._backend):
             raise InputError(
                 "prompt_lookup_num_tokens needs graphs that take back tokens, and a cache that"
                 " only grows cannot; leave it out, or export the checkpoint with 'seq2edge export'"
@@ -77,7 +76,7 @@ class Decoding:
 
     def run(
         self,
-        sources: SequenceOf[Source],
+        sources: Sequence[Source],
         config: GenerationConfig,
         *,
         batch_size: int | None = None,
@@ -90,19 +89,19 @@ class Decoding:
 
         Raises:
             InputError: ``batch_size`` below 1, or options that together forbid every token.
-            EngineError: the engine failed.
+            BackendError: the engine failed.
         """
         if batch_size is not None and not (is_integer(batch_size) and batch_size >= 1):
             raise InputError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
         size = batch_size or max(1, len(sources))
-        limits = self._engine.limits
+        limits = self._backend.limits
         if limits is not None:
             size = min(size, limits.max_batch)
             check_sources(limits, [len(source) for source in sources])
         order = list(range(len(sources)))
         if size < len(sources):
             order.sort(key=lambda number: len(sources[number]))
-        found: list[list[Sequence]] = [[] for _ in sources]
+        found: list[list[Hypothesis]] = [[] for _ in sources]
         limit = self._new_tokens(config, sources)
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
@@ -114,36 +113,36 @@ class Decoding:
                 progress(start + len(numbers), len(sources))
         return found
 
-    def steps(self, source: Source, config: GenerationConfig) -> Iterator[Sequence]:
+    def steps(self, source: Source, config: GenerationConfig) -> Iterator[Hypothesis]:
         """The first sequence of one source after each step, finished in the last one."""
-        if self._engine.limits is not None:
-            check_sources(self._engine.limits, [len(source)])
+        if self._backend.limits is not None:
+            check_sources(self._backend.limits, [len(source)])
         limit = self._new_tokens(config, [source])
         for results in decode(self._call([source], [0], config, limit, None)):
             if results[0]:
                 yield results[0][0]
 
-    def _new_tokens(self, config: GenerationConfig, sources: SequenceOf[Source] = ()) -> int:
+    def _new_tokens(self, config: GenerationConfig, sources: Sequence[Source] = ()) -> int:
         """How many tokens may follow; without an encoder, after the longest of ``sources``."""
-        alone = self._manifest.only == "decoder"
+        alone = self._manifest.single_stack == "decoder"
         longest = max((len(source.tokens()) for source in sources), default=1) if alone else 1
-        limits, wanted = self._engine.limits, new_tokens(config, self._manifest, longest)
+        limits, wanted = self._backend.limits, new_tokens(config, self._manifest, longest)
         return wanted if limits is None else fitted_new_tokens(limits, config, wanted)
 
     def _call(
         self,
-        sources: SequenceOf[Source],
-        numbers: SequenceOf[int],
+        sources: Sequence[Source],
+        numbers: Sequence[int],
         config: GenerationConfig,
         limit: int,
         cancelled: Callable[[], bool] | None,
-    ) -> Call:
+    ) -> GenerationBatch:
         manifest = _started(self._manifest, config)
         batch = [sources[number] for number in numbers]
         ids, mask = padded(batch, manifest.special_tokens.pad)
-        call = Call(
-            engine=self._engine,
-            source=self._engine.encode(ids, mask),
+        call = GenerationBatch(
+            backend=self._backend,
+            source=self._backend.encode(ids, mask),
             sources=[source.tokens() for source in batch],
             manifest=manifest,
             config=config,
@@ -162,7 +161,7 @@ class Decoding:
         call.processors = made[lengths[0]] if same else ByLength(np.array(lengths), made)
         return call
 
-    def _processors(self, call: Call, numbers: SequenceOf[int], length: int) -> Processors:
+    def _processors(self, call: GenerationBatch, numbers: Sequence[int], length: int) -> Processors:
         """For sources whose prompts have ``length`` tokens."""
         constraint = None
         if call.config.constraint is not None:

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids
-from .batch import Call, Results, Sequence, selection
+from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
-from .logsumexp import Scores, log_normalizer
+from .logsumexp import Scores, logsumexp
 from .sampling import Sampler
 from .stopping import LENGTH
 
 
-def decode_independently(call: Call) -> Iterator[Results]:
+def greedy_search(call: GenerationBatch) -> Iterator[Results]:
     """Decode step by step; yields all sequences, grown by one token, after each.
 
     ``results[source][sample]``: with greedy decoding one for each source.
@@ -31,7 +31,7 @@ def decode_independently(call: Call) -> Iterator[Results]:
 
 
 class _Loop:
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: GenerationBatch) -> None:
         self._call = call
         self._samples = call.config.num_return_sequences
         self._sampler = Sampler(call.config, call.sources) if call.config.do_sample else None
@@ -39,7 +39,7 @@ class _Loop:
             call.processors or call.config.return_scores or self._sampler is not None
         )
         self._results: Results = [
-            [Sequence([*call.config.decoder_prefix]) for _ in range(self._samples)]
+            [Hypothesis([*call.config.decoder_prefix]) for _ in range(self._samples)]
             for _ in range(call.batch_size)
         ]
         self._remaining = call.new_tokens
@@ -66,7 +66,7 @@ class _Loop:
             else:
                 tree.advance(tokens)
             if tree.logits is None:
-                tokens = tree.next_ids
+                tokens = tree.next_token_ids
                 ended = self._append(tokens, None)
             else:
                 tokens, scores = self._choose(tree.logits)
@@ -75,7 +75,7 @@ class _Loop:
             kept = selection(self._unfinished_sources()) if ended else None
             if kept is not None:
                 self._active = [self._active[place] for place in kept]
-                tree.keep(kept)
+                tree.select_batch(kept)
                 tokens = tokens[kept]
 
     def _unfinished_sources(self) -> list[bool]:
@@ -121,7 +121,7 @@ class _Loop:
             tokens = self._sampler.draw(scores, streams.ravel())
         chosen = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]
         if self._call.config.return_scores:
-            chosen = chosen - log_normalizer(scores)
+            chosen = chosen - logsumexp(scores)
         shape = (active, samples)
         return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape)
 

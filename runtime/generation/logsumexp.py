@@ -13,7 +13,7 @@ Scores = NDArray[np.float32]
 _GROUP = 64
 
 
-def log_normalizer(scores: Scores) -> NDArray[np.float32]:
+def logsumexp(scores: Scores) -> NDArray[np.float32]:
     """log(sum(exp(scores))) of each row, [R]; -inf for a row of -inf."""
     top = scores.max(axis=1, keepdims=True)
     np.copyto(top, 0, where=np.isneginf(top))
@@ -26,7 +26,7 @@ def log_normalizer(scores: Scores) -> NDArray[np.float32]:
 
 def log_softmax(scores: Scores) -> Scores:
     """Log-probabilities [R, V]."""
-    return scores - log_normalizer(scores)[:, None]
+    return scores - logsumexp(scores)[:, None]
 
 
 def top_k(scores: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:

@@ -10,7 +10,7 @@ _LONGEST_PAUSE = 16
 _FIRST_LENGTH = 2
 
 
-class Guesser:
+class NgramDrafter:
     """N-grams of one source and its output, and what followed each when it was last there.
 
     Args:

@@ -19,10 +19,10 @@ import numpy as np
 from ..backends import Decoder, Step
 from ..kv_cache.capacity import first_capacity, grown_capacity
 from ..kv_cache.slots import prefill
-from .batch import Call, Results, Sequence, selection
+from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
-from .logsumexp import Scores, log_normalizer
-from .ngram_drafter import Guesser
+from .logsumexp import Scores, logsumexp
+from .ngram_drafter import NgramDrafter
 from .stopping import LENGTH
 
 
@@ -34,8 +34,8 @@ class _Row:
     """
 
     number: int
-    sequence: Sequence
-    guesser: Guesser
+    sequence: Hypothesis
+    drafter: NgramDrafter
     remaining: int
     used: int
     last_position: int
@@ -43,7 +43,7 @@ class _Row:
     guess: list[int] = field(default_factory=list)
 
 
-def decode_with_lookup(call: Call) -> Iterator[Results]:
+def prompt_lookup(call: GenerationBatch) -> Iterator[Results]:
     """Greedy decoding with guesses; yields all sequences after each step.
 
     Raises:
@@ -53,7 +53,7 @@ def decode_with_lookup(call: Call) -> Iterator[Results]:
 
 
 class _Loop:
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: GenerationBatch) -> None:
         config = call.config
         self._call = call
         self._most = config.prompt_lookup_num_tokens or 0
@@ -61,8 +61,8 @@ class _Loop:
         self._all_rows = [
             _Row(
                 number,
-                Sequence([*config.decoder_prefix]),
-                Guesser(source, config.max_matching_ngram_size, self._most),
+                Hypothesis([*config.decoder_prefix]),
+                NgramDrafter(source, config.max_matching_ngram_size, self._most),
                 call.new_tokens,
                 len(prompt),
                 len(prompt) - len(call.forced) + call.new_tokens - 2,
@@ -86,7 +86,7 @@ class _Loop:
             yield self._results
             return
         longest = max(map(len, call.prompts))
-        decoder = call.engine.decoder(call.source, first_capacity(self._most_slots, longest))
+        decoder = call.backend.decoder(call.source, first_capacity(self._most_slots, longest))
         step = self._run_prompts(decoder)
         for place, row in enumerate(self._rows):
             self._verify(row, step, place)
@@ -102,7 +102,7 @@ class _Loop:
             kept = selection([row.sequence.finish_reason is None for row in self._rows])
             if kept is not None:
                 self._rows = [self._rows[place] for place in kept]
-                decoder.keep(kept)
+                decoder.select_batch(kept)
                 self._steps.clear()
             step = self._step(decoder)
             for place, row in enumerate(self._rows):
@@ -112,8 +112,8 @@ class _Loop:
     def _run_prompts(self, decoder: Decoder) -> Step:
         call = self._call
         if max(map(len, call.prompts)) > 1:
-            most = call.most_queries
-            return prefill(decoder, call.prompts, self._vocab_size, most_queries=most)
+            most = call.max_num_tokens
+            return prefill(decoder, call.prompts, self._vocab_size, max_num_tokens=most)
         step, run = self._bound(decoder, 1)  # the step that follows has the same shape
         step.input_ids[:] = call.prompts
         step.attention_mask[..., 0] = True
@@ -132,48 +132,48 @@ class _Loop:
 
     def _step(self, decoder: Decoder) -> Step:
         """Guess, and run each row's last token and guess."""
-        queries, most_used = 1, 0
+        num_tokens, most_used = 1, 0
         for row in self._rows:
             # Not even a right guess may pass the limit; the token after it needs a place too.
             most = 0 if row.sequence.finish_reason else min(row.remaining - 1, self._most)
-            row.guess = row.guesser.guess(most)
-            queries = max(queries, 1 + len(row.guess))
+            row.guess = row.drafter.guess(most)
+            num_tokens = max(num_tokens, 1 + len(row.guess))
             most_used = max(most_used, row.used)
-        if most_used + queries > decoder.capacity:
-            needed = most_used + queries
+        if most_used + num_tokens > decoder.capacity:
+            needed = most_used + num_tokens
             decoder.grow(grown_capacity(decoder.capacity, self._most_slots, needed))
             self._steps.clear()
-        step, run = self._bound(decoder, queries)
+        step, run = self._bound(decoder, num_tokens)
         for place, row in enumerate(self._rows):
             step.input_ids[place, 0] = row.last
             # A row that has all its tokens waits for the others one position too far.
             step.position_ids[place] = min(row.used, row.last_position)
-            step.write_index[place] = row.used
+            step.write_indices[place] = row.used
             # Slots up to ``used`` hold the sequence; those beyond may hold wrong guesses, and
             # in this step's own arrays they have never been shown.
             step.attention_mask[place, 0, :, : row.used + 1] = True
-            if queries > 1:
+            if num_tokens > 1:
                 self._lay_out(step, place, row)
         run()
         return step
 
     def _lay_out(self, step: Step, place: int, row: _Row) -> None:
         """A guess as a chain: each token sees those before it."""
-        queries = step.input_ids.shape[1]
+        num_tokens = step.input_ids.shape[1]
         step.input_ids[place, 1 : 1 + len(row.guess)] = row.guess
         # What a shorter guess leaves of its row is run and never seen; its positions must exist.
-        positions = row.used + np.arange(queries)
+        positions = row.used + np.arange(num_tokens)
         np.minimum(positions, row.last_position, out=step.position_ids[place])
-        slots = slice(row.used + 1, row.used + queries)
-        step.attention_mask[place, 0, :, slots] = np.tri(queries, queries - 1, -1, np.bool_)
+        slots = slice(row.used + 1, row.used + num_tokens)
+        step.attention_mask[place, 0, :, slots] = np.tri(num_tokens, num_tokens - 1, -1, np.bool_)
 
-    def _bound(self, decoder: Decoder, queries: int) -> tuple[Step, Callable[[], None]]:
-        if queries not in self._steps:
+    def _bound(self, decoder: Decoder, num_tokens: int) -> tuple[Step, Callable[[], None]]:
+        if num_tokens not in self._steps:
             step = Step.allocate(
-                len(self._rows), queries, decoder.capacity, vocab_size=self._vocab_size
+                len(self._rows), num_tokens, decoder.capacity, vocab_size=self._vocab_size
             )
-            self._steps[queries] = step, decoder.bind(step)
-        return self._steps[queries]
+            self._steps[num_tokens] = step, decoder.bind(step)
+        return self._steps[num_tokens]
 
     def _verify(self, row: _Row, step: Step, place: int) -> int:
         """Append what greedy decoding chooses, as far as the guess is right; how many tokens."""
@@ -186,7 +186,7 @@ class _Loop:
                 break
             right += 1
         if guess:
-            row.guesser.learn(len(guess), right)
+            row.drafter.learn(len(guess), right)
         return right + 1
 
     def _choose(self, row: _Row, step: Step, place: int, query: int) -> tuple[int, float]:
@@ -194,7 +194,7 @@ class _Loop:
         if forced is not None:
             return forced, 0.0
         if step.logits is None:
-            return int(step.next_ids[place, query]), 0.0
+            return int(step.next_token_ids[place, query]), 0.0
         scores: Scores = step.logits[place, query : query + 1].copy()
         if self._call.processors:
             lead = self._call.lead[row.number]
@@ -206,7 +206,7 @@ class _Loop:
         token = int(scores.argmax())
         if not self._call.config.return_scores:
             return token, 0.0
-        return token, float(scores[0, token] - log_normalizer(scores)[0])
+        return token, float(scores[0, token] - logsumexp(scores)[0])
 
     def _append(self, row: _Row, token: int, score: float) -> None:
         sequence = row.sequence
@@ -214,7 +214,7 @@ class _Loop:
         sequence.score += score
         row.last = token
         row.remaining -= 1
-        row.guesser.append(token)
+        row.drafter.append(token)
         sequence.finish_reason = self._call.stopping.reason(sequence.token_ids) or (
             LENGTH if row.remaining == 0 else None
         )

@@ -169,7 +169,7 @@ def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[st
     if config.prompt_lookup_num_tokens is not None and (config.do_sample or beams > 1):
         other = "do_sample" if config.do_sample else f"num_beams={beams}"
         yield f"prompt_lookup_num_tokens works with greedy decoding only, not with {other}"
-    if manifest.only == "decoder" and config.forced_bos_token_id is not None:
+    if manifest.single_stack == "decoder" and config.forced_bos_token_id is not None:
         yield "forced_bos_token_id is for models with an encoder; decoder_prefix puts tokens first"
     if manifest.has_two_vocabularies:
         for name in ("prompt_lookup_num_tokens", "encoder_no_repeat_ngram_size"):

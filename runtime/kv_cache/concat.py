@@ -1,7 +1,7 @@
 """The hypotheses of a batch as rows of a larger batch, for a cache that grows.
 
 Where the decoder knows no slots and no mask of its own, hypotheses cannot share a cache: each
-has a row, and choosing other parents copies rows. What decodes with :class:`.tree.Tree` decodes
+has a row, and choosing other parents copies rows. What decodes with :class:`.SlotKVCache` decodes
 with this as well.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import RowDecoder
+from ..backends import CacheRows
 from ..backends.base import Ids
-from ..generation.logsumexp import log_normalizer
+from ..generation.logsumexp import logsumexp
 
 
-class GrowingTree:
+class ConcatKVCache:
     """``width`` hypotheses for each source of a batch, all of one length.
 
     Args:
@@ -24,20 +24,20 @@ class GrowingTree:
         prompt: tokens that all hypotheses start with; they are run once a source.
         width: W, hypotheses a source.
         logits: whether they are needed; else the most probable tokens are.
-        normalizer: whether ``log_normalizer`` is needed.
+        normalizer: whether ``logsumexp`` is needed.
 
     Attributes:
-        next_ids, logits, log_normalizer: as of :class:`.tree.Tree`; ``next_ids`` is empty where
-            there are logits.
+        next_token_ids, logits, logsumexp: as of :class:`.SlotKVCache`; ``next_token_ids`` is empty
+            where there are logits.
     """
 
-    next_ids: Ids
+    next_token_ids: Ids
     logits: NDArray[np.float32] | None
-    log_normalizer: NDArray[np.float32] | None
+    logsumexp: NDArray[np.float32] | None
 
     def __init__(
         self,
-        decoder: RowDecoder,
+        decoder: CacheRows,
         batch_size: int,
         prompt: list[int],
         *,
@@ -63,22 +63,22 @@ class GrowingTree:
             self._decoder.reorder((sources * self._width + parents).ravel())
         self._run(tokens.reshape(-1, 1), len(tokens))
 
-    def keep(self, sources: Ids) -> None:
-        """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
+    def select_batch(self, sources: Ids) -> None:
+        """Go on with these sources only; ``next_token_ids`` and ``logits`` shrink with them."""
         self._decoder.select((sources[:, None] * self._rows + np.arange(self._rows)).ravel())
-        self.next_ids = self.next_ids[sources]
+        self.next_token_ids = self.next_token_ids[sources]
         if self.logits is not None:
             self.logits = self.logits[sources]
-        if self.log_normalizer is not None:
-            self.log_normalizer = self.log_normalizer[sources]
+        if self.logsumexp is not None:
+            self.logsumexp = self.logsumexp[sources]
 
     def _run(self, tokens: Ids, sources: int) -> None:
         logits = self._decoder.run(tokens)
         shape = (sources, self._rows)
-        self.log_normalizer = log_normalizer(logits).reshape(shape) if self._normalizer else None
+        self.logsumexp = logsumexp(logits).reshape(shape) if self._normalizer else None
         if self._reads_logits:
-            self.next_ids = np.zeros((sources, 0), np.int64)
+            self.next_token_ids = np.zeros((sources, 0), np.int64)
             self.logits = logits.reshape(*shape, -1)
         else:
-            self.next_ids = logits.argmax(axis=1).astype(np.int64).reshape(shape)
+            self.next_token_ids = logits.argmax(axis=1).astype(np.int64).reshape(shape)
             self.logits = None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..backends import Decoder, Step, makes_chains
 from ..backends.base import Ids
-from ..generation.logsumexp import log_normalizer
+from ..generation.logsumexp import logsumexp
 from .capacity import grown_capacity
 
 
@@ -28,11 +28,11 @@ def prefill(
     vocab_size: int | None,
     *,
     normalizer: bool = False,
-    most_queries: int | None = None,
+    max_num_tokens: int | None = None,
 ) -> Step:
     """Run each sequence's prompt into its slots 0.. : what comes after it, a step of [B, 1].
 
-    With ``most_queries`` in parts of so many tokens. Shorter prompts are filled up on the right;
+    With ``max_num_tokens`` in parts of so many tokens. Shorter prompts are filled up on the right;
     what is written there is overwritten before it is ever seen.
     """
     batch = len(prompts)
@@ -42,7 +42,7 @@ def prefill(
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
     after = Step.allocate(batch, 1, 0, vocab_size=vocab_size, normalizer=normalizer)
-    size = most_queries or longest
+    size = max_num_tokens or longest
     for start in range(0, longest, size):
         part = tokens[:, start : start + size]
         count = part.shape[1]
@@ -51,7 +51,7 @@ def prefill(
         )
         step.input_ids[:] = part
         step.position_ids[:] = start + np.arange(count)
-        step.write_index[:] = start
+        step.write_indices[:] = start
         step.attention_mask[..., : start + count] = np.tri(count, start + count, start, np.bool_)
         decoder.bind(step)()
         rows = np.flatnonzero((start < lengths) & (lengths <= start + count))
@@ -61,7 +61,7 @@ def prefill(
     return after
 
 
-class Tree:
+class SlotKVCache:
     """``width`` hypotheses for each source of a batch, all of one length.
 
     Args:
@@ -70,20 +70,20 @@ class Tree:
         width: W, hypotheses a source.
         most_slots: slots that a source can need at most.
         vocab_size: V, if logits are needed; None: only the most probable tokens are.
-        normalizer: whether ``log_normalizer`` is needed.
-        most_queries: tokens of a source that the decoder can run at once; None: any number.
+        normalizer: whether ``logsumexp`` is needed.
+        max_num_tokens: tokens of a source that the decoder can run at once; None: any number.
 
     Attributes:
-        next_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
+        next_token_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
             the prompt, which the hypotheses share.
         logits: [B, W, V] float32 ([B, 1, V] after the prompt), or None. Both are overwritten
             by the next step.
-        log_normalizer: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
+        logsumexp: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
     """
 
-    next_ids: Ids
+    next_token_ids: Ids
     logits: NDArray[np.float32] | None
-    log_normalizer: NDArray[np.float32] | None
+    logsumexp: NDArray[np.float32] | None
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Tree:
         most_slots: int,
         vocab_size: int | None,
         normalizer: bool = False,
-        most_queries: int | None = None,
+        max_num_tokens: int | None = None,
     ) -> None:
         self._decoder = decoder
         self._width = width
@@ -108,7 +108,7 @@ class Tree:
         #: The next token of a source is at its prompt's length and so many steps.
         self._prompts, self._steps = self._used.copy(), 0
         self._alike = min(lengths) == self._most_used
-        #: What a chain found beyond ``next_ids``, [B] each.
+        #: What a chain found beyond ``next_token_ids``, [B] each.
         self._found: deque[Ids] = deque()
         self._chain: Callable[[int], Ids] | None = None
         self._chained = 1
@@ -120,12 +120,12 @@ class Tree:
             last = self._step
         else:
             last = prefill(
-                decoder, prompts, vocab_size, normalizer=normalizer, most_queries=most_queries
+                decoder, prompts, vocab_size, normalizer=normalizer, max_num_tokens=max_num_tokens
             )
             seen = np.arange(self.capacity) < self._used[:, None]
             self._step.attention_mask[:] = seen[:, None, None]
-        self.next_ids, self.logits = last.next_ids, last.logits
-        self.log_normalizer = self._normalized(last)
+        self.next_token_ids, self.logits = last.next_token_ids, last.logits
+        self.logsumexp = self._normalized(last)
 
     @property
     def capacity(self) -> int:
@@ -135,7 +135,7 @@ class Tree:
     def advance(self, tokens: Ids, parents: Ids | None = None) -> None:
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own.
 
-        Where no logits are needed ``tokens`` are ``next_ids``.
+        Where no logits are needed ``tokens`` are ``next_token_ids``.
         """
         if self._chain is not None:
             self._follow(self._chain, tokens)
@@ -152,30 +152,30 @@ class Tree:
             step.attention_mask[..., self._most_used] = True
             step.position_ids.fill(self._most_used)
         else:
-            sources, queries = np.arange(len(used))[:, None], np.arange(self._width)
-            slots = used[:, None] + queries
-            step.attention_mask[sources, 0, queries, slots] = True
+            sources, columns = np.arange(len(used))[:, None], np.arange(self._width)
+            slots = used[:, None] + columns
+            step.attention_mask[sources, 0, columns, slots] = True
             positions = (self._prompts + self._steps)[:, None]
             self._decoder.cache_position_ids[sources, slots] = positions
             step.position_ids[:] = positions
-        step.write_index[:] = used
+        step.write_indices[:] = used
         self._run()
         self._used += self._width
         self._most_used += self._width
         self._steps += 1
-        self.next_ids, self.logits = step.next_ids, step.logits
-        self.log_normalizer = self._normalized(step)
+        self.next_token_ids, self.logits = step.next_token_ids, step.logits
+        self.logsumexp = self._normalized(step)
 
-    def keep(self, sources: Ids) -> None:
-        """Go on with these sources only; ``next_ids`` and ``logits`` shrink with them."""
-        self._decoder.keep(sources)
+    def select_batch(self, sources: Ids) -> None:
+        """Go on with these sources only; ``next_token_ids`` and ``logits`` shrink with them."""
+        self._decoder.select_batch(sources)
         self._found = deque(tokens[sources] for tokens in self._found)
         self._used, self._prompts = self._used[sources], self._prompts[sources]
         self._most_used = int(self._used.max())
-        self.next_ids = self.next_ids[sources]
+        self.next_token_ids = self.next_token_ids[sources]
         self.logits = None if self.logits is None else self.logits[sources]
-        if self.log_normalizer is not None:
-            self.log_normalizer = self.log_normalizer[sources]
+        if self.logsumexp is not None:
+            self.logsumexp = self.logsumexp[sources]
         self._rebind(self._step.attention_mask[sources])
 
     def _follow(self, chain: Callable[[int], Ids], tokens: Ids) -> None:
@@ -188,7 +188,7 @@ class Tree:
             count = min(self._chained, max(1, self._most_slots - first))
             step.input_ids[:] = tokens
             step.position_ids.fill(first)
-            step.write_index.fill(first)
+            step.write_indices.fill(first)
             step.attention_mask[..., : first + 1] = True
             self._found.extend(chain(count))
             if makes_chains(self._decoder):
@@ -196,7 +196,7 @@ class Tree:
             self._used += count
             self._most_used += count
             self._steps += count
-        self.next_ids = self._found.popleft()[:, None]
+        self.next_token_ids = self._found.popleft()[:, None]
 
     def _make_room(self) -> None:
         mask = self._step.attention_mask
@@ -204,7 +204,7 @@ class Tree:
         live = visible.sum(axis=1)
         if self._width > 1 and live.max() + self._width <= self.capacity // 2:
             order = np.argsort(~visible, axis=1, kind="stable")
-            self._decoder.pack(order[:, : live.max()])
+            self._decoder.compact(order[:, : live.max()])
             mask[:, 0] = np.take_along_axis(mask[:, 0], order[:, None, :], axis=2)
             self._used = live
             self._most_used = int(live.max())
@@ -214,12 +214,12 @@ class Tree:
         self._rebind(mask)
 
     def _normalized(self, step: Step) -> NDArray[np.float32] | None:
-        if step.logits is None or step.log_normalizer is None:
+        if step.logits is None or step.logsumexp is None:
             return None
         if not self._decoder.normalizes:
             rows = step.logits.reshape(-1, step.logits.shape[2])
-            step.log_normalizer[:] = log_normalizer(rows).reshape(step.log_normalizer.shape)
-        return step.log_normalizer
+            step.logsumexp[:] = logsumexp(rows).reshape(step.logsumexp.shape)
+        return step.logsumexp
 
     def _rebind(self, mask: NDArray[np.bool_]) -> None:
         """A step of the decoder's present shape that sees what ``mask`` says."""

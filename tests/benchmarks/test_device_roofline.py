@@ -20,13 +20,13 @@ from seq2edge.runtime import Bundle
 from seq2edge.runtime.backends.limits import Limits
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
 from seq2edge.runtime.backends.tensorrt.execution import load
-from seq2edge.runtime.errors import EngineError, InputError
+from seq2edge.runtime.errors import BackendError, InputError
 
 from ..runtime.backends.tensorrt.execution.fake_cuda import FakeCuda, Operation, Stream
 from ..runtime.backends.tensorrt.execution.fake_tensorrt import FakeTensorRT, write_engines
 
-LIMITS = Limits(max_batch=2, max_source_length=24, max_target_length=32, max_queries=4)
-WORK = Workload(source_length=5, new_tokens=12, batch_size=2, runs=2, warmup=1, engine="tensorrt")
+LIMITS = Limits(max_batch=2, max_source_length=24, max_target_length=32, max_num_tokens=4)
+WORK = Workload(source_length=5, new_tokens=12, batch_size=2, runs=2, warmup=1, backend="tensorrt")
 LARGE = 1 << 20
 #: What the fake moves in a second of its own time, each byte read and written.
 SPEED, CACHED_SPEED = 5e9, 20e9
@@ -103,7 +103,7 @@ def test_the_shortest_of_buffers_can_be_copied(cuda: TimedCuda) -> None:
 
 def test_a_gpu_without_room_for_the_buffer_says_so() -> None:
     memory = DeviceMemory(Cuda(TimedCuda(memory=LARGE)))
-    with pytest.raises(EngineError, match="cudaMalloc failed: out of memory"):
+    with pytest.raises(BackendError, match="cudaMalloc failed: out of memory"):
         memory.measure(LARGE)
     memory.close()
 
@@ -145,12 +145,12 @@ def test_without_cuda_there_is_no_bandwidth_of_a_gpu(
     bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load_cuda() -> Any:
-        raise EngineError("CUDA finds no GPU on this machine")
+        raise BackendError("CUDA finds no GPU on this machine")
 
     monkeypatch.setattr(roofline, "load_cuda", load_cuda)
-    for engine, device in (("tensorrt", None), ("onnxruntime", "cuda")):
-        work = replace(WORK, engine=engine, device=device)
-        with pytest.raises(EngineError, match="CUDA finds no GPU"):
+    for backend, device in (("tensorrt", None), ("onnxruntime", "cuda")):
+        work = replace(WORK, backend=backend, device=device)
+        with pytest.raises(BackendError, match="CUDA finds no GPU"):
             measure_rooflines([bundle_of("t5")], work)
 
 

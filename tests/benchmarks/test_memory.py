@@ -12,7 +12,7 @@ import pytest
 from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.memory import STAGES, measure_memory, resident
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.errors import BundleError, EngineError, InputError
+from seq2edge.runtime.errors import BackendError, BundleError, InputError
 
 WORK = Workload(source_length=5, new_tokens=4, threads=1)
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_measured_is_one_line(
     broken.write_text("#!/bin/sh\necho first >&2\necho 'no memory left' >&2\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(broken))
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(BackendError) as caught:
         measure_memory(bundle_of("t5"), WORK)
     assert str(caught.value) == (
         "memory was not measured, the fresh process failed: no memory left"

@@ -60,10 +60,10 @@ def test_a_bundle_is_for_where_it_runs(made: Callable[..., list[list[str]]]) -> 
 def test_engines_are_built_for_the_workload(made: Callable[..., list[list[str]]]) -> None:
     commands = made("seq2edge:fp16:tensorrt", "seq2edge:fp16:tensorrt-rtx")
     assert [command[0] for command in commands] == ["export", "quantize", "build", "build"]
-    limits = ["--max-source-length", "9", "--max-target-length", "36", "--max-queries", "3"]
+    limits = ["--max-source-length", "9", "--max-target-length", "36", "--max-num-tokens", "3"]
     assert [command[1:] for command in commands[2:]] == [
-        ["seq2edge.fp16.tensorrt", "--engine", engine, *limits]
-        for engine in ("tensorrt", "tensorrt-rtx")
+        ["seq2edge.fp16.tensorrt", "--backend", backend, *limits]
+        for backend in ("tensorrt", "tensorrt-rtx")
     ]
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 Cli = Callable[..., Any]
 Refuses = Callable[..., str]
 
-_SMALL = ("--max-source-length", 32, "--max-target-length", 16, "--max-queries", 2)
+_SMALL = ("--max-source-length", 32, "--max-target-length", 16, "--max-num-tokens", 2)
 
 
 def test_engines_appear_beside_the_bundle_with_a_report(
@@ -67,9 +67,9 @@ def test_what_cannot_be_built_is_one_line(
     gpu = ("--compute-capability", "8.6")
     for bundle, more, message in (
         (byte_bundle, ("--compute-capability", "3.5"), "compute capability '3.5'; it does for"),
-        (byte_bundle, (*gpu, "--engine", "tpu"), "unknown engine 'tpu'"),
+        (byte_bundle, (*gpu, "--backend", "tpu"), "unknown engine 'tpu'"),
         (word_bundle, (*gpu, "--max-source-length", 100), "is more than the model's 80"),
-        (word_bundle, (*gpu, "--max-queries", 90), "do not fit into max_target_length=80"),
+        (word_bundle, (*gpu, "--max-num-tokens", 90), "do not fit into max_target_length=80"),
         (tmp_path / "none", gpu, "no such bundle"),
     ):
         assert message in refuses("build", bundle, *more, *out, parent=tmp_path)

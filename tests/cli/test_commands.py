@@ -167,7 +167,7 @@ def test_bench_reports_ordered_percentiles(cli: Cli, byte_bundle: Path) -> None:
     assert report["peak_rss_bytes"] > 1_000_000
     assert report["threads"] == 1
     assert report["workload"] == {
-        "engine": "onnxruntime",
+        "backend": "onnxruntime",
         "source_length": 8,
         "new_tokens": 4,
         "batch_size": 1,

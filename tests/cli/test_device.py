@@ -38,4 +38,4 @@ def test_what_is_about_the_cpus_memory_is_not_measured_of_a_gpu(
 ) -> None:
     done = cli("bench", byte_bundle, "--memory", "--device", "cuda")
     assert done.returncode == 2
-    assert b"about the CPU's memory: leave out --engine and --device" in done.stderr
+    assert b"about the CPU's memory: leave out --backend and --device" in done.stderr

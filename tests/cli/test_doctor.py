@@ -63,7 +63,7 @@ def test_json_is_for_programs(cli: Cli, byte_bundle: Path) -> None:
     assert report["bundle"]["fits"] is True
     weights = (byte_bundle / "weights.bin").stat().st_size
     assert report["bundle"]["weight_bytes"] == weights
-    engines = {entry["engine"]: entry["runs"] for entry in report["bundle"]["engines"]}
+    engines = {entry["backend"]: entry["runs"] for entry in report["bundle"]["engines"]}
     assert engines["onnxruntime"] is True
     assert report["advice"]["schemes"]
 

@@ -46,7 +46,7 @@ def test_bundle_and_folder_generate_what_the_checkpoint_does(
     done = call("import", folders[layout], tmp_path / "bundle", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
-    assert report["cache"] == "growing"
+    assert report["cache"] == "concat"
     assert report["family"] == "t5"
     outputs = [
         call("run", path, *_TEXTS, "--num-beams", "3", "--max-new-tokens", "12").out
@@ -65,8 +65,8 @@ def test_inspect_says_what_the_graphs_are(
         json.loads(call("inspect", path, "--verify", "--json").out)
         for path in (bundle, byte_bundle)
     )
-    assert (ours["cache"], ours["format_version"], ours["tokenizer"]) == ("growing", 2, "byte")
-    assert (slots["cache"], slots["format_version"]) == ("slots", 1)
+    assert (ours["cache"], ours["format_version"], ours["tokenizer"]) == ("concat", 4, "byte")
+    assert (slots["cache"], slots["format_version"]) == ("slots", 4)
     same = (
         "decoder_layers",
         "encoder_layers",

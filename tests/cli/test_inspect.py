@@ -92,7 +92,7 @@ def test_json_tells_files_limits_and_graphs(
     assert report["bundle"] == str(bundle_of("bart"))
     assert report["files"] == sizes
     assert report["bytes"] == sum(sizes.values())
-    assert report["format_version"] == 1
+    assert report["format_version"] == 4
     assert (report["encoder_layers"], report["decoder_layers"]) == (2, 3)
     assert (report["d_model"], report["vocab_size"]) == (64, 400)
     assert report["max_source_length"] == report["max_target_length"] == 80

@@ -37,7 +37,7 @@ def test_json_is_the_packs_manifest(
         assert file is not None
         manifest = json.load(file)
     assert report == {"path": str(archive), "bytes": archive.stat().st_size, **manifest}
-    assert (report["jetpack"], report["engine"], report["python"]) == ("7.2", "tensorrt", "3.12")
+    assert (report["jetpack"], report["backend"], report["python"]) == ("7.2", "tensorrt", "3.12")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_json_is_the_packs_manifest(
     [
         (["--for", "jetson-orin"], "(JetPack 6.2) with tensorrt: it has no"),
         (["--for", "jetson"], "unknown target 'jetson'"),
-        (["--for", "cpu", "--engine", "tensorrt"], "has no engine 'tensorrt'"),
+        (["--for", "cpu", "--backend", "tensorrt"], "has no engine 'tensorrt'"),
         (["--for", "cpu", "--wheels", "nowhere"], "nowhere holds no wheels"),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_model_named_after_the_bundle(
 def test_options_reach_the_config(
     call: Callable[..., Any], byte_bundle: Path, tmp_path: Path
 ) -> None:
-    options = ("--engine", "tensorrt", "--instances", 2, "--max-batch-size", 3, "--name", "t5")
+    options = ("--backend", "tensorrt", "--instances", 2, "--max-batch-size", 3, "--name", "t5")
     report = json.loads(call("triton", byte_bundle, tmp_path, *options, "--json").out)
     assert report == {"path": str(tmp_path / "t5"), "name": "t5"}
     text = (tmp_path / "t5" / "config.pbtxt").read_text()
@@ -59,7 +59,7 @@ def test_a_name_that_is_none_is_refused(
 def test_an_engine_or_a_device_that_is_none_is_refused(
     refused: Callable[..., str], byte_bundle: Path, tmp_path: Path
 ) -> None:
-    command = ("triton", byte_bundle, tmp_path / "models", "--engine")
+    command = ("triton", byte_bundle, tmp_path / "models", "--backend")
     assert "unknown engine 'tensort'; there are: onnxruntime," in refused(*command, "tensort")
     said = refused(*command, "tensorrt", "--device", "cpu")
     assert "unknown device 'cpu'; the engine tensorrt runs on: cuda" in said
@@ -71,7 +71,7 @@ def test_a_bundle_that_the_engine_cannot_run_is_refused(
 ) -> None:
     int8 = tmp_path / "int8"
     assert call("quantize", byte_bundle, int8, "--scheme", "int8").code == 0
-    said = refused("triton", int8, tmp_path / "models", "--engine", "tensorrt")
+    said = refused("triton", int8, tmp_path / "models", "--backend", "tensorrt")
     assert "is quantized for cpu, and tensorrt on cuda takes bundles for tensorrt" in said
     assert call("triton", int8, tmp_path / "models").code == 0
     half = tmp_path / "bf16"

@@ -70,7 +70,7 @@ def triton(
         monkeypatch.setitem(sys.modules, "model", module)
         spec.loader.exec_module(module)
         model = module.TritonPythonModel()
-        model.initialize(fake.arguments(folder, engine="onnxruntime"))
+        model.initialize(fake.arguments(folder, backend="onnxruntime"))
         return fake, model
 
     return load

@@ -137,10 +137,10 @@ def write_scripts(folder: Path, bundle: Bundle) -> Path:
 @pytest.mark.parametrize(
     ("options", "build"),
     [
-        ([], ["seq2edge build bundle --engine tensorrt"]),
+        ([], ["seq2edge build bundle --backend tensorrt"]),
         (
             ["--offline", "--", "--max-source-length", "64"],
-            ["seq2edge build bundle --engine tensorrt --max-source-length 64"],
+            ["seq2edge build bundle --backend tensorrt --max-source-length 64"],
         ),
         (["--no-build"], []),
     ],
@@ -184,12 +184,12 @@ def test_another_machine_is_refused(
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_scripts_have_no_open_places_and_parse(lowered: Bundle, target: object) -> None:
-    for engine in target.engines:  # type: ignore[attr-defined]
-        deployment = plan(lowered, target.name, engine=engine)  # type: ignore[attr-defined]
+    for backend in target.engines:  # type: ignore[attr-defined]
+        deployment = plan(lowered, target.name, backend=backend)  # type: ignore[attr-defined]
         for text in (install_script("app", deployment), run_script(deployment)):
             assert "@NAME@" not in text and text.count("@") == text.count('"$@"')
             subprocess.run(["sh", "-n"], input=text.encode(), check=True)
         service = unit("app", deployment)
         assert "@" not in service
-        assert ("--engine tensorrt" in service) == (engine != "onnxruntime")
+        assert ("--backend tensorrt" in service) == (backend != "onnxruntime")
         assert ("PrivateDevices=yes" in service) == (deployment.device == "cpu")

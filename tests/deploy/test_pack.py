@@ -63,7 +63,7 @@ def test_the_manifest_has_every_file(unpacked: Callable[..., Path]) -> None:
         for name, path in sorted(there.items())
     }
     assert (manifest["target"], manifest["jetpack"]) == ("cpu", None)
-    assert (manifest["engine"], manifest["device"]) == ("onnxruntime", "cpu")
+    assert (manifest["backend"], manifest["device"]) == ("onnxruntime", "cpu")
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar.zst"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seq2edge.deploy import JETPACKS, TARGETS, plan
-from seq2edge.runtime import Bundle, EngineError, InputError
+from seq2edge.runtime import BackendError, Bundle, InputError
 
 from .conftest import ROOT
 
@@ -58,7 +58,7 @@ def test_a_jetson_gets_wheels_of_its_python_and_cuda(
     cuda: str,
 ) -> None:
     found = plan(lowered(demo), "jetson-orin", jetpack=jetpack)
-    assert (found.engine, found.device, found.python) == ("tensorrt", "cuda", python)
+    assert (found.backend, found.device, found.python) == ("tensorrt", "cuda", python)
     pins = dict(pin.split("==") for pin in found.requirements)
     assert set(pins) == {"numpy", "onnxruntime", "tokenizers", "cuda-bindings", "cuda-pathfinder"}
     assert pins["numpy"].startswith(numpy)
@@ -68,8 +68,8 @@ def test_a_jetson_gets_wheels_of_its_python_and_cuda(
 
 def test_everything_is_pinned_exactly(demo: Bundle) -> None:
     for target in TARGETS:
-        for engine in target.engines:
-            for pin in plan(lowered(demo), target.name, engine=engine).requirements:
+        for backend in target.engines:
+            for pin in plan(lowered(demo), target.name, backend=backend).requirements:
                 assert re.match(r"[a-z0-9-]+==[0-9.]+( ; python_version [<>=]+ \"3.11\")?$", pin)
 
 
@@ -81,17 +81,17 @@ def test_the_usual_jetpack(demo: Bundle) -> None:
 
 
 @pytest.mark.parametrize("release", JETPACKS, ids=lambda release: release.version)
-@pytest.mark.parametrize("engine", ["tensorrt", "onnxruntime"])
-def test_opset_24_needs_a_new_engine(demo: Bundle, release: Any, engine: str) -> None:
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
+def test_opset_24_needs_a_new_engine(demo: Bundle, release: Any, backend: str) -> None:
     target = release.targets[0]
-    runs = release.tensorrt >= (10, 15) if engine == "tensorrt" else release.python >= (3, 11)
-    choices = {"jetpack": release.version, "engine": engine}
+    runs = release.tensorrt >= (10, 15) if backend == "tensorrt" else release.python >= (3, 11)
+    choices = {"jetpack": release.version, "backend": backend}
     if runs:
-        assert plan(demo, target, **choices).engine == engine
+        assert plan(demo, target, **choices).backend == backend
     else:
-        with pytest.raises(EngineError, match=rf"JetPack {release.version}.*seq2edge lower"):
+        with pytest.raises(BackendError, match=rf"JetPack {release.version}.*seq2edge lower"):
             plan(demo, target, **choices)
-    assert plan(lowered(demo), target, **choices).engine == engine
+    assert plan(lowered(demo), target, **choices).backend == backend
 
 
 def test_an_old_python_is_enough_for_lowered_graphs(demo: Bundle) -> None:
@@ -100,7 +100,7 @@ def test_an_old_python_is_enough_for_lowered_graphs(demo: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "scheme", "target"),
+    ("backend", "scheme", "target"),
     [
         ("tensorrt", "int8", "cpu"),
         ("tensorrt-rtx", "int8", "cpu"),
@@ -110,27 +110,27 @@ def test_an_old_python_is_enough_for_lowered_graphs(demo: Bundle) -> None:
     ],
 )
 def test_a_gpu_takes_no_bundle_of_another_engine(
-    demo: Bundle, engine: str, scheme: str, target: str
+    demo: Bundle, backend: str, scheme: str, target: str
 ) -> None:
-    with pytest.raises(EngineError, match=f"cannot run on gpu with {engine}: .* for {target}"):
-        plan(changed(demo, scheme=scheme, target=target), "gpu", engine=engine)
+    with pytest.raises(BackendError, match=f"cannot run on gpu with {backend}: .* for {target}"):
+        plan(changed(demo, scheme=scheme, target=target), "gpu", backend=backend)
 
 
 @pytest.mark.parametrize(
-    ("engine", "target"),
+    ("backend", "target"),
     [("onnxruntime", "cuda"), ("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt")],
 )
-def test_a_gpu_takes_bundles_of_its_engine(demo: Bundle, engine: str, target: str) -> None:
-    assert plan(changed(demo, scheme="fp16", target=target), "gpu", engine=engine)
-    assert plan(demo, "gpu", engine=engine)
+def test_a_gpu_takes_bundles_of_its_engine(demo: Bundle, backend: str, target: str) -> None:
+    assert plan(changed(demo, scheme="fp16", target=target), "gpu", backend=backend)
+    assert plan(demo, "gpu", backend=backend)
 
 
 def test_a_bundle_for_tensorrt_gets_tensorrt(demo: Bundle) -> None:
     found = plan(changed(demo, scheme="fp16", target="tensorrt"), "gpu")
-    assert found.engine == "tensorrt"
+    assert found.backend == "tensorrt"
     assert sum(pin.startswith("tensorrt-cu13") for pin in found.requirements) == 3
     found = plan(demo, "gpu")
-    assert (found.engine, found.device) == ("onnxruntime", "cuda")
+    assert (found.backend, found.device) == ("onnxruntime", "cuda")
 
 
 def test_bfloat16_does_not_go_to_a_cpu(demo: Bundle) -> None:
@@ -141,9 +141,9 @@ def test_bfloat16_does_not_go_to_a_cpu(demo: Bundle) -> None:
     )
     graphs = {**demo.manifest.graphs, "decoder": replace(decoder, inputs=inputs)}
     bundle = Bundle(demo.directory, replace(demo.manifest, graphs=graphs))
-    for target, engine in (("cpu", None), ("cpu-arm64", None), ("jetson-thor", "onnxruntime")):
-        with pytest.raises(EngineError, match="bfloat16"):
-            plan(bundle, target, engine=engine)
+    for target, backend in (("cpu", None), ("cpu-arm64", None), ("jetson-thor", "onnxruntime")):
+        with pytest.raises(BackendError, match="bfloat16"):
+            plan(bundle, target, backend=backend)
     assert plan(bundle, "gpu") and plan(bundle, "jetson-thor")
 
 
@@ -155,7 +155,7 @@ def test_bfloat16_does_not_go_to_a_cpu(demo: Bundle) -> None:
         ("jetson-orin", {"jetpack": "6"}, "no JetPack 6;"),
         ("jetson-thor", {"jetpack": "6.2"}, "there are: 7.0, 7.1, 7.2"),
         ("gpu", {"jetpack": "6.2"}, "no Jetson"),
-        ("cpu", {"engine": "tensorrt"}, "no engine 'tensorrt'; it has: onnxruntime"),
+        ("cpu", {"backend": "tensorrt"}, "no engine 'tensorrt'; it has: onnxruntime"),
     ],
 )
 def test_impossible_choices_are_refused(

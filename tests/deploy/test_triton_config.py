@@ -65,12 +65,12 @@ def test_triton_understands_the_config(model_config: Any) -> None:
     (group,) = found.instance_group
     assert group.count == 2
     assert {key: value.string_value for key, value in found.parameters.items()} == {
-        "engine": "onnxruntime",
+        "backend": "onnxruntime",
     }
 
 
 @pytest.mark.parametrize(
-    ("engine", "device", "kind"),
+    ("backend", "device", "kind"),
     [
         ("onnxruntime", None, "KIND_CPU"),
         ("onnxruntime", "cpu", "KIND_CPU"),
@@ -79,9 +79,9 @@ def test_triton_understands_the_config(model_config: Any) -> None:
     ],
 )
 def test_instances_are_where_the_engine_computes(
-    model_config: Any, engine: str, device: str | None, kind: str
+    model_config: Any, backend: str, device: str | None, kind: str
 ) -> None:
-    found = parsed(model_config, config(TritonModel("g2p", engine=engine, device=device)))
+    found = parsed(model_config, config(TritonModel("g2p", backend=backend, device=device)))
     (group,) = found.instance_group
     assert group.Kind.Name(group.kind) == kind
     # The runtime takes the first GPU that it sees, whatever Triton's instance is for.

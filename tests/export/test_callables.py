@@ -156,8 +156,8 @@ def test_beams_have_the_scores_that_the_functions_give(model: Model, bundle: Pat
 
 def test_manifest_says_what_was_told(bundle: Path) -> None:
     manifest = json.loads((bundle / "seq2edge.json").read_text())
-    assert manifest["format_version"] == 2
-    assert manifest["cache"] == "growing"
+    assert manifest["format_version"] == 4
+    assert manifest["cache"] == "concat"
     assert manifest["dimensions"]["source_vocab_size"] == SOURCE_VOCAB
     assert manifest["generation"] == {"max_length": POSITIONS}
     assert manifest["parameter_count"] == sum(p.numel() for p in Model().parameters())
@@ -180,7 +180,7 @@ def test_a_tokenizer_goes_with_the_bundle(model: Model, tmp_path: Path) -> None:
         tokenizer=files,
     )
     # Older readers would take pieces that the merges go through for tokens.
-    assert result.manifest.format_version == 3
+    assert result.manifest.format_version == 4
     with Seq2SeqModel.load(result.path) as runtime:
         assert runtime.tokenize(["the cat t"]) == [[4, 5, 3]]
 

@@ -101,13 +101,19 @@ def test_the_interface_is_that_of_the_design(graph: str, shape: str, bundle: Bun
         assert info.input_names() == {"input_ids", "encoder_attention_mask"}
         assert {spec.name for spec in info.outputs} == cross
         return
-    step = {"input_ids", "position_ids", "attention_mask", "write_index", "encoder_attention_mask"}
+    step = {
+        "input_ids",
+        "position_ids",
+        "attention_mask",
+        "write_indices",
+        "encoder_attention_mask",
+    }
     if shape != "bart":
         step.add("cache_position_ids")  # only relative positions read it
     past = {f"past_{kind}.{i}" for kind in ("key", "value") for i in layers}
     assert info.input_names() == step | past | cross
     present = {name.replace("past", "present") for name in past}
-    assert {spec.name for spec in info.outputs} == {"next_ids", "logits"} | present
+    assert {spec.name for spec in info.outputs} == {"next_token_ids", "logits"} | present
     shapes = {spec.name: spec.shape for spec in (*info.inputs, *info.outputs)}
     cache = ("batch", dims.decoder_heads, "slots", dims.decoder_head_dim)
     assert {shapes[name] for name in past | present} == {cache}

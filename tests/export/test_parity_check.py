@@ -15,7 +15,7 @@ from seq2edge.export import ExportResult, ParityError, families
 from seq2edge.export.checkpoint import Checkpoint, FloatArray
 from seq2edge.export.families import bart, t5
 from seq2edge.export.spec import Seq2SeqSpec
-from seq2edge.export.weights import Rule
+from seq2edge.export.weights import WeightMapping
 from seq2edge.runtime import Bundle, MissingDependencyError
 
 CheckpointOf = Callable[[str], Path]
@@ -68,7 +68,7 @@ SWAPS: list[tuple[str, str, str]] = [
 ]
 
 
-def swapped(rules: list[Rule], first: str, second: str) -> list[Rule]:
+def swapped(rules: list[WeightMapping], first: str, second: str) -> list[WeightMapping]:
     """The rules, with the two checkpoint tensors in each other's place."""
     other = {first: second, second: first}
     return [
@@ -77,10 +77,14 @@ def swapped(rules: list[Rule], first: str, second: str) -> list[Rule]:
     ]
 
 
-def with_rules(monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Rule]], list[Rule]]) -> None:
+def with_rules(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[list[WeightMapping]], list[WeightMapping]]
+) -> None:
     """Let every family's rules go through ``change``."""
 
-    def changed(rules: Callable[[Seq2SeqSpec], list[Rule]]) -> Callable[..., list[Rule]]:
+    def changed(
+        rules: Callable[[Seq2SeqSpec], list[WeightMapping]],
+    ) -> Callable[..., list[WeightMapping]]:
         return lambda spec: change(rules(spec))
 
     wrong = tuple(replace(f, rules=changed(f.rules)) for f in (t5.FAMILY, bart.FAMILY))

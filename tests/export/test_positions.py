@@ -18,7 +18,7 @@ from seq2edge.export.graph.positions import expand_relative_bias
 from seq2edge.export.sinusoids import fairseq_sinusoids, halved_sinusoids
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.backends import Step
-from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from seq2edge.runtime.backends.onnxruntime import OrtBackend
 
 
 @pytest.mark.parametrize("bidirectional", [True, False], ids=["encoder", "decoder"])
@@ -55,14 +55,14 @@ def test_learned_positions_match_at_the_very_last_position(
         expected = model(
             input_ids=torch.tensor(source), decoder_input_ids=torch.tensor(target)
         ).logits.numpy()
-    engine = OnnxRuntimeEngine(Bundle.open(bundle_of("bart")), num_threads=1)
-    decoder = engine.decoder(engine.encode(source, np.ones(source.shape, np.bool_)), length)
+    backend = OrtBackend(Bundle.open(bundle_of("bart")), num_threads=1)
+    decoder = backend.decoder(backend.encode(source, np.ones(source.shape, np.bool_)), length)
     step = Step.allocate(2, length, length, vocab_size=model.config.vocab_size)
     step.input_ids[:] = target
     step.position_ids[:] = np.arange(length)
     step.attention_mask[:] = np.tri(length, dtype=np.bool_)
     decoder.bind(step)()
-    engine.close()
+    backend.close()
     assert step.logits is not None
     np.testing.assert_allclose(step.logits[:, -1], expected[:, -1], atol=2e-4)
     np.testing.assert_allclose(step.logits, expected, atol=2e-4)

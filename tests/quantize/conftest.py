@@ -15,7 +15,7 @@ import pytest
 from seq2edge.quantize.calibration import Calibration, calibrate, linear_inputs
 from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.backends import Step, load_engine
+from seq2edge.runtime.backends import Step, load_backend
 from seq2edge.runtime.bundle.reader import sha256_of
 
 from ..conftest import export_unvalidated, made_once
@@ -146,12 +146,12 @@ def logits(path: Path) -> np.ndarray:
     size = bundle.manifest.dimensions.vocab_size
     ids = generator.integers(3, size, (2, 12))
     mask = np.arange(12) < np.array([[12], [7]])
-    engine = load_engine(bundle, num_threads=1)
+    backend = load_backend(bundle, num_threads=1)
     step = Step.allocate(2, 9, 16, vocab_size=size)
     step.input_ids[:] = generator.integers(3, size, (2, 9))
     step.position_ids[:] = np.arange(9)
     step.attention_mask[..., :9] = np.tri(9, dtype=np.bool_)
-    engine.decoder(engine.encode(ids, mask), 16).bind(step)()
+    backend.decoder(backend.encode(ids, mask), 16).bind(step)()
     assert step.logits is not None
     return step.logits
 

@@ -22,7 +22,7 @@ from seq2edge.quantize.calibration.capture import replay
 from seq2edge.quantize.calibration.statistics import BINS
 from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.runtime import Bundle, Seq2SeqModel
-from seq2edge.runtime.backends import Step, load_engine
+from seq2edge.runtime.backends import Step, load_backend
 from seq2edge.runtime.errors import InputError
 
 from .conftest import BundleOf, CalibrationOf, calibrated, models
@@ -52,16 +52,16 @@ def test_replay_shows_what_steps_with_the_cache_compute(shape: str, short_of: Bu
     assert tokens == sum(len(output) for output in outputs)
     start = bundle.manifest.special_tokens.decoder_start
     size = bundle.manifest.dimensions.vocab_size
-    engine = load_engine(bundle, num_threads=1)
+    backend = load_backend(bundle, num_threads=1)
     for number, (source, output) in enumerate(zip(SOURCES, outputs, strict=True)):
         replayed = seen["logits"][number][0]
         assert replayed.shape == (len(output), size)
         ids = np.array([source])
-        decoder = engine.decoder(engine.encode(ids, ids >= 0), len(output))
+        decoder = backend.decoder(backend.encode(ids, ids >= 0), len(output))
         step = Step.allocate(1, 1, len(output), vocab_size=size)
         run = decoder.bind(step)
         for place, token in enumerate([start, *output[:-1]]):
-            step.input_ids[:], step.position_ids[:], step.write_index[:] = token, place, place
+            step.input_ids[:], step.position_ids[:], step.write_indices[:] = token, place, place
             step.attention_mask[..., place] = True
             run()
             assert step.logits is not None

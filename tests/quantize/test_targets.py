@@ -16,8 +16,8 @@ from seq2edge.quantize.numerics.gptq import gptq_blocks
 from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.quantize.recipe.schemes import Scheme
 from seq2edge.quantize.recipe.weight_formats import BlockWeights
-from seq2edge.runtime import Bundle, EngineError, GenerationConfig, Seq2SeqModel
-from seq2edge.runtime.backends import load_engine
+from seq2edge.runtime import BackendError, Bundle, GenerationConfig, Seq2SeqModel
+from seq2edge.runtime.backends import load_backend
 
 from .conftest import (
     BundleOf,
@@ -389,5 +389,5 @@ def test_4_bits_are_an_eighth_of_the_file(short_of: BundleOf, tmp_path: Path) ->
 
 def test_bfloat16_is_refused_by_the_cpu(short_of: BundleOf, tmp_path: Path) -> None:
     quantize_bundle(short_of("t5"), tmp_path / "out", "bf16", target="cuda")
-    with pytest.raises(EngineError, match="bfloat16, which onnxruntime cannot do on a CPU"):
-        load_engine(Bundle.open(tmp_path / "out"), num_threads=1)
+    with pytest.raises(BackendError, match="bfloat16, which onnxruntime cannot do on a CPU"):
+        load_backend(Bundle.open(tmp_path / "out"), num_threads=1)

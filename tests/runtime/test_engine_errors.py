@@ -1,4 +1,4 @@
-"""Engines that cannot run the bundle are an EngineError that says what to do."""
+"""Engines that cannot run the bundle are an BackendError that says what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError, Seq2SeqModel
+from seq2edge.runtime import BackendError, Bundle, Seq2SeqModel
 from seq2edge.runtime.backends.onnxruntime import check_version
 
 BundleOf = Callable[[str], Path]
@@ -17,10 +17,10 @@ BundleOf = Callable[[str], Path]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "openvino"}, "unknown engine 'openvino'; this version has: onnxruntime"),
+        ({"backend": "openvino"}, "unknown engine 'openvino'; this version has: onnxruntime"),
         ({"device": "npu"}, "unknown device 'npu'; the engine onnxruntime runs on: cpu, cuda"),
         (
-            {"engine": "onnxruntime-tensorrt", "device": "cpu"},
+            {"backend": "onnxruntime-tensorrt", "device": "cpu"},
             "unknown device 'cpu'; the engine onnxruntime-tensorrt runs on: cuda",
         ),
         ({"num_threads": 0}, "num_threads must be at least 1, not 0"),
@@ -28,13 +28,13 @@ BundleOf = Callable[[str], Path]
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str, bundle_of: BundleOf) -> None:
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(BackendError, match=message):
         Seq2SeqModel.load(bundle_of("t5"), **options)
 
 
 def test_too_old_onnxruntime_names_both_versions_and_python(bundle_of: BundleOf) -> None:
     manifest = Bundle.open(bundle_of("t5")).manifest
-    with pytest.raises(EngineError, match=r">= 1\.25, and 1\.23\.2 is installed; .*Python 3\.11"):
+    with pytest.raises(BackendError, match=r">= 1\.25, and 1\.23\.2 is installed; .*Python 3\.11"):
         check_version("1.23.2", manifest)
 
 
@@ -50,5 +50,5 @@ def test_corrupted_graph_is_named(
     bundle = copy_of(bundle_of("t5"))
     file = bundle / name
     file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(EngineError, match=f"onnxruntime cannot load .*{name}"):
+    with pytest.raises(BackendError, match=f"onnxruntime cannot load .*{name}"):
         Seq2SeqModel.load(bundle)

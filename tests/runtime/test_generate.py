@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from seq2edge.runtime import EngineError, Generation, InputError, Seq2SeqModel
+from seq2edge.runtime import BackendError, Generation, InputError, Seq2SeqModel
 
 #: t5-v1.1 has random weights whose outputs do not settle on one token at once.
 LIVELY = "t5-v1.1"
@@ -184,5 +184,5 @@ def test_closed_model_can_be_closed_again(bundle_of: BundleOf) -> None:
 def test_closed_model_says_that_it_was_closed(bundle_of: BundleOf) -> None:
     with Seq2SeqModel.load(bundle_of("t5")) as model:
         pass
-    with pytest.raises(EngineError, match="closed; load it again"):
+    with pytest.raises(BackendError, match="closed; load it again"):
         model.generate_ids([ROWS[0]])

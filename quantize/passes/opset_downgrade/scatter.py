@@ -1,6 +1,6 @@
 """``TensorScatter`` to ``ScatterND``.
 
-Both write Q slots of a cache [B, H, T, Dh], starting at ``write_index`` [B]. ``ScatterND`` is
+Both write Q slots of a cache [B, H, T, Dh], starting at ``write_indices`` [B]. ``ScatterND`` is
 told every (sequence, head, slot) [B, H, Q, 3]: eleven nodes, once a step for all layers.
 ONNX Runtime's kernel copies the cache first unless its output is bound to the memory of its
 input, as :mod:`seq2edge.runtime.backends.onnxruntime` binds it; then only the slots are written.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
-from ...errors import EngineError
-from ..base import EncodedSource, Ids, Mask, Step
+from ...errors import BackendError
+from ..base import EncoderOutput, Ids, Mask, Step
 from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
 #: Up to so many bytes of weights a step, one thread is the default: a step of 2.9 MB took
@@ -30,10 +30,10 @@ def chosen_threads(wanted: int | None, bundle: Bundle) -> int | None:
     """Threads of an operator; ``wanted`` None: one for a small model, else None, all cores.
 
     Raises:
-        EngineError: ``wanted`` is below 1.
+        BackendError: ``wanted`` is below 1.
     """
     if wanted is not None and wanted < 1:
-        raise EngineError(f"num_threads must be at least 1, not {wanted}")
+        raise BackendError(f"num_threads must be at least 1, not {wanted}")
     small = _main_graph(bundle).weight_bytes <= _SINGLE_THREAD_BYTES
     return 1 if wanted is None and small else wanted
 
@@ -41,10 +41,10 @@ def chosen_threads(wanted: int | None, bundle: Bundle) -> int | None:
 def _main_graph(bundle: Bundle) -> GraphInfo:
     """The graph that runs most often."""
     graphs = bundle.manifest.graphs
-    return graphs["encoder" if bundle.manifest.only == "encoder" else "decoder"]
+    return graphs["encoder" if bundle.manifest.single_stack == "encoder" else "decoder"]
 
 
-class OnnxRuntimeEngine:
+class OrtBackend:
     """CPU sessions over one bundle, or over the only one of its two stacks.
 
     Args:
@@ -60,7 +60,7 @@ class OnnxRuntimeEngine:
         check_version(ort.__version__, bundle.manifest)
         graphs, main = bundle.manifest.graphs, _main_graph(bundle)
         if any(spec.dtype == "bfloat16" for spec in (*main.inputs, *main.outputs)):
-            raise EngineError(
+            raise BackendError(
                 f"{bundle.directory} computes in bfloat16, which onnxruntime cannot do on a CPU;"
                 " quantize the float32 bundle for the CPU instead"
             )
@@ -79,14 +79,14 @@ class OnnxRuntimeEngine:
             self._scores = open_session(ort, bundle, graphs["scores"], 1)
         give_back_memory()
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtSource:
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Engine`."""
         input_ids = np.ascontiguousarray(input_ids, np.int64)
         mask = np.ascontiguousarray(attention_mask, np.bool_)[:, None, None, :]
         if self._closed:
-            raise EngineError("the model was closed; load it again")
+            raise BackendError("the model was closed; load it again")
         if self._encoder is None:
-            return OrtSource(mask, {}, self._value)
+            return OrtEncoderOutput(mask, {}, self._value)
         binding = self._encoder.io_binding()
         _bind(binding.bind_input, "input_ids", input_ids)
         _bind(binding.bind_input, "encoder_attention_mask", mask)
@@ -98,14 +98,14 @@ class OnnxRuntimeEngine:
         except Exception as error:  # the bindings raise several unrelated classes
             raise run_error("encoder", error) from None
         outputs = dict(zip(names, binding.get_outputs(), strict=True))
-        return OrtSource(mask, outputs, self._value)
+        return OrtEncoderOutput(mask, outputs, self._value)
 
-    def decoder(self, source: EncodedSource, capacity: int) -> OrtDecoder:
+    def decoder(self, source: EncoderOutput, capacity: int) -> OrtSlots:
         """See :class:`seq2edge.runtime.backends.base.Engine`."""
-        if not isinstance(source, OrtSource):
+        if not isinstance(source, OrtEncoderOutput):
             raise TypeError("source was encoded by another engine")
         info = self._graphs["decoder"]
-        return OrtDecoder(self._decoder, self._scores, info, source, capacity)
+        return OrtSlots(self._decoder, self._scores, info, source, capacity)
 
     def close(self) -> None:
         """Let go of the sessions and their memory."""
@@ -113,7 +113,7 @@ class OnnxRuntimeEngine:
         self._closed = True
 
 
-class OrtSource:
+class OrtEncoderOutput:
     """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S].
 
     Without an encoder there are none.
@@ -133,13 +133,13 @@ class OrtSource:
         array: NDArray[Any] = self._outputs[name].numpy()
         return array
 
-    def rows(self, rows: Ids) -> OrtSource:
+    def rows(self, rows: Ids) -> OrtEncoderOutput:
         """These rows of the batch, copied."""
         outputs = {
             name: self._value.ortvalue_from_numpy(np.ascontiguousarray(self.numpy(name)[rows]))
             for name in self._outputs
         }
-        return OrtSource(np.ascontiguousarray(self.mask[rows]), outputs, self._value)
+        return OrtEncoderOutput(np.ascontiguousarray(self.mask[rows]), outputs, self._value)
 
     def bind(self, binding: Any) -> None:
         """Make the outputs inputs of a decoder step."""
@@ -147,13 +147,13 @@ class OrtSource:
             binding.bind_ortvalue_input(name, value)
 
 
-class OrtDecoder:
+class OrtSlots:
     """See :class:`seq2edge.runtime.backends.base.Decoder`."""
 
     cache_position_ids: Ids
 
     def __init__(
-        self, session: Any, scores: Any, info: GraphInfo, source: OrtSource, capacity: int
+        self, session: Any, scores: Any, info: GraphInfo, source: OrtEncoderOutput, capacity: int
     ) -> None:
         self._session = session
         self._scores = scores
@@ -186,13 +186,13 @@ class OrtDecoder:
         self._set_capacity(capacity)
         self.cache_position_ids[:, : known.shape[1]] = known
 
-    def pack(self, slots: Ids) -> None:
+    def compact(self, slots: Ids) -> None:
         count = slots.shape[1]
         for array in (*self._cache.values(), self.cache_position_ids[:, None, :, None]):
             for row, chosen in enumerate(slots):
                 array[row, :, :count] = array[row][:, chosen]
 
-    def keep(self, rows: Ids) -> None:
+    def select_batch(self, rows: Ids) -> None:
         self._source = self._source.rows(rows)
         self._cache = {name: array[rows] for name, array in self._cache.items()}
         self.cache_position_ids = self.cache_position_ids[rows]
@@ -204,7 +204,7 @@ class OrtDecoder:
             "position_ids": step.position_ids,
             "cache_position_ids": self.cache_position_ids,
             "attention_mask": step.attention_mask,
-            "write_index": step.write_index,
+            "write_indices": step.write_indices,
             "encoder_attention_mask": self._source.mask,
         }
         for name, array in inputs.items():
@@ -214,7 +214,7 @@ class OrtDecoder:
         for name, array in self._cache.items():
             _bind(binding.bind_input, name, array)
             _bind(binding.bind_output, name.replace("past_", "present_", 1), array)
-        _bind(binding.bind_output, "next_ids", step.next_ids)
+        _bind(binding.bind_output, "next_token_ids", step.next_token_ids)
         if step.logits is not None:
             _bind(binding.bind_output, "logits", step.logits)
         run, cache = self._session.run_with_iobinding, dict(self._cache)
@@ -232,11 +232,11 @@ class OrtDecoder:
         return run_step
 
     def _bind_scores(self, step: Step) -> Callable[[], None] | None:
-        if self._scores is None or step.logits is None or step.log_normalizer is None:
+        if self._scores is None or step.logits is None or step.logsumexp is None:
             return None
         binding = self._scores.io_binding()
         _bind(binding.bind_input, "logits", step.logits)
-        _bind(binding.bind_output, "log_normalizer", step.log_normalizer)
+        _bind(binding.bind_output, "logsumexp", step.logsumexp)
         return partial(self._scores.run_with_iobinding, binding)
 
     def _set_capacity(self, capacity: int) -> None:

@@ -22,8 +22,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ...bundle.reader import Bundle
-from ...errors import EngineError
-from ..base import EncodedSource, Ids, Mask, Step
+from ...errors import BackendError
+from ..base import EncoderOutput, Ids, Mask, Step
 from .assignment import RECORD, Node, assigned_nodes, describe, fallbacks
 from .buffers import Pool
 from .providers import Target, check_available, check_started, explained, preload_libraries
@@ -31,7 +31,7 @@ from .session import check_version, import_onnxruntime, open_session, quiet
 from .steps import (
     RUNS_BEFORE_CAPTURE,
     CacheBuffers,
-    Place,
+    DeviceContext,
     SourceBuffers,
     SourceKey,
     StepBuffers,
@@ -46,7 +46,7 @@ _SOURCE_MULTIPLE = 64
 _PROBE_SLOTS = 64
 
 
-class DeviceEngine:
+class OrtDeviceBackend:
     """Sessions over one bundle whose arrays are on a device.
 
     After loading, the encoder and a few steps of the decoder are run: what does not work on
@@ -62,7 +62,7 @@ class DeviceEngine:
         graphs_off: why steps are not captured as CUDA graphs; None: they are.
 
     Raises:
-        EngineError: there is no such provider, or it does not run here; a graph that it
+        BackendError: there is no such provider, or it does not run here; a graph that it
             refuses; with ``strict``, nodes on the CPU. It says what to do.
     """
 
@@ -77,7 +77,7 @@ class DeviceEngine:
         num_threads: int | None = None,
     ) -> None:
         if num_threads is not None and num_threads < 1:
-            raise EngineError(f"num_threads must be at least 1, not {num_threads}")
+            raise BackendError(f"num_threads must be at least 1, not {num_threads}")
         self.num_threads = num_threads or 1
         self._ort = import_onnxruntime()
         check_available(self._ort, target)
@@ -85,7 +85,7 @@ class DeviceEngine:
         if target.device != "cpu":
             preload_libraries(self._ort)
         self._bundle, self._target = bundle, target
-        self._place = Place(self._ort, target.device, bundle.manifest.graphs, {})
+        self._place = DeviceContext(self._ort, target.device, bundle.manifest.graphs, {})
         self.graphs_off = None if target.captures else f"{target.required[0]} has none here"
         failure = self._failure_to_load()
         if failure is not None and target.captures:
@@ -96,7 +96,7 @@ class DeviceEngine:
             raise explained(self._ort, failure)
         self._report(strict)
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> DeviceSource:
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> DeviceEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Engine`."""
         batch, length = input_ids.shape
         padded = self._padded(length)
@@ -106,18 +106,18 @@ class DeviceEngine:
         mask[:, 0, 0, :length] = attention_mask
         with self._place.working("encoder"):
             self._place.session("encoder")  # a closed engine has nothing to lend
-            source = DeviceSource(self._sources, SourceKey(batch, padded))
+            source = DeviceEncoderOutput(self._sources, SourceKey(batch, padded))
             source.buffers.ids.write(ids)
             source.buffers.mask.write(mask)
             source.buffers.run_encoder()
         return source
 
-    def decoder(self, source: EncodedSource, capacity: int) -> DeviceDecoder:
+    def decoder(self, source: EncoderOutput, capacity: int) -> DeviceSlots:
         """See :class:`seq2edge.runtime.backends.base.Engine`."""
-        if not isinstance(source, DeviceSource) or source.pool is not self._sources:
+        if not isinstance(source, DeviceEncoderOutput) or source.pool is not self._sources:
             raise TypeError("source was encoded by another engine")
         with self._place.working("decoder"):
-            return DeviceDecoder(self._place, source, capacity)
+            return DeviceSlots(self._place, source, capacity)
 
     def close(self) -> None:
         """Let go of the sessions, their graphs and what is kept for later calls."""
@@ -125,12 +125,12 @@ class DeviceEngine:
             self._place.sessions.clear()
             self._sources.clear()
 
-    def _failure_to_load(self) -> EngineError | None:
+    def _failure_to_load(self) -> BackendError | None:
         """Load; an error without its traceback, whose frames would keep the sessions."""
         try:
             with quiet(self._ort):
                 self._load()
-        except EngineError as error:
+        except BackendError as error:
             return error.with_traceback(None)
         return None
 
@@ -159,7 +159,7 @@ class DeviceEngine:
                 self._fallbacks = None
             else:
                 self._fallbacks[name] = fallbacks(found, self._target.required), len(found)
-        self._place = place = Place(
+        self._place = place = DeviceContext(
             self._ort,
             self._target.device,
             graphs,
@@ -185,9 +185,9 @@ class DeviceEngine:
         found = []
         for _ in range(RUNS_BEFORE_CAPTURE + 1 if self._place.captures else 1):
             run()
-            found.append(int(step.next_ids[0, 0]))
+            found.append(int(step.next_token_ids[0, 0]))
         if len(set(found)) > 1:
-            raise EngineError(f"a replayed CUDA graph gives other tokens: {found}")
+            raise BackendError(f"a replayed CUDA graph gives other tokens: {found}")
 
     def _fell_back(self) -> bool:
         return any(nodes for nodes, _ in (self._fallbacks or {}).values())
@@ -197,7 +197,7 @@ class DeviceEngine:
         version = self._ort.__version__
         if self._fallbacks is None:
             if strict:
-                raise EngineError(
+                raise BackendError(
                     f"onnxruntime {version} does not tell which nodes are on the CPU, so strict"
                     " cannot be kept; upgrade onnxruntime-gpu, or load without strict"
                 )
@@ -209,7 +209,7 @@ class DeviceEngine:
                 " (seq2edge lower)"
             )
             if strict:
-                raise EngineError(text)
+                raise BackendError(text)
             warnings.warn(f"{text}; each of them waits for the GPU", stacklevel=4)
             return
         if self._target.captures and self.graphs_off is not None:
@@ -223,7 +223,7 @@ class DeviceEngine:
         return padded if limit is None else max(length, min(padded, limit))
 
 
-class DeviceSource:
+class DeviceEncoderOutput:
     """Cross-attention keys and values of a batch of sources on the device."""
 
     def __init__(self, pool: Pool[SourceKey, SourceBuffers], key: SourceKey) -> None:
@@ -235,21 +235,21 @@ class DeviceSource:
     def batch_size(self) -> int:
         return self._key.batch
 
-    def rows(self, rows: Ids) -> DeviceSource:
+    def rows(self, rows: Ids) -> DeviceEncoderOutput:
         """These rows of the batch, copied through the host."""
-        kept = DeviceSource(self.pool, SourceKey(len(rows), self._key.length))
+        kept = DeviceEncoderOutput(self.pool, SourceKey(len(rows), self._key.length))
         kept.buffers.mask.write(self.buffers.mask.read()[rows])
         for name, array in kept.buffers.cross.items():
             array.write(self.buffers.cross[name].read()[rows])
         return kept
 
 
-class DeviceDecoder:
+class DeviceSlots:
     """See :class:`seq2edge.runtime.backends.base.Decoder`."""
 
     cache_position_ids: Ids
 
-    def __init__(self, place: Place, source: DeviceSource, capacity: int) -> None:
+    def __init__(self, place: DeviceContext, source: DeviceEncoderOutput, capacity: int) -> None:
         self._place = place
         self._source = source
         self._cache, self._give_back = source.buffers.caches.lend(capacity, self)
@@ -277,7 +277,7 @@ class DeviceDecoder:
         self.cache_position_ids = self._first_positions()
         self.cache_position_ids[:, : old.slots] = known
 
-    def pack(self, slots: Ids) -> None:
+    def compact(self, slots: Ids) -> None:
         count, rows = slots.shape[1], np.arange(len(slots))[:, None]
         with self._place.working("decoder"):
             for array in self._cache.arrays.values():
@@ -287,7 +287,7 @@ class DeviceDecoder:
         positions = self.cache_position_ids
         positions[:, :count] = positions[rows, slots]
 
-    def keep(self, rows: Ids) -> None:
+    def select_batch(self, rows: Ids) -> None:
         with self._place.working("decoder"):
             self._source = self._source.rows(rows)
             old = self._replace(self.capacity)

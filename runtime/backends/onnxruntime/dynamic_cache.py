@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
-from ...errors import EngineError
-from ..base import Decoder, EncodedSource, Ids, Mask
+from ...errors import BackendError
+from ..base import Decoder, EncoderOutput, Ids, Mask
 from .cpu import chosen_threads
 from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
@@ -41,7 +41,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-class GrowingEngine:
+class OrtConcatBackend:
     """CPU sessions over one bundle, or one folder of optimum's.
 
     Args:
@@ -49,7 +49,7 @@ class GrowingEngine:
         num_threads: threads of an operator; None: one for a small model, else all cores.
 
     Raises:
-        EngineError: onnxruntime is missing or too old, or graphs with other inputs.
+        BackendError: onnxruntime is missing or too old, or graphs with other inputs.
     """
 
     limits: None = None  # any shapes
@@ -73,7 +73,7 @@ class GrowingEngine:
         self._graphs: tuple[_Graph, _Graph, _Graph] | None = (encoder, decoder, prompt)
         give_back_memory()
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> GrowingSource:
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> ConcatEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Engine`."""
         encoder, _, _ = self._opened()
         inputs = {
@@ -82,22 +82,22 @@ class GrowingEngine:
             if name in encoder.inputs
         }
         outputs = encoder.run(encoder.bind(inputs), encoder.outputs, "encoder")
-        return GrowingSource(np.asarray(attention_mask, np.bool_), outputs)
+        return ConcatEncoderOutput(np.asarray(attention_mask, np.bool_), outputs)
 
-    def rows(self, source: EncodedSource) -> GrowingDecoder:
-        """See :class:`seq2edge.runtime.backends.base.RowEngine`."""
-        if not isinstance(source, GrowingSource):
+    def rows(self, source: EncoderOutput) -> OrtRows:
+        """See :class:`seq2edge.runtime.backends.base.ConcatBackend`."""
+        if not isinstance(source, ConcatEncoderOutput):
             raise TypeError("source was encoded by another engine")
         _, decoder, prompt = self._opened()
-        return GrowingDecoder(decoder, prompt, source, self._value)
+        return OrtRows(decoder, prompt, source, self._value)
 
-    def decoder(self, source: EncodedSource, capacity: int) -> Decoder:  # noqa: ARG002
+    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:  # noqa: ARG002
         """Refused: these graphs have no slots to write to.
 
         Raises:
-            EngineError: always.
+            BackendError: always.
         """
-        raise EngineError(
+        raise BackendError(
             "a model whose cache grows has no tree steps, which this needs; export the checkpoint"
             " itself with 'seq2edge export'"
         )
@@ -108,7 +108,7 @@ class GrowingEngine:
 
     def _opened(self) -> tuple[_Graph, _Graph, _Graph]:
         if self._graphs is None:
-            raise EngineError("the model was closed; load it again")
+            raise BackendError("the model was closed; load it again")
         return self._graphs
 
 
@@ -124,7 +124,7 @@ class _Graph:
     def dtype(self, name: str) -> type[np.generic]:
         kind = self.inputs[name].type
         if kind not in _DTYPES:
-            raise EngineError(f"{self.file}: {name} is a {kind}, which is not supported")
+            raise BackendError(f"{self.file}: {name} is a {kind}, which is not supported")
         return _DTYPES[kind]
 
     def caches(self) -> list[str]:
@@ -154,7 +154,7 @@ def _check(encoder: _Graph, decoder: _Graph, prompt: _Graph) -> None:
     """Refuse graphs with inputs that nobody would fill.
 
     Raises:
-        EngineError: which graph, and which inputs.
+        BackendError: which graph, and which inputs.
     """
     given = {_IDS, _SOURCE_MASK}
     made = {
@@ -168,23 +168,23 @@ def _check(encoder: _Graph, decoder: _Graph, prompt: _Graph) -> None:
         caches = {*graph.caches(), _BRANCH} if graph is decoder else set()
         unknown = sorted(set(graph.inputs) - known - caches)
         if unknown or _IDS not in graph.inputs:
-            raise EngineError(
+            raise BackendError(
                 f"{graph.file} takes {', '.join(unknown or graph.inputs)}, which is not known here:"
                 " only models from token ids to token ids, with past_key_values, run"
             )
     own = {name for name in needed if _CROSS not in name}
     if not own or not own <= set(decoder.outputs) or not needed <= set(prompt.outputs):
-        raise EngineError(f"{decoder.file} does not give a present.* for each past_key_values.*")
+        raise BackendError(f"{decoder.file} does not give a present.* for each past_key_values.*")
     for name in prompt.caches():
         shape = prompt.inputs[name].shape
         if len(shape) != 4 or not (isinstance(shape[1], int) and isinstance(shape[3], int)):
-            raise EngineError(
+            raise BackendError(
                 f"{prompt.file}: {name} is {shape}; heads and head size must be fixed"
                 " [batch, heads, length, head size]"
             )
 
 
-class GrowingSource:
+class ConcatEncoderOutput:
     """Encoder outputs as ONNX Runtime values, with the source mask [B, S]."""
 
     def __init__(self, mask: Mask, outputs: Mapping[str, Any]) -> None:
@@ -196,10 +196,12 @@ class GrowingSource:
         return int(self.mask.shape[0])
 
 
-class GrowingDecoder:
-    """See :class:`seq2edge.runtime.backends.base.RowDecoder`."""
+class OrtRows:
+    """See :class:`seq2edge.runtime.backends.base.CacheRows`."""
 
-    def __init__(self, decoder: _Graph, prompt: _Graph, source: GrowingSource, value: Any) -> None:
+    def __init__(
+        self, decoder: _Graph, prompt: _Graph, source: ConcatEncoderOutput, value: Any
+    ) -> None:
         self._decoder, self._prompt = decoder, prompt
         self._value = value  # onnxruntime's OrtValue class, imported only by the engine
         outputs = source.outputs

@@ -21,7 +21,7 @@ from typing import Any
 from ...bundle.atomic_write import check_parent
 from ...bundle.manifest import TensorSpec
 from ...bundle.reader import Bundle
-from ...errors import EngineError
+from ...errors import BackendError
 from ..limits import Limits
 from .session import CPU, Provider
 
@@ -127,20 +127,20 @@ def check_available(ort: Any, target: Target) -> None:
     """Refuse an ONNX Runtime that was built without a required provider.
 
     Raises:
-        EngineError: it is the package for CPUs, or one without TensorRT; what to install.
+        BackendError: it is the package for CPUs, or one without TensorRT; what to install.
     """
     if target.device != "cuda":
         return
     missing = [name for name in target.required if name not in ort.get_available_providers()]
     hint = _JETSON if platform.machine() == "aarch64" else ""
     if CUDA in missing:
-        raise EngineError(
+        raise BackendError(
             f"the installed onnxruntime {ort.__version__} is the one for CPUs: pip uninstall"
             " onnxruntime, then pip install 'seq2edge[gpu]' (both packages are one module and"
             f" cannot be installed together){hint}"
         )
     if missing:
-        raise EngineError(
+        raise BackendError(
             f"the installed onnxruntime {ort.__version__} has no TensorRT provider: use the"
             f" engine onnxruntime on the device cuda, or the engine tensorrt{hint}"
         )
@@ -161,14 +161,14 @@ def check_started(ort: Any, session: Any, target: Target) -> None:
     """Refuse a session without its providers: ONNX Runtime leaves out those that do not start.
 
     Raises:
-        EngineError: which one did not start, why as far as that is known, and what it needs.
+        BackendError: which one did not start, why as far as that is known, and what it needs.
     """
     for name in target.required:
         if name not in session.get_providers():
             raise _not_started(ort, name)
 
 
-def explained(ort: Any, error: EngineError) -> EngineError:
+def explained(ort: Any, error: BackendError) -> BackendError:
     """The error of opening or first running a graph, with what to do if the reason is known."""
     text = str(error)
     if "Please install TensorRT libraries" in text:
@@ -183,16 +183,16 @@ def explained(ort: Any, error: EngineError) -> EngineError:
     )
     if platform.machine() == "aarch64":
         hint = _JETSON
-    return EngineError(f"onnxruntime {ort.__version__} has no kernels for {gpu}{hint} ({text})")
+    return BackendError(f"onnxruntime {ort.__version__} has no kernels for {gpu}{hint} ({text})")
 
 
-def _not_started(ort: Any, provider: str) -> EngineError:
+def _not_started(ort: Any, provider: str) -> BackendError:
     version = getattr(ort, "cuda_version", "")
     reason = _load_error(ort, provider)
     needs, build = f"CUDA{f' {version}' if version else ''} and cuDNN 9", ""
     if provider == TENSORRT:
         needs, build = f"{needs}, TensorRT", ", and the TensorRT that it was built with"
-    return EngineError(
+    return BackendError(
         f"onnxruntime {ort.__version__} lists {provider} but could not start it"
         f"{f' ({reason})' if reason else ''}; it needs an NVIDIA GPU and driver (nvidia-smi),"
         f" {needs}: pip install 'onnxruntime-gpu[cuda,cudnn]'{build}"
@@ -210,7 +210,7 @@ def _profile_options(bundle: Bundle, graph: str) -> dict[str, str]:
     sizes = {
         "batch": (1, 1, limits.max_batch),
         "source": (1, min(_USUAL_LENGTH, limits.max_source_length), limits.max_source_length),
-        "queries": (1, 1, limits.max_queries),
+        "queries": (1, 1, limits.max_num_tokens),
         "slots": (1, min(_USUAL_LENGTH, limits.max_target_length), limits.max_target_length),
     }
     inputs = bundle.manifest.graphs[graph].inputs

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...bundle.manifest import GraphInfo, Manifest
 from ...bundle.reader import Bundle
-from ...errors import EngineError
+from ...errors import BackendError
 
 #: An execution provider's name with its options, as ``InferenceSession`` takes it.
 Provider = tuple[str, dict[str, Any]]
@@ -28,7 +28,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise EngineError(
+        raise BackendError(
             "onnxruntime is not installed: pip install 'seq2edge[cpu]' (or onnxruntime alone)"
         ) from None
     return onnxruntime
@@ -38,13 +38,13 @@ def check_version(installed: str, manifest: Manifest) -> None:
     """Refuse an ONNX Runtime that is too old for the bundle's operators.
 
     Raises:
-        EngineError: which version is there, which is needed and what to do.
+        BackendError: which version is there, which is needed and what to do.
     """
     numbers = tuple(int(part) for part in installed.split(".")[:2])
     opset = max(graph.opset for graph in manifest.graphs.values())
     needed = max((v for o, v in MINIMUM_VERSION.items() if o <= opset), default=(0, 0))
     if numbers < needed:
-        raise EngineError(
+        raise BackendError(
             f"this bundle uses ONNX opset {opset}, which needs onnxruntime >="
             f" {needed[0]}.{needed[1]}, and {installed} is installed; upgrade onnxruntime"
             " (Python 3.10 stops at 1.23: use Python 3.11 or newer, or write the bundle with"
@@ -64,7 +64,7 @@ def open_session(
     """An ``InferenceSession`` of one graph. ``entries`` are session configuration entries.
 
     Raises:
-        EngineError: ONNX Runtime refuses the graph.
+        BackendError: ONNX Runtime refuses the graph.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -79,7 +79,7 @@ def open_session(
             os.fspath(path), options, providers=list(providers), enable_fallback=0
         )
     except Exception as error:  # the bindings raise several unrelated classes
-        raise EngineError(f"onnxruntime cannot load {path}: {error}") from None
+        raise BackendError(f"onnxruntime cannot load {path}: {error}") from None
 
 
 @contextmanager
@@ -108,5 +108,5 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def run_error(graph: str, error: Exception) -> EngineError:
-    return EngineError(f"onnxruntime failed in the {graph}: {str(error).strip()}")
+def run_error(graph: str, error: Exception) -> BackendError:
+    return BackendError(f"onnxruntime failed in the {graph}: {str(error).strip()}")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bundle.manifest import GraphInfo
-from ...errors import EngineError
+from ...errors import BackendError
 from ..base import Ids, Step
 from .buffers import Budget, DeviceArray, Pool
 from .session import run_error
@@ -37,7 +37,7 @@ _KEPT_BYTES, _KEPT_GRAPHS = 256_000_000, 64
 
 
 @dataclass
-class Place:
+class DeviceContext:
     """An opened bundle on a device.
 
     Attributes:
@@ -65,7 +65,7 @@ class Place:
 
     def session(self, graph: str) -> Any:
         if not self.sessions:
-            raise EngineError("the model was closed; load it again")
+            raise BackendError("the model was closed; load it again")
         return self.sessions[graph]
 
     @contextmanager
@@ -74,7 +74,7 @@ class Place:
         with _DEVICE_LOCK:
             try:
                 yield
-            except EngineError:
+            except BackendError:
                 raise
             except Exception as error:  # the bindings raise several unrelated classes
                 raise run_error(graph, error) from None
@@ -90,7 +90,7 @@ class SourceBuffers:
 
     kept = False
 
-    def __init__(self, place: Place, key: SourceKey) -> None:
+    def __init__(self, place: DeviceContext, key: SourceKey) -> None:
         self._place = place
         self.batch, self.length = key
         self.ids = place.array((self.batch, self.length), "int64")
@@ -128,7 +128,7 @@ class CacheBuffers:
 
     kept = False
 
-    def __init__(self, place: Place, batch: int, slots: int) -> None:
+    def __init__(self, place: DeviceContext, batch: int, slots: int) -> None:
         self.batch, self.slots = batch, slots
         sizes = {"batch": batch, "slots": slots}
         inputs = place.graphs["decoder"].inputs
@@ -148,14 +148,14 @@ class CacheBuffers:
 class StepKey(NamedTuple):
     """What a step needs: Q queries, and whether logits and their normalizer are read."""
 
-    queries: int
+    num_tokens: int
     vocab_size: int | None
     normalizer: bool
 
     @classmethod
     def of(cls, step: Step) -> StepKey:
         size = None if step.logits is None else step.logits.shape[2]
-        wanted = step.logits is not None and step.log_normalizer is not None
+        wanted = step.logits is not None and step.logsumexp is not None
         return cls(step.input_ids.shape[1], size, wanted)
 
 
@@ -166,14 +166,14 @@ class StepBuffers:
     """
 
     def __init__(
-        self, place: Place, source: SourceBuffers, cache: CacheBuffers, key: StepKey
+        self, place: DeviceContext, source: SourceBuffers, cache: CacheBuffers, key: StepKey
     ) -> None:
         self._place = place
-        batch, queries = cache.batch, key.queries
-        rows = (batch, queries)
+        batch, num_tokens = cache.batch, key.num_tokens
+        rows = (batch, num_tokens)
         self._ids = place.array(rows, "int64")
         self._positions = place.array(rows, "int64")
-        self._mask = place.array((batch, 1, queries, cache.slots), "bool")
+        self._mask = place.array((batch, 1, num_tokens, cache.slots), "bool")
         self._write_index = place.array((batch,), "int64")
         # Not the memory of the ids, as in the CPU's engine: a first run may be several.
         self._next_ids = place.array(rows, "int64")
@@ -187,7 +187,7 @@ class StepBuffers:
         self._bind_inputs(source, cache)
         for name, array in cache.arrays.items():
             array.bind(self._binding.bind_output, name.replace("past_", "present_", 1))
-        self._next_ids.bind(self._binding.bind_output, "next_ids")
+        self._next_ids.bind(self._binding.bind_output, "next_token_ids")
         if self._logits is not None:
             self._logits.bind(self._binding.bind_output, "logits")
         self._runs = 0
@@ -203,17 +203,17 @@ class StepBuffers:
         self._ids.write(step.input_ids)
         self._positions.write(step.position_ids)
         self._mask.write(step.attention_mask)
-        self._write_index.write(step.write_index)
+        self._write_index.write(step.write_indices)
         cache.positions.write(positions)
         if self._place.rebinds:
             self._bind_inputs(source, cache)
         self._prepare_capture()
         self._session.run_with_iobinding(self._binding, self._options)
-        step.next_ids[...] = self._next_ids.read()
+        step.next_token_ids[...] = self._next_ids.read()
         if step.logits is not None and self._logits is not None:
             step.logits[...] = self._logits.read()
-        if step.log_normalizer is not None and self._log_normalizer is not None:
-            step.log_normalizer[...] = self._normalize()
+        if step.logsumexp is not None and self._log_normalizer is not None:
+            step.logsumexp[...] = self._normalize()
 
     @property
     def _nbytes(self) -> int:
@@ -225,7 +225,7 @@ class StepBuffers:
             "input_ids": self._ids,
             "position_ids": self._positions,
             "attention_mask": self._mask,
-            "write_index": self._write_index,
+            "write_indices": self._write_index,
             "cache_position_ids": cache.positions,
             "encoder_attention_mask": source.mask,
             **source.cross,
@@ -250,7 +250,7 @@ class StepBuffers:
         session = self._place.session("scores")
         binding = session.io_binding()
         self._logits.bind(binding.bind_input, "logits")
-        self._log_normalizer.bind(binding.bind_output, "log_normalizer")
+        self._log_normalizer.bind(binding.bind_output, "logsumexp")
         session.run_with_iobinding(binding)
         return self._log_normalizer.read()
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError
+from ...errors import BackendError
 
 #: What TensorRT asks of the addresses that it is given.
 ALIGNMENT = 256
@@ -42,12 +42,12 @@ def load_cuda() -> Cuda:
     """The CUDA runtime of this machine.
 
     Raises:
-        EngineError: cuda-bindings is not installed, or there is no GPU or driver.
+        BackendError: cuda-bindings is not installed, or there is no GPU or driver.
     """
     try:
         module = importlib.import_module("cuda.bindings.runtime")
     except (ImportError, OSError) as error:
-        raise EngineError(
+        raise BackendError(
             f"cuda-bindings cannot be imported ({error}): pip install 'cuda-bindings'"
             " of this machine's CUDA version (12 or 13)"
         ) from None
@@ -64,19 +64,19 @@ class Cuda:
         self._to_host = kinds.cudaMemcpyDeviceToHost
         self._within = kinds.cudaMemcpyDeviceToDevice
         if not self.call("cudaGetDeviceCount"):
-            raise EngineError("CUDA finds no GPU on this machine")
+            raise BackendError("CUDA finds no GPU on this machine")
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the runtime; what it returns beside the error.
 
         Raises:
-            EngineError: the call failed, with CUDA's reason.
+            BackendError: the call failed, with CUDA's reason.
         """
         error, *values = getattr(self._module, name)(*arguments)
         if int(error) != 0:
             # CUDA would report it once more, to TensorRT and to whoever asks for its last error.
             self._module.cudaGetLastError()
-            raise EngineError(self._reason(name, error))
+            raise BackendError(self._reason(name, error))
         return values[0] if len(values) == 1 else tuple(values)
 
     def gpu(self) -> Gpu:
@@ -212,7 +212,7 @@ class MemoryPool:
         What others have given back is freed if there would be too little.
 
         Raises:
-            EngineError: there is not so much left.
+            BackendError: there is not so much left.
         """
         size = aligned(max(size, 1))
         with self._lock:
@@ -224,7 +224,7 @@ class MemoryPool:
                 return Buffer(self, entry[1], entry[0])
             try:
                 address = self._allocate(size)
-            except EngineError:
+            except BackendError:
                 if not self._free:
                     raise
                 self._shrink()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...bundle.manifest import WEIGHTS_NAME
 from ...bundle.reader import Bundle
-from ...errors import EngineError
+from ...errors import BackendError
 from .cuda import Gpu
 from .engine_store import ENGINES_NAME, GRAPHS, EngineKey, EngineSet, read_engines, read_plan
 from .library import Library
@@ -43,7 +43,7 @@ def sound_engines(folder: Path) -> EngineSet:
     """Read a set of engines and every byte of its plans.
 
     Raises:
-        EngineError: it is incomplete, truncated or changed.
+        BackendError: it is incomplete, truncated or changed.
     """
     made = read_engines(folder)
     for engine in made.engines.values():
@@ -55,13 +55,13 @@ def find_engines(bundle: Bundle, library: Library, gpu: Gpu) -> tuple[Path, Engi
     """The newest of a bundle's engines that this machine can run.
 
     Raises:
-        EngineError: there are none; with what is wrong with those that are there.
+        BackendError: there are none; with what is wrong with those that are there.
     """
     refused = []
     for folder in _folders(cache_folder(bundle)):
         try:
             made = read_engines(folder)
-        except EngineError as error:
+        except BackendError as error:
             refused.append(str(error))
             continue
         reasons = mismatches(made.key, bundle, library, gpu)
@@ -69,10 +69,10 @@ def find_engines(bundle: Bundle, library: Library, gpu: Gpu) -> tuple[Path, Engi
             return folder, made
         refused.append(f"{folder.name}: {', '.join(reasons)}")
     there = "" if not refused else " (there are others: " + "; ".join(refused[:_MOST_REASONS]) + ")"
-    raise EngineError(
+    raise BackendError(
         f"{bundle.directory} has no engines of {library.engine} {library.version} for this"
         f" {gpu.name} (compute capability {gpu.compute_capability}){there}; build them here:"
-        f" seq2edge build {bundle.directory} --engine {library.engine}"
+        f" seq2edge build {bundle.directory} --backend {library.engine}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...bundle.atomic_write import OutputFolder
 from ...bundle.json_schema import FieldReader
-from ...errors import EngineError
+from ...errors import BackendError
 from ..limits import Limits
 from .builder.network import Precision
 from .builder.report import Gemm, GraphReport, ProfileReport
@@ -112,29 +112,29 @@ def read_engines(folder: Path) -> EngineSet:
     """Read ``engines.json`` and check that the plans are there with the right sizes.
 
     Raises:
-        EngineError: the folder holds no engines, or not whole ones.
+        BackendError: the folder holds no engines, or not whole ones.
     """
     file = folder / ENGINES_NAME
     try:
         raw = json.loads(file.read_bytes())
     except OSError as error:
-        raise EngineError(f"{folder} holds no engines: {file.name}: {error.strerror}") from None
+        raise BackendError(f"{folder} holds no engines: {file.name}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise EngineError(f"{file} is not valid JSON: {error}") from None
+        raise BackendError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
-        raise EngineError(f"{file} is of another format than this seq2edge reads")
+        raise BackendError(f"{file} is of another format than this seq2edge reads")
     reader = FieldReader()
     made = _engine_set(reader, raw)
     if reader.problems:
-        raise EngineError(f"{file} is malformed: " + "; ".join(reader.problems))
+        raise BackendError(f"{file} is malformed: " + "; ".join(reader.problems))
     for engine in made.engines.values():
         plan = folder / engine.file
         if Path(engine.file).name != engine.file:
-            raise EngineError(f"{file}: {engine.file!r} leads out of the folder")
+            raise BackendError(f"{file}: {engine.file!r} leads out of the folder")
         size = plan.stat().st_size if plan.is_file() else None
         if size != engine.size:
             state = "missing" if size is None else f"truncated: {size} of {engine.size} bytes"
-            raise EngineError(f"{plan} is {state}")
+            raise BackendError(f"{plan} is {state}")
     return made
 
 
@@ -142,15 +142,15 @@ def read_plan(folder: Path, engine: EngineFile) -> bytes:
     """The bytes of a plan.
 
     Raises:
-        EngineError: they cannot be read, or are not those that were written.
+        BackendError: they cannot be read, or are not those that were written.
     """
     plan = folder / engine.file
     try:
         data = plan.read_bytes()
     except OSError as error:
-        raise EngineError(f"cannot read {plan}: {error.strerror}") from None
+        raise BackendError(f"cannot read {plan}: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != engine.sha256:
-        raise EngineError(f"{plan} has changed since it was written (SHA-256 differs)")
+        raise BackendError(f"{plan} has changed since it was written (SHA-256 differs)")
     return data
 
 

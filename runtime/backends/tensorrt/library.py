@@ -13,7 +13,7 @@ from functools import cache
 from types import FrameType
 from typing import Any
 
-from ...errors import EngineError
+from ...errors import BackendError
 
 #: Names of the engine, in order of preference, and the modules that they are.
 _MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -60,26 +60,26 @@ def load_library(engine: str | None = None) -> Library:
         engine: ``tensorrt-rtx`` or ``tensorrt``; None: the first of them that is installed.
 
     Raises:
-        EngineError: an unknown name, or it is not installed.
+        BackendError: an unknown name, or it is not installed.
     """
     if engine is not None and engine not in _MODULES:
-        raise EngineError(f"unknown engine {engine!r}; there are: {', '.join(_MODULES)}")
+        raise BackendError(f"unknown engine {engine!r}; there are: {', '.join(_MODULES)}")
     for name in [engine] if engine else _MODULES:
         try:
             module = importlib.import_module(_MODULES[name])
         except ModuleNotFoundError as error:
             if error.name != _MODULES[name]:  # it is there, and lacks a part
-                raise EngineError(f"{name} cannot be imported: {error}") from None
+                raise BackendError(f"{name} cannot be imported: {error}") from None
         except (ImportError, OSError) as error:
-            raise EngineError(f"{name} cannot be imported: {error}") from None
+            raise BackendError(f"{name} cannot be imported: {error}") from None
         else:
             return Library(name, str(module.__version__), module)
     if engine is None:
-        raise EngineError(
+        raise BackendError(
             "neither tensorrt-rtx nor tensorrt is installed: pip install 'seq2edge[tensorrt-rtx]'"
             " (on a Jetson, JetPack brings tensorrt)"
         )
-    raise EngineError(f"{engine} is not installed: pip install 'seq2edge[{engine}]'")
+    raise BackendError(f"{engine} is not installed: pip install 'seq2edge[{engine}]'")
 
 
 def logger(library: Library) -> Any:

@@ -16,7 +16,7 @@ from seq2edge.benchmarks.quality.divergence import (
     next_token_logits,
 )
 from seq2edge.runtime import Bundle
-from seq2edge.runtime.backends import load_engine
+from seq2edge.runtime.backends import load_backend
 
 PAIR = TokenPair([17, 5, 99, 42, 1], [7, 300, 12, 12, 55, 8, 1])
 
@@ -36,9 +36,9 @@ def test_logits_are_those_of_pytorch(
     if chunk is not None:
         monkeypatch.setattr(divergence, "_LOGITS", chunk)
     bundle = Bundle.open(bundle_of(shape))
-    engine = load_engine(bundle, num_threads=1)
-    parts = list(next_token_logits(engine, bundle.manifest, PAIR))
-    engine.close()
+    backend = load_backend(bundle, num_threads=1)
+    parts = list(next_token_logits(backend, bundle.manifest, PAIR))
+    backend.close()
     assert len(parts) == (1 if chunk is None else 3)
 
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint_of(shape)).eval()
@@ -50,7 +50,7 @@ def test_logits_are_those_of_pytorch(
 
 def test_the_mean_is_over_all_tokens(reference_bundle: Path, variant_bundle: Path) -> None:
     bundles = [Bundle.open(path) for path in (reference_bundle, variant_bundle)]
-    engines = [load_engine(bundle, num_threads=1) for bundle in bundles]
+    engines = [load_backend(bundle, num_threads=1) for bundle in bundles]
     manifest = bundles[0].manifest
     pairs = [PAIR, TokenPair([4, 3, 1], [9, 1]), TokenPair([4, 1], [])]
     same, other = mean_divergences(engines[0], engines, manifest, pairs)
@@ -58,16 +58,16 @@ def test_the_mean_is_over_all_tokens(reference_bundle: Path, variant_bundle: Pat
     terms = []
     for pair in pairs[:2]:
         p, q = (
-            log_softmax(np.concatenate(list(next_token_logits(engine, manifest, pair))))
-            for engine in engines
+            log_softmax(np.concatenate(list(next_token_logits(backend, manifest, pair))))
+            for backend in engines
         )
         terms += (np.exp(p) * (p - q)).sum(axis=1).tolist()
     assert len(terms) == 9
     assert other == pytest.approx(np.mean(terms), rel=1e-9)
     assert 0 < other < 1
     assert np.isnan(mean_divergences(engines[0], engines[1:], manifest, pairs[2:])).all()
-    for engine in engines:
-        engine.close()
+    for backend in engines:
+        backend.close()
 
 
 def test_the_divergence_of_known_distributions() -> None:

@@ -28,7 +28,7 @@ def mending(advice: Advice) -> set[str | None]:
 
 def test_orin_nano_fresh(machine: Examined) -> None:
     advice = advise(machine("orin-nano"))
-    assert advice.engine == "tensorrt"
+    assert advice.backend == "tensorrt"
     assert install(advice) == (
         "sudo apt-get update",
         "sudo apt-get install -y nvidia-jetpack python3-libnvinfer python3-venv",
@@ -44,7 +44,7 @@ def test_orin_nano_fresh(machine: Examined) -> None:
         "seq2edge quantize model.bundle model.fp16.bundle --scheme fp16 --target tensorrt",
         "seq2edge lower model.fp16.bundle model.fp16.legacy.bundle",
     )
-    assert here.commands[-1] == "seq2edge build model.fp16.legacy.bundle --engine tensorrt"
+    assert here.commands[-1] == "seq2edge build model.fp16.legacy.bundle --backend tensorrt"
     # MAXN_SUPER is mode 2 on this board, and 0 on others.
     assert {"sudo nvpmodel -m 2", "sudo jetson_clocks"} <= mending(advice)
     assert "3995 MB of swap are compressed main memory" in texts(advice)
@@ -53,7 +53,7 @@ def test_orin_nano_fresh(machine: Examined) -> None:
 
 def test_orin_nx_tuned_and_hot(machine: Examined) -> None:
     advice = advise(machine("orin-nx"))
-    assert advice.engine == "tensorrt"
+    assert advice.backend == "tensorrt"
     assert install(advice) == ()
     assert advice.lower is not None
     assert mending(advice) == {None}
@@ -92,7 +92,7 @@ def test_zram_is_only_switched_off_while_it_is_empty(sample: MakeSample) -> None
 
 def test_agx_orin_whose_onnxruntime_lists_cuda(machine: Examined) -> None:
     advice = advise(machine("agx-orin"))
-    assert advice.engine == "tensorrt"
+    assert advice.backend == "tensorrt"
     assert "onnxruntime lists CUDAExecutionProvider and cannot run it" in texts(advice)
     assert "no kernel image" in texts(advice)
     (gpu_wheel,) = (text for text in advice.alternatives if "onnxruntime-gpu" in text)
@@ -107,7 +107,7 @@ def test_agx_orin_whose_onnxruntime_lists_cuda(machine: Examined) -> None:
 
 def test_thor_with_jetpack_7_0(machine: Examined) -> None:
     advice = advise(machine("agx-thor"))
-    assert advice.engine == "tensorrt"
+    assert advice.backend == "tensorrt"
     assert advice.lower is not None
     assert "10.13" in advice.lower
     # The bindings are of CUDA 12, and JetPack 7 has CUDA 13.
@@ -120,7 +120,7 @@ def test_orin_with_jetpack_7_2_needs_no_lowering(sample: MakeSample) -> None:
     files = {"etc/nv_tegra_release": "# R39 (release), REVISION: 2.0, GCID: 45755727\n"}
     made = sample("orin-nano", files)._replace(python="3.12.3")
     advice = advise(made.examine())
-    assert (advice.engine, advice.lower) == ("tensorrt", None)
+    assert (advice.backend, advice.lower) == ("tensorrt", None)
     assert install(advice)[-1] == "pip install seq2edge 'cuda-bindings~=13.0'"
     assert all("lower" not in command for step in advice.steps for command in step.commands)
 
@@ -128,7 +128,7 @@ def test_orin_with_jetpack_7_2_needs_no_lowering(sample: MakeSample) -> None:
 def test_an_old_jetpack_is_to_be_updated(sample: MakeSample) -> None:
     files = {"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0, GCID: 1\n"}
     advice = advise(sample("orin-nano", files).examine())
-    assert advice.engine == "onnxruntime"
+    assert advice.backend == "onnxruntime"
     assert "TensorRT 8.6" in advice.reason
     assert "JetPack 6.2 or newer" in advice.reason
 
@@ -140,7 +140,7 @@ def test_a_python_that_jetpack_has_no_tensorrt_for(sample: MakeSample) -> None:
 
 def test_workstation_with_an_rtx_gpu(machine: Examined) -> None:
     advice = advise(machine("x86-rtx"))
-    assert (advice.engine, advice.lower, install(advice)) == ("tensorrt-rtx", None, ())
+    assert (advice.backend, advice.lower, install(advice)) == ("tensorrt-rtx", None, ())
     assert [scheme.scheme for scheme in advice.schemes] == ["fp16", "int8-qdq", "int4", "bf16"]
     assert {scheme.target for scheme in advice.schemes} == {"tensorrt"}
     assert "the control group allows 4 of 16 cores" in texts(advice)
@@ -150,7 +150,7 @@ def test_workstation_with_an_rtx_gpu(machine: Examined) -> None:
 
 
 @pytest.mark.parametrize(
-    ("smi", "engine", "commands"),
+    ("smi", "backend", "commands"),
     [
         (
             "NVIDIA A100-SXM4-40GB, 8.0, 40960, 40000, 550.54.14",
@@ -175,26 +175,26 @@ def test_workstation_with_an_rtx_gpu(machine: Examined) -> None:
     ],
 )
 def test_other_gpus_with_nothing_installed(
-    sample: MakeSample, smi: str, engine: str, commands: tuple[str, ...]
+    sample: MakeSample, smi: str, backend: str, commands: tuple[str, ...]
 ) -> None:
     nothing = {
         f"engine {name}": "{}" for name in ("onnxruntime", "tensorrt", "tensorrt-rtx", "cuda")
     }
     advice = advise(sample("x86-rtx", commands={**nothing, NVIDIA_SMI: smi}).examine())
-    assert (advice.engine, install(advice)) == (engine, commands)
+    assert (advice.backend, install(advice)) == (backend, commands)
 
 
 def test_turing_has_no_bfloat16_and_no_integers_in_tensorrt_rtx(sample: MakeSample) -> None:
     smi = {NVIDIA_SMI: "NVIDIA GeForce RTX 2080 Ti, 7.5, 11264, 11000, 580.65.06"}
     advice = advise(sample("x86-rtx", commands=smi).examine())
-    assert advice.engine == "tensorrt-rtx"
+    assert advice.backend == "tensorrt-rtx"
     assert [scheme.scheme for scheme in advice.schemes] == ["fp16"]
 
 
 def test_a_driver_that_is_too_old(sample: MakeSample) -> None:
     smi = {NVIDIA_SMI: "NVIDIA GeForce RTX 3060, 8.6, 12288, 12000, 470.82.01", "engine cuda": "{}"}
     advice = advise(sample("x86-rtx", commands=smi).examine())
-    assert advice.engine == "onnxruntime"
+    assert advice.backend == "onnxruntime"
     assert "the driver 470.82.01 is too old" in texts(advice)
 
 
@@ -208,7 +208,7 @@ def test_a_gpu_without_its_driver(sample: MakeSample) -> None:
     machine = sample("x86-rtx", commands=commands).examine()
     text = texts(advise(machine))
     assert f"an NVIDIA GPU is there and its driver is not ({failed.strip()})" in text
-    assert advise(machine).engine == "onnxruntime"
+    assert advise(machine).backend == "onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_python_310_needs_a_lowered_bundle_on_the_cpu(sample: MakeSample) -> Non
     files = {"sys/bus/pci/devices/0000:01:00.0/vendor": None}
     made = sample("x86-rtx", files, commands)._replace(python="3.10.12")
     advice = advise(made.examine())
-    assert (advice.engine, install(advice)) == ("onnxruntime", ("pip install 'seq2edge[cpu]'",))
+    assert (advice.backend, install(advice)) == ("onnxruntime", ("pip install 'seq2edge[cpu]'",))
     assert advice.lower is not None
     newer = made._replace(python="3.11.2")
     assert advise(newer.examine()).lower is None

@@ -127,13 +127,13 @@ def test_this_machine() -> None:
     assert found.cpu.model == cpu_model()
     assert found.onnxruntime.version == version("onnxruntime")
     assert found.onnxruntime.runs("CPUExecutionProvider")
-    for engine in ("tensorrt-rtx", "tensorrt"):
-        library = found.library(engine)
+    for backend in ("tensorrt-rtx", "tensorrt"):
+        library = found.library(backend)
         try:
-            assert library.version == version(engine)
+            assert library.version == version(backend)
             assert (library.attention, library.cache_update) == (True, True)
         except PackageNotFoundError:
-            assert library.version is None or find_spec(engine.replace("-", "_"))
+            assert library.version is None or find_spec(backend.replace("-", "_"))
 
 
 def test_the_programs_that_are_run_are_of_this_python() -> None:

@@ -19,7 +19,7 @@ BundleOf = Callable[[str], Path]
 
 
 def problems(fit: BundleFit) -> dict[str, str | None]:
-    return {engine.engine: engine.problem for engine in fit.engines}
+    return {backend.backend: backend.problem for backend in fit.engines}
 
 
 def made_for(bundle: Bundle, target: str, dtype: str | None = None) -> Bundle:
@@ -104,7 +104,7 @@ def test_the_quantizations_target_counts(
 ) -> None:
     bundle = made_for(Bundle.open(bundle_of("t5")), target)
     fit = check_bundle(bundle, machine("x86-rtx"))
-    assert {engine.engine for engine in fit.engines if engine.runs} == runs
+    assert {backend.backend for backend in fit.engines if backend.runs} == runs
 
 
 def test_bfloat16_needs_a_gpu_that_has_it(bundle_of: BundleOf, sample: MakeSample) -> None:
@@ -122,7 +122,7 @@ def test_bfloat16_needs_a_gpu_that_has_it(bundle_of: BundleOf, sample: MakeSampl
 def test_a_gpu_that_is_full(bundle_of: BundleOf, sample: MakeSample) -> None:
     smi = {NVIDIA_SMI: "NVIDIA GeForce RTX 4070, 8.9, 12282, 0, 580.65.06"}
     fit = check_bundle(Bundle.open(bundle_of("t5")), sample("x86-rtx", commands=smi).examine())
-    assert {engine.engine for engine in fit.engines if engine.runs} == {"onnxruntime"}
+    assert {backend.backend for backend in fit.engines if backend.runs} == {"onnxruntime"}
     assert "of 0 on the GPU" in (problems(fit)["tensorrt-rtx"] or "")
 
 
@@ -144,4 +144,4 @@ def test_too_little_memory(bundle_of: BundleOf, sample: MakeSample) -> None:
     assert fit.usable_bytes == 40_000_000
     assert fit.problem is not None
     assert "40 MB are left" in fit.problem
-    assert any(engine.runs for engine in fit.engines)
+    assert any(backend.runs for backend in fit.engines)

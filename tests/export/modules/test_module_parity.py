@@ -15,7 +15,7 @@ from seq2edge.export import export_module
 from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
 from seq2edge.runtime.backends import Step
-from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
+from seq2edge.runtime.backends.onnxruntime import OrtBackend
 
 from ...translators import TOKENS, Shape, Translator, make_translator, parts_of
 
@@ -99,8 +99,8 @@ def test_logits_of_padded_batches_are_the_modules(exported: tuple[Translator, Pa
     ids, mask = sources(model)
     target = np.random.default_rng(8).integers(3, model.shape.target_vocab, (10, 20))
     expected = forward(model, ids, mask, target).numpy()
-    engine = OnnxRuntimeEngine(Bundle.open(path))
-    decoder = engine.decoder(engine.encode(ids, mask), 20)
+    backend = OrtBackend(Bundle.open(path))
+    decoder = backend.decoder(backend.encode(ids, mask), 20)
     step = Step.allocate(10, 20, 20, vocab_size=model.shape.target_vocab)
     step.input_ids[:], step.position_ids[:] = target, np.arange(20)
     step.attention_mask[:] = np.tri(20, dtype=np.bool_)

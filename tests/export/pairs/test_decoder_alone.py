@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from seq2edge.runtime import BundleError, InputError, Manifest, Seq2SeqModel
-from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, PARTS_FORMAT
+from seq2edge.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME
 
 PathOf = Callable[[str], Path]
 PROMPTS = [[5, 6, 7, 8, 5, 6], [40], [12, 90, 12, 90, 12], [200, 201, 202], list(range(20, 60))]
@@ -145,21 +145,16 @@ def test_a_forced_first_token_is_refused(model: Seq2SeqModel) -> None:
 
 
 @pytest.mark.parametrize(("shape", "only"), [("gpt2", "decoder"), ("bert", "encoder")])
-def test_the_manifest_is_of_a_format_that_old_readers_refuse(
+def test_the_manifest_says_which_stack_there_is(
     shape: str, only: str, pair_bundle_of: PathOf
 ) -> None:
     data = (pair_bundle_of(shape) / MANIFEST_NAME).read_bytes()
     manifest = Manifest.from_bytes(data)
-    assert (manifest.only, manifest.format_version) == (only, PARTS_FORMAT)
+    assert (manifest.single_stack, manifest.format_version) == (only, FORMAT_VERSION)
     assert manifest.to_bytes() == data
     assert manifest.parameters > 50_000
     assert manifest.cache_bytes_per_slot == (2 * 2 * 40 * 4 if only == "decoder" else 0)
-    # What says that it is of an older format has both graphs.
     raw = json.loads(data)
-    raw["format_version"] = 1
-    missing = "encoder" if only == "decoder" else "decoder"
-    with pytest.raises(BundleError, match=rf"graphs\.{missing} is missing"):
-        Manifest.from_bytes(json.dumps(raw).encode())
-    raw.update(format_version=PARTS_FORMAT, graphs={})
+    raw.update(graphs={})
     with pytest.raises(BundleError, match=r"graphs\.encoder is missing"):
         Manifest.from_bytes(json.dumps(raw).encode())

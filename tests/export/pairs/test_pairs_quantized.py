@@ -71,7 +71,7 @@ def test_a_calibration_is_refused_where_one_of_the_stacks_is_missing(
 
 def test_what_cannot_take_one_stack_says_so(pair_bundle_of: PathOf, tmp_path: Path) -> None:
     from seq2edge.quantize.passes.opset_downgrade import lower_bundle
-    from seq2edge.runtime import EngineError
+    from seq2edge.runtime import BackendError
 
     for shape, what in (("bert", "only an encoder"), ("gpt2", "only a decoder")):
         with pytest.raises(BundleError, match=what):
@@ -81,5 +81,5 @@ def test_what_cannot_take_one_stack_says_so(pair_bundle_of: PathOf, tmp_path: Pa
     for shape in ("gpt2", "bert-gpt2"):
         with pytest.raises(BundleError, match=r"EncoderModel|Seq2SeqModel"):
             EncoderModel.load(pair_bundle_of(shape))
-    with pytest.raises(EngineError, match="holds only one of encoder and decoder"):
+    with pytest.raises(BackendError, match="holds only one of encoder and decoder"):
         Seq2SeqModel.load(pair_bundle_of("gpt2"), device="cuda")

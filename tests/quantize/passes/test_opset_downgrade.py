@@ -21,7 +21,7 @@ from seq2edge.quantize.passes.opset_downgrade import lower_bundle
 from seq2edge.quantize.passes.opset_downgrade.operators import TENSORRT_OPERATORS
 from seq2edge.quantize.recipe.schemes import Scheme
 from seq2edge.runtime import Bundle, GenerationConfig, Seq2SeqModel
-from seq2edge.runtime.backends import Step, load_engine
+from seq2edge.runtime.backends import Step, load_backend
 from seq2edge.runtime.bundle.reader import sha256_of
 
 from ...runtime.test_lean_install import pip_install
@@ -60,15 +60,15 @@ def steps(path: Path) -> list[np.ndarray]:
     bundle = Bundle.open(path)
     size = bundle.manifest.dimensions.vocab_size
     generator = np.random.default_rng(7)
-    engine = load_engine(bundle, num_threads=1)
-    decoder = engine.decoder(engine.encode(SOURCES, MASK.astype(np.bool_)), 16)
+    backend = load_backend(bundle, num_threads=1)
+    decoder = backend.decoder(backend.encode(SOURCES, MASK.astype(np.bool_)), 16)
     found, written = [], np.zeros((3, 16), np.bool_)
     for starts in ([0, 0, 0], [4, 9, 6], [7, 13, 12], [8, 4, 15]):
         queries = 4 if not any(starts) else 3 if starts[0] == 4 else 1
         step = Step.allocate(3, queries, 16, vocab_size=size)
         step.input_ids[:] = generator.integers(3, size, (3, queries))
         step.position_ids[:] = len(found) + np.arange(queries)
-        step.write_index[:] = starts
+        step.write_indices[:] = starts
         for row, start in enumerate(starts):
             for query in range(queries):
                 written[row, start + query] = True
@@ -251,7 +251,7 @@ _SCRIPT = """
 import json, sys
 import numpy as np
 import onnxruntime
-from seq2edge.runtime import EngineError, GenerationConfig, Seq2SeqModel
+from seq2edge.runtime import BackendError, GenerationConfig, Seq2SeqModel
 
 sources, mask, tokens, bundles = json.loads(sys.argv[1])
 found = {"version": onnxruntime.__version__}
@@ -265,7 +265,7 @@ for path in bundles:
                     np.array(sources), np.array(mask), GenerationConfig(num_beams=beams, **tokens)
                 )
             ]
-    except EngineError as error:
+    except BackendError as error:
         found[path] = str(error)
 print(json.dumps(found))
 """

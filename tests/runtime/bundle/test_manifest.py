@@ -56,7 +56,7 @@ MANIFEST = Manifest(
                 TensorSpec("past_key.0", "float32", ("batch", 2, "slots", 3)),
                 TensorSpec("past_value.0", "float16", ("batch", 2, "slots", 3)),
             ),
-            outputs=(TensorSpec("next_ids", "int64", ("batch", "queries")),),
+            outputs=(TensorSpec("next_token_ids", "int64", ("batch", "queries")),),
             operators={"Gemm": 1},
             weight_bytes=168,
         ),
@@ -75,6 +75,7 @@ MANIFEST = Manifest(
 )
 
 GOLDEN = rb"""{
+  "cache": "slots",
   "dimensions": {
     "d_model": 6,
     "decoder_head_dim": 3,
@@ -101,7 +102,7 @@ GOLDEN = rb"""{
       "size": 216
     }
   },
-  "format_version": 1,
+  "format_version": 4,
   "generation": {
     "do_sample": false,
     "max_length": 20,
@@ -139,7 +140,7 @@ GOLDEN = rb"""{
       "outputs": [
         {
           "dtype": "int64",
-          "name": "next_ids",
+          "name": "next_token_ids",
           "shape": [
             "batch",
             "queries"
@@ -182,6 +183,7 @@ GOLDEN = rb"""{
       "weight_bytes": 144
     }
   },
+  "parameter_count": 0,
   "producer": "seq2edge 0.1.0",
   "quantization": {
     "layers": {
@@ -197,10 +199,16 @@ GOLDEN = rb"""{
     ],
     "pad": 0
   },
+  "target_tokenizer": null,
   "tokenizer": {
     "byte_offset": 0,
     "file": "tokenizer.json",
-    "kind": "tokenizers"
+    "kind": "tokenizers",
+    "languages": null,
+    "max_length": null,
+    "origin": "",
+    "size": null,
+    "unknown": null
   },
   "weights": {
     "embedding.weight": {
@@ -261,6 +269,12 @@ def test_newer_format_says_upgrade_or_export_again() -> None:
         Manifest.from_bytes(data)
 
 
+def test_an_older_format_says_export_again() -> None:
+    data = edited(lambda raw: raw.update(format_version=3))
+    with pytest.raises(BundleError, match=r"format 3 is of an older seq2edge.*export the check"):
+        Manifest.from_bytes(data)
+
+
 def test_newer_format_is_refused_before_its_fields_are_read() -> None:
     with pytest.raises(BundleError, match="newer"):
         Manifest.from_bytes(b'{"format_version": 9}')
@@ -315,7 +329,6 @@ def test_all_malformed_fields_are_listed_at_once() -> None:
         "graphs.encoder.outputs.shape must hold integers and names",
         "graphs.encoder.outputs.dtype 'complex64' is unknown",
         "graphs.encoder.operators.MatMul must be a non-negative integer",
-        "graphs.decoder is missing",
         "weights.embedding.weight.dtype 'float31' is unknown",
         "weights.encoder.norm.weight.shape must be a list",
         "files.weights.bin.size must be a non-negative integer",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from seq2edge.runtime import Seq2SeqModel
-from seq2edge.runtime.backends import Decoder, EncodedSource, Engine, Step, load_engine
+from seq2edge.runtime.backends import Backend, Decoder, EncoderOutput, Step, load_backend
 from seq2edge.runtime.backends.base import Ids, Mask
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.text.tokenizer import load_tokenizer
@@ -152,27 +152,27 @@ class Run:
     """One decoder run: sources in the batch, tokens of each."""
 
     batch_size: int
-    queries: int
+    num_tokens: int
 
 
 class RecordingEngine:
     """Another engine, with a record of what its decoders were asked for."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.num_threads, self.limits = engine.num_threads, engine.limits
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.num_threads, self.limits = backend.num_threads, backend.limits
         self.runs: list[Run] = []
         #: Rows that each ``keep`` went on with.
         self.kept: list[list[int]] = []
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncodedSource:
-        return self._engine.encode(input_ids, attention_mask)
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncoderOutput:
+        return self._backend.encode(input_ids, attention_mask)
 
-    def decoder(self, source: EncodedSource, capacity: int) -> Decoder:
-        return _RecordingDecoder(self._engine.decoder(source, capacity), self)
+    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:
+        return _RecordingDecoder(self._backend.decoder(source, capacity), self)
 
     def close(self) -> None:
-        self._engine.close()
+        self._backend.close()
 
 
 class _RecordingDecoder:
@@ -183,9 +183,9 @@ class _RecordingDecoder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
 
-    def keep(self, rows: Ids) -> None:
+    def select_batch(self, rows: Ids) -> None:
         self._record.kept.append(rows.tolist())
-        self._decoder.keep(rows)
+        self._decoder.select_batch(rows)
 
     def bind(self, step: Step) -> Callable[[], None]:
         run = self._decoder.bind(step)
@@ -203,17 +203,17 @@ class Recorded:
 
     def __init__(self, path: Path) -> None:
         bundle = Bundle.open(path)
-        self._engine = RecordingEngine(load_engine(bundle, num_threads=1))
-        self.model = Seq2SeqModel(bundle, self._engine, load_tokenizer(bundle))
+        self._backend = RecordingEngine(load_backend(bundle, num_threads=1))
+        self.model = Seq2SeqModel(bundle, self._backend, load_tokenizer(bundle))
 
     def runs(self) -> list[Run]:
         """The decoder runs since this was last asked."""
-        runs, self._engine.runs = self._engine.runs, []
+        runs, self._backend.runs = self._backend.runs, []
         return runs
 
     def kept(self) -> list[list[int]]:
         """The rows that each ``keep`` since the last question went on with."""
-        kept, self._engine.kept = self._engine.kept, []
+        kept, self._backend.kept = self._backend.kept, []
         return kept
 
 

@@ -208,7 +208,7 @@ def test_a_source_leaves_when_its_last_sample_is_done(recorded: Recorded) -> Non
     longest = [max(lengths[at : at + count]) for at in range(0, len(lengths), count)]
     runs = recorded.runs()
     assert [run.batch_size for run in runs] == sizes_of_runs(longest)
-    assert {run.queries for run in runs} == {1, count}
+    assert {run.num_tokens for run in runs} == {1, count}
     assert runs[-1].batch_size < len(TEXTS)
 
 

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backends import EncodedSource, Engine, load_engine
+from seq2edge.runtime.backends import Backend, EncoderOutput, load_backend
 from seq2edge.runtime.backends.base import Decoder, Ids, Mask, Step
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
-from seq2edge.runtime.generation import Decoding, GenerationConfig
+from seq2edge.runtime.generation import GenerationConfig, Generator
 from seq2edge.runtime.generation.batch import Results
 from seq2edge.runtime.generation.config import LogitsProcessor
 from seq2edge.runtime.generation.logsumexp import Scores
@@ -65,19 +65,19 @@ class Moment:
 class WatchedEngine:
     """An engine whose decoders are the real ones, with the last of them and its step at hand."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._decoder: Any = None
         self._step: Step
         self._packs = 0
-        self.num_threads, self.limits = engine.num_threads, engine.limits
+        self.num_threads, self.limits = backend.num_threads, backend.limits
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncodedSource:
-        return self._engine.encode(input_ids, attention_mask)
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncoderOutput:
+        return self._backend.encode(input_ids, attention_mask)
 
-    def decoder(self, source: EncodedSource, capacity: int) -> Decoder:
-        decoder: Any = self._engine.decoder(source, capacity)
-        bind, pack = decoder.bind, decoder.pack
+    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:
+        decoder: Any = self._backend.decoder(source, capacity)
+        bind, pack = decoder.bind, decoder.compact
 
         def watched_bind(step: Step) -> Callable[[], None]:
             if step.input_ids.shape[1] == BEAMS:  # not the prompt's
@@ -89,13 +89,13 @@ class WatchedEngine:
             self._packs += 1
             pack(slots)
 
-        decoder.bind, decoder.pack = watched_bind, watched_pack
+        decoder.bind, decoder.compact = watched_bind, watched_pack
         self._decoder, self._packs = decoder, 0
         real: Decoder = decoder
         return real
 
     def close(self) -> None:
-        self._engine.close()
+        self._backend.close()
 
     def now(self) -> Moment:
         arrays: list[NDArray[Any]] = list(self._decoder._cache.values())
@@ -116,7 +116,7 @@ class WatchedEngine:
 class Searches:
     """Searches with a bundle that has no end token, so that all run their full length."""
 
-    engine: WatchedEngine
+    backend: WatchedEngine
     manifest: Manifest
 
     def run(self, *processors: LogitsProcessor, sources: int = 1) -> tuple[Results, list[Moment]]:
@@ -124,7 +124,7 @@ class Searches:
         moments: list[Moment] = []
 
         def look() -> bool:
-            moments.append(self.engine.now())
+            moments.append(self.backend.now())
             return False
 
         config = GenerationConfig(
@@ -133,7 +133,7 @@ class Searches:
             num_return_sequences=BEAMS,
             logits_processors=processors,
         )
-        decoding = Decoding(self.engine, self.manifest, None)
+        decoding = Generator(self.backend, self.manifest, None)
         decoding.run([Source.of(SOURCE)], replace(config, max_new_tokens=2))  # lazy imports
         tracemalloc.start()
         try:
@@ -152,10 +152,10 @@ class Searches:
 @pytest.fixture(scope="module")
 def searches(bundle_of: Callable[[str], Path]) -> Iterator[Searches]:
     bundle = Bundle.open(bundle_of(SHAPE))
-    engine = WatchedEngine(load_engine(bundle, num_threads=1))
+    backend = WatchedEngine(load_backend(bundle, num_threads=1))
     special = replace(bundle.manifest.special_tokens, eos=())
-    yield Searches(engine, replace(bundle.manifest, special_tokens=special))
-    engine.close()
+    yield Searches(backend, replace(bundle.manifest, special_tokens=special))
+    backend.close()
 
 
 @pytest.fixture(scope="module")

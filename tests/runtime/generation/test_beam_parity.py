@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from seq2edge.runtime import Seq2SeqModel
-from seq2edge.runtime.backends.onnxruntime import OrtDecoder
+from seq2edge.runtime.backends.onnxruntime import OrtSlots
 
 from .comparison import (
     COMBOS_A_GROUP,
@@ -307,19 +307,19 @@ def test_a_bundles_own_beam_search_needs_no_options(
 def test_200_tokens_of_beams_over_cache_growth_and_packing(
     subject_of: SubjectOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = {"grow": 0, "pack": 0}
+    calls = {"grow": 0, "compact": 0}
 
     def counted(name: str) -> Callable[..., None]:
-        method = getattr(OrtDecoder, name)
+        method = getattr(OrtSlots, name)
 
-        def call(decoder: OrtDecoder, argument: Any) -> None:
+        def call(decoder: OrtSlots, argument: Any) -> None:
             calls[name] += 1
             method(decoder, argument)
 
         return call
 
     for name in calls:
-        monkeypatch.setattr(OrtDecoder, name, counted(name))
+        monkeypatch.setattr(OrtSlots, name, counted(name))
     comparison = Comparison(subject_of("t5-v1.1", [1]))
     for batch in (1, 3):  # one source packs its cache, of three one needs it grown
         comparison.run(batch, num_beams=4, num_return_sequences=4, max_new_tokens=200)

@@ -118,7 +118,7 @@ def test_copies_are_those_of_greedy_decoding(copying: Recorded, most: int, longe
     _, together = both(copying, padded(COPIED), config, most=most, longest=longest)
     # A row of a batch guesses what it guesses alone.
     assert len(together) == max(len(runs) for _, runs in alone)
-    assert max(run.queries for run in together) == most + 1
+    assert max(run.num_tokens for run in together) == most + 1
 
 
 @pytest.mark.parametrize("most", [4, 8, 10])
@@ -135,7 +135,7 @@ def test_no_guess_passes_max_new_tokens(copying: Recorded, limit: int) -> None:
     config = replace(copying.model.generation_config, max_new_tokens=limit, return_scores=True)
     _, guessed = both(copying, padded(COPIED), config)
     # Neither does the token after a right guess.
-    assert max(run.queries for run in guessed) <= max(1, limit - 1)
+    assert max(run.num_tokens for run in guessed) <= max(1, limit - 1)
     found = copying.model.generate_ids(padded(COPIED[-1:]), config=lookup(config))
     assert (len(found[0].token_ids), found[0].finish_reason) == (limit, "length")
 
@@ -161,7 +161,7 @@ def test_random_models_decode_as_without_lookup(
     greedy, guessed = both(recorded, rows, config, most=4, longest=1)
     both(recorded, rows, config, most=10, longest=2)
     both(recorded, rows[:1], config, most=2, longest=3)
-    assert any(run.queries > 1 for run in guessed[1:])
+    assert any(run.num_tokens > 1 for run in guessed[1:])
     assert len(guessed) <= len(greedy)
 
 
@@ -273,7 +273,7 @@ def test_nothing_to_copy_takes_as_many_runs_as_greedy_decoding_and_few_guesses(
         # The end tokens among them end answers; the number of runs is greedy's either way.
         greedy, guessed = both(recorded, padded(sources), config, most=most, longest=1)
         assert len(guessed) == len(greedy)
-        wrong = sum(run.queries - 1 for run in guessed)
+        wrong = sum(run.num_tokens - 1 for run in guessed)
         assert 0 < wrong <= size * (5 + 1 + len(guessed) // 16)
 
 

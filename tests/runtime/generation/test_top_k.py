@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seq2edge.runtime.generation.logsumexp import log_normalizer, log_softmax, top_k
+from seq2edge.runtime.generation.logsumexp import log_softmax, logsumexp, top_k
 
 #: Rows are searched in so many groups, where they have more columns than k * GROUPS.
 GROUPS = 64
@@ -85,7 +85,7 @@ def test_logarithms_are_those_of_float64(case: tuple[Scores, int], shift: float)
     exact = scores.astype(np.float64)
     peak = exact.max(axis=1, keepdims=True)
     normalizer = peak + np.log(np.exp(exact - peak).sum(axis=1, keepdims=True))
-    found, logs = log_normalizer(scores), log_softmax(scores)
+    found, logs = logsumexp(scores), log_softmax(scores)
     assert found.dtype == logs.dtype == np.float32
     # A float32 of such a size is rounded by up to 6e-8 of it, and a few times.
     np.testing.assert_allclose(found, normalizer[:, 0], rtol=2e-7, atol=1e-5)
@@ -99,7 +99,7 @@ def test_a_row_that_allows_nothing_has_no_normalizer_and_no_warning() -> None:
     scores = np.full((2, 100), -np.inf, np.float32)
     scores[1, 7] = 3
     with np.errstate(all="raise"):
-        assert log_normalizer(scores).tolist() == [-np.inf, 3]
+        assert logsumexp(scores).tolist() == [-np.inf, 3]
 
 
 @settings(deadline=None, max_examples=100)

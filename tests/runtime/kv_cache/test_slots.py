@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backends.base import Decoder, Ids, Step
 from seq2edge.runtime.kv_cache.capacity import first_capacity, grown_capacity
-from seq2edge.runtime.kv_cache.slots import Tree, prefill
+from seq2edge.runtime.kv_cache.slots import SlotKVCache, prefill
 
 VOCAB = 50
 MULTIPLE = 16
@@ -71,7 +71,7 @@ class TokenDecoder:
         self._generation += 1
         self.grown.append(capacity)
 
-    def pack(self, slots: Ids) -> None:
+    def compact(self, slots: Ids) -> None:
         assert slots.shape[0] == len(self._tokens)
         count = slots.shape[1]
         for array in (self._tokens, self.cache_position_ids):
@@ -80,45 +80,45 @@ class TokenDecoder:
         self.cache_position_ids[:, count:] = NOTHING
         self.packed.append(count)
 
-    def keep(self, rows: Ids) -> None:
+    def select_batch(self, rows: Ids) -> None:
         self._tokens = self._tokens[rows]
         self.cache_position_ids = self.cache_position_ids[rows]
         self._generation += 1
 
     def bind(self, step: Step) -> Callable[[], None]:
         generation = self._generation
-        batch, queries = step.input_ids.shape
+        batch, num_tokens = step.input_ids.shape
         assert batch == len(self._tokens)
-        assert step.attention_mask.shape == (batch, 1, queries, self.capacity)
+        assert step.attention_mask.shape == (batch, 1, num_tokens, self.capacity)
 
         def run() -> None:
             assert generation == self._generation, "a step of another cache"
             for row in range(batch):
-                first = int(step.write_index[row])
-                assert 0 <= first <= self.capacity - queries
-                self._tokens[row, first : first + queries] = step.input_ids[row]
-            self.seen = [[self._sees(step, b, q) for q in range(queries)] for b in range(batch)]
-            # Last: next_ids may be input_ids.
-            step.next_ids[:] = [[answer(tokens) for tokens in row] for row in self.seen]
+                first = int(step.write_indices[row])
+                assert 0 <= first <= self.capacity - num_tokens
+                self._tokens[row, first : first + num_tokens] = step.input_ids[row]
+            self.seen = [[self._sees(step, b, q) for q in range(num_tokens)] for b in range(batch)]
+            # Last: next_token_ids may be input_ids.
+            step.next_token_ids[:] = [[answer(tokens) for tokens in row] for row in self.seen]
             if step.logits is not None:
                 step.logits[:] = 0
-                best = step.next_ids[..., None]
+                best = step.next_token_ids[..., None]
                 np.put_along_axis(step.logits, best, (1 + best / 10).astype(np.float32), axis=2)
-                if step.log_normalizer is not None and self.normalizes:
-                    step.log_normalizer[:] = normalizers(step.next_ids)
+                if step.logsumexp is not None and self.normalizes:
+                    step.logsumexp[:] = normalizers(step.next_token_ids)
 
         return run
 
     def _sees(self, step: Step, row: int, query: int) -> list[int]:
         slots = np.flatnonzero(step.attention_mask[row, 0, query])
-        assert int(step.write_index[row]) + query in slots, "a token must see itself"
+        assert int(step.write_indices[row]) + query in slots, "a token must see itself"
         positions = self.cache_position_ids[row, slots]
         order = np.argsort(positions, kind="stable")
         tokens: list[int] = self._tokens[row, slots[order]].tolist()
         assert NOTHING not in tokens, "a slot that holds nothing is seen"
         assert positions[order].tolist() == list(range(len(slots))), "positions 0..n-1, each once"
         assert step.position_ids[row, query] == len(slots) - 1
-        assert slots[order[-1]] == step.write_index[row] + query, "the last token is the own one"
+        assert slots[order[-1]] == step.write_indices[row] + query, "the last token is the own one"
         return tokens
 
     @staticmethod
@@ -131,7 +131,7 @@ class Search:
     """A tree, its decoder, and the texts of its hypotheses as plain lists: [B][W][n]."""
 
     decoder: TokenDecoder
-    tree: Tree
+    tree: SlotKVCache
     texts: list[list[list[int]]]
     bound: int
 
@@ -151,7 +151,7 @@ class Search:
         decoder = TokenDecoder(
             len(prompts), first_capacity(most, longest), normalizes=decoder_normalizes
         )
-        tree = Tree(
+        tree = SlotKVCache(
             decoder,
             prompts,
             width=width,
@@ -160,7 +160,7 @@ class Search:
             normalizer=normalizer,
         )
         assert (tree.logits is not None) == logits
-        assert (tree.log_normalizer is not None) == (logits and normalizer)
+        assert (tree.logsumexp is not None) == (logits and normalizer)
         ends = zip(decoder.seen, prompts, strict=True)
         assert [row[len(prompt) - 1] for row, prompt in ends] == prompts
         texts = [[list(prompt)] * width for prompt in prompts]
@@ -179,20 +179,20 @@ class Search:
         assert self.decoder.seen == self.texts
         self.check([[answer(text) for text in row] for row in self.texts])
 
-    def keep(self, sources: Ids) -> None:
-        before = self.tree.next_ids.tolist()
-        self.tree.keep(sources)
+    def select_batch(self, sources: Ids) -> None:
+        before = self.tree.next_token_ids.tolist()
+        self.tree.select_batch(sources)
         self.texts = [self.texts[source] for source in sources]
         self.check([before[source] for source in sources])
 
     def check(self, answers: list[list[int]]) -> None:
         """The tree gives the answers to what was seen, and its cache keeps to its bound."""
-        assert self.tree.next_ids.tolist() == answers
+        assert self.tree.next_token_ids.tolist() == answers
         if self.tree.logits is not None:
             assert self.tree.logits.argmax(axis=2).tolist() == answers
-        if self.tree.log_normalizer is not None:
+        if self.tree.logsumexp is not None:
             expected = normalizers(np.array(answers))
-            np.testing.assert_allclose(self.tree.log_normalizer, expected, rtol=1e-5)
+            np.testing.assert_allclose(self.tree.logsumexp, expected, rtol=1e-5)
         assert self.tree.capacity == self.decoder.capacity <= self.bound
         assert self.tree.capacity % MULTIPLE == 0
 
@@ -260,12 +260,12 @@ def lead(plan: Plan) -> Search:
         batch = len(search.texts)
         if rng.random() < plan.leaving:
             batch = int(rng.integers(1, batch + 1))
-            search.keep(rng.permutation(len(search.texts))[:batch])
+            search.select_batch(rng.permutation(len(search.texts))[:batch])
         own = rng.random() < 0.2
         parents = None if own else random_parents(rng, batch, width, plan.mixing)
         # Greedy decoding hands the tree its own array back.
         fed = plan.feeding and (step > 0 or width == 1)
-        tokens = search.tree.next_ids if fed else rng.integers(0, VOCAB, (batch, width))
+        tokens = search.tree.next_token_ids if fed else rng.integers(0, VOCAB, (batch, width))
         search.advance(tokens, parents)
     return search
 
@@ -319,7 +319,7 @@ def test_packing_goes_on_after_sources_left() -> None:
     search = Search.start([[2, 2]] * 4, width=4, steps=100)
     for step in range(100):
         if step in (30, 60):
-            search.keep(np.array([2, 0] if step == 30 else [1]))
+            search.select_batch(np.array([2, 0] if step == 30 else [1]))
         size = len(search.texts)
         search.advance(rng.integers(0, VOCAB, (size, 4)), np.full((size, 4), step % 4))
     assert len(search.texts) == 1
@@ -337,7 +337,7 @@ def test_sources_that_change_places_keep_their_slots() -> None:
         search.advance(rng.integers(0, VOCAB, (2, 4)), parents)
         if len(search.decoder.packed) > packed:
             packed = len(search.decoder.packed)
-            search.keep(np.array([1, 0]))
+            search.select_batch(np.array([1, 0]))
             places.reverse()
     assert packed >= 3
 
@@ -362,14 +362,14 @@ def test_prefill_in_parts_gives_what_follows_each_prompt(
 ) -> None:
     longest = max(map(len, prompts))
     decoder = TokenDecoder(len(prompts), first_capacity(longest, longest))
-    step = prefill(decoder, prompts, VOCAB if logits else None, most_queries=most)
+    step = prefill(decoder, prompts, VOCAB if logits else None, max_num_tokens=most)
     assert all(len(row) <= most for row in decoder.seen)
     check_ends(step, prompts, logits)
 
 
 def check_ends(step: Step, prompts: list[list[int]], logits: bool) -> None:
     expected = [[answer(prompt)] for prompt in prompts]
-    assert step.next_ids.tolist() == expected
+    assert step.next_token_ids.tolist() == expected
     assert (step.logits is not None) == logits
     if step.logits is not None:
         assert step.logits.argmax(axis=2).tolist() == expected
@@ -384,7 +384,7 @@ def test_the_fake_refuses_a_slot_that_holds_nothing() -> None:
     decoder = TokenDecoder(1, 16)
     step = Step.allocate(1, 1, 16)
     step.attention_mask[..., :2] = True
-    step.write_index[:] = 0
+    step.write_indices[:] = 0
     with pytest.raises(AssertionError, match="holds nothing"):
         decoder.bind(step)()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ....bundle.atomic_write import check_folder
 from ....bundle.reader import Bundle
-from ....errors import EngineError, InputError, OutputExistsError
+from ....errors import BackendError, InputError, OutputExistsError
 from ...limits import Limits, check_limits
 from ..cuda import Gpu, load_cuda
 from ..engine_cache import cache_folder, folder_of, graph_hashes, sound_engines
@@ -78,7 +78,7 @@ def build_engines(
 
     Raises:
         BundleError: the bundle's files have changed since they were written.
-        EngineError: no TensorRT, a GPU that it does not build for, a graph that it refuses, or
+        BackendError: no TensorRT, a GPU that it does not build for, a graph that it refuses, or
             a GEMM that lost its precision.
         InputError: limits that the model or TensorRT cannot use.
         OutputExistsError, OutputError: ``out`` may not be replaced, or cannot be written.
@@ -114,7 +114,7 @@ def ensure_engines(
     if folder.exists() and not overwrite:
         try:
             made = sound_engines(folder)
-        except EngineError as error:
+        except BackendError as error:
             warnings.warn(f"{error}; it is built again", stacklevel=2)
         else:
             _refuse_fallback(library=target.library, engines=made.engines, options=options)
@@ -163,11 +163,11 @@ def _resolve(bundle: Bundle, options: Options) -> tuple[Target, EngineKey]:
 def _gpu(library: Library) -> Gpu:
     try:
         return load_cuda().gpu()
-    except EngineError as error:
+    except BackendError as error:
         hint = ""
         if library.engine == "tensorrt-rtx":
             hint = "; or name the GPU to build for with --compute-capability"
-        raise EngineError(f"engines are built for this machine's GPU: {error}{hint}") from None
+        raise BackendError(f"engines are built for this machine's GPU: {error}{hint}") from None
 
 
 def _build(
@@ -202,7 +202,7 @@ def _build(
 def _refuse_fallback(library: Library, engines: Mapping[str, EngineFile], options: Options) -> None:
     lost = [gemm for engine in engines.values() for gemm in engine.report.lost]
     if lost and not options.allow_fallback:
-        raise EngineError(
+        raise BackendError(
             f"{library.engine} {library.version} computes {len(lost)} of the GEMMs in another"
             f" precision than the bundle asks for: {_lost(lost)}; quantize another way, or"
             " accept it with --allow-fallback"
@@ -221,7 +221,7 @@ def _capabilities(library: Library, names: Sequence[str]) -> list[Any]:
     known = getattr(library.module, "ComputeCapability", None)
     if known is None:
         if names:
-            raise EngineError(
+            raise BackendError(
                 f"{library.engine} builds for the GPU of the machine that it runs on; build on"
                 " the device without --compute-capability, or use tensorrt-rtx"
             )
@@ -231,7 +231,7 @@ def _capabilities(library: Library, names: Sequence[str]) -> list[Any]:
     there = library.compute_capabilities()
     unknown = [name for name in names if name not in there]
     if unknown:
-        raise EngineError(
+        raise BackendError(
             f"{library.engine} {library.version} does not build for compute capability"
             f" {unknown[0]!r}; it does for {', '.join(there)}"
             " (for Jetson Orin's 8.7, build with tensorrt on the device)"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....bundle.manifest import GraphInfo
 from ....bundle.reader import Bundle
-from ....errors import EngineError
+from ....errors import BackendError
 from ...limits import Limits
 from ..library import Library, Message, deferred_interrupts, logger, recorded
 from .layers import read_log
@@ -66,7 +66,7 @@ def build_plan(
     """Build one graph of a bundle, ``encoder`` or ``decoder``.
 
     Raises:
-        EngineError: TensorRT refuses the graph; with its reason and, from the parser, the node.
+        BackendError: TensorRT refuses the graph; with its reason and, from the parser, the node.
         InputError: the graph has a dimension that no limit belongs to.
     """
     library, limits = target.library, target.limits
@@ -106,7 +106,7 @@ def _parse(library: Library, network: Any, bundle: Bundle, info: GraphInfo, limi
     try:
         model = set_dimension(path.read_bytes(), SLOTS, limits.max_target_length)
     except ValueError as error:
-        raise EngineError(f"{path}: {error}; copy or export the bundle again") from None
+        raise BackendError(f"{path}: {error}; copy or export the bundle again") from None
     parser = library.module.OnnxParser(network, logger(library))
     if parser.parse(model, os.fspath(path)):
         return
@@ -118,7 +118,7 @@ def _parse(library: Library, network: Any, bundle: Bundle, info: GraphInfo, limi
     ]
     if len(errors) > _MOST_REASONS:
         reasons.append(f"and {len(errors) - _MOST_REASONS} more")
-    raise EngineError(
+    raise BackendError(
         f"{library.engine} {library.version} cannot parse {path}: "
         + ("; ".join(reasons) or "it gave no reason")
         + _target_hint(bundle)
@@ -186,7 +186,7 @@ def _monitor(trt: Any, progress: Progress, stopped: list[BaseException]) -> Any:
 
 def _build_error(
     library: Library, info: GraphInfo, messages: Sequence[Message], fallback: str
-) -> EngineError:
+) -> BackendError:
     errors = [message.text for message in messages if "ERROR" in message.severity]
     reasons = [text for text in errors if _NO_GPU not in text] or errors or [fallback]
     hint = ""
@@ -196,7 +196,7 @@ def _build_error(
         hint = "; compute capability 7.5 takes float16 alone: quantize with --scheme fp16"
     if any("workspace" in reason for reason in reasons):
         hint = "; allow kernels more memory with --workspace"
-    return EngineError(
+    return BackendError(
         f"{library.engine} {library.version} cannot build {info.file}: {_short(reasons[-1])}{hint}"
     )
 

@@ -42,17 +42,17 @@ def profiles(info: GraphInfo, limits: Limits) -> list[Profile]:
         InputError: the graph has a dimension that no limit belongs to, or a tensor that would
             be larger than TensorRT takes.
     """
-    if not any(QUERIES in spec.shape for spec in info.inputs) or limits.max_queries == 1:
+    if not any(QUERIES in spec.shape for spec in info.inputs) or limits.max_num_tokens == 1:
         return [_profile(info, limits, (1, 1, 1))]
-    usual = min(_USUAL_QUERIES, limits.max_queries)
+    usual = min(_USUAL_QUERIES, limits.max_num_tokens)
     return [
         _profile(info, limits, (1, 1, 1)),
-        _profile(info, limits, (1, usual, limits.max_queries)),
+        _profile(info, limits, (1, usual, limits.max_num_tokens)),
     ]
 
 
-def _profile(info: GraphInfo, limits: Limits, queries: Shape) -> Profile:
-    sizes = _sizes(limits) | {QUERIES: queries}
+def _profile(info: GraphInfo, limits: Limits, num_tokens: Shape) -> Profile:
+    sizes = _sizes(limits) | {QUERIES: num_tokens}
     shapes = {}
     for spec in info.inputs:
         unknown = [size for size in spec.shape if isinstance(size, str) and size not in sizes]
@@ -76,7 +76,7 @@ def _shape(spec: TensorSpec, sizes: dict[str, Shape], kind: int) -> Shape:
 
 def _sizes(limits: Limits) -> dict[str, Shape]:
     batch = limits.max_batch
-    if limits.max_queries > 1:
+    if limits.max_num_tokens > 1:
         # TensorRT-RTX 1.7.1 fails on a boolean mask whose batch is fixed and whose queries are
         # not ("more than one op named attention_mask.1_iota"), so the batch is never fixed then.
         batch = max(2, batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ....errors import EngineError
+from ....errors import BackendError
 from ..cuda import Device
 from ..library import Library
 from .tensors import Placed
@@ -46,7 +46,7 @@ class Runner:
         """Use these tensors from now on.
 
         Raises:
-            EngineError: a shape outside the engine's profile.
+            BackendError: a shape outside the engine's profile.
         """
         self._unbind()
         for name, tensor in inputs.items():
@@ -61,7 +61,7 @@ class Runner:
         """Run once, on the stream.
 
         Raises:
-            EngineError: TensorRT does not run it.
+            BackendError: TensorRT does not run it.
         """
         if not self._context.execute_async_v3(int(self._device.stream)):
             raise self._error("the run could not be enqueued")
@@ -94,7 +94,7 @@ class Runner:
         try:
             with cuda.captured(stream) as found:
                 enqueue()
-        except EngineError:
+        except BackendError:
             self._captures = False
             return None
         return found[0]
@@ -105,5 +105,5 @@ class Runner:
         if graph is not None:
             self._device.cuda.free_graph(graph)
 
-    def _error(self, what: str) -> EngineError:
-        return EngineError(f"{self._library.engine} failed in the {self._name}: {what}")
+    def _error(self, what: str) -> BackendError:
+        return BackendError(f"{self._library.engine} failed in the {self._name}: {what}")

@@ -16,12 +16,12 @@ import numpy as np
 from ....bundle.manifest import TensorSpec
 from ...base import Ids, Step
 from .context import Runner
-from .stream_context import AHEAD, FOUND, Shared
+from .stream_context import FOUND, STEPS_PER_LAUNCH, StreamContext
 from .tensors import Block, Layout, Mirror, Placed, fill
 
 
 @dataclass
-class TensorRTSource:
+class TensorRTEncoderOutput:
     """Cross-attention keys and values and the source mask, on the device."""
 
     batch_size: int
@@ -32,21 +32,21 @@ class TensorRTSource:
     def tensors(self) -> dict[str, Placed]:
         return self.mask.tensors() | self.cross.tensors()
 
-    def keep(self, rows: Ids, shared: Shared) -> None:
+    def select_batch(self, rows: Ids, shared: StreamContext) -> None:
         """Only these rows of the batch, in the same memory."""
         self.mask = self.mask.keep_rows(rows.tolist(), shared.device)
         self.cross = self.cross.keep_rows(rows.tolist(), shared.device)
         self.batch_size = len(rows)
 
 
-class TensorRTDecoder:
+class TensorRTSlots:
     """See :class:`seq2edge.runtime.backends.base.Decoder`. The number of slots is fixed."""
 
     cache_position_ids: Ids
     normalizes = False
-    ahead = AHEAD
+    ahead = STEPS_PER_LAUNCH
 
-    def __init__(self, shared: Shared, source: TensorRTSource) -> None:
+    def __init__(self, shared: StreamContext, source: TensorRTEncoderOutput) -> None:
         self._shared = shared
         self._source = source
         with shared.turn():
@@ -64,10 +64,10 @@ class TensorRTDecoder:
     def grow(self, capacity: int) -> None:
         raise AssertionError(f"{capacity} slots: limits are checked before a call runs")
 
-    def pack(self, slots: Ids) -> None:
+    def compact(self, slots: Ids) -> None:
         raise AssertionError(f"{slots.shape}: there are slots enough for the longest call")
 
-    def keep(self, rows: Ids) -> None:
+    def select_batch(self, rows: Ids) -> None:
         """See :class:`seq2edge.runtime.backends.base.Decoder`; ``rows`` ascend.
 
         The source goes with the cache: no other decoder of it can be used any more.
@@ -77,7 +77,7 @@ class TensorRTDecoder:
         shared = self._shared
         with shared.turn():
             self._cache = self._cache.keep_rows(rows.tolist(), shared.device)
-            self._source.keep(rows, shared)
+            self._source.select_batch(rows, shared)
         self.cache_position_ids = self.cache_position_ids[rows]
 
     def bind(self, step: Step) -> Callable[[], None]:
@@ -92,24 +92,24 @@ class TensorRTDecoder:
             return _Chain(shared, self._tensors(step), step, self.cache_position_ids).run
 
     def _tensors(self, step: Step) -> _StepTensors:
-        shared, queries = self._shared, step.input_ids.shape[1]
+        shared, num_tokens = self._shared, step.input_ids.shape[1]
         written = self._cache
         if shared.written is not None:
             written = shared.written.reshaped(self._cache.layout)
         return _StepTensors(
-            runner=shared.runner(queries),
-            inputs=shared.inputs.reshaped(self._layout(shared.step_inputs, queries)),
-            outputs=shared.outputs.reshaped(self._layout(shared.step_outputs, queries)),
+            runner=shared.runner(num_tokens),
+            inputs=shared.inputs.reshaped(self._layout(shared.step_inputs, num_tokens)),
+            outputs=shared.outputs.reshaped(self._layout(shared.step_outputs, num_tokens)),
             source=self._source,
             cache=self._cache,
             written=written,
         )
 
-    def _layout(self, specs: list[TensorSpec], queries: int = 1) -> Layout:
+    def _layout(self, specs: list[TensorSpec], num_tokens: int = 1) -> Layout:
         sizes = {
             "batch": self._source.batch_size,
             "source": self._source.length,
-            "queries": queries,
+            "queries": num_tokens,
             "slots": self.capacity,
         }
         return Layout.of(specs, sizes)
@@ -122,7 +122,7 @@ class _StepTensors:
     runner: Runner
     inputs: Mirror
     outputs: Block
-    source: TensorRTSource
+    source: TensorRTEncoderOutput
     cache: Block
     written: Block
 
@@ -139,7 +139,7 @@ class _StepTensors:
         inputs = self.inputs.tensors() | self.source.tensors() | self.cache.tensors()
         self.runner.bind(owner, inputs, self.outputs.tensors() | written)
 
-    def enqueue(self, shared: Shared) -> None:
+    def enqueue(self, shared: StreamContext) -> None:
         """One run; the cache then holds what it wrote."""
         self.runner.enqueue()
         if self.written is not self.cache:
@@ -172,11 +172,11 @@ class _BoundStep:
     """A step of the caller's own making, run when it says so."""
 
     def __init__(
-        self, shared: Shared, tensors: _StepTensors, step: Step, cache_position_ids: Ids
+        self, shared: StreamContext, tensors: _StepTensors, step: Step, cache_position_ids: Ids
     ) -> None:
         self._shared, self._tensors, self._step = shared, tensors, step
         self._values = _step_values(tensors, step, cache_position_ids)
-        names = ["next_ids"] if step.logits is None else ["next_ids", "logits"]
+        names = ["next_token_ids"] if step.logits is None else ["next_token_ids", "logits"]
         self._results = shared.results(tensors.outputs, names)
         self._work = _Work(tensors)
 
@@ -186,7 +186,7 @@ class _BoundStep:
             fill(self._tensors.inputs, self._values)
             self._work.run(self._enqueue)
             shared.device.wait()
-            step.next_ids[:] = self._results.host["next_ids"]
+            step.next_token_ids[:] = self._results.host["next_token_ids"]
             if step.logits is not None:
                 step.logits[:] = self._results.host["logits"]
 
@@ -201,20 +201,20 @@ class _Chain:
     """Greedy steps of one token a source: masks, positions and tokens stay on the device."""
 
     def __init__(
-        self, shared: Shared, tensors: _StepTensors, step: Step, cache_position_ids: Ids
+        self, shared: StreamContext, tensors: _StepTensors, step: Step, cache_position_ids: Ids
     ) -> None:
         self._shared, self._tensors, self._step = shared, tensors, step
         self._values = _step_values(tensors, step, cache_position_ids)
         self._inputs = tensors.inputs.tensors()
-        self._next_ids = tensors.outputs.tensors()["next_ids"]
+        self._next_ids = tensors.outputs.tensors()["next_token_ids"]
         self._found = shared.found.reshaped(
-            Layout.of([FOUND], {"ahead": AHEAD, "batch": tensors.batch})
+            Layout.of([FOUND], {"ahead": STEPS_PER_LAUNCH, "batch": tensors.batch})
         )
         self._work = _Work(tensors)
 
     def run(self, count: int) -> Ids:
         shared, step = self._shared, self._step
-        first = int(step.write_index[0])
+        first = int(step.write_indices[0])
         with shared.turn():
             fill(self._tensors.inputs, self._values)
             self._tensors.inputs.upload(shared.device)
@@ -226,7 +226,7 @@ class _Chain:
             self._found.download(shared.device)
             shared.device.wait()
             tokens: Ids = self._found.host["tokens"][:count].copy()
-        step.next_ids[:] = tokens[-1][:, None]
+        step.next_token_ids[:] = tokens[-1][:, None]
         return tokens
 
     def _enqueue(self) -> None:
@@ -239,7 +239,7 @@ class _Chain:
         shared, batch = self._shared, self._tensors.batch
         row = shared.rows.address + slot * shared.limits.max_batch * 8
         self._copy(Placed(row, (batch,)), "position_ids")
-        self._copy(Placed(row, (batch,)), "write_index")
+        self._copy(Placed(row, (batch,)), "write_indices")
         mask = self._inputs["attention_mask"]
         device = shared.device
         device.cuda.set_column(mask.address + slot, mask.shape[-1], 1, batch, device.stream)
@@ -264,6 +264,6 @@ def _step_values(tensors: _StepTensors, step: Step, cache_position_ids: Ids) -> 
         "position_ids": step.position_ids,
         "cache_position_ids": cache_position_ids,
         "attention_mask": step.attention_mask,
-        "write_index": step.write_index,
+        "write_indices": step.write_indices,
     }
     return {name: values[name] for name in tensors.inputs.host}

@@ -14,21 +14,21 @@ from typing import Any
 
 from ....bundle.manifest import GraphInfo, TensorSpec
 from ....bundle.reader import Bundle
-from ....errors import EngineError
-from ...base import EncodedSource, Ids, Mask
+from ....errors import BackendError
+from ...base import EncoderOutput, Ids, Mask
 from ...limits import Limits
 from ..cuda import Buffer, Cuda, Device
 from ..engine_store import EngineSet, read_plan
 from ..library import Library, deferred_interrupts, logger, recorded
 from .context import Runner
-from .decoder import TensorRTDecoder, TensorRTSource
+from .decoder import TensorRTEncoderOutput, TensorRTSlots
 from .memory import check_memory, in_place
 from .runtime_cache import RuntimeCache
-from .stream_context import Shared
+from .stream_context import StreamContext
 from .tensors import Layout, Mirror, fill, largest_sizes
 
 
-class TensorRTEngine:
+class TensorRTBackend:
     """A bundle's engines on GPU 0.
 
     Args:
@@ -38,7 +38,7 @@ class TensorRTEngine:
         cuda: the CUDA runtime.
 
     Raises:
-        EngineError: they do not fit into the device memory that is free, or TensorRT refuses
+        BackendError: they do not fit into the device memory that is free, or TensorRT refuses
             them.
     """
 
@@ -82,7 +82,7 @@ class TensorRTEngine:
         self._staging = Mirror(
             staging, device.memory.take(staging.size), device.pinned.take(staging.size)
         )
-        self._shared = Shared(
+        self._shared = StreamContext(
             device,
             runners["decoder"],
             self._decoder_info,
@@ -93,7 +93,7 @@ class TensorRTEngine:
         self._free = weakref.finalize(self._shared, device.close)
         self._free.atexit = False
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> TensorRTSource:
+    def encode(self, input_ids: Ids, attention_mask: Mask) -> TensorRTEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Engine`."""
         shared, device = self._shared, self._device
         batch, length = input_ids.shape
@@ -102,7 +102,7 @@ class TensorRTEngine:
         names = {spec.name for spec in self._encoder_info.outputs}
         crossed = [spec for spec in self._decoder_info.inputs if spec.name in names]
         with shared.turn():
-            source = TensorRTSource(
+            source = TensorRTEncoderOutput(
                 batch_size=batch,
                 length=length,
                 mask=shared.block(Layout.of([_MASK], sizes)),
@@ -120,18 +120,18 @@ class TensorRTEngine:
             device.wait()
         return source
 
-    def decoder(self, source: EncodedSource, capacity: int) -> TensorRTDecoder:  # noqa: ARG002
+    def decoder(self, source: EncoderOutput, capacity: int) -> TensorRTSlots:  # noqa: ARG002
         """See :class:`seq2edge.runtime.backends.base.Engine`.
 
         The cache has the engine's slots, whatever ``capacity`` says; limits are checked before.
         """
-        if not isinstance(source, TensorRTSource):
+        if not isinstance(source, TensorRTEncoderOutput):
             raise TypeError("source was encoded by another engine")
-        return TensorRTDecoder(self._shared, source)
+        return TensorRTSlots(self._shared, source)
 
     def close(self) -> None:
         """Let go of the engines and of the device's memory, once a run that is on has ended."""
-        with self._shared.last_turn() as first:
+        with self._shared.close_context() as first:
             if not first:
                 return
             for cache in self._runtime_caches:
@@ -149,14 +149,14 @@ class TensorRTEngine:
             plan = self._runtime.deserialize_cuda_engine(data)
         if plan is None:
             errors = [message.text for message in messages if "ERROR" in message.severity]
-            raise EngineError(
+            raise BackendError(
                 f"{self._library.engine} {self._library.version} cannot open the engine of"
                 f" {info.file}: {errors[-1] if errors else 'it gave no reason'}"
             )
         there = {plan.get_tensor_name(i) for i in range(plan.num_io_tensors)}
         expected = {spec.name for spec in (*info.inputs, *info.outputs)}
         if there != expected:
-            raise EngineError(
+            raise BackendError(
                 f"the engine of {info.file} has other inputs and outputs than the bundle:"
                 f" {', '.join(sorted(there ^ expected))}; build it again"
             )
@@ -167,10 +167,10 @@ class TensorRTEngine:
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = cache.new_context(trt, plan, strategy)
         if context is None:
-            raise EngineError(f"{self._library.engine} makes no execution context")
+            raise BackendError(f"{self._library.engine} makes no execution context")
         context.set_device_memory(self._activations.address, self._activations.size)
         if profile and not context.set_optimization_profile_async(profile, int(stream)):
-            raise EngineError(f"{self._library.engine} takes no optimization profile {profile}")
+            raise BackendError(f"{self._library.engine} takes no optimization profile {profile}")
         return context
 
 

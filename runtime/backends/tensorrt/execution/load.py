@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ....bundle.reader import Bundle
-from ....errors import EngineError
+from ....errors import BackendError
 from ..cuda import load_cuda
 from ..engine_cache import find_engines
 from ..library import load_library
-from .engine import TensorRTEngine
+from .engine import TensorRTBackend
 
 
-def load_tensorrt(bundle: Bundle, *, engine: str, device: str | None = None) -> TensorRTEngine:
+def load_tensorrt(bundle: Bundle, *, engine: str, device: str | None = None) -> TensorRTBackend:
     """Open the engines that ``seq2edge build`` left beside the bundle for this machine.
 
     Args:
@@ -18,12 +18,12 @@ def load_tensorrt(bundle: Bundle, *, engine: str, device: str | None = None) -> 
         device: ``cuda``, which is the default.
 
     Raises:
-        EngineError: TensorRT, CUDA or the GPU is missing, there are no engines for them, or
+        BackendError: TensorRT, CUDA or the GPU is missing, there are no engines for them, or
             they do not fit into the device's memory.
     """
     if device not in (None, "cuda"):
-        raise EngineError(f"{engine} runs on device 'cuda', not {device!r}")
+        raise BackendError(f"{engine} runs on device 'cuda', not {device!r}")
     library = load_library(engine)
     cuda = load_cuda()
     folder, engines = find_engines(bundle, library, cuda.gpu())
-    return TensorRTEngine(bundle, folder, engines, library, cuda)
+    return TensorRTBackend(bundle, folder, engines, library, cuda)

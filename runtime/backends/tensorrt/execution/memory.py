@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 
 from ....bundle.manifest import GraphInfo, Manifest
-from ....errors import EngineError
+from ....errors import BackendError
 from ...limits import Limits
 from ..engine_store import EngineSet
 from .tensors import Layout, largest_sizes
@@ -77,12 +77,12 @@ def check_memory(manifest: Manifest, engines: EngineSet, free: int) -> None:
     """Refuse engines whose largest call does not fit into ``free`` bytes.
 
     Raises:
-        EngineError: what is needed, what there is and which smaller engines would fit.
+        BackendError: what is needed, what there is and which smaller engines would fit.
     """
     plan = plan_memory(manifest, engines)
     if plan.total + _MARGIN <= free:
         return
-    raise EngineError(
+    raise BackendError(
         f"a call of these engines needs up to {plan} of device memory besides"
         f" {_megabytes(_MARGIN)} for CUDA, and {_megabytes(free)} are free; "
         + _what_fits(manifest, engines, free)
@@ -109,10 +109,10 @@ def _what_fits(manifest: Manifest, engines: EngineSet, free: int) -> str:
             lambda n: replace(limits, max_target_length=n),
         ),
         (
-            "--max-queries (fewer beams)",
-            limits.max_queries,
+            "--max-num-tokens (fewer beams)",
+            limits.max_num_tokens,
             1,
-            lambda n: replace(limits, max_queries=n),
+            lambda n: replace(limits, max_num_tokens=n),
         ),
     )
     for option, most, step, smaller in fewer:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ....bundle.manifest import GraphInfo, TensorSpec
-from ....errors import EngineError
+from ....errors import BackendError
 from ...limits import Limits
 from ..cuda import Buffer, Device
 from .context import Runner
@@ -17,10 +17,10 @@ from .tensors import Block, Layout, Mirror, Results, largest_sizes
 
 #: Greedy steps that run without the host: its waiting and the download are paid once for all.
 #: More would be lost where a text ends early.
-AHEAD = 8
+STEPS_PER_LAUNCH = 8
 
 
-class Shared:
+class StreamContext:
     """Taken in turns by the threads that decode.
 
     What a step reads and writes besides its call's cache and source lies in memory that is
@@ -56,7 +56,7 @@ class Shared:
         self.cache_inputs = [spec for spec in info.inputs if spec.name.startswith("past_")]
         self.step_inputs = [spec for spec in info.inputs if _is_step_input(spec)]
         self.step_outputs = [s for s in info.outputs if not s.name.startswith("present_")]
-        most = largest_sizes(limits) | {"ahead": AHEAD}
+        most = largest_sizes(limits) | {"ahead": STEPS_PER_LAUNCH}
         self.inputs = self._mirror(Layout.of(self.step_inputs, most))
         self.outputs = self.block(Layout.of(self.step_outputs, most))
         self.written = None if in_place else self.block(Layout.of(self.cache_inputs, most))
@@ -73,20 +73,20 @@ class Shared:
         and nothing is freed under a run. An error leaves nothing pending.
 
         Raises:
-            EngineError: the model was closed.
+            BackendError: the model was closed.
         """
         with self._lock:
             if self._closed:
-                raise EngineError("the model was closed; load it again")
+                raise BackendError("the model was closed; load it again")
             try:
                 yield
             except BaseException:
-                with contextlib.suppress(EngineError):
+                with contextlib.suppress(BackendError):
                     self.device.wait()
                 raise
 
     @contextlib.contextmanager
-    def last_turn(self) -> Iterator[bool]:
+    def close_context(self) -> Iterator[bool]:
         """After it there are no turns; whether it was the first last one."""
         with self._lock:
             first, self._closed = not self._closed, True
@@ -100,9 +100,9 @@ class Shared:
         """For these tensors of a block, to be read in the turn that downloads them."""
         return Results(block, names, self._pinned_results)
 
-    def runner(self, queries: int) -> Runner:
+    def runner(self, num_tokens: int) -> Runner:
         """The one whose profile is for steps of so many tokens."""
-        return self.runners[0 if queries == 1 else -1]
+        return self.runners[0 if num_tokens == 1 else -1]
 
     def _mirror(self, layout: Layout) -> Mirror:
         memory, pinned = self.device.memory, self.device.pinned

@@ -174,7 +174,7 @@ def largest_sizes(limits: Limits) -> dict[str, int]:
     return {
         "batch": limits.max_batch,
         "source": limits.max_source_length,
-        "queries": limits.max_queries,
+        "queries": limits.max_num_tokens,
         "slots": limits.max_target_length,
     }
 

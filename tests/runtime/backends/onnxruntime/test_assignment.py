@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, save
 
-from seq2edge.runtime import Bundle, EngineError, Seq2SeqModel
-from seq2edge.runtime.backends import load_engine
+from seq2edge.runtime import BackendError, Bundle, Seq2SeqModel
+from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.backends.onnxruntime.assignment import (
     RECORD,
     Node,
@@ -21,7 +21,7 @@ from seq2edge.runtime.backends.onnxruntime.assignment import (
     describe,
     fallbacks,
 )
-from seq2edge.runtime.backends.onnxruntime.device import DeviceEngine
+from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.backends.onnxruntime.providers import Target
 from seq2edge.runtime.backends.onnxruntime.session import CPU
 
@@ -137,8 +137,8 @@ def falling_back() -> Target:
 def test_strict_refuses_nodes_that_fell_back_and_names_them(
     falling_back: Target, bundle_of: Callable[[str], Path]
 ) -> None:
-    with pytest.raises(EngineError) as failure:
-        DeviceEngine(Bundle.open(bundle_of("t5")), falling_back, strict=True)
+    with pytest.raises(BackendError) as failure:
+        OrtDeviceBackend(Bundle.open(bundle_of("t5")), falling_back, strict=True)
     text = str(failure.value)
     for part in (
         "of the encoder: ",
@@ -158,9 +158,9 @@ def test_without_strict_it_warns_and_generates_the_same(
 ) -> None:
     bundle = Bundle.open(bundle_of("t5"))
     with pytest.warns(UserWarning, match=f"runs on the CPU what {AZURE} has no kernels for"):
-        engine = DeviceEngine(bundle, falling_back)
-    engine._place.sessions["decoder"] = CopyingSession(engine._place.sessions["decoder"])
-    models = [Seq2SeqModel(bundle, e, None) for e in (engine, load_engine(bundle, num_threads=1))]
+        backend = OrtDeviceBackend(bundle, falling_back)
+    backend._place.sessions["decoder"] = CopyingSession(backend._place.sessions["decoder"])
+    models = [Seq2SeqModel(bundle, e, None) for e in (backend, load_backend(bundle, num_threads=1))]
     ids = np.array([[200, 13, 77, 150, 22, 1], [5, 6, 1, 0, 0, 0]])
     for _ in range(2):
         found = [model.generate_ids(ids, max_new_tokens=70) for model in models]

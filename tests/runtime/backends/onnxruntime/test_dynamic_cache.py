@@ -16,9 +16,9 @@ import onnx
 import pytest
 import torch
 
-from seq2edge.runtime import BundleError, EngineError, InputError, Seq2SeqModel
-from seq2edge.runtime.backends import load_engine
-from seq2edge.runtime.backends.onnxruntime.dynamic_cache import GrowingEngine
+from seq2edge.runtime import BackendError, BundleError, InputError, Seq2SeqModel
+from seq2edge.runtime.backends import load_backend
+from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
 from seq2edge.runtime.bundle.reader import Bundle
 
 from ....optimum_folders import LAYOUTS, make_marian, write_optimum_folder
@@ -219,18 +219,18 @@ def test_what_a_growing_cache_cannot_do_is_refused(folder_of: Callable[[str, str
         with pytest.raises(InputError, match=r"prompt_lookup_num_tokens .*take back tokens"):
             model.generate_ids(ids, mask, options)
     for keywords in (
-        {"engine": "tensorrt"},
-        {"engine": "onnxruntime-tensorrt"},
+        {"backend": "tensorrt"},
+        {"backend": "onnxruntime-tensorrt"},
         {"device": "cuda"},
     ):
         with pytest.raises(BundleError, match=r"cache that grows, and the (engine|device) "):
             Seq2SeqModel.load(folder, **keywords)
-    engine = load_engine(Bundle.open(folder), num_threads=1)
-    with pytest.raises(EngineError, match="no tree steps"):
-        engine.decoder(engine.encode(ids, mask.astype(bool)), 8)
-    engine.close()
-    with pytest.raises(EngineError, match="closed"):
-        engine.encode(ids, mask.astype(bool))
+    backend = load_backend(Bundle.open(folder), num_threads=1)
+    with pytest.raises(BackendError, match="no tree steps"):
+        backend.decoder(backend.encode(ids, mask.astype(bool)), 8)
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.encode(ids, mask.astype(bool))
 
 
 def _copy(folder: Path, tmp_path: Path) -> Path:
@@ -246,8 +246,8 @@ def test_graphs_with_other_inputs_are_refused(
         node.input[:] = ["pixels" if name == "input_ids" else name for name in node.input]
     graph.graph.input[0].name = "pixels"
     onnx.save(graph, folder / "encoder_model.onnx")
-    with pytest.raises(EngineError, match=r"encoder_model\.onnx takes pixels, .* token ids"):
-        GrowingEngine(Bundle.open(folder))
+    with pytest.raises(BackendError, match=r"encoder_model\.onnx takes pixels, .* token ids"):
+        OrtConcatBackend(Bundle.open(folder))
 
 
 @pytest.mark.parametrize(

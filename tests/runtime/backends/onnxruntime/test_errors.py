@@ -17,10 +17,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError, Seq2SeqModel
-from seq2edge.runtime.backends import load_engine
+from seq2edge.runtime import BackendError, Bundle, Seq2SeqModel
+from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.backends.onnxruntime import device as device_module
-from seq2edge.runtime.backends.onnxruntime.device import DeviceEngine
+from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.backends.onnxruntime.providers import (
     CUDA,
     TENSORRT,
@@ -135,7 +135,7 @@ class FakeSession(RecordingSession):
             for _ in range(2):
                 super().run_with_iobinding(binding, options)
         if self._runtime.wrong_replay and self.runs[-1].graph_id != "-1":
-            _, _, shape, address = binding.bound["next_ids"]
+            _, _, shape, address = binding.bound["next_token_ids"]
             ctypes.memset(address, 1, 8 * int(np.prod(shape)))
 
 
@@ -148,40 +148,40 @@ class CudaBinding(RecordingBinding):
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch, bundle_of: BundleOf) -> Callable[..., DeviceEngine]:
+def loaded(monkeypatch: pytest.MonkeyPatch, bundle_of: BundleOf) -> Callable[..., OrtDeviceBackend]:
     """A function that loads a bundle into the CUDA engine over a FakeRuntime."""
 
-    def get(runtime: FakeRuntime, machine: str = "x86_64", **options: Any) -> DeviceEngine:
+    def get(runtime: FakeRuntime, machine: str = "x86_64", **options: Any) -> OrtDeviceBackend:
         monkeypatch.setattr(device_module, "import_onnxruntime", lambda: runtime)
         monkeypatch.setattr(platform, "machine", lambda: machine)
-        return DeviceEngine(Bundle.open(bundle_of(SHAPE)), cuda_target(), **options)
+        return OrtDeviceBackend(Bundle.open(bundle_of(SHAPE)), cuda_target(), **options)
 
     return get
 
 
-def tokens(engine: Any, bundle: Path) -> list[list[int]]:
-    model = Seq2SeqModel(Bundle.open(bundle), engine, None)
+def tokens(backend: Any, bundle: Path) -> list[list[int]]:
+    model = Seq2SeqModel(Bundle.open(bundle), backend, None)
     return [row.token_ids for row in model.generate_ids(IDS, max_new_tokens=20)]
 
 
 def test_the_package_for_cpus_is_named_with_the_command(bundle_of: BundleOf) -> None:
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("the installed onnxruntime is the one for GPUs")
-    for engine in ("onnxruntime", "onnxruntime-tensorrt"):
+    for backend in ("onnxruntime", "onnxruntime-tensorrt"):
         with pytest.raises(
-            EngineError, match=r"is the one for CPUs: pip uninstall.*'seq2edge\[gpu\]'"
+            BackendError, match=r"is the one for CPUs: pip uninstall.*'seq2edge\[gpu\]'"
         ):
-            Seq2SeqModel.load(bundle_of("t5"), engine=engine, device="cuda")
+            Seq2SeqModel.load(bundle_of("t5"), backend=backend, device="cuda")
 
 
 def test_a_working_gpu_captures_steps(
-    loaded: Callable[..., DeviceEngine], bundle_of: BundleOf, capsys: pytest.CaptureFixture[str]
+    loaded: Callable[..., OrtDeviceBackend], bundle_of: BundleOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime = FakeRuntime()
-    engine = loaded(runtime, strict=True)
-    assert engine.graphs_off is None
-    assert tokens(engine, bundle_of(SHAPE)) == tokens(
-        load_engine(Bundle.open(bundle_of(SHAPE)), num_threads=1), bundle_of(SHAPE)
+    backend = loaded(runtime, strict=True)
+    assert backend.graphs_off is None
+    assert tokens(backend, bundle_of(SHAPE)) == tokens(
+        load_backend(Bundle.open(bundle_of(SHAPE)), num_threads=1), bundle_of(SHAPE)
     )
     # The decoder alone captures, and no session computes float32 in TensorFloat-32.
     wanted = [how[0][1].get("enable_cuda_graph") for how in runtime.opened]
@@ -201,25 +201,25 @@ def test_a_working_gpu_captures_steps(
     ],
 )
 def test_a_build_without_kernels_for_this_gpu(
-    machine: str, words: list[str], loaded: Callable[..., DeviceEngine]
+    machine: str, words: list[str], loaded: Callable[..., OrtDeviceBackend]
 ) -> None:
-    with pytest.raises(EngineError) as failure:
+    with pytest.raises(BackendError) as failure:
         loaded(FakeRuntime(run_error=NO_KERNELS), machine)
     for word in (*words, "cudaErrorNoKernelImageForDevice"):
         assert word in str(failure.value)
 
 
-def test_a_provider_that_onnxruntime_leaves_out(loaded: Callable[..., DeviceEngine]) -> None:
+def test_a_provider_that_onnxruntime_leaves_out(loaded: Callable[..., OrtDeviceBackend]) -> None:
     with pytest.raises(
-        EngineError,
+        BackendError,
         match=r"lists CUDAExecutionProvider but could not start it.*nvidia-smi.*CUDA 13\.0 and"
         r" cuDNN 9: pip install 'onnxruntime-gpu\[cuda,cudnn\]'",
     ):
         loaded(FakeRuntime(started=("CPUExecutionProvider",)))
 
 
-def test_another_error_of_a_first_run_is_quoted(loaded: Callable[..., DeviceEngine]) -> None:
-    with pytest.raises(EngineError, match="onnxruntime failed in the encoder: out of memory"):
+def test_another_error_of_a_first_run_is_quoted(loaded: Callable[..., OrtDeviceBackend]) -> None:
+    with pytest.raises(BackendError, match="onnxruntime failed in the encoder: out of memory"):
         loaded(FakeRuntime(run_error="out of memory"))
 
 
@@ -233,27 +233,27 @@ def test_another_error_of_a_first_run_is_quoted(loaded: Callable[..., DeviceEngi
 def test_steps_without_graphs_where_they_do_not_work(
     fault: dict[str, bool],
     reason: str,
-    loaded: Callable[..., DeviceEngine],
+    loaded: Callable[..., OrtDeviceBackend],
     bundle_of: BundleOf,
 ) -> None:
     with pytest.warns(UserWarning, match=f"steps are not captured as CUDA graphs: .*{reason}"):
-        engine = loaded(FakeRuntime(**fault), strict=True)
-    assert engine.graphs_off is not None and reason in engine.graphs_off
-    assert tokens(engine, bundle_of(SHAPE)) == tokens(
-        load_engine(Bundle.open(bundle_of(SHAPE)), num_threads=1), bundle_of(SHAPE)
+        backend = loaded(FakeRuntime(**fault), strict=True)
+    assert backend.graphs_off is not None and reason in backend.graphs_off
+    assert tokens(backend, bundle_of(SHAPE)) == tokens(
+        load_backend(Bundle.open(bundle_of(SHAPE)), num_threads=1), bundle_of(SHAPE)
     )
 
 
 def test_strict_needs_an_onnxruntime_that_tells(
-    loaded: Callable[..., DeviceEngine], bundle_of: BundleOf
+    loaded: Callable[..., OrtDeviceBackend], bundle_of: BundleOf
 ) -> None:
-    with pytest.raises(EngineError, match=r"does not tell which nodes are on the CPU.*strict"):
+    with pytest.raises(BackendError, match=r"does not tell which nodes are on the CPU.*strict"):
         loaded(FakeRuntime(tells=False), strict=True)
     assert tokens(loaded(FakeRuntime(tells=False)), bundle_of(SHAPE))
 
 
-def test_threads_below_1_are_refused(loaded: Callable[..., DeviceEngine]) -> None:
-    with pytest.raises(EngineError, match="num_threads must be at least 1, not 0"):
+def test_threads_below_1_are_refused(loaded: Callable[..., OrtDeviceBackend]) -> None:
+    with pytest.raises(BackendError, match="num_threads must be at least 1, not 0"):
         loaded(FakeRuntime(), num_threads=0)
 
 
@@ -264,8 +264,8 @@ def test_an_onnxruntime_without_tensorrt(
     monkeypatch.setattr(device_module, "import_onnxruntime", lambda: runtime)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     bundle = Bundle.open(bundle_of("t5"))
-    with pytest.raises(EngineError, match=r"has no TensorRT provider: use .*not for a Jetson"):
-        DeviceEngine(bundle, tensorrt_target(runtime, bundle))
+    with pytest.raises(BackendError, match=r"has no TensorRT provider: use .*not for a Jetson"):
+        OrtDeviceBackend(bundle, tensorrt_target(runtime, bundle))
 
 
 def test_tensorrt_options_are_the_bundles(bundle_of: BundleOf) -> None:

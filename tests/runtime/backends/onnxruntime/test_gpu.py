@@ -14,8 +14,8 @@ import pytest
 
 from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import Bundle, Seq2SeqModel
-from seq2edge.runtime.backends import Engine, Step, load_engine
-from seq2edge.runtime.backends.onnxruntime.device import DeviceEngine
+from seq2edge.runtime.backends import Backend, Step, load_backend
+from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.backends.onnxruntime.providers import (
     CUDA,
     TENSORRT,
@@ -59,8 +59,8 @@ def test_float32_gives_the_cpus_tokens(shape: str, way: str, bundle_of: BundleOf
             assert tokens(gpu, **WAYS[way]) == tokens(cpu, **WAYS[way])
 
 
-def first_logits(engine: Engine) -> np.ndarray[Any, Any]:
-    decoder = engine.decoder(engine.encode(IDS, MASK), 16)
+def first_logits(backend: Backend) -> np.ndarray[Any, Any]:
+    decoder = backend.decoder(backend.encode(IDS, MASK), 16)
     step = Step.allocate(len(IDS), 1, decoder.capacity, vocab_size=384)
     step.attention_mask[..., 0] = True
     decoder.bind(step)()
@@ -74,9 +74,9 @@ def test_fewer_bits_are_near_float32(
 ) -> None:
     source = bundle_of("t5-v1.1")
     quantize_bundle(source, tmp_path / "out", scheme, target="cuda")
-    expected = first_logits(load_engine(Bundle.open(source), num_threads=1))
-    engine = load_engine(Bundle.open(tmp_path / "out"), device="cuda", num_threads=None)
-    difference = np.abs(first_logits(engine) - expected)
+    expected = first_logits(load_backend(Bundle.open(source), num_threads=1))
+    backend = load_backend(Bundle.open(tmp_path / "out"), device="cuda", num_threads=None)
+    difference = np.abs(first_logits(backend) - expected)
     assert difference.max() < tolerance * np.abs(expected).max()
 
 
@@ -84,10 +84,10 @@ def test_fewer_bits_are_near_float32(
 def test_graphs_change_no_token(way: str, bundle_of: BundleOf, tmp_path: Path) -> None:
     quantize_bundle(bundle_of("t5-v1.1"), tmp_path / "half", "fp16", target="cuda")
     bundle = Bundle.open(tmp_path / "half")
-    captured = DeviceEngine(bundle, cuda_target())
+    captured = OrtDeviceBackend(bundle, cuda_target())
     assert captured.graphs_off is None
-    plain = DeviceEngine(bundle, replace(cuda_target(), captures=False))
-    models = [Seq2SeqModel(bundle, engine, None) for engine in (captured, plain)]
+    plain = OrtDeviceBackend(bundle, replace(cuda_target(), captures=False))
+    models = [Seq2SeqModel(bundle, backend, None) for backend in (captured, plain)]
     expected = tokens(models[1], **WAYS[way])
     assert [tokens(models[0], **WAYS[way]) for _ in range(2)] == [expected] * 2
 
@@ -100,7 +100,7 @@ def test_tensorrt_gives_the_cpus_tokens_and_keeps_its_engines(
     if TENSORRT not in onnxruntime.get_available_providers():
         pytest.skip("needs an onnxruntime-gpu with the TensorRT provider, and TensorRT")
     path = shutil.copytree(bundle_of("t5-v1.1"), tmp_path / "bundle")
-    options = {"engine": "onnxruntime-tensorrt"}
+    options = {"backend": "onnxruntime-tensorrt"}
     with model_of(path) as cpu, model_of(path, **options) as gpu:
         assert tokens(gpu, max_new_tokens=40) == tokens(cpu, max_new_tokens=40)
     assert list((tmp_path / "bundle.ort-tensorrt").glob("decoder*.engine"))

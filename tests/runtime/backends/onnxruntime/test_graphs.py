@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime import Bundle, Seq2SeqModel
 from seq2edge.runtime.backends.onnxruntime.buffers import DeviceArray
-from seq2edge.runtime.backends.onnxruntime.device import DeviceEngine
+from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.backends.onnxruntime.steps import RUNS_BEFORE_CAPTURE
 
 from .recording import RecordingSession, Run, cpu_target
@@ -32,7 +32,7 @@ class Recorded:
     """A model without end tokens, its engine, and the decoder's runs."""
 
     model: Seq2SeqModel
-    engine: DeviceEngine
+    backend: OrtDeviceBackend
     session: RecordingSession
 
     def runs(self, sources: list[list[int]], **options: Any) -> list[Run]:
@@ -46,13 +46,13 @@ class Recorded:
 @pytest.fixture
 def recorded(bundle_of: Callable[[str], Path]) -> Recorded:
     bundle = Bundle.open(bundle_of("t5-v1.1"))
-    engine = DeviceEngine(bundle, cpu_target())
-    session = RecordingSession(engine._place.sessions["decoder"])
-    engine._place.sessions["decoder"] = session
+    backend = OrtDeviceBackend(bundle, cpu_target())
+    session = RecordingSession(backend._place.sessions["decoder"])
+    backend._place.sessions["decoder"] = session
     # What the probe bound was not recorded.
-    engine._sources.clear()
-    model = Seq2SeqModel(bundle, engine, None)
-    return Recorded(model, engine, session)
+    backend._sources.clear()
+    model = Seq2SeqModel(bundle, backend, None)
+    return Recorded(model, backend, session)
 
 
 def ids(runs: list[Run]) -> list[str]:
@@ -94,10 +94,10 @@ def test_a_shape_gets_its_id_when_it_was_run_a_few_times_and_keeps_it(recorded: 
 
 
 def test_two_calls_at_once_do_not_share_arrays(recorded: Recorded) -> None:
-    sources = [recorded.engine.encode(np.array([SOURCE]), np.ones((1, 6), bool)) for _ in range(2)]
+    sources = [recorded.backend.encode(np.array([SOURCE]), np.ones((1, 6), bool)) for _ in range(2)]
     addresses = [source.buffers.mask._value.data_ptr() for source in sources]
     assert addresses[0] != addresses[1]
-    decoders = [recorded.engine.decoder(source, 64) for source in (*sources, sources[0])]
+    decoders = [recorded.backend.decoder(source, 64) for source in (*sources, sources[0])]
     caches = {decoder._cache.arrays["past_key.0"]._value.data_ptr() for decoder in decoders}
     assert len(caches) == 3
 
@@ -106,28 +106,28 @@ def test_what_the_budget_does_not_hold_is_run_without_a_graph_and_freed(
     recorded: Recorded,
 ) -> None:
     expected = recorded.model.generate_ids(np.array([SOURCE]), max_new_tokens=20)
-    recorded.engine._place.budget.bytes = 0
-    recorded.engine._sources.clear()
+    recorded.backend._place.budget.bytes = 0
+    recorded.backend._sources.clear()
     runs = recorded.runs([SOURCE])
     assert set(ids(runs)) == {"-1"} and len(runs) == 20
     assert recorded.model.generate_ids(np.array([SOURCE]), max_new_tokens=20) == expected
-    source = recorded.engine.encode(np.array([SOURCE]), np.ones((1, 6), bool))
-    decoder = recorded.engine.decoder(source, 64)
+    source = recorded.backend.encode(np.array([SOURCE]), np.ones((1, 6), bool))
+    decoder = recorded.backend.decoder(source, 64)
     gone = [weakref.ref(source.buffers), weakref.ref(decoder._cache)]
     del source, decoder
     assert [reference() for reference in gone] == [None, None]
 
 
 def test_no_more_graphs_than_the_budget(recorded: Recorded) -> None:
-    recorded.engine._place.budget.graphs = 1
+    recorded.backend._place.budget.graphs = 1
     assert set(ids(recorded.runs([SOURCE]))) == {"-1", "2"}  # 1 was the probe's
     assert set(ids(recorded.runs([SOURCE, SOURCE]))) == {"-1"}
 
 
 def test_a_call_is_not_hurt_by_what_an_earlier_one_left_in_its_arrays(recorded: Recorded) -> None:
     expected = recorded.model.generate_ids(np.array([SOURCE]), max_new_tokens=20)
-    source = recorded.engine.encode(np.array([SOURCE]), np.ones((1, 6), bool))
-    decoder = recorded.engine.decoder(source, 32)
+    source = recorded.backend.encode(np.array([SOURCE]), np.ones((1, 6), bool))
+    decoder = recorded.backend.decoder(source, 32)
     for array in decoder._cache.arrays.values():
         array.write(np.full(array.shape, np.nan))
     del source, decoder
@@ -137,13 +137,13 @@ def test_a_call_is_not_hurt_by_what_an_earlier_one_left_in_its_arrays(recorded: 
 def test_a_source_of_another_engine_is_refused(
     recorded: Recorded, bundle_of: Callable[[str], Path]
 ) -> None:
-    from seq2edge.runtime.backends import load_engine
+    from seq2edge.runtime.backends import load_backend
 
     bundle = Bundle.open(bundle_of("t5"))
-    for other in (load_engine(bundle, num_threads=1), DeviceEngine(bundle, cpu_target())):
+    for other in (load_backend(bundle, num_threads=1), OrtDeviceBackend(bundle, cpu_target())):
         source = other.encode(np.array([SOURCE]), np.ones((1, 6), np.bool_))
         with pytest.raises(TypeError, match="another engine"):
-            recorded.engine.decoder(source, 16)
+            recorded.backend.decoder(source, 16)
 
 
 def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:

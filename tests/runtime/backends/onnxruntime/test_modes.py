@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from seq2edge.runtime import Bundle, Choices, Generation, Seq2SeqModel
-from seq2edge.runtime.backends import Decoder, Engine, Step, load_engine
-from seq2edge.runtime.backends.onnxruntime.device import DeviceEngine
+from seq2edge.runtime.backends import Backend, Decoder, Step, load_backend
+from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
 from .recording import cpu_target
@@ -48,11 +48,11 @@ class Pair:
 def pair_of(path: Path, *, captures: bool) -> Pair:
     bundle = Bundle.open(path)
     tokenizer = load_tokenizer(bundle)
-    engines: list[Engine] = [
-        load_engine(bundle, num_threads=1),
-        DeviceEngine(bundle, cpu_target(captures=captures)),
+    engines: list[Backend] = [
+        load_backend(bundle, num_threads=1),
+        OrtDeviceBackend(bundle, cpu_target(captures=captures)),
     ]
-    return Pair(*(Seq2SeqModel(bundle, engine, tokenizer) for engine in engines))
+    return Pair(*(Seq2SeqModel(bundle, backend, tokenizer) for backend in engines))
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["graphs", "no graphs"])
@@ -130,15 +130,15 @@ def test_threads_share_one_engine(pair: Pair) -> None:
         assert_same(one, other)
 
 
-def states(engine: Engine) -> list[np.ndarray[Any, Any]]:
+def states(backend: Backend) -> list[np.ndarray[Any, Any]]:
     """Logits after steps on a cache that was packed, grown and cut to some rows."""
-    decoder = engine.decoder(engine.encode(IDS, MASK), 16)
+    decoder = backend.decoder(backend.encode(IDS, MASK), 16)
     found = [steps(decoder, 3, slots=range(0, 12))]
-    decoder.pack(np.array([[0, 3, 6, 9], [1, 2, 4, 8], [11, 10, 9, 8]]))
+    decoder.compact(np.array([[0, 3, 6, 9], [1, 2, 4, 8], [11, 10, 9, 8]]))
     found.append(steps(decoder, 3, slots=range(4, 8)))
     decoder.grow(32)
     found.append(steps(decoder, 3, slots=range(8, 20)))
-    decoder.keep(np.array([2, 0]))
+    decoder.select_batch(np.array([2, 0]))
     found.append(steps(decoder, 2, slots=range(20, 24)))
     assert decoder.capacity == 32
     return [*found, decoder.cache_position_ids]
@@ -151,7 +151,7 @@ def steps(decoder: Decoder, rows: int, slots: range) -> np.ndarray[Any, Any]:
     step.attention_mask[..., : slots.start] = True
     for slot in slots:
         step.input_ids[:, 0] = np.arange(rows) * 7 + slot
-        step.position_ids[:] = step.write_index[:] = slot
+        step.position_ids[:] = step.write_indices[:] = slot
         step.attention_mask[..., slot] = True
         run()
     assert step.logits is not None
@@ -162,16 +162,16 @@ def test_packing_growing_and_keeping_rows_is_the_cpu_engines(
     bundle_of: Callable[[str], Path],
 ) -> None:
     bundle = Bundle.open(bundle_of("umt5"))
-    expected = states(load_engine(bundle, num_threads=1))
+    expected = states(load_backend(bundle, num_threads=1))
     for captures in (True, False):
-        found = states(DeviceEngine(bundle, cpu_target(captures=captures)))
+        found = states(OrtDeviceBackend(bundle, cpu_target(captures=captures)))
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, atol=2e-4, rtol=0)
 
 
 def test_a_closed_engine_says_so(bundle_of: Callable[[str], Path]) -> None:
     bundle = Bundle.open(bundle_of("t5"))
-    model = Seq2SeqModel(bundle, DeviceEngine(bundle, cpu_target()), None)
+    model = Seq2SeqModel(bundle, OrtDeviceBackend(bundle, cpu_target()), None)
     model.close()
     model.close()
     with pytest.raises(RuntimeError, match="the model was closed; load it again"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError, OutputExistsError
+from seq2edge.runtime import BackendError, Bundle, OutputExistsError
 from seq2edge.runtime.backends.tensorrt import Limits, Options, build_engines
 from seq2edge.runtime.backends.tensorrt.builder import plan
 from seq2edge.runtime.backends.tensorrt.builder.network import NetworkSummary, Precision, summarize
@@ -25,7 +25,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 BundleOf = Callable[[str], Path]
 
-_LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_queries=4)
+_LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_num_tokens=4)
 _SM86 = ("8.6",)
 #: Turing, Ampere, Ada and Blackwell.
 _ALL = ("7.5", "8.6", "8.9", "12.0")
@@ -136,7 +136,7 @@ def test_a_graph_that_tensorrt_refuses_is_named_with_its_node(
     manifest["files"][graph.name]["sha256"] = sha256_of(graph)
     (path / "seq2edge.json").write_text(json.dumps(manifest))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(EngineError, match=r"cannot parse .*decoder\.onnx: .*\(TensorScutter\)"):
+    with pytest.raises(BackendError, match=r"cannot parse .*decoder\.onnx: .*\(TensorScutter\)"):
         build_engines(Bundle.open(path), tmp_path / "out", options())
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -170,7 +170,7 @@ def test_a_gpu_that_tensorrt_does_not_build_for_is_refused(
     gpus: tuple[str, ...], message: str, float16_bundle_of: BundleOf, tmp_path: Path
 ) -> None:
     bundle = Bundle.open(float16_bundle_of("t5"))
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(BackendError, match=message):
         build_engines(bundle, tmp_path / "out", Options(compute_capabilities=gpus))
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +186,7 @@ def test_turing_computes_in_float16_only(
     tmp_path: Path,
 ) -> None:
     bundle = Bundle.open(tensorrt_bundle_of("t5", scheme))
-    with pytest.raises(EngineError, match=f"encoder.onnx: .*{message}"):
+    with pytest.raises(BackendError, match=f"encoder.onnx: .*{message}"):
         build_engines(bundle, tmp_path / "out", options(("7.5",)))
 
 
@@ -194,7 +194,7 @@ def test_a_workspace_that_is_too_small_fails_with_its_cause(
     float16_bundle_of: BundleOf, tmp_path: Path
 ) -> None:
     small = replace(options(), workspace_bytes=1024)
-    with pytest.raises(EngineError, match=r"encoder.onnx: .*workspace limit"):
+    with pytest.raises(BackendError, match=r"encoder.onnx: .*workspace limit"):
         build_engines(Bundle.open(float16_bundle_of("t5")), tmp_path / "out", small)
     assert not list(tmp_path.iterdir())
 
@@ -207,7 +207,9 @@ def test_steps_of_one_token_copy_no_keys(float16_bundle_of: BundleOf, tmp_path: 
     assert several.cache_copies > 0
     # Both profiles have the weights in common.
     weights = made.engines["decoder"].report.weight_bytes
-    alone = build_engines(bundle, tmp_path / "one", options(limits=replace(_LIMITS, max_queries=1)))
+    alone = build_engines(
+        bundle, tmp_path / "one", options(limits=replace(_LIMITS, max_num_tokens=1))
+    )
     assert weights == alone.engines["decoder"].report.weight_bytes
 
 
@@ -223,7 +225,7 @@ def test_a_layer_that_falls_back_fails_the_build_unless_it_is_allowed(
     monkeypatch.setattr(plan, "summarize", asks_for_int8)
     bundle = Bundle.open(float16_bundle_of("t5"))
     message = r"computes 2 of the GEMMs in another precision .* \(int8 weights, int8 inputs\) with"
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(BackendError, match=message):
         build_engines(bundle, tmp_path / "out", options())
     assert not list(tmp_path.iterdir())
     made = build_engines(bundle, tmp_path / "out", replace(options(), allow_fallback=True))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError
+from seq2edge.runtime import BackendError, Bundle
 from seq2edge.runtime.backends.tensorrt import EngineKey, Limits, Options, ensure_engines
 from seq2edge.runtime.backends.tensorrt.cuda import Gpu
 from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
@@ -96,19 +96,21 @@ def test_engines_for_this_machine_are_found(bundle: Bundle) -> None:
 
 def test_engines_for_another_gpu_or_version_are_refused(bundle: Bundle) -> None:
     library = library_of(bundle)
-    with pytest.raises(EngineError, match=r"built for compute capability 8.6, 8.9, and .* 8.7"):
+    with pytest.raises(BackendError, match=r"built for compute capability 8.6, 8.9, and .* 8.7"):
         find_engines(bundle, library, Gpu("Orin", "8.7", 1))
     newer = replace(library, version="99")
-    with pytest.raises(EngineError, match=r"built by tensorrt-rtx .*, and 99 is installed"):
+    with pytest.raises(BackendError, match=r"built by tensorrt-rtx .*, and 99 is installed"):
         find_engines(bundle, newer, _GPU)
-    with pytest.raises(EngineError, match=r"build them here: seq2edge build .* --engine tensorrt"):
+    with pytest.raises(
+        BackendError, match=r"build them here: seq2edge build .* --backend tensorrt"
+    ):
         find_engines(bundle, replace(library, engine="tensorrt"), _GPU)
 
 
 def test_engines_built_on_one_gpu_are_for_that_one(bundle: Bundle) -> None:
     file = engines_of(bundle) / "engines.json"
     file.write_text(file.read_text().replace('"gpu": null', '"gpu": "NVIDIA A16"'))
-    with pytest.raises(EngineError, match=r"built on NVIDIA A16, and this GPU is NVIDIA A2"):
+    with pytest.raises(BackendError, match=r"built on NVIDIA A16, and this GPU is NVIDIA A2"):
         find_engines(bundle, library_of(bundle), _GPU)
 
 
@@ -118,7 +120,7 @@ def test_engines_of_a_bundle_that_was_exported_again_are_stale(
     library = library_of(bundle)
     shutil.rmtree(bundle.directory)
     shutil.copytree(tensorrt_bundle_of("t5", "int4"), bundle.directory)
-    with pytest.raises(EngineError, match=r"built from another decoder.onnx and .*weights.bin"):
+    with pytest.raises(BackendError, match=r"built from another decoder.onnx and .*weights.bin"):
         find_engines(Bundle.open(bundle.directory), library, _GPU)
 
 
@@ -126,7 +128,7 @@ def test_a_truncated_engine_is_refused_and_built_again(bundle: Bundle) -> None:
     plan = engines_of(bundle) / "decoder.engine"
     size = plan.stat().st_size
     plan.write_bytes(plan.read_bytes()[:-100])
-    with pytest.raises(EngineError, match=rf"truncated: {size - 100} of {size} bytes"):
+    with pytest.raises(BackendError, match=rf"truncated: {size - 100} of {size} bytes"):
         find_engines(bundle, library_of(bundle), _GPU)
     with pytest.warns(UserWarning, match=r"truncated.*; it is built again"):
         _, _, built = ensure_engines(bundle, _OPTIONS)
@@ -155,5 +157,5 @@ def test_a_changed_engine_is_built_again(bundle: Bundle) -> None:
 def test_a_garbled_description_is_refused(text: str, message: str, bundle: Bundle) -> None:
     folder = engines_of(bundle)
     (folder / "engines.json").write_text(text)
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(BackendError, match=message):
         read_engines(folder)

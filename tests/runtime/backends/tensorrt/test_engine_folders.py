@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from seq2edge.runtime import Bundle, BundleError, EngineError, InputError
+from seq2edge.runtime import BackendError, Bundle, BundleError, InputError
 from seq2edge.runtime.backends.tensorrt import Limits, Options, ensure_engines, load_library
 from seq2edge.runtime.backends.tensorrt.cuda import Gpu
 from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
@@ -42,12 +42,12 @@ def garble(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_garbled_descriptions_are_refused_and_built_again(built: tuple[Bundle, Path]) -> None:
     bundle, folder = built
     (folder / "engines.json").write_text("[" * 100_000)
-    with pytest.raises(EngineError, match=r"engines.json is not valid JSON"):
+    with pytest.raises(BackendError, match=r"engines.json is not valid JSON"):
         find_engines(bundle, load_library("tensorrt-rtx"), GPU)
     with pytest.warns(UserWarning, match=r"not valid JSON.*; it is built again"):
         ensure_engines(bundle, OPTIONS)
     garble(folder, lambda said: said["engines"].update(other=said["engines"]["encoder"]))
-    with pytest.raises(EngineError, match=r"malformed: engines.other is of no graph"):
+    with pytest.raises(BackendError, match=r"malformed: engines.other is of no graph"):
         find_engines(bundle, load_library("tensorrt-rtx"), GPU)
 
 
@@ -68,7 +68,7 @@ def test_a_changed_bundle_gets_no_engines(
 def test_folders_that_are_being_written_are_not_taken(built: tuple[Bundle, Path]) -> None:
     bundle, folder = built
     folder.rename(folder.with_name(f".{folder.name}.0123abcd.partial"))
-    with pytest.raises(EngineError, match="has no engines"):
+    with pytest.raises(BackendError, match="has no engines"):
         find_engines(bundle, load_library("tensorrt-rtx"), GPU)
 
 
@@ -112,5 +112,5 @@ def test_a_workspace_that_is_too_small_names_its_option(
     path = tmp_path / "model"
     shutil.copytree(bundle_of("t5"), path)
     options = Options("tensorrt-rtx", compute_capabilities=("8.6",), workspace_bytes=1)
-    with pytest.raises(EngineError, match="allow kernels more memory with --workspace"):
+    with pytest.raises(BackendError, match="allow kernels more memory with --workspace"):
         ensure_engines(Bundle.open(path), options)

@@ -16,7 +16,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 BundleOf = Callable[[str, str], Path]
 
-_LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_queries=4)
+_LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_num_tokens=4)
 
 
 def reports(bundle: Path, out: Path) -> dict[str, GraphReport]:

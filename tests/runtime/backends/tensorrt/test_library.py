@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from seq2edge.runtime import EngineError
+from seq2edge.runtime import BackendError
 from seq2edge.runtime.backends.tensorrt import load_library
 
 
@@ -46,5 +46,5 @@ def test_what_is_not_there_is_said(
     engine: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch)
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(BackendError, match=message):
         load_library(engine)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError, GenerationConfig, Seq2SeqModel
+from seq2edge.runtime import BackendError, Bundle, GenerationConfig, Seq2SeqModel
 from seq2edge.runtime.backends.tensorrt import Limits, Options, ensure_engines, load_library
 from seq2edge.runtime.backends.tensorrt.cuda import load_cuda
 
-_LIMITS = Limits(max_batch=2, max_source_length=32, max_target_length=64, max_queries=4)
+_LIMITS = Limits(max_batch=2, max_source_length=32, max_target_length=64, max_num_tokens=4)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,7 +22,7 @@ def engine() -> str:
     try:
         load_cuda()
         return load_library().engine
-    except EngineError as error:
+    except BackendError as error:
         pytest.skip(f"needs an NVIDIA GPU, cuda-bindings and TensorRT: {error}")
 
 
@@ -49,7 +49,7 @@ def test_float16_tokens_are_those_of_onnxruntime(
     sources = np.random.default_rng(0).integers(3, 300, (2, 9))
     with Seq2SeqModel.load(path) as model:
         expected = model.generate_ids(sources, config=config)
-    with Seq2SeqModel.load(path, engine=engine) as model:
+    with Seq2SeqModel.load(path, backend=engine) as model:
         found = model.generate_ids(sources, config=config)
         again = model.generate_ids(sources, config=replace(config))
     assert [f.token_ids for f in found] == [e.token_ids for e in expected]

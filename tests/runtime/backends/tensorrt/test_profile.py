@@ -32,7 +32,7 @@ def test_defaults_are_cut_to_what_the_model_allows() -> None:
 
 def test_what_is_asked_for_is_taken() -> None:
     limits = Limits.of(
-        BOUNDED, max_batch=3, max_source_length=80, max_target_length=240, max_queries=4
+        BOUNDED, max_batch=3, max_source_length=80, max_target_length=240, max_num_tokens=4
     )
     assert limits == Limits(3, 80, 240, 4)  # four beams of 60 tokens
 
@@ -44,8 +44,8 @@ def test_what_is_asked_for_is_taken() -> None:
         ({"max_target_length": 0}, "max_target_length=0 must be at least 1"),
         ({"max_batch": 2**31}, "max_batch=2147483648 must be at least 1 and at most 2147483647"),
         ({"max_source_length": 81}, "max_source_length=81 is more than the model's 80"),
-        ({"max_target_length": 121, "max_queries": 2}, "at most 60 tokens, and there are 2"),
-        ({"max_queries": 9, "max_target_length": 8}, "max_queries=9 tokens .* do not fit"),
+        ({"max_target_length": 121, "max_num_tokens": 2}, "at most 60 tokens, and there are 2"),
+        ({"max_num_tokens": 9, "max_target_length": 8}, "max_num_tokens=9 tokens .* do not fit"),
     ],
 )
 def test_limits_that_the_model_cannot_use_are_refused(asked: dict[str, int], message: str) -> None:

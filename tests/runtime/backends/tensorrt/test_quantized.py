@@ -19,7 +19,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 BundleOf = Callable[[str, str], Path]
 
-_LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_queries=4)
+_LIMITS = Limits(max_batch=2, max_source_length=48, max_target_length=32, max_num_tokens=4)
 #: Ampere, Ada and Blackwell.
 _GPUS = ("8.6", "8.9", "12.0")
 

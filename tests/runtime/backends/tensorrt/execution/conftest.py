@@ -11,13 +11,13 @@ import pytest
 from seq2edge.runtime import Bundle, Seq2SeqModel
 from seq2edge.runtime.backends.limits import Limits
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
-from seq2edge.runtime.backends.tensorrt.execution.engine import TensorRTEngine
+from seq2edge.runtime.backends.tensorrt.execution.engine import TensorRTBackend
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import FakeTensorRT, write_engines
 
-LIMITS = Limits(max_batch=4, max_source_length=24, max_target_length=64, max_queries=4)
+LIMITS = Limits(max_batch=4, max_source_length=24, max_target_length=64, max_num_tokens=4)
 
 
 @dataclass
@@ -45,7 +45,7 @@ def on_gpu(bundle_of: Callable[[str], Path], tmp_path: Path) -> Iterator[Load]:
         cuda = FakeCuda(memory)
         trt = FakeTensorRT(cuda, bundle, limits, in_place=in_place)
         engines = write_engines(bundle, folder, limits, in_place=in_place)
-        engine = TensorRTEngine(bundle, folder, engines, trt.library(), Cuda(cuda))
+        engine = TensorRTBackend(bundle, folder, engines, trt.library(), Cuda(cuda))
         found = OnGpu(Seq2SeqModel(bundle, engine, load_tokenizer(bundle)), cuda, trt)
         loaded.append(found)
         return found

@@ -89,7 +89,7 @@ def test_sources_that_end_leave_the_batch(
 def test_an_engine_of_one_query_takes_prompts_token_by_token(on_gpu: Load, on_cpu: OnCpu) -> None:
     config = MODES["prefix"]
     expected = on_cpu("bart").generate_ids(batch(1), config=config)
-    found = on_gpu("bart", replace(LIMITS, max_queries=1)).model.generate_ids(
+    found = on_gpu("bart", replace(LIMITS, max_num_tokens=1)).model.generate_ids(
         batch(1), config=config
     )
     assert [f.token_ids for f in found] == [e.token_ids for e in expected]
@@ -144,7 +144,7 @@ def test_memory_is_used_again(on_gpu: Load) -> None:
 
 
 def test_a_source_may_be_as_long_as_the_engine_allows(on_gpu: Load, on_cpu: OnCpu) -> None:
-    limits = Limits(max_batch=2, max_source_length=12, max_target_length=20, max_queries=1)
+    limits = Limits(max_batch=2, max_source_length=12, max_target_length=20, max_num_tokens=1)
     sources = np.arange(3, 27).reshape(2, 12)
     expected = on_cpu("t5").generate_ids(sources, max_new_tokens=20)
     found = on_gpu("t5", limits).model.generate_ids(sources, max_new_tokens=20)

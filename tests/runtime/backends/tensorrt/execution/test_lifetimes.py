@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError
+from seq2edge.runtime import BackendError, Bundle
 from seq2edge.runtime.backends import Step
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
 from seq2edge.runtime.backends.tensorrt.execution import memory as planning
-from seq2edge.runtime.backends.tensorrt.execution.engine import TensorRTEngine
+from seq2edge.runtime.backends.tensorrt.execution.engine import TensorRTBackend
 from seq2edge.runtime.backends.tensorrt.execution.memory import plan_memory
 
 from .conftest import LIMITS, Load
@@ -33,14 +33,14 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Memory that was freed is neither written nor given out again."""
     free, freed = FakeCuda._free, []
 
-    def keep(self: FakeCuda, memory: dict[int, Any], address: int) -> Any:
+    def select_batch(self: FakeCuda, memory: dict[int, Any], address: int) -> Any:
         piece = memory[address]
         result = free(self, memory, address)
         ctypes.memset(address, 0xAB, len(piece))
         freed.append((piece, address))
         return result
 
-    monkeypatch.setattr(FakeCuda, "_free", keep)
+    monkeypatch.setattr(FakeCuda, "_free", select_batch)
     yield
     assert freed
     for piece, address in freed:
@@ -50,7 +50,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("untouched")
 def test_a_closed_model_refuses_what_was_begun(on_gpu: Load) -> None:
     gpu = on_gpu("t5")
-    engine: Any = gpu.model._engine
+    engine: Any = gpu.model._backend
     source = engine.encode(IDS, MASK)
     decoder = engine.decoder(source, 8)
     step = Step.allocate(1, 1, decoder.capacity, feed_back=True)
@@ -65,11 +65,11 @@ def test_a_closed_model_refuses_what_was_begun(on_gpu: Load) -> None:
         lambda: chain(2),
         lambda: decoder.bind(step)(),
         lambda: decoder.bind_chain(step)(2),
-        lambda: decoder.keep(np.array([0])),
+        lambda: decoder.select_batch(np.array([0])),
         lambda: engine.decoder(source, 8),
         lambda: engine.encode(IDS, MASK),
     ):
-        with pytest.raises(EngineError, match="the model was closed; load it again"):
+        with pytest.raises(BackendError, match="the model was closed; load it again"):
             call()
     assert gpu.cuda.allocations == 0
     assert not gpu.cuda.graphs
@@ -147,15 +147,15 @@ def test_sources_that_leave_need_no_more_memory(config: str, on_gpu: Load, on_cp
 
 def test_memory_of_other_sizes_is_given_back_before_there_is_too_little(on_gpu: Load) -> None:
     gpu = on_gpu("t5")
-    pool = gpu.model._engine._device.memory  # type: ignore[attr-defined]
+    pool = gpu.model._backend._device.memory  # type: ignore[attr-defined]
     free = gpu.cuda.total - gpu.cuda.device_bytes
     for share in (8, 4, 2):
         del pool  # nothing but the engine holds it
-        pool = gpu.model._engine._device.memory  # type: ignore[attr-defined]
+        pool = gpu.model._backend._device.memory  # type: ignore[attr-defined]
         buffer = pool.take(free // share - 4096)
         del buffer
     held = pool.take(free - (free // 8))
-    with pytest.raises(EngineError, match="out of memory"):
+    with pytest.raises(BackendError, match="out of memory"):
         pool.take(free // 4)
     assert held.size >= free - (free // 8)
 
@@ -178,8 +178,8 @@ def test_loading_that_fails_leaves_nothing_on_the_gpu(
             "create_execution_context",
             lambda self, strategy: None if len(trt.contexts) == place else create(self, strategy),
         )
-    with pytest.raises(EngineError):
-        TensorRTEngine(bundle, folder, engines, trt.library(), Cuda(cuda))
+    with pytest.raises(BackendError):
+        TensorRTBackend(bundle, folder, engines, trt.library(), Cuda(cuda))
     assert cuda.allocations == 0
 
 
@@ -190,7 +190,7 @@ def test_a_model_that_nobody_closes_goes_with_its_last_user(
     cuda = FakeCuda()
     trt = FakeTensorRT(cuda, bundle, LIMITS, in_place=True)
     engines = write_engines(bundle, tmp_path / "engines", LIMITS, in_place=True)
-    engine = TensorRTEngine(bundle, tmp_path / "engines", engines, trt.library(), Cuda(cuda))
+    engine = TensorRTBackend(bundle, tmp_path / "engines", engines, trt.library(), Cuda(cuda))
     decoder = engine.decoder(engine.encode(IDS, MASK), 8)
     step = Step.allocate(1, 1, decoder.capacity, feed_back=True)
     step.attention_mask[..., 0] = True
@@ -199,7 +199,7 @@ def test_a_model_that_nobody_closes_goes_with_its_last_user(
     gc.collect()
     run()
     expected = on_cpu("t5").generate_ids(IDS, max_new_tokens=1)
-    assert step.next_ids.tolist() == [expected[0].token_ids]
+    assert step.next_token_ids.tolist() == [expected[0].token_ids]
     assert cuda.allocations
     del run
     gc.collect()
@@ -257,11 +257,11 @@ def test_a_model_goes_on_after_a_call_that_failed(
     def call(self: Cuda, name: str, *arguments: Any) -> Any:
         left[0] -= name == function
         if name == function and left[0] == 0:
-            raise EngineError("it failed")
+            raise BackendError("it failed")
         return real(self, name, *arguments)
 
     monkeypatch.setattr(Cuda, "call", call)
-    with pytest.raises(EngineError, match="it failed"):
+    with pytest.raises(BackendError, match="it failed"):
         gpu.model.generate_ids(batch(), config=MODES[mode])
     (stream,) = gpu.cuda._streams.values()
     assert not stream.pending

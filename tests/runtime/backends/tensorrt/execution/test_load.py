@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError, Seq2SeqModel
+from seq2edge.runtime import BackendError, Bundle, Seq2SeqModel
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
 from seq2edge.runtime.backends.tensorrt.execution import load
 from seq2edge.runtime.backends.tensorrt.execution.runtime_cache import RuntimeCache
@@ -40,7 +40,7 @@ def machine(
 def test_a_bundle_with_engines_beside_it_is_loaded(machine: Path) -> None:
     folder = machine.with_name("model.engines") / "tensorrt-1"
     write_engines(Bundle.open(machine), folder, LIMITS, in_place=True)
-    with Seq2SeqModel.load(machine, engine="tensorrt") as model:
+    with Seq2SeqModel.load(machine, backend="tensorrt") as model:
         found = model.generate_ids(SOURCE, max_new_tokens=9)
     with Seq2SeqModel.load(machine) as model:
         assert found == model.generate_ids(SOURCE, max_new_tokens=9)
@@ -48,21 +48,21 @@ def test_a_bundle_with_engines_beside_it_is_loaded(machine: Path) -> None:
 
 def test_without_engines_the_build_command_is_given(machine: Path) -> None:
     message = r"no engines of tensorrt 10.16.0 for this Orin \(compute capability 8.7\); build"
-    with pytest.raises(EngineError, match=message):
-        Seq2SeqModel.load(machine, engine="tensorrt")
+    with pytest.raises(BackendError, match=message):
+        Seq2SeqModel.load(machine, backend="tensorrt")
 
 
 def test_engines_that_changed_are_not_loaded(machine: Path) -> None:
     folder = machine.with_name("model.engines") / "tensorrt-1"
     write_engines(Bundle.open(machine), folder, LIMITS, in_place=True)
     (folder / "decoder.engine").write_bytes(b"DECODER")
-    with pytest.raises(EngineError, match=r"decoder.engine has changed since it was written"):
-        Seq2SeqModel.load(machine, engine="tensorrt")
+    with pytest.raises(BackendError, match=r"decoder.engine has changed since it was written"):
+        Seq2SeqModel.load(machine, backend="tensorrt")
 
 
 def test_tensorrt_runs_on_no_cpu(machine: Path) -> None:
-    with pytest.raises(EngineError, match="runs on device 'cuda', not 'cpu'"):
-        Seq2SeqModel.load(machine, engine="tensorrt", device="cpu")
+    with pytest.raises(BackendError, match="runs on device 'cuda', not 'cpu'"):
+        Seq2SeqModel.load(machine, backend="tensorrt", device="cpu")
 
 
 class Cache:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2edge.runtime import Bundle, EngineError, GenerationConfig, InputError
+from seq2edge.runtime import BackendError, Bundle, GenerationConfig, InputError
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda, load_cuda
 from seq2edge.runtime.backends.tensorrt.execution.memory import check_memory, plan_memory
 
@@ -25,7 +25,7 @@ SOURCE = np.array([[5, 6, 7]])
     ("sources", "options", "message"),
     [
         (np.ones((1, 25)), {}, "source 0 has 25 tokens, .* --max-source-length 25"),
-        (SOURCE, {"num_beams": 5}, "num_beams=5 tokens a step .* --max-queries 5"),
+        (SOURCE, {"num_beams": 5}, "num_beams=5 tokens a step .* --max-num-tokens 5"),
         (SOURCE, {"max_new_tokens": 65}, "need 65 cache slots.* at most 64 new .*-length 65"),
         (
             SOURCE,
@@ -77,14 +77,14 @@ def test_engines_that_do_not_fit_are_refused_with_what_would(
     margin = 64 << 20
     check_memory(bundle.manifest, engines, plan.total + margin)
     message = r"needs up to .*\(weights .* are free; engines built with --max-batch 3 would fit"
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(BackendError, match=message):
         check_memory(bundle.manifest, engines, plan.total + margin - 1)
     one = replace(LIMITS, max_batch=1)
     engines = write_engines(bundle, tmp_path / "one", one, in_place=True)
     plan = plan_memory(bundle.manifest, engines)
-    with pytest.raises(EngineError, match="--max-target-length 48 would fit"):
+    with pytest.raises(BackendError, match="--max-target-length 48 would fit"):
         check_memory(bundle.manifest, engines, plan.total + margin - 1)
-    with pytest.raises(EngineError, match="quantize the bundle to fewer bits"):
+    with pytest.raises(BackendError, match="quantize the bundle to fewer bits"):
         check_memory(bundle.manifest, engines, margin)
 
 
@@ -101,14 +101,14 @@ def test_engines_without_an_in_place_cache_need_it_twice(bundle_of: Any, tmp_pat
 
 
 def test_nothing_is_allocated_for_engines_that_do_not_fit(on_gpu: Load) -> None:
-    with pytest.raises(EngineError, match="of device memory"):
+    with pytest.raises(BackendError, match="of device memory"):
         on_gpu("t5", memory=1 << 20)
 
 
 def test_a_run_that_tensorrt_refuses_is_an_error(on_gpu: Load) -> None:
     gpu = on_gpu("t5")
     gpu.trt.refuses = True
-    with pytest.raises(EngineError, match="tensorrt failed in the encoder"):
+    with pytest.raises(BackendError, match="tensorrt failed in the encoder"):
         gpu.model.generate_ids(SOURCE, max_new_tokens=3)
     gpu.trt.refuses = False
     assert gpu.model.generate_ids(SOURCE, max_new_tokens=3)
@@ -118,13 +118,13 @@ def test_a_closed_model_says_so(on_gpu: Load) -> None:
     gpu = on_gpu("t5")
     gpu.model.close()
     gpu.model.close()
-    with pytest.raises(EngineError, match="the model was closed"):
+    with pytest.raises(BackendError, match="the model was closed"):
         gpu.model.generate_ids(SOURCE, max_new_tokens=3)
 
 
 def test_a_failed_cuda_call_is_named() -> None:
     cuda = Cuda(FakeCuda(1 << 10))
-    with pytest.raises(EngineError, match=r"cudaMalloc failed: out of memory \(2\)"):
+    with pytest.raises(BackendError, match=r"cudaMalloc failed: out of memory \(2\)"):
         cuda.allocate(1 << 20)
 
 
@@ -134,7 +134,7 @@ def test_a_machine_without_a_gpu_says_so() -> None:
 
     if int(runtime.cudaGetDeviceCount()[0]) == 0:
         pytest.skip("this machine has a GPU")
-    with pytest.raises(EngineError, match=r"cudaGetDeviceCount failed: .*nvidia-smi"):
+    with pytest.raises(BackendError, match=r"cudaGetDeviceCount failed: .*nvidia-smi"):
         load_cuda()
 
 
@@ -144,7 +144,7 @@ def test_an_engine_of_another_bundle_is_refused(
     from .fake_tensorrt import Engine
 
     monkeypatch.setattr(Engine, "get_tensor_name", lambda _self, number: f"tensor.{number}")
-    with pytest.raises(EngineError, match="other inputs and outputs than the bundle"):
+    with pytest.raises(BackendError, match="other inputs and outputs than the bundle"):
         on_gpu("t5")
 
 
@@ -155,5 +155,5 @@ def test_a_plan_that_tensorrt_cannot_open_is_an_error(
 
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda _data: None)
     monkeypatch.setattr(FakeTensorRT, "Runtime", lambda *_: runtime)
-    with pytest.raises(EngineError, match=r"tensorrt 10.16.0 cannot open the engine of encoder"):
+    with pytest.raises(BackendError, match=r"tensorrt 10.16.0 cannot open the engine of encoder"):
         on_gpu("t5")

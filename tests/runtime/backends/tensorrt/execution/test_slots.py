@@ -9,7 +9,7 @@ import pytest
 
 from seq2edge.runtime import GenerationConfig, InputError
 from seq2edge.runtime.backends.limits import Limits
-from seq2edge.runtime.generation.engine_limits import fitted_new_tokens, queries_of, slots_of
+from seq2edge.runtime.generation.engine_limits import fitted_new_tokens, num_tokens_of, slots_of
 
 from .conftest import Load
 from .test_decoding import MODES, OnCpu, batch
@@ -38,16 +38,16 @@ def test_the_smallest_engine_that_fits_is_large_enough(
 ) -> None:
     config = CONFIGS[name]
     assert config.max_new_tokens is not None
-    queries = queries_of(config)
-    needed = max(slots_of(config, config.max_new_tokens), queries)
-    limits = Limits(4, 24, max_target_length=needed, max_queries=queries)
+    num_tokens = num_tokens_of(config)
+    needed = max(slots_of(config, config.max_new_tokens), num_tokens)
+    limits = Limits(4, 24, max_target_length=needed, max_num_tokens=num_tokens)
     # Sources that repeat themselves, so that lookup guesses, beside those that do not.
     sources = batch()
     sources[1] = np.resize([5, 6, 7], 12)
     expected = on_cpu("t5").generate_ids(sources, config=config)
     found = on_gpu("t5", limits).model.generate_ids(sources, config=config)
     assert [f.token_ids for f in found] == [e.token_ids for e in expected]
-    if needed > queries:
+    if needed > num_tokens:
         with pytest.raises(InputError, match=rf"need {needed} cache slots.* {needed}$"):
             fitted_new_tokens(
                 replace(limits, max_target_length=needed - 1), config, config.max_new_tokens
