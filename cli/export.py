@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="with --module: a tokenizer.json (default: the bundle takes and gives token ids)",
     )
+    parser.add_argument(
+        "--base",
+        metavar="MODEL",
+        help="of a LoRA adapter: the model that it was trained on (default: one in its folder, or"
+        " what its adapter_config.json names)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     parser.add_argument(
         "--validate",
@@ -78,6 +84,8 @@ def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportRes
     with needs("export", "export"):
         from seq2edge.export import CheckpointError, export_checkpoint, export_state_dict
     if options.module is not None:
+        if options.base is not None:
+            raise CheckpointError("--base is for adapters of Hugging Face checkpoints")
         return export_state_dict(
             options.checkpoint,
             options.module,
@@ -95,6 +103,7 @@ def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportRes
         overwrite=options.force,
         validate=options.validate,
         progress=progress,
+        base=options.base,
     )
 
 

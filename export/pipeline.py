@@ -23,8 +23,8 @@ from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import MissingDependencyError
 
-from .checkpoint import Checkpoint
-from .families import expected_names, find_family
+from .checkpoint import Checkpoint, ResolvedCheckpoint, merge_adapter, resolve_checkpoint
+from .families import expected_names, find_family, tied_names
 from .generation import generation_defaults, special_tokens
 from .graph import build_decoder, build_encoder, build_scores
 from .parity import Parity, Reference, run_transformers, validate_bundle
@@ -51,30 +51,42 @@ def export_checkpoint(
     overwrite: bool = False,
     validate: bool | None = None,
     progress: Progress | None = None,
+    revision: str | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> ExportResult:
-    """Export a Hugging Face folder to a bundle.
+    """Export a Hugging Face checkpoint to a bundle; a LoRA adapter is merged into its base model.
 
     Args:
-        checkpoint: folder with config.json and weights.
+        checkpoint: folder with config.json and weights, a file of weights beside its config.json,
+            a folder with a PEFT adapter, or a model's id on the hub.
         bundle: folder to write; it appears complete or not at all.
         overwrite: replace a bundle that is already there.
         validate: compare with PyTorch before the bundle is put in place; None: if torch and
             transformers are installed.
         progress: called with the stage, what is done of it and what there is to do.
+        revision: branch, tag or commit of a hub id; None: its main branch.
+        base: of an adapter, the model that it was trained on: a folder or a hub id. None: a model
+            in the same folder, or what its adapter_config.json names.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or does not fit its config.
+        CheckpointError: the checkpoint cannot be read, or does not fit its config.
         ParityError: the bundle does not compute what PyTorch computes; nothing is left.
         OutputExistsError, OutputError: the bundle cannot be written.
         MissingDependencyError: ``validate=True`` without torch, transformers or onnxruntime.
     """
     check_destination(Path(bundle), overwrite)
     validate = can_validate(validate, ("torch", "transformers", "onnxruntime"))
-    with Checkpoint(checkpoint) as source, BundleWriter(bundle, overwrite=overwrite) as out:
+    if isinstance(checkpoint, ResolvedCheckpoint):
+        files = checkpoint
+    else:
+        files = resolve_checkpoint(checkpoint, revision, base, progress)
+    with Checkpoint(files.base) as source, BundleWriter(bundle, overwrite=overwrite) as out:
         family, config = find_family(source.config)
         source.rename_suffixes(family.old_suffixes)
         source.unwrap(expected_names(family, config, source).__contains__)
         source.assume_prefix(family.prefix)
+        if files.adapter is not None:
+            merge_adapter(files.adapter, source, tied_names(family, config, source))
         spec = family.spec(config, source)
         graphs = build_graphs(spec)
         content = Content(
@@ -84,8 +96,9 @@ def export_checkpoint(
                 family.rules(spec), parameter_shapes(graphs.values()), source, family.ignored
             ),
             tokens=special_tokens(source, config, spec),
-            tokenizer=_tokenizer(source.directory, spec),
+            tokenizer=_tokenizer(files, source.directory, spec),
             generation=generation_defaults(source, config),
+            source=files.source,
         )
         reference = partial(run_transformers, source) if validate else None
         return write_bundle(out, content, reference, progress)
@@ -95,7 +108,8 @@ def export_checkpoint(
 class Content:
     """All that goes into a bundle; ``weights`` fill the graphs' parameters when they are written.
 
-    ``generation`` are defaults by the names of transformers' GenerationConfig.
+    ``generation`` are defaults by the names of transformers' GenerationConfig; ``source`` is where
+    it is from, for the manifest.
     """
 
     spec: ModelSpec
@@ -104,6 +118,7 @@ class Content:
     tokens: SpecialTokens
     tokenizer: TokenizerFile | None
     generation: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_graphs(spec: ModelSpec) -> dict[str, ir.Model]:
@@ -155,6 +170,7 @@ def write_bundle(
         weights=placed,
         files=out.files(),
         generation=content.generation,
+        source=content.source,
     )
     manifest = replace(manifest, target_tokenizer=target)
     parity = None
@@ -191,8 +207,10 @@ def warn_of_unknown_tokens(tokenizer: TokenizerFile, spec: ModelSpec) -> None:
         )
 
 
-def _tokenizer(directory: Path, spec: ModelSpec) -> TokenizerFile | None:
-    tokenizer = find_tokenizers(directory)
+def _tokenizer(files: ResolvedCheckpoint, directory: Path, spec: ModelSpec) -> TokenizerFile | None:
+    """The tokenizer of an adapter's folder, or else that of the model in ``directory``."""
+    tokenizer = None if files.adapter is None else find_tokenizers(files.adapter)
+    tokenizer = tokenizer or find_tokenizers(directory)
     if tokenizer is not None and tokenizer.target is None and spec.source_rows != spec.vocab_size:
         warnings.warn(
             f"{directory} has one tokenizer for two vocabularies: put the encoder's files into"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +15,24 @@ from ..errors import CheckpointError
 from .files import INDEX, SUFFIXES, listing, weights_files, weights_name, what_else
 from .formats import FloatArray, TensorSource, open_tensors, optional_json, read_json
 from .names import unwrapped
+
+Change = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where a tensor is, and what is done to it when it is loaded."""
+
+    source: TensorSource
+    stored: str
+    shape: tuple[int, ...]
+    changes: tuple[Change, ...] = ()
+
+    def load(self) -> FloatArray:
+        array = self.source.load(self.stored)
+        for change in self.changes:
+            array = change(array)
+        return array
 
 
 class Checkpoint:
@@ -53,8 +72,7 @@ class Checkpoint:
         self.as_saved = path.is_dir()
         self._weights = None if path.is_dir() else path.name
         self._stack = ExitStack()
-        self._where: dict[str, tuple[TensorSource, str]] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._tensors: dict[str, _Tensor] = {}
 
     def __enter__(self) -> Checkpoint:
         weights = self._weights or weights_name(listing(self.directory), self.directory)
@@ -68,7 +86,7 @@ class Checkpoint:
     def _add(self, source: TensorSource) -> None:
         self.as_saved &= not source.nested
         for name, shape in source.shapes().items():
-            self._where[name], self._shapes[name] = (source, name), shape
+            self._tensors[name] = _Tensor(source, name, shape)
 
     def __exit__(
         self,
@@ -76,16 +94,16 @@ class Checkpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._where.clear()
+        self._tensors.clear()
         self._stack.close()
 
     @property
     def names(self) -> frozenset[str]:
         """Names of all tensors."""
-        return frozenset(self._shapes)
+        return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes[name]
+        return self._tensors[name].shape
 
     def load(self, name: str) -> FloatArray:
         """One tensor as float32.
@@ -93,8 +111,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it is of integers, or has values that are NaN or infinite.
         """
-        source, stored = self._where[name]
-        array = source.load(stored)
+        array = self._tensors[name].load()
         _refuse_non_finite(array, name, self.directory)
         return array
 
@@ -114,7 +131,7 @@ class Checkpoint:
         A model saved without its head (``BartModel``) has names without the prefix that the
         whole model (``BartForConditionalGeneration``) gives them.
         """
-        if not any(name.startswith(prefix) for name in self._where):
+        if not any(name.startswith(prefix) for name in self._tensors):
             self._rename(lambda name: prefix + name)
 
     def rename_suffixes(self, renamed: Mapping[str, str]) -> None:
@@ -127,8 +144,26 @@ class Checkpoint:
         self._rename(new)
 
     def _rename(self, new: Callable[[str], str]) -> None:
-        self._where = {new(name): place for name, place in self._where.items()}
-        self._shapes = {new(name): shape for name, shape in self._shapes.items()}
+        self._tensors = {new(name): tensor for name, tensor in self._tensors.items()}
+
+    def open(self, path: Path) -> TensorSource:
+        """The tensors of another file, which is closed with the checkpoint."""
+        return open_tensors(path, self._stack)
+
+    def put(self, name: str, source: TensorSource, stored: str) -> None:
+        """Take a tensor from another file, in place of the one of that name or as a new one."""
+        self.as_saved = False
+        self._tensors[name] = _Tensor(source, stored, source.shapes()[stored])
+
+    def copy(self, name: str, new: str) -> None:
+        """Give a tensor a second name; a change under one name is none under the other."""
+        self._tensors[new] = self._tensors[name]
+
+    def change(self, name: str, change: Change) -> None:
+        """Change a tensor, in its shape, whenever it is loaded."""
+        self.as_saved = False
+        tensor = self._tensors[name]
+        self._tensors[name] = replace(tensor, changes=(*tensor.changes, change))
 
     def equal(self, first: str, second: str) -> bool:
         """Whether two tensors hold the same numbers (tied weights saved twice)."""

@@ -82,3 +82,9 @@ def expected_names(family: Family[Any], config: Config, checkpoint: Checkpoint) 
     rules = family.rules(family.spec(config, checkpoint.without_tensors()))
     names = {name for rule in rules for name in (*rule.sources, *rule.tied)}
     return frozenset(names | {name.removeprefix(family.prefix) for name in names})
+
+
+def tied_names(family: Family[Any], config: Config, checkpoint: Checkpoint) -> list[frozenset[str]]:
+    """Names that a checkpoint may give to one and the same tensor."""
+    rules = family.rules(family.spec(config, checkpoint))
+    return [frozenset((*rule.sources, *rule.tied)) for rule in rules if rule.tied]

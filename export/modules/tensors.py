@@ -36,7 +36,7 @@ class StateDict(Checkpoint):
         self.config, self.generation_config = {}, {}
         self._opener = opener
         self._stack = ExitStack()
-        self._where, self._shapes = {}, {}
+        self._tensors = {}
 
     def __enter__(self) -> StateDict:
         with ExitStack() as stack:

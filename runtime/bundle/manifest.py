@@ -138,6 +138,8 @@ class Manifest:
     generation: Mapping[str, Any] = field(default_factory=dict)
     #: What ``quantize`` did; empty for a bundle as it was exported.
     quantization: Mapping[str, Any] = field(default_factory=dict)
+    #: Hub id and commit of the checkpoint, and of an adapter's base model; empty for folders.
+    source: Mapping[str, Any] = field(default_factory=dict)
     producer: str = ""
     format_version: int = FORMAT_VERSION
     #: SLOTS or CONCAT; the graphs of a CONCAT bundle hold their weights themselves.
@@ -189,6 +191,8 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Canonical JSON, UTF-8."""
         values = asdict(self)
+        if not self.source:
+            del values["source"]
         return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -280,6 +284,7 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
         },
         generation=r.table(raw, "generation"),
         quantization=r.table(raw, "quantization"),
+        source=r.table(raw, "source") if "source" in raw else {},
         cache=cache,
         parameter_count=r.number(raw, "parameter_count", ""),
     )

@@ -1,0 +1,362 @@
+"""LoRA adapters as peft saves them: merged as peft merges them, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from seq2edge.export import CheckpointError, ExportResult, export_checkpoint
+
+Editable = Callable[..., Path]
+Export = Callable[..., ExportResult]
+Refusal = Callable[..., str]
+Edit = Callable[..., None]
+Train = Callable[..., Path]
+
+T5_PARTS = ["q", "k", "v", "o", "wi", "wo"]
+Q = "base_model.model.encoder.block.0.layer.0.SelfAttention.q"
+
+
+def load(checkpoint: Path) -> Any:
+    kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
+    auto = AutoModelForCausalLM if kind == "gpt2" else AutoModelForSeq2SeqLM
+    return auto.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """A function from a base model to an adapter of it, all of whose tensors are random."""
+
+    def run(base: Path, name: str = "adapter", **options: Any) -> Path:
+        config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **options})
+        torch.manual_seed(3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied modules
+            model = peft.get_peft_model(load(base), config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.add_(0.1 * torch.randn_like(parameter))
+            model.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Callable[[Path, Path], Path]:
+    """A function from base and adapter to the checkpoint that peft merges them to."""
+
+    def run(base: Path, adapter: Path) -> Path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = peft.PeftModel.from_pretrained(load(base), adapter).merge_and_unload()
+        model.save_pretrained(tmp_path / "merged")
+        return tmp_path / "merged"
+
+    return run
+
+
+def weights(result: ExportResult) -> dict[str, np.ndarray[Any, Any]]:
+    data = (result.path / "weights.bin").read_bytes()
+    return {
+        name: np.frombuffer(data, info.dtype, info.length // 4, info.offset)
+        for name, info in result.manifest.weights.items()
+    }
+
+
+def assert_same(ours: ExportResult, theirs: ExportResult) -> None:
+    assert ours.manifest.weights == theirs.manifest.weights
+    expected = weights(theirs)
+    for name, array in weights(ours).items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+#: Shape of the base model, and options of peft's LoraConfig.
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("t5", {"target_modules": ["q", "v"]}),
+    ("t5", {"target_modules": "all-linear", "use_rslora": True, "r": 3}),
+    ("t5", {"target_modules": T5_PARTS, "use_dora": True}),
+    (
+        "t5",
+        {
+            "target_modules": r".*decoder.*\.(q|k)",
+            "alpha_pattern": {"EncDecAttention.q": 32},
+            "rank_pattern": {r"block\.1.*\.k": 2},
+        },
+    ),
+    ("t5", {"target_modules": ["q"], "layers_to_transform": [1], "layers_pattern": "block"}),
+    ("t5", {"target_modules": ["q"], "modules_to_save": ["lm_head"]}),
+    ("t5", {"target_modules": ["q"], "trainable_token_indices": [3, 5, 9]}),
+    ("t5-v1.1", {"target_modules": ["wi_0", "wo"], "modules_to_save": ["lm_head"]}),
+    ("bart", {"target_modules": ["q_proj", "v_proj"], "bias": "lora_only"}),
+    ("bart", {"target_modules": "all-linear", "bias": "all", "r": 5}),
+    ("bart", {"target_modules": ["fc1", "out_proj"], "lora_bias": True, "use_rslora": True}),
+    (
+        "bart",
+        {"target_modules": ["fc2"], "modules_to_save": ["layernorm_embedding", "embed_positions"]},
+    ),
+    ("bart", {"target_modules": ["k_proj", "fc1"], "use_dora": True, "use_rslora": True}),
+    ("marian-separate", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), CASES, ids=str)
+def test_a_merged_bundle_is_that_of_peft(
+    shape: str,
+    options: dict[str, Any],
+    editable: Editable,
+    train: Train,
+    merged: Callable[[Path, Path], Path],
+    export: Export,
+) -> None:
+    base = editable(shape)
+    adapter = train(base, **options)
+    plain = export(base, "base")
+    ours = export(adapter, "ours", base=base)
+    assert_same(ours, export(merged(base, adapter), "theirs"))
+    assert ours.manifest.files["weights.bin"] != plain.manifest.files["weights.bin"]
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=str)
+def test_layers_that_keep_inputs_first_are_merged_as_peft_merges_them(
+    options: dict[str, Any],
+    tmp_path: Path,
+    train: Train,
+    merged: Callable[[Path, Path], Path],
+    export: Export,
+) -> None:
+    """GPT-2's Conv1D; some of its weights are square, so that their shape does not tell."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"vocab_size": 90, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    config = GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    targets = ["c_attn", "c_proj", "c_fc"]
+    adapter = train(tmp_path / "base", target_modules=targets, fan_in_fan_out=True, **options)
+    theirs = export(merged(tmp_path / "base", adapter), "theirs")
+    assert_same(export(adapter, "ours", base=tmp_path / "base"), theirs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "dora"),
+    [("t5", "shared", False), ("t5", "shared", True), ("t5", "lm_head", False)],
+)
+def test_an_adapter_of_a_tied_embedding_changes_what_peft_changes_and_says_so(
+    shape: str,
+    target: str,
+    dora: bool,
+    editable: Editable,
+    train: Train,
+    merged: Callable[[Path, Path], Path],
+    export: Export,
+) -> None:
+    base = editable(shape)
+    adapter = train(base, target_modules=["q", target], use_dora=dora)
+    theirs = export(merged(base, adapter), "theirs")
+    with pytest.warns(UserWarning, match=f"{target} is tied to"):
+        ours = export(adapter, "ours", base=base)
+    assert_same(ours, theirs)
+
+
+def test_a_merged_bundle_is_compared_with_pytorch(
+    editable: Editable, train: Train, export: Export
+) -> None:
+    base = editable("bart")
+    adapter = train(base, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    parity = export(adapter, base=base, validate=True).parity
+    assert parity is not None
+    assert parity.ok
+
+
+@pytest.mark.parametrize("place", ["named", "beside", "relative", "given", "wrapped", ".bin"])
+def test_the_base_model_is_where_it_may_be(
+    place: str, editable: Editable, edit_config: Edit, train: Train, export: Export
+) -> None:
+    base = editable("t5")
+    adapter = train(base, target_modules=["q", "v"])
+    expected = export(adapter, "expected", base=base).manifest.files["weights.bin"]
+    options: dict[str, Any] = {}
+    if place == "named":  # by peft itself, with its whole path
+        named = json.loads((adapter / "adapter_config.json").read_text())
+        assert named["base_model_name_or_path"] == str(base)
+    elif place == "beside":
+        shutil.copytree(base, adapter, dirs_exist_ok=True)
+        edit_config(adapter, "adapter_config.json", base_model_name_or_path="org/unreachable")
+    elif place == "relative":
+        base.rename(adapter / "inner")
+        edit_config(adapter, "adapter_config.json", base_model_name_or_path="inner")
+    elif place == "given":
+        edit_config(adapter, "adapter_config.json", base_model_name_or_path="org/unreachable")
+        options["base"] = base
+    elif place == "wrapped":
+        state = load_file(base / "model.safetensors")
+        save_file({f"module.{k}": v for k, v in state.items()}, base / "model.safetensors")
+    else:
+        file = adapter / "adapter_model.safetensors"
+        torch.save(load_file(file), adapter / "adapter_model.bin")
+        file.unlink()
+    found = export(adapter, **options).manifest.files["weights.bin"]
+    assert found == expected
+
+
+def test_tokenizer_files_of_the_adapter_come_before_the_base_models(
+    editable: Editable, train: Train, export: Export
+) -> None:
+    def tokenizer(word: str) -> str:
+        model = {"type": "WordLevel", "vocab": {"<unk>": 3, word: 4}, "unk_token": "<unk>"}
+        return json.dumps({"version": "1.0", "model": model})
+
+    base = editable("t5")
+    adapter = train(base, target_modules=["q"])
+    (base / "tokenizer.json").write_text(tokenizer("base"))
+    without = export(adapter, "without").path / "tokenizer.json"
+    assert '"base"' in without.read_text()
+    (adapter / "tokenizer.json").write_text(tokenizer("adapter"))
+    with_own = export(adapter, "own").path / "tokenizer.json"
+    assert '"adapter"' in with_own.read_text()
+
+
+def edit_adapter(adapter: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t.pop(f"{Q}.lora_B.weight"), "no lora_B"),
+        (lambda t: t.pop(f"{Q}.lora_A.weight"), "no lora_A"),
+        (lambda t: t.update(other=torch.ones(2)), "other"),
+        (
+            lambda t: [t.pop(f"{Q}.lora_{x}.weight") for x in "AB"],
+            "no tensors for encoder.block.0.layer.0.SelfAttention.q",
+        ),
+        (
+            lambda t: t.update({f"{Q[:-1]}k.lora_{x}.weight": torch.ones(4, 4) for x in "AB"}),
+            "target_modules",
+        ),
+        (lambda t: t.update({f"{Q}.lora_A.weight": torch.ones(3, 48)}), "rank"),
+        (lambda t: t.update({f"{Q}.lora_A.weight": torch.ones(4, 47)}), "shape"),
+        (lambda t: t.update({f"{Q}.lora_B.weight": torch.full((72, 4), torch.nan)}), "NaN"),
+        (
+            lambda t: t.update({"base_model.model.shared.weight": torch.ones(390, 48)}),
+            "vocabulary was resized",
+        ),
+    ],
+    ids=["B", "A", "unknown", "module", "untargeted", "rank", "shape", "nan", "resized"],
+)
+def test_tensors_that_do_not_fit_are_named(
+    change: Callable[[dict[str, torch.Tensor]], object],
+    expected: str,
+    editable: Editable,
+    train: Train,
+    refusal: Refusal,
+) -> None:
+    adapter = train(editable("t5"), target_modules=["q", "v"])
+    edit_adapter(adapter, change)
+    assert expected in refusal(adapter)
+
+
+def test_an_adapter_of_another_model_is_refused(
+    editable: Editable, train: Train, refusal: Refusal, edit_config: Edit
+) -> None:
+    adapter = train(editable("t5"), target_modules=["q", "v"])
+    other = editable("bart", "other")
+    edit_config(adapter, "adapter_config.json", base_model_name_or_path=str(other))
+    message = refusal(adapter)
+    assert "SelfAttention.q.lora_A.weight" in message
+    assert " more" in message
+    assert message.count("lora_A") <= 3
+    assert "the base model that the adapter was trained on" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"peft_type": "IA3"}, "merge_and_unload"),
+        ({"peft_type": "ADALORA"}, "merge_and_unload"),
+        ({"peft_type": "VERA"}, "merge_and_unload"),
+        ({"peft_type": "OFT"}, "merge_and_unload"),
+        ({"peft_type": "PREFIX_TUNING"}, "cache entries"),
+        ({"peft_type": "PROMPT_TUNING"}, "cache entries"),
+        ({"peft_type": None}, "merge_and_unload"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"an_option_of_the_future": 3}, "an_option_of_the_future 3"),
+        ({"r": 8}, "rank"),
+        ({"r": "four"}, "r must be"),
+    ],
+    ids=str,
+)
+def test_what_is_not_merged_is_refused_by_name(
+    options: dict[str, Any],
+    expected: str,
+    editable: Editable,
+    train: Train,
+    edit_config: Edit,
+    refusal: Refusal,
+) -> None:
+    adapter = train(editable("t5"), target_modules=["q", "v"])
+    edit_config(adapter, "adapter_config.json", **options)
+    message = refusal(adapter)
+    assert expected in message
+    assert "adapter" in message
+
+
+def test_an_adapter_without_one_of_its_files_is_named(
+    editable: Editable, train: Train, refusal: Refusal
+) -> None:
+    base = editable("t5")
+    adapter = train(base, target_modules=["q"])
+    config = adapter / "adapter_config.json"
+    kept = config.read_bytes()
+    config.unlink()
+    shutil.copytree(base, adapter, dirs_exist_ok=True)  # beside a model, it is not ignored
+    assert "no adapter_config.json" in refusal(adapter)
+    config.write_bytes(kept)
+    (adapter / "adapter_model.safetensors").unlink()
+    assert "no adapter_model.safetensors" in refusal(adapter)
+
+
+def test_a_base_that_is_not_there_is_told_with_the_way_out(
+    editable: Editable, train: Train, edit_config: Edit, refusal: Refusal
+) -> None:
+    adapter = train(editable("t5"), target_modules=["q"])
+    edit_config(adapter, "adapter_config.json", base_model_name_or_path="/no/such/folder")
+    message = refusal(adapter)
+    assert "/no/such/folder" in message
+    assert "--base" in message
+    edit_config(adapter, "adapter_config.json", base_model_name_or_path=None)
+    assert "--base" in refusal(adapter)
+
+
+def test_a_base_without_an_adapter_is_refused(editable: Editable, tmp_path: Path) -> None:
+    checkpoint = editable("t5")
+    with pytest.raises(CheckpointError, match="no adapter"):
+        export_checkpoint(checkpoint, tmp_path / "bundle", base=checkpoint)
+
+
+def test_a_named_file_of_weights_beside_an_adapter_is_not_merged_silently(
+    editable: Editable, train: Train, export: Export
+) -> None:
+    base = editable("t5")
+    adapter = train(base, target_modules=["q"])
+    shutil.copytree(adapter, base, dirs_exist_ok=True)
+    with pytest.warns(UserWarning, match="adapter beside it is not merged"):
+        export(base / "model.safetensors")
