@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +14,8 @@ from .arguments import positive
 from .progress import CountProgress
 
 if TYPE_CHECKING:
-    from seq2edge.quantize import Budgeted, Request
+    from seq2edge.quantize import Budgeted, BudgetError, Request
+    from seq2edge.quantize.recipe.mixed_precision import Effect, Trial
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
     from seq2edge.benchmarks.quality.data import read_examples
     from seq2edge.benchmarks.quality.evaluate import evaluate
     from seq2edge.benchmarks.quality.metrics import load_metric
-    from seq2edge.quantize import quantize_within
+    from seq2edge.quantize import BudgetError, Loss, quantize_within
     from seq2edge.runtime import Seq2SeqModel
 
     metric = load_metric(options.metric)
@@ -50,7 +55,7 @@ def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
             nonlocal stage
             stage = f"measurement {number + 1}, {label}"
 
-        def measure(bundle: Path) -> float:
+        def measure(bundle: Path) -> Loss:
             with Seq2SeqModel.load(bundle) as model:
                 found = evaluate(
                     model,
@@ -58,28 +63,71 @@ def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
                     metric,
                     progress=lambda done, total: progress(stage, done, total),
                 )
-            return metric.loss(found.value)
+            sign = 1 if metric.lower_is_better else -1
+            return Loss(metric.loss(found.value), sign * found.resampled)
 
         described = {
             "metric": metric.name,
             "data": options.data.name,
             "examples": len(examples),
         }
-        return quantize_within(
-            request, options.max_drop, measure, described=described, measuring=measuring
-        )
+        try:
+            return quantize_within(
+                request, options.max_drop, measure, described=described, measuring=measuring
+            )
+        except BudgetError as error:
+            print_table(error, options)
+            raise
 
 
-def print_table(found: Budgeted, metric: str) -> None:
-    """What each group costs alone, and what is left with the worst spared."""
+def print_table(found: Budgeted | BudgetError, options: argparse.Namespace) -> None:
+    """What each group costs alone, what is left with the worst spared, and if that can be told."""
+    from seq2edge.benchmarks.quality.compare import finite
+
+    if options.json:
+        if isinstance(found, Exception):  # else it is in the manifest's record
+            report = {
+                "error": str(found),
+                "max_drop": options.max_drop,
+                "effects": [asdict(effect) for effect in found.effects],
+                "trials": [asdict(trial) for trial in found.trials],
+            }
+            print(json.dumps(finite(report), indent=2))
+        return
+    lost = f"lost {options.metric}"
     if found.effects:
-        print(f"{'quantized alone':24}{'layers':>8}{f'lost {metric}':>12}")
+        print(f"{'quantized alone':24}{'layers':>8}{'MB':>10}{lost:>12}{'95 % interval':>20}")
         for effect in found.effects:
-            print(f"{effect.group:24}{effect.layers:8}{effect.loss:12.3f}")
+            print(f"{effect.group:24}{effect.layers:8}{_measured(effect)}")
         print()
-    print(f"{'more exact':24}{f'lost {metric}':>20}")
+    print(f"{'more exact':32}{'MB':>10}{lost:>12}{'95 % interval':>20}")
     for trial in found.trials:
         last = trial.spared[-1] if trial.spared else "nothing"
         name = f"and {last}" if len(trial.spared) > 1 else last
-        print(f"{name:24}{trial.loss:20.3f}")
+        print(f"{name:32}{_measured(trial)}")
     print()
+    for line in _unresolved(found.trials[-1], options):
+        print(line)
+
+
+def _measured(row: Effect | Trial) -> str:
+    low, high = row.interval or (math.nan, math.nan)
+    interval = f"[{low:+.3f}, {high:+.3f}]"
+    return f"{row.bytes / 1e6:10.3f}{row.loss:12.3f}{interval:>20}"
+
+
+def _unresolved(trial: Trial, options: argparse.Namespace) -> Iterator[str]:
+    """That the examples are too few to say whether the bound is kept."""
+    if trial.interval is None or trial.resolves(options.max_drop):
+        return
+    low, high = trial.interval
+    more = ""
+    if options.max_drop:
+        # The width of an interval falls with the square root of the number of examples.
+        times = ((high - low) / abs(options.max_drop)) ** 2
+        more = f"; about {times:.1f} times as many examples would"
+    yield (
+        f"the data cannot resolve --max-drop {options.max_drop:g}: the loss is {trial.loss:.3f}"
+        f" with a 95 % interval from {low:.3f} to {high:.3f}, wider than the bound{more}"
+    )
+    yield ""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_json, human_bytes
-from .dependencies import needs
 from .progress import StageProgress
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportResult:
+    from seq2edge.runtime.dependencies import needs
+
     with needs("export", "export"):
         from seq2edge.export import CheckpointError, export_checkpoint, export_state_dict
     if options.module is not None:

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from .arguments import add_json, human_bytes
-from .dependencies import needs
 from .progress import StageProgress
 
 
@@ -20,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from seq2edge.runtime.dependencies import needs
+
     with needs("import", "export"):
         from seq2edge.export.optimum import import_optimum
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import add_json, human_bytes
-from .dependencies import needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    with needs("lower", "export,cpu"):
+    from seq2edge.runtime.dependencies import needs
+
+    with needs("lower", "export", "cpu"):
         from seq2edge.quantize.passes.opset_downgrade import lower_bundle
     start = time.perf_counter()
     result = lower_bundle(options.bundle, options.out, overwrite=options.force)

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 
 from .arguments import add_json, human_bytes
-from .dependencies import needs
 from .progress import StageProgress
 
 
@@ -52,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    with needs("pack", "export,deploy"):
+    from seq2edge.runtime.dependencies import needs
+
+    with needs("pack", "export", "deploy"):
         from seq2edge.deploy import plan, write_pack
     from seq2edge.runtime import Bundle
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import add_json, human_bytes
 from .budget import add_budget, print_table, within_budget
-from .dependencies import needs
 from .progress import StageProgress
 from .texts import add_encoding
 
@@ -93,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    with needs("quantize", "export,cpu"):
+    from seq2edge.runtime.dependencies import needs
+
+    with needs("quantize", "export", "cpu"):
         from seq2edge.quantize import quantize_request
     request = _request(options)
     start = time.perf_counter()
@@ -107,15 +108,14 @@ def run(options: argparse.Namespace) -> int:
             result = budgeted.result
     seconds = time.perf_counter() - start
     done = result.manifest.quantization
-    size = sum(file.size for file in result.manifest.files.values())
     if options.json:
-        report = {"bundle": str(result.path), "bytes": size, "seconds": seconds, **done}
+        report = {"bundle": str(result.path), "bytes": result.bytes, "seconds": seconds, **done}
         print(json.dumps(report, indent=2))
         return 0
     if budgeted is not None:
-        print_table(budgeted, options.metric)
+        print_table(budgeted, options)
     made = f"{done['scheme']} for {done['target']}"
-    print(f"{result.path}: {made}, {human_bytes(size)}, {seconds:.1f} s")
+    print(f"{result.path}: {made}, {human_bytes(result.bytes)}, {seconds:.1f} s")
     for treatment, count in done["summary"].items():
         print(f"{count:5} layers: {treatment}")
     for line in _float32_values(done):

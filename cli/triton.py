@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from .arguments import add_json, positive
-from .dependencies import needs
 from .progress import StageProgress
 
 
@@ -44,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from seq2edge.runtime.dependencies import needs
+
     with needs("triton", "export"):
         from seq2edge.deploy import TritonModel, write_triton_model
     from seq2edge.runtime import Bundle

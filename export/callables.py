@@ -25,7 +25,7 @@ from seq2edge.runtime.bundle.manifest import (
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
 from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
-from seq2edge.runtime.errors import MissingDependencyError
+from seq2edge.runtime.dependencies import needs
 
 from .errors import CheckpointError, ParityError
 from .growing import count_parameters, describe_graph, publish
@@ -117,14 +117,10 @@ def export_callables(
         OutputExistsError, OutputError: the bundle cannot be written.
         MissingDependencyError: no torch, or no onnxruntime.
     """
-    try:
+    with needs("export_callables", "export", "torch", "cpu"):
         import onnxruntime  # noqa: F401  (what is traced is always compared)
 
         from .tracing import Functions, compare, trace
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"export_callables needs {error.name}: pip install 'seq2edge[torch,cpu]'"
-        ) from None
     check_destination(Path(bundle), overwrite)
     _check(sizes, tokens)
     text = None if tokenizer is None else tokenizer_at(Path(tokenizer))

@@ -191,7 +191,7 @@ def can_validate(wanted: bool | None, packages: Sequence[str]) -> bool:
     missing = [name for name in packages if find_spec(name) is None]
     if wanted and missing:
         raise MissingDependencyError(
-            f"validation needs {', '.join(missing)}: pip install 'seq2edge[torch,cpu]', or pass"
+            f"validation needs {', '.join(missing)}: pip install {' '.join(missing)}, or pass"
             " --no-validate"
         )
     return not missing if wanted is None else wanted

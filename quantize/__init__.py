@@ -14,14 +14,16 @@ from .pipeline import (
     quantize_bundle,
     quantize_request,
 )
-from .recipe.mixed_precision import Budgeted, quantize_within
+from .recipe.mixed_precision import Budgeted, BudgetError, Loss, quantize_within
 from .recipe.options import Options
 from .recipe.schemes import SCHEMES
 
 __all__ = [
     "SCHEMES",
+    "BudgetError",
     "Budgeted",
     "CalibrationFiles",
+    "Loss",
     "Options",
     "QuantizationError",
     "QuantizeResult",

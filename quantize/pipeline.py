@@ -49,6 +49,16 @@ class QuantizeResult:
     treatments: Mapping[str, Treatment | None]
     exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    @property
+    def bytes(self) -> int:
+        """Of all files but the manifest."""
+        return sum(file.size for file in self.manifest.files.values())
+
+    def __repr__(self) -> str:
+        done = self.manifest.quantization
+        made = f"{done.get('scheme')} for {done.get('target')}"
+        return f"QuantizeResult({str(self.path)!r}, {made}, {self.bytes / 1e6:.1f} MB)"
+
 
 @dataclass(frozen=True)
 class CalibrationFiles:

@@ -57,6 +57,7 @@ class Variant:
     Attributes:
         name: its folder's name, or the path where two have the same name.
         scheme: how it was quantized; ``float32`` if it was not.
+        target: what it was quantized for: ``cpu``, ``cuda`` or ``tensorrt``; None: it was not.
         bytes: of all files.
         value, interval: of the metric.
         difference, difference_interval: value minus the reference's; the interval is paired.
@@ -68,6 +69,7 @@ class Variant:
 
     name: str
     scheme: str
+    target: str | None
     bytes: int
     value: float
     interval: Interval
@@ -95,10 +97,24 @@ class Comparison:
     cpu: str
     versions: dict[str, str]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know: variants that are meant for another target."""
+        return tuple(
+            f"{variant.name} is quantized for {variant.target}, and all variants ran on the CPU:"
+            " its times are not those of its target"
+            for variant in self.variants
+            if variant.target not in (None, "cpu")
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; a number that is not finite is None, for which JSON has a form."""
-        found: dict[str, Any] = _finite(asdict(self))
+        found: dict[str, Any] = finite({**asdict(self), "notes": self.notes})
         return found
+
+    def __repr__(self) -> str:
+        names = ", ".join(variant.name for variant in self.variants)
+        return f"Comparison({self.metric} over {self.examples} examples: {names})"
 
 
 @dataclass(frozen=True)
@@ -195,6 +211,7 @@ def _variant(
     return Variant(
         name=loaded.name,
         scheme=str(loaded.bundle.manifest.quantization.get("scheme") or "float32"),
+        target=loaded.bundle.manifest.quantization.get("target"),
         bytes=loaded.bundle.size,
         value=found.value,
         interval=found.interval,
@@ -285,9 +302,10 @@ def _versions() -> dict[str, str]:
     return {"seq2edge": package_version(), "onnxruntime": str(onnxruntime.__version__)}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """``value`` with None for each number that is not finite, for which JSON has no form."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

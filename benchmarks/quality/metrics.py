@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.errors import InputError, MissingDependencyError
+from seq2edge.runtime.dependencies import needs
+from seq2edge.runtime.errors import InputError
 
 from .data import Example
 
@@ -83,12 +84,8 @@ def library(module: str, user: str) -> Any:
     Raises:
         MissingDependencyError: it is not installed; the message says what to install.
     """
-    try:
+    with needs(user):
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{user} needs {error.name}: pip install 'seq2edge[quality]'"
-        ) from None
 
 
 def _error_rate(name: str, definition: str, function: str) -> Metric:

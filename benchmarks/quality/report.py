@@ -22,9 +22,9 @@ _LEGEND = (
     ("difference", "to the reference, on the same resampled examples"),
     ("identical", "sequences whose tokens are all the reference's"),
     ("prefix", "tokens before the first one that differs, mean over the sequences"),
-    ("KL", "KL(reference || variant) of the next-token distribution, nats a token, mean"),
-    ("ms", "a text, batch 1, greedy, median; x ms: to the reference, median of the texts' ratios"),
-    ("tokens", "generated a text where it was timed, mean"),
+    ("KL", "KL(reference || variant) of the next-token distribution, nats per token, mean"),
+    ("ms", "per text, batch 1, greedy, median over the texts; x ms: divided by the reference's"),
+    ("tokens", "generated per text where it was timed, mean"),
 )
 
 
@@ -39,7 +39,7 @@ def table(comparison: Comparison) -> str:
         left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
         right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         lines.append("  ".join([*left, *right]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *comparison.notes])
 
 
 def markdown(comparison: Comparison) -> str:
@@ -60,6 +60,7 @@ def markdown(comparison: Comparison) -> str:
             f"![size and speed against {comparison.metric}](report.svg)",
             "",
             *(f"- {name}: {meaning}" for name, meaning in _LEGEND),
+            *(f"- {note}" for note in comparison.notes),
             "",
             _circumstances(comparison),
             "",
@@ -98,7 +99,7 @@ def _columns(comparison: Comparison) -> list[_Column]:
         ("identical", lambda v: f"{100 * v.agreement.identical:.1f} %"),
         ("prefix", lambda v: f"{100 * v.agreement.prefix:.1f} %"),
         ("KL", lambda v: f"{v.divergence:.2g}"),
-        ("ms", lambda v: f"{v.speed.milliseconds:.2f}"),
+        ("ms", lambda v: f"{v.speed.milliseconds:.3f}"),
         ("x ms", lambda v: f"{v.speed.ratio:.3f}"),
         ("tokens", lambda v: f"{v.speed.tokens:.1f}"),
     ]

@@ -1,7 +1,7 @@
 """Time of batch 1 greedy generation, variants in turns in one process.
 
-In turns, because a machine's clock rate and its other work change within seconds: a ratio of
-two times of one text, taken one after the other, is worth more than two separate medians.
+In turns, because a machine's clock rate and its other work change within seconds: what slows one
+variant's texts down then slows down the others', too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Speed:
     """Of one variant.
 
     Attributes:
-        milliseconds: a text, tokenizing and encoder included; median over the texts.
-        ratio: to the reference's time on the same text; median over the texts.
-        tokens: generated a text, mean. Where it differs from the reference's, part of the
+        milliseconds: per text, tokenizing and encoder included; median over the texts.
+        ratio: of ``milliseconds`` to the reference's.
+        tokens: generated per text, mean. Where it differs from the reference's, part of the
             ratio is longer or shorter texts rather than faster steps.
     """
 
@@ -64,10 +64,8 @@ def measure_speeds(
             tokens[row, place] = len(found.token_ids)
         if progress is not None:
             progress(row + 1, len(texts))
-    ratios = np.median(times / times[:, :1], axis=0)
+    medians = np.median(times, axis=0)
     return [
-        Speed(float(milliseconds), float(ratio), float(count))
-        for milliseconds, ratio, count in zip(
-            np.median(times, axis=0), ratios, tokens.mean(axis=0), strict=True
-        )
+        Speed(float(median), float(median / medians[0]), float(count))
+        for median, count in zip(medians, tokens.mean(axis=0), strict=True)
     ]

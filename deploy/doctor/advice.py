@@ -135,7 +135,7 @@ def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
         if machine.onnxruntime.runs("CUDAExecutionProvider"):
             found.append("onnxruntime-gpu, which is installed and runs")
         elif not arm or capability in ARM_WHEEL_GPUS:
-            found.append("onnxruntime-gpu: pip install 'seq2edge[gpu]' in place of onnxruntime")
+            found.append("onnxruntime-gpu in place of onnxruntime: pip install onnxruntime-gpu")
         else:
             found.append(
                 "not onnxruntime-gpu: the index's aarch64 wheel has kernels for compute capability"
@@ -144,7 +144,7 @@ def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
             )
     if backend != "onnxruntime":
         runs = machine.onnxruntime.runs("CPUExecutionProvider")
-        how = ", which is installed and runs" if runs else ": pip install 'seq2edge[cpu]'"
+        how = ", which is installed and runs" if runs else ": pip install onnxruntime"
         old = _lower(machine, "onnxruntime")
         lowered = "" if old is None else f"; with a lowered bundle ({old})"
         found.append(f"onnxruntime on the CPU{how}{lowered}")

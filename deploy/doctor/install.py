@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from importlib.metadata import PackageNotFoundError, distribution
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
 from .facts import Machine, numbers
 from .gpu import DRIVER_OF_CUDA
 
@@ -19,8 +25,23 @@ def install_commands(machine: Machine, backend: str) -> tuple[str, ...]:
     if backend == "onnxruntime-gpu":
         return _onnxruntime_gpu(machine)
     if machine.onnxruntime.version is None:
-        return ("pip install 'seq2edge[cpu]'",)
+        return ("pip install onnxruntime",)
     return ()
+
+
+def own_source() -> str:
+    """What pip installs seq2edge from, as a word of the shell: no package index has it.
+
+    The folder or address that this installation came from (PEP 610); else what a clone is named.
+    """
+    try:
+        record = distribution("seq2edge").read_text("direct_url.json")
+    except PackageNotFoundError:
+        record = None
+    url = str(json.loads(record).get("url", "")) if record else ""
+    if url.startswith("file://"):
+        return shlex.quote(url2pathname(urlsplit(url).path))
+    return shlex.quote(url or "./seq2edge")
 
 
 def bindings_for(cuda: str | None) -> str:
@@ -57,8 +78,10 @@ def _jetson(machine: Machine) -> tuple[str, ...]:
             ". ~/seq2edge/bin/activate",
         ]
     cuda = cuda_version(machine)
-    if commands or not has_bindings(machine, cuda):
-        commands.append(f"pip install seq2edge '{bindings_for(cuda)}'")
+    if commands:  # for the new environment
+        commands.append(f"pip install {own_source()} '{bindings_for(cuda)}'")
+    elif not has_bindings(machine, cuda):
+        commands.append(f"pip install '{bindings_for(cuda)}'")
     return tuple(commands)
 
 
@@ -68,14 +91,14 @@ def _workstation(machine: Machine, backend: str) -> tuple[str, ...]:
         return ()
     if backend == "tensorrt" and numbers(cuda)[:1] == (12,):
         # The plain name is for the newest CUDA, which this driver does not run.
-        return (f"pip install seq2edge 'tensorrt-cu12>=10.15' '{bindings_for(cuda)}'",)
-    return (f"pip install 'seq2edge[{backend}]' '{bindings_for(cuda)}'",)
+        return (f"pip install 'tensorrt-cu12>=10.15' '{bindings_for(cuda)}'",)
+    return (f"pip install {backend} '{bindings_for(cuda)}'",)
 
 
 def _onnxruntime_gpu(machine: Machine) -> tuple[str, ...]:
     if machine.onnxruntime.runs("CUDAExecutionProvider"):
         return ()
-    install = "pip install 'seq2edge[gpu]'"
+    install = "pip install onnxruntime-gpu"
     if machine.onnxruntime.version is None:
         return (install,)
     # Both packages are the same module: the one must go before the other comes.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from seq2edge.runtime.bundle.atomic_write import output_file
-from seq2edge.runtime.errors import InputError, MissingDependencyError
+from seq2edge.runtime.dependencies import needs
+from seq2edge.runtime.errors import InputError
 
 #: Names of packs and of Triton's models: they stand in paths, shell scripts and systemd units.
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -68,12 +69,8 @@ def check_compression(path: Path) -> None:
     """
     if split_name(path)[1] != "zstd":
         return
-    try:
+    with needs(path.name, instead=", or name a .tar.gz"):
         import zstandard  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError(
-            f"{path.name} needs zstandard: pip install 'seq2edge[deploy]', or name a .tar.gz"
-        ) from None
 
 
 def write_archive(path: Path, entries: Sequence[Entry], progress: Progress | None = None) -> None:

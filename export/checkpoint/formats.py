@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.bundle import hf_config as configs
-from seq2edge.runtime.errors import BundleError, MissingDependencyError
+from seq2edge.runtime.dependencies import needs
+from seq2edge.runtime.errors import BundleError
 
 from ..errors import CheckpointError
 
@@ -147,12 +148,8 @@ class TorchFile:
 
 
 def _load(path: Path) -> Any:
-    try:
+    with needs(path.name, instead=", or save the model as safetensors"):
         import torch
-    except ImportError:
-        raise MissingDependencyError(
-            f"{path.name} needs torch: install torch, or save the model as safetensors"
-        ) from None
     torch.serialization.add_safe_globals(_HARMLESS)
     try:
         # Files from before torch 1.6 are no zip archives and cannot be mapped.

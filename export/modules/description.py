@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.runtime.bundle.manifest import SpecialTokens
-from seq2edge.runtime.errors import MissingDependencyError
+from seq2edge.runtime.dependencies import needs
 
 from ..errors import CheckpointError
 from ..spec import Activation
@@ -80,12 +80,8 @@ def _load(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        try:
+        with needs(f"{path}, TOML,", instead=" (or use Python 3.11)"):
             tomllib = import_module("tomli")
-        except ImportError:
-            raise MissingDependencyError(
-                f"{path}: TOML needs Python 3.11, or the package tomli: pip install tomli"
-            ) from None
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from seq2edge.runtime.bundle.manifest import Manifest, SpecialTokens
 from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
-from seq2edge.runtime.errors import MissingDependencyError
+from seq2edge.runtime.dependencies import needs
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
@@ -85,12 +85,8 @@ def export_module(
         OutputExistsError, OutputError: the bundle cannot be written.
         MissingDependencyError: no torch, or ``validate=True`` without onnxruntime.
     """
-    try:
+    with needs("export_module", "torch"):
         from .inspection import describe
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"export_module needs {error.name}: pip install 'seq2edge[torch]'"
-        ) from None
     check_destination(Path(bundle), overwrite)
     run = _runner(validate, None if forward is None else (model, forward))
     own = own_module(model)

@@ -12,10 +12,13 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seq2edge.runtime.bundle.reader import check_destination
 from seq2edge.runtime.errors import OutputError
@@ -30,8 +33,33 @@ from ..pipeline import (
 )
 from .schemes import find_scheme
 
-#: What is lost with a bundle; less is better, in the metric's own unit.
-Measure = Callable[[Path], float]
+
+@dataclass(frozen=True)
+class Loss:
+    """How bad a bundle is; less is better, in the metric's own unit.
+
+    Attributes:
+        value: on all examples.
+        resampled: [R] float64, on R draws of the examples with replacement, the same draws for
+            every bundle: differences of two bundles are paired. None: no interval is asked for.
+    """
+
+    value: float
+    resampled: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+
+    def over(self, reference: Loss) -> tuple[float, Bounds | None]:
+        """What is lost against ``reference``, and the 95 % interval of that."""
+        lost = self.value - reference.value
+        if self.resampled is None or reference.resampled is None:
+            return lost, None
+        low, high = np.percentile(self.resampled - reference.resampled, [2.5, 97.5])
+        return lost, (float(low), float(high))
+
+
+#: Measures a bundle; a bare number is a :class:`Loss` without an interval.
+Measure = Callable[[Path], "float | Loss"]
+#: The ends of a 95 % confidence interval.
+Bounds = tuple[float, float]
 #: Called with what is measured next and how many measurements are done.
 Measuring = Callable[[str, int], None]
 
@@ -40,19 +68,41 @@ _GROUP = re.compile(r"(?:cross|(encoder|decoder)\.layers)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Effect:
-    """What quantizing one group alone loses, against the float32 bundle."""
+    """What quantizing one group alone loses, against the float32 bundle.
+
+    Attributes:
+        layers: of the group.
+        bytes: of the bundle.
+        interval: of ``loss``, 95 %; None: not measured.
+    """
 
     group: str
     layers: int
     loss: float
+    interval: Bounds | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is lost with all groups quantized but ``spared``, against the float32 bundle."""
+    """What is lost with all groups quantized but ``spared``, against the float32 bundle.
+
+    Attributes:
+        bytes: of the bundle.
+        interval: of ``loss``, 95 %; None: not measured.
+    """
 
     spared: tuple[str, ...]
     loss: float
+    interval: Bounds | None = None
+    bytes: int = 0
+
+    def resolves(self, bound: float) -> bool:
+        """Whether the data can tell that ``loss`` is within ``bound``: its interval is no wider.
+
+        True without an interval.
+        """
+        return self.interval is None or self.interval[1] - self.interval[0] <= abs(bound)
 
 
 @dataclass(frozen=True)
@@ -68,6 +118,18 @@ class Budgeted:
     result: QuantizeResult
     effects: tuple[Effect, ...]
     trials: tuple[Trial, ...]
+
+    def __repr__(self) -> str:
+        last = self.trials[-1]
+        return f"Budgeted({self.result!r}, loss={last.loss:.3g}, spared={len(last.spared)})"
+
+
+class BudgetError(QuantizationError):
+    """Even the most exact candidate loses too much; ``effects`` and ``trials`` say how much."""
+
+    def __init__(self, message: str, effects: Sequence[Effect], trials: Sequence[Trial]) -> None:
+        super().__init__(message)
+        self.effects, self.trials = tuple(effects), tuple(trials)
 
 
 def quantize_within(
@@ -89,8 +151,8 @@ def quantize_within(
         measuring: called before each measurement.
 
     Raises:
-        QuantizationError: ``max_drop`` is not a number, or even with every group spared the
-            loss is too large, or what :func:`.pipeline.quantize_request` raises.
+        BudgetError: even with every group spared the loss is too large.
+        QuantizationError: ``max_drop`` is not a number, or as :func:`.pipeline.quantize_request`.
         OutputError: candidates cannot be written beside ``request.out``.
     """
     if not math.isfinite(max_drop):
@@ -111,6 +173,8 @@ def quantize_within(
             **described,
             "max_drop": max_drop,
             "loss": found.loss,
+            "interval": found.interval,
+            "resolved": found.resolves(max_drop),
             "spared": list(found.spared),
             "effects": [asdict(effect) for effect in effects],
             "trials": [asdict(trial) for trial in trials],
@@ -172,22 +236,24 @@ class _Search:
         """Spare groups until the loss fits; see :class:`Budgeted`.
 
         Raises:
-            QuantizationError: it never does.
+            BudgetError: it never does.
         """
-        trials = [Trial((), self.loss_without(()))]
+        trials = [self.trial(())]
         effects = [] if trials[0].loss <= max_drop else self.effects()
         for effect in effects:
             spared = (*trials[-1].spared, effect.group)
             if self._nothing_left(spared):
                 break
-            trials.append(Trial(spared, self.loss_without(spared)))
+            trials.append(self.trial(spared))
             if trials[-1].loss <= max_drop:
                 break
         if not trials[-1].loss <= max_drop:  # nor is not a number
-            raise QuantizationError(
+            raise BudgetError(
                 f"with {len(trials[-1].spared)} of {len(self._groups)} groups of layers more exact"
                 f" the loss is still {trials[-1].loss:.3g}, more than {max_drop:g}; a more exact"
-                " scheme may fit this budget"
+                " scheme may fit this budget",
+                effects,
+                trials,
             )
         return effects, trials
 
@@ -199,27 +265,23 @@ class _Search:
             scheme.fallback is None and scheme.compute == "float32" and layers == len(self._layers)
         )
 
-    def loss_without(self, spared: Sequence[str]) -> float:
-        """The loss with all but these groups quantized."""
-        quantize_request(self.sparing(spared, self._candidate))
+    def trial(self, spared: tuple[str, ...]) -> Trial:
+        """All but these groups quantized."""
         label = f"all but {len(spared)} groups" if spared else "all groups"
-        return self._measured(label, self._candidate) - self._reference
+        return Trial(spared, *self._lost(label, self.sparing(spared, self._candidate)))
 
     def effects(self) -> list[Effect]:
         """Each group alone, the largest loss first; of equals the one with fewer layers."""
         effects = []
         for group, layers in self._groups.items():
             others = [name for name in self._layers if name not in layers]
-            quantize_request(
-                replace(
-                    self._request,
-                    out=self._candidate,
-                    exclude=(*self._request.exclude, *others),
-                    overwrite=True,
-                )
+            request = replace(
+                self._request,
+                out=self._candidate,
+                exclude=(*self._request.exclude, *others),
+                overwrite=True,
             )
-            loss = self._measured(group, self._candidate) - self._reference
-            effects.append(Effect(group, len(layers), loss))
+            effects.append(Effect(group, len(layers), *self._lost(group, request)))
         return sorted(effects, key=lambda effect: (-effect.loss, effect.layers))
 
     def sparing(self, groups: Sequence[str], out: Path) -> Request:
@@ -232,8 +294,15 @@ class _Search:
             overwrite=own or self._request.overwrite,
         )
 
-    def _measured(self, label: str, bundle: Path) -> float:
+    def _lost(self, label: str, request: Request) -> tuple[float, Bounds | None, int]:
+        """What a candidate loses, the interval of that, and the candidate's bytes."""
+        result = quantize_request(request)
+        loss, interval = self._measured(label, request.out).over(self._reference)
+        return loss, interval, result.bytes
+
+    def _measured(self, label: str, bundle: Path) -> Loss:
         if self._measuring is not None:
             self._measuring(label, self._done)
         self._done += 1
-        return self._measure(bundle)
+        found = self._measure(bundle)
+        return found if isinstance(found, Loss) else Loss(found)

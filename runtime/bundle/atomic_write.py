@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -111,7 +112,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def check_parent(path: Path) -> None:
-    """Refuse a path in a folder that cannot be written.
+    """Refuse a path in a folder that cannot be written, by writing there.
 
     Raises:
         OutputError: the nearest folder above that exists is none, or not writable.
@@ -119,8 +120,10 @@ def check_parent(path: Path) -> None:
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not parent.is_dir():
         raise OutputError(f"cannot write {path}: {parent} is not a folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: {parent} is not writable")
+    try:  # permissions alone do not tell: root, read-only file systems, quotas
+        tempfile.TemporaryDirectory(prefix=".seq2edge-", dir=parent).cleanup()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {parent}: {error.strerror}") from None
 
 
 def check_file(path: Path, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
-from .atomic_write import OutputFolder, check_folder
+from .atomic_write import OutputFolder, check_folder, check_parent
 from .manifest import (
     CONCAT,
     DTYPE_BITS,
@@ -241,5 +241,11 @@ class BundleWriter(OutputFolder):
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
-    """Refuse a bundle's path before any work is done (see :func:`.output.check_folder`)."""
+    """Refuse a bundle's path before any work is done.
+
+    Raises:
+        OutputExistsError: see :func:`.check_folder`.
+        OutputError: see :func:`.check_parent`.
+    """
     check_folder(path, overwrite, MANIFEST_NAME, _KIND)
+    check_parent(path)

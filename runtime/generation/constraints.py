@@ -32,7 +32,7 @@ class Choices:
 class Regex:
     """The text matches the pattern from start to end (Rust's regex syntax).
 
-    Needs llguidance: ``pip install 'seq2edge[grammar]'``.
+    Needs llguidance: ``pip install llguidance``.
     """
 
     pattern: str

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingDependencyError
+from ..dependencies import needs
+from ..errors import InputError
 from ..text.token_bytes import Spelling
 from .constraints import JsonSchema, MakeProcessor, Regex
 from .logits_processors import Rows
@@ -24,12 +25,8 @@ _NO_FORCING = '%llguidance {"no_forcing": true}\n'
 
 
 def _llguidance() -> Any:
-    try:
+    with needs("a Regex or JsonSchema", "grammar"):
         import llguidance
-    except ImportError:
-        raise MissingDependencyError(
-            "Regex and JsonSchema need llguidance: pip install 'seq2edge[grammar]'"
-        ) from None
     return llguidance
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -58,13 +59,20 @@ def measured(call: Call, bundle: Path, data: Path) -> float:
     return value
 
 
+#: A row of a table: its name (and layers), MB, what is lost, and the interval of that.
+ROW = re.compile(r"(.*?)\s+\d+\.\d{3}\s+(-?[\d.]+)\s+\[([+-][\d.]+), ([+-][\d.]+)\]$")
+
+
 def rows(lines: Sequence[str], title: str) -> dict[str, float]:
     """Name and loss of the lines below the one that begins with ``title``."""
     start = next(number for number, line in enumerate(lines) if line.startswith(title)) + 1
     found = {}
     for line in lines[start : lines.index("", start)]:
-        *name, loss = line.split()
-        found[" ".join(name)] = float(loss)
+        row = ROW.match(line)
+        assert row is not None, line
+        name, loss, low, high = row.groups()
+        found[" ".join(name.split())] = float(loss)
+        assert float(low) <= float(loss) <= float(high)
     return found
 
 
@@ -148,16 +156,70 @@ def test_a_saved_calibration_is_used(
     assert weights[0] == weights[1]
 
 
-def test_a_budget_that_nothing_fits_is_one_line(
-    refused: Refused, byte_bundle: Path, data: Path, tmp_path: Path
+def test_a_budget_that_nothing_fits_is_one_line_and_its_table(
+    call: Call, byte_bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     # Four bits of weights spared are eight, which is no float32.
-    message = refused(
-        "quantize", byte_bundle, tmp_path / "out", "--scheme", "int4", *EXCLUDE,
-        *budget(data, -1)
-    )  # fmt: skip
-    assert "groups of layers more exact the loss is still " in message
-    assert "more than -1" in message
+    command = ("quantize", byte_bundle, tmp_path / "out", "--scheme", "int4", *EXCLUDE)
+    done = call(*command, *budget(data, -1))
+    assert done.code == 2
+    assert "groups of layers more exact the loss is still " in done.err
+    assert "more than -1" in done.err
+    assert done.err.count("\n") == 1
+    lines = done.out.splitlines()
+    assert len(rows(lines, "quantized alone")) == 2
+    assert len(rows(lines, "more exact")) == 3
+    done = call(*command, *budget(data, -1), "--json")
+    report = json.loads(done.out)
+    assert f"seq2edge: error: {report['error']}\n" == done.err
+    assert [len(trial["spared"]) for trial in report["trials"]] == [0, 1, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl"}
+
+
+def test_a_bound_that_the_data_cannot_resolve_is_named(
+    call: Call, byte_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """Four examples tell nothing about hundredths of a point."""
+    lost = call(
+        "quantize", byte_bundle, tmp_path / "first", *INT8, *budget(data, 1000000), "--json"
+    )
+    measured = json.loads(lost.out)["budget"]
+    assert measured["resolved"] is True
+    low, high = measured["interval"]
+    assert low <= measured["loss"] <= high
+    assert low < high
+    assert measured["trials"][-1]["bytes"] == json.loads(lost.out)["bytes"]
+    # Just enough for the loss, and less than the width of its interval.
+    bound = measured["loss"] + 1e-6
+    assert bound < high - low
+    out = tmp_path / "second"
+    done = call("quantize", byte_bundle, out, *INT8, *budget(data, bound))
+    assert done.code == 0, done.err
+    assert f"the data cannot resolve --max-drop {bound:g}: the loss is" in done.out
+    assert "wider than the bound; about" in done.out
+    assert Bundle.open(out).manifest.quantization["budget"]["resolved"] is False
+
+
+@pytest.mark.parametrize("flags", [(), ("--max-drop", 1, "--data", "DATA", "--metric", "cer")])
+def test_an_output_that_cannot_be_written_is_found_before_calibrating(
+    flags: tuple[object, ...],
+    call: Call,
+    byte_bundle: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from seq2edge.quantize.calibration import store
+
+    monkeypatch.setattr(store, "replay", lambda *_: pytest.fail("calibrated"))
+    text = tmp_path / "text.txt"
+    text.write_text("a text\n")
+    flags = tuple(data if flag == "DATA" else flag for flag in flags)
+    out = Path("/proc/out")  # where even root can make nothing
+    scheme = ("--scheme", "int8-qdq", "--calibration", text)
+    done = call("quantize", byte_bundle, out, *scheme, *flags)
+    assert done.code == 2
+    assert done.err.startswith("seq2edge: error: cannot write /proc/out: /proc: ")
 
 
 def test_what_cannot_be_measured_is_one_line(
@@ -323,8 +385,9 @@ def test_only_what_can_be_more_exact_is_spared(byte_bundle: Path, tmp_path: Path
 
 
 def test_a_bundle_that_holds_nothing_quantized_is_not_written(
-    refused: Refused, byte_bundle: Path, data: Path, tmp_path: Path
+    call: Call, byte_bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     flags = ("--exclude", "[!e]*", "--exclude", "encoder.*")  # leaves the embedding
     command = ("quantize", byte_bundle, tmp_path / "out", "--scheme", "int8", *flags)
-    refused(*command, *budget(data, 0))
+    assert call(*command, *budget(data, 0)).code == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl"}

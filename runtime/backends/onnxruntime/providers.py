@@ -136,7 +136,7 @@ def check_available(ort: Any, target: Target) -> None:
     if CUDA in missing:
         raise BackendError(
             f"the installed onnxruntime {ort.__version__} is the one for CPUs: pip uninstall"
-            " onnxruntime, then pip install 'seq2edge[gpu]' (both packages are one module and"
+            " onnxruntime, then pip install onnxruntime-gpu (both packages are one module and"
             f" cannot be installed together){hint}"
         )
     if missing:

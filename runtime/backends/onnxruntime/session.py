@@ -28,9 +28,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise BackendError(
-            "onnxruntime is not installed: pip install 'seq2edge[cpu]' (or onnxruntime alone)"
-        ) from None
+        raise BackendError("onnxruntime is not installed: pip install onnxruntime") from None
     return onnxruntime
 
 

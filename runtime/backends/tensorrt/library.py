@@ -76,10 +76,10 @@ def load_library(engine: str | None = None) -> Library:
             return Library(name, str(module.__version__), module)
     if engine is None:
         raise BackendError(
-            "neither tensorrt-rtx nor tensorrt is installed: pip install 'seq2edge[tensorrt-rtx]'"
+            "neither tensorrt-rtx nor tensorrt is installed: pip install tensorrt-rtx cuda-bindings"
             " (on a Jetson, JetPack brings tensorrt)"
         )
-    raise BackendError(f"{engine} is not installed: pip install 'seq2edge[{engine}]'")
+    raise BackendError(f"{engine} is not installed: pip install {engine} cuda-bindings")
 
 
 def logger(library: Library) -> Any:

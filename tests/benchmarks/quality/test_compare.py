@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 import xml.etree.ElementTree as ET
@@ -65,6 +66,37 @@ def test_a_variant_differs(comparison: Comparison, variant_bundle: Path) -> None
     assert variant.scheme == "float32"
     assert variant.speed.milliseconds > 0
     assert variant.speed.tokens <= 12
+
+
+def test_the_columns_of_a_row_agree(comparison: Comparison) -> None:
+    _, titles, *lines = table(comparison).splitlines()
+    cells = [
+        {
+            key.strip(): value.strip()
+            for key, value in zip(
+                re.split(r"\s{2,}", titles.strip()), re.split(r"\s{2,}", line.strip()), strict=True
+            )
+        }
+        for line in lines
+    ]
+    for row in cells:
+        ratio = float(row["ms"]) / float(cells[0]["ms"])
+        assert float(row["x ms"]) == pytest.approx(ratio, rel=2e-3)
+        ratio = float(row["MB"]) / float(cells[0]["MB"])
+        assert float(row["x MB"]) == pytest.approx(ratio, rel=2e-2)
+
+
+def test_variants_for_another_target_are_named(comparison: Comparison) -> None:
+    assert comparison.notes == ()
+    for target, said in ((None, 0), ("cpu", 0), ("cuda", 1), ("tensorrt", 1)):
+        variant = replace(comparison.variants[2], target=target)
+        found = replace(comparison, variants=(comparison.variants[0], variant))
+        assert len(found.notes) == said
+        assert found.to_json()["notes"] == list(found.notes)
+        for note in found.notes:
+            assert note.startswith(f"noisy.bundle is quantized for {target}, and all variants ran")
+            assert note in table(found)
+            assert note in markdown(found)
 
 
 def test_samples_are_bounded(comparison: Comparison) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from seq2edge.deploy.doctor import Advice, Machine, advise
+from seq2edge.deploy.doctor.install import own_source
 
 from .conftest import BOARDS, NVIDIA_SMI, MakeSample
 
@@ -34,7 +35,7 @@ def test_orin_nano_fresh(machine: Examined) -> None:
         "sudo apt-get install -y nvidia-jetpack python3-libnvinfer python3-venv",
         "python3 -m venv --system-site-packages ~/seq2edge",
         ". ~/seq2edge/bin/activate",
-        "pip install seq2edge 'cuda-bindings~=12.6'",
+        f"pip install {own_source()} 'cuda-bindings~=12.6'",
     )
     # JetPack 6.2's TensorRT 10.3 has neither operator.
     assert advice.lower is not None
@@ -112,7 +113,7 @@ def test_thor_with_jetpack_7_0(machine: Examined) -> None:
     assert "10.13" in advice.lower
     # The bindings are of CUDA 12, and JetPack 7 has CUDA 13.
     assert "pip install 'cuda-bindings~=13.0'" in mending(advice)
-    assert install(advice) == ("pip install seq2edge 'cuda-bindings~=13.0'",)
+    assert install(advice) == ("pip install 'cuda-bindings~=13.0'",)
     assert any(text.startswith("not onnxruntime-gpu") for text in advice.alternatives)
 
 
@@ -121,7 +122,7 @@ def test_orin_with_jetpack_7_2_needs_no_lowering(sample: MakeSample) -> None:
     made = sample("orin-nano", files)._replace(python="3.12.3")
     advice = advise(made.examine())
     assert (advice.backend, advice.lower) == ("tensorrt", None)
-    assert install(advice)[-1] == "pip install seq2edge 'cuda-bindings~=13.0'"
+    assert install(advice)[-1] == f"pip install {own_source()} 'cuda-bindings~=13.0'"
     assert all("lower" not in command for step in advice.steps for command in step.commands)
 
 
@@ -155,22 +156,22 @@ def test_workstation_with_an_rtx_gpu(machine: Examined) -> None:
         (
             "NVIDIA A100-SXM4-40GB, 8.0, 40960, 40000, 550.54.14",
             "tensorrt",
-            ("pip install seq2edge 'tensorrt-cu12>=10.15' 'cuda-bindings~=12.6'",),
+            ("pip install 'tensorrt-cu12>=10.15' 'cuda-bindings~=12.6'",),
         ),
         (
             "NVIDIA H100 80GB HBM3, 9.0, 81559, 81000, 580.65.06",
             "tensorrt",
-            ("pip install 'seq2edge[tensorrt]' 'cuda-bindings~=13.0'",),
+            ("pip install tensorrt 'cuda-bindings~=13.0'",),
         ),
         (
             "NVIDIA GeForce RTX 5090, 12.0, 32607, 32000, 581.10",
             "tensorrt-rtx",
-            ("pip install 'seq2edge[tensorrt-rtx]' 'cuda-bindings~=13.0'",),
+            ("pip install tensorrt-rtx 'cuda-bindings~=13.0'",),
         ),
         (
             "Tesla P100-PCIE-16GB, 6.0, 16384, 16000, 550.54.14",
             "onnxruntime-gpu",
-            ("pip install 'seq2edge[gpu]'",),
+            ("pip install onnxruntime-gpu",),
         ),
     ],
 )
@@ -238,7 +239,7 @@ def test_python_310_needs_a_lowered_bundle_on_the_cpu(sample: MakeSample) -> Non
     files = {"sys/bus/pci/devices/0000:01:00.0/vendor": None}
     made = sample("x86-rtx", files, commands)._replace(python="3.10.12")
     advice = advise(made.examine())
-    assert (advice.backend, install(advice)) == ("onnxruntime", ("pip install 'seq2edge[cpu]'",))
+    assert (advice.backend, install(advice)) == ("onnxruntime", ("pip install onnxruntime",))
     assert advice.lower is not None
     newer = made._replace(python="3.11.2")
     assert advise(newer.examine()).lower is None

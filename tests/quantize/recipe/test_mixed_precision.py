@@ -141,7 +141,11 @@ def test_the_manifest_says_how_it_was_found(searched: Budgeted, short_of: Bundle
     assert record["max_drop"] == 0.5
     assert record["loss"] == searched.trials[-1].loss == 0
     assert record["spared"] == ["decoder.layers.1", "embedding", "encoder.layers.0"]
-    assert record["effects"][0] == {"group": "decoder.layers.1", "layers": 7, "loss": 5.0}
+    first = record["effects"][0]
+    assert (first["group"], first["layers"], first["loss"]) == ("decoder.layers.1", 7, 5.0)
+    assert record["trials"][-1]["bytes"] == searched.result.bytes < first["bytes"]
+    assert first["interval"] is None  # of a measure that gives bare numbers
+    assert record["resolved"] is True
     assert len(record["effects"]) == len(searched.effects)
     assert "budget" not in Bundle.open(short_of("t5")).manifest.quantization
 

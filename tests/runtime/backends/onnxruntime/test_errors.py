@@ -169,7 +169,7 @@ def test_the_package_for_cpus_is_named_with_the_command(bundle_of: BundleOf) -> 
         pytest.skip("the installed onnxruntime is the one for GPUs")
     for backend in ("onnxruntime", "onnxruntime-tensorrt"):
         with pytest.raises(
-            BackendError, match=r"is the one for CPUs: pip uninstall.*'seq2edge\[gpu\]'"
+            BackendError, match=r"is the one for CPUs: pip uninstall.*pip install onnxruntime-gpu"
         ):
             Seq2SeqModel.load(bundle_of("t5"), backend=backend, device="cuda")
 

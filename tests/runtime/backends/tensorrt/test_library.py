@@ -38,7 +38,7 @@ def test_tensorrt_is_taken_where_it_is_the_only_one(monkeypatch: pytest.MonkeyPa
     ("engine", "message"),
     [
         (None, r"neither tensorrt-rtx nor tensorrt is installed: pip install"),
-        ("tensorrt", r"tensorrt is not installed: pip install 'seq2edge\[tensorrt\]'"),
+        ("tensorrt", r"tensorrt is not installed: pip install tensorrt cuda-bindings"),
         ("openvino", r"unknown engine 'openvino'; there are: tensorrt-rtx, tensorrt"),
     ],
 )
