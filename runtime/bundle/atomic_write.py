@@ -120,10 +120,12 @@ def check_parent(path: Path) -> None:
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not parent.is_dir():
         raise OutputError(f"cannot write {path}: {parent} is not a folder")
-    try:  # permissions alone do not tell: root, read-only file systems, quotas
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: {parent} is not writable")
+    try:  # permissions do not tell all: of root, of a quota, of /proc
         tempfile.TemporaryDirectory(prefix=".seq2edge-", dir=parent).cleanup()
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {parent}: {error.strerror}") from None
+        raise OutputError(f"cannot write {path}: {parent} is not writable: {error.strerror}") from None
 
 
 def check_file(path: Path, overwrite: bool) -> None:
