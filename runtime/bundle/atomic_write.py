@@ -125,7 +125,8 @@ def check_parent(path: Path) -> None:
     try:  # permissions do not tell all: of root, of a quota, of /proc
         tempfile.TemporaryDirectory(prefix=".seq2edge-", dir=parent).cleanup()
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {parent} is not writable: {error.strerror}") from None
+        reason = f"{parent} is not writable: {error.strerror}"
+        raise OutputError(f"cannot write {path}: {reason}") from None
 
 
 def check_file(path: Path, overwrite: bool) -> None:

@@ -322,6 +322,7 @@ def test_tensorrt_uses_float16_where_the_bundle_does(bundle_of: BundleOf, tmp_pa
 def test_engines_have_no_place(monkeypatch: pytest.MonkeyPatch, bundle_of: BundleOf) -> None:
     import os
 
+    bundle = Bundle.open(bundle_of("t5"))
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match=r"cannot write .*\.ort-tensorrt: .* is not writable"):
-        tensorrt_target(FakeRuntime(), Bundle.open(bundle_of("t5")))
+        tensorrt_target(FakeRuntime(), bundle)
