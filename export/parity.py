@@ -6,9 +6,8 @@ the bundle is loaded, so that the two are never in memory together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,36 +19,14 @@ from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.generation import GenerationConfig
 from seq2edge.runtime.model import Seq2SeqModel
 
-from .checkpoint import Checkpoint
-from .errors import CheckpointError, ParityError
+from .errors import ParityError
+from .judge import RULE, Difference, Expected, judge
 
-#: Largest |difference| that passes for float32 rounding, for values up to 10; it grows in
-#: proportion above that. A wrong graph is off by orders of magnitude more; models built from
-#: configs stay below 2e-4, but rounding grows with depth and with the size of the weights.
-TOLERANCE = 1e-3
-_TOLERANCE_RANGE = 10.0
 _INPUTS = 10
 _SOURCE_TOKENS = 48
 _TARGET_TOKENS = 16
 _NEW_TOKENS = 24
 _SEED = 20
-
-
-@dataclass(frozen=True)
-class Difference:
-    """|bundle - PyTorch| over all elements, and the largest |PyTorch| among them."""
-
-    maximum: float
-    mean: float
-    scale: float
-
-    @property
-    def tolerated(self) -> float:
-        return TOLERANCE * max(1.0, self.scale / _TOLERANCE_RANGE)
-
-    @property
-    def ok(self) -> bool:
-        return self.maximum <= self.tolerated  # False for NaN as well
 
 
 @dataclass(frozen=True)
@@ -62,8 +39,9 @@ class Parity:
         decoder: logits, teacher-forced. None: there is no decoder.
         inputs: sources that were decoded greedily, as one padded batch.
         exact: of these, how many gave the same tokens.
-        ties: of the others, how many parted where PyTorch's two best logits lay within the
-            tolerance of each other.
+        ties: of the others, how many parted where PyTorch's two best logits in float64 are no
+            further apart than float32 may move them.
+        rule: what the differences were held against.
     """
 
     encoder: Difference | None
@@ -71,6 +49,7 @@ class Parity:
     inputs: int
     exact: int
     ties: int
+    rule: str = RULE
 
     @property
     def ok(self) -> bool:
@@ -82,9 +61,23 @@ class Parity:
         named = (("encoder", self.encoder), ("decoder logits", self.decoder))
         return [(name, difference) for name, difference in named if difference is not None]
 
+    def reason(self) -> str:
+        """Why it is not ``ok``: what is larger than the rule allows, and the rule."""
+        parts = [
+            f"{name}: {difference.beyond} positions beyond the limit, the worst"
+            f" {difference.worst:.1f} times"
+            for name, difference in self.differences()
+            if not difference.ok
+        ]
+        parted = self.inputs - self.exact - self.ties
+        if parted:
+            parts.append(f"{parted} inputs with other tokens where PyTorch's choice is clear")
+        return f"{'; '.join(parts)} (the limit: {self.rule})"
+
     def summary(self) -> str:
         parts = [
-            f"{name} max |diff| {difference.maximum:.2e}, mean {difference.mean:.2e}"
+            f"{name} max error {difference.maximum:.2e} (PyTorch in float32:"
+            f" {difference.pytorch:.2e}) at {difference.positions} positions"
             for name, difference in self.differences()
         ]
         if self.decoder is not None:
@@ -104,18 +97,21 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch computed; shapes as in :mod:`seq2edge.runtime.backends.base`.
+    """What PyTorch computed; what the missing half of a model would compute is None.
 
-    ``tokens`` are greedy decoding's, without the start token (without an encoder: the source)
-    and with the end token. What the missing half of a model would compute is None.
+    Attributes:
+        states: the encoder's [B, S, D], with its runs in float32.
+        logits: the decoder's [B, Q, V], teacher-forced.
+        tokens: greedy decoding's, without the start token (without an encoder: the source) and
+            with the end token.
+        ties: [B, steps], where greedy decoding may part (:func:`near_ties`).
     """
 
     inputs: Inputs
-    states: NDArray[np.float32] | None  # [B, S, D]
-    logits: NDArray[np.float32] | None = None  # [B, Q, V]
+    states: Expected | None
+    logits: Expected | None = None
     tokens: list[list[int]] = field(default_factory=list)
-    #: [B, steps], best minus second-best logit.
-    gaps: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    ties: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
 
 
 def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest) -> Parity:
@@ -128,10 +124,8 @@ def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest)
     parity = compare(out.directory, reference)
     if not parity.ok:
         raise ParityError(
-            f"the bundle differs from PyTorch: {parity.summary()}; allowed:"
-            f" {' and '.join(f'{d.tolerated:.1e}' for _, d in parity.differences())}, same tokens."
-            " Nothing was written. If the tokens agree, rounding in a model with large weights"
-            " may be why: --no-validate exports it all the same"
+            f"the bundle differs from PyTorch: {parity.summary()}; {parity.reason()}."
+            " Nothing was written. --no-validate exports it all the same"
         )
     return parity
 
@@ -159,116 +153,9 @@ def compare(directory: Path, reference: Reference) -> Parity:
             (i for i, (a, b) in enumerate(zip(ours.token_ids, theirs, strict=False)) if a != b),
             None,
         )
-        if parted is not None and reference.gaps[row, parted] <= 2 * decoder.tolerated:
+        if parted is not None and reference.ties[row, parted]:
             ties += 1
     return Parity(encoder, decoder, len(found), exact, ties)
-
-
-def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
-    """Load a checkpoint with transformers and run it.
-
-    Raises:
-        ParityError: transformers cannot load it.
-    """
-    import torch
-
-    try:
-        model = _load_model(checkpoint, manifest.single_stack).eval()
-    except CheckpointError:
-        raise
-    except Exception as error:  # transformers raises many classes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ParityError(
-            f"transformers cannot load {checkpoint.directory}, so the bundle cannot be compared"
-            f" ({reason}); pass --no-validate to export without the comparison"
-        ) from None
-    inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
-    with torch.inference_mode():
-        if manifest.single_stack == "decoder":
-            return _run_decoder(model, inputs, manifest)
-        arguments = {
-            "input_ids": torch.tensor(inputs.input_ids),
-            "attention_mask": torch.tensor(inputs.mask).long(),
-        }
-        encoder = model if manifest.single_stack == "encoder" else model.get_encoder()
-        states = encoder(**arguments).last_hidden_state.numpy()
-        if manifest.single_stack == "encoder":
-            return Reference(inputs, states)
-        inputs = _without_pad(inputs, getattr(model.config, "decoder", None))
-        targets = torch.tensor(inputs.decoder_ids)
-        logits = model(**arguments, decoder_input_ids=targets, use_cache=False).logits
-        # transformers 5 sizes T5's cache by the encoder's depth: a deeper decoder fails.
-        cached = manifest.dimensions.decoder_layers <= manifest.dimensions.encoder_layers
-        tokens, gaps = _generate(model, {**arguments, "use_cache": cached}, manifest, prompt=1)
-    return Reference(inputs, states, logits.numpy(), tokens, gaps)
-
-
-def _load_model(checkpoint: Checkpoint, only: str | None) -> Any:
-    """The model of transformers, with the checkpoint's tensors."""
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    kinds: dict[str | None, Any] = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
-    kind = kinds.get(only, AutoModelForSeq2SeqLM)
-    options: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
-    if checkpoint.as_saved:
-        return kind.from_pretrained(checkpoint.directory, local_files_only=True, **options)
-    config = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True)
-    model_class = kind._model_mapping[type(config)]
-    state = {name: torch.from_numpy(checkpoint.load(name)) for name in checkpoint.names}
-    return model_class.from_pretrained(None, config=config, state_dict=state, **options)
-
-
-def _run_decoder(model: Any, inputs: Inputs, manifest: Manifest) -> Reference:
-    """A decoder alone; its prompts are filled up on the left, as transformers wants them."""
-    import torch
-
-    rows = zip(inputs.input_ids, inputs.mask, strict=True)
-    ids = np.stack([np.roll(row, np.count_nonzero(~mask)) for row, mask in rows])
-    arguments = {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(inputs.mask[:, ::-1].copy()).long(),
-    }
-    logits = model(torch.tensor(inputs.decoder_ids)).logits
-    width = inputs.input_ids.shape[1]
-    tokens, gaps = _generate(model, arguments, manifest, prompt=width)
-    return Reference(inputs, None, logits.numpy(), tokens, gaps)
-
-
-def _without_pad(inputs: Inputs, decoder: Any) -> Inputs:
-    """A pair's decoder may have a pad token of its own, which RoBERTa gives no position."""
-    pad = getattr(decoder, "pad_token_id", None)
-    if pad is None:
-        return inputs
-    ids = inputs.decoder_ids
-    return replace(inputs, decoder_ids=np.where(ids == pad, np.roll(ids, 1, axis=0), ids))
-
-
-def _generate(
-    model: Any, arguments: dict[str, Any], manifest: Manifest, prompt: int
-) -> tuple[list[list[int]], NDArray[np.float32]]:
-    """Greedy tokens after ``prompt`` tokens, and ``Reference.gaps``."""
-    import torch
-    from transformers import GenerationConfig as TorchConfig
-
-    special, options = manifest.special_tokens, greedy_options(manifest)
-    model.generation_config = TorchConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=options.max_new_tokens,
-        pad_token_id=special.pad,
-        eos_token_id=list(special.eos),
-        decoder_start_token_id=special.decoder_start,
-        forced_bos_token_id=options.forced_bos_token_id,
-        forced_eos_token_id=options.forced_eos_token_id,
-    )
-    found = model.generate(**arguments, return_dict_in_generate=True, output_logits=True)
-    top = [step.topk(2, dim=-1).values for step in found.logits]
-    gaps: NDArray[np.float32] = torch.stack([t[:, 0] - t[:, 1] for t in top], dim=1).numpy()
-    return [until_end(row, special.eos) for row in found.sequences[:, prompt:].tolist()], gaps
 
 
 def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
@@ -323,29 +210,27 @@ def until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:
 
 
 def _compare_encoder(
-    bundle: Bundle, backend: OrtBackend, inputs: Inputs, states: NDArray[np.float32]
+    bundle: Bundle, backend: OrtBackend, inputs: Inputs, states: Expected
 ) -> Difference:
     source = backend.encode(inputs.input_ids, inputs.mask)
+    states = states.at(inputs.mask)
     if bundle.manifest.single_stack == "encoder":
-        return difference([(source.numpy(STATES)[inputs.mask], states[inputs.mask])])
+        return judge([(source.numpy(STATES)[inputs.mask], states)])
     dims = bundle.manifest.dimensions
-    batch, length, _ = states.shape
-    pairs = []
+    layers, found = [], []
     for layer in range(dims.decoder_layers):
         name = f"cross.{layer}.kv"
-        expected = states @ _weight(bundle, f"{name}.weight")
-        if f"{name}.bias" in bundle.manifest.weights:
-            expected = expected + _weight(bundle, f"{name}.bias")
-        shape = (batch, length, 2, dims.decoder_heads, dims.decoder_head_dim)
-        keys, values = np.moveaxis(expected.reshape(shape), 2, 0)
-        for kind, wanted in (("key", keys), ("value", values)):
-            found = source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3)
-            pairs.append((found[inputs.mask], wanted[inputs.mask]))
-    return difference(pairs)
+        biased = f"{name}.bias" in bundle.manifest.weights
+        bias = _weight(bundle, f"{name}.bias") if biased else None
+        layers.append((_weight(bundle, f"{name}.weight"), bias))
+        for kind in ("key", "value"):
+            heads = source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3)[inputs.mask]
+            found.append(heads.reshape(len(heads), -1))
+    return judge([(np.stack(found), states.projected(layers, parts=2))])
 
 
 def _compare_decoder(
-    bundle: Bundle, backend: OrtBackend, inputs: Inputs, logits: NDArray[np.float32]
+    bundle: Bundle, backend: OrtBackend, inputs: Inputs, logits: Expected
 ) -> Difference:
     batch, count = inputs.decoder_ids.shape
     source = backend.encode(inputs.input_ids, inputs.mask)
@@ -357,17 +242,8 @@ def _compare_decoder(
     decoder.bind(step)()
     if step.logits is None:
         raise AssertionError("logits were asked for")
-    return difference([(step.logits, logits)])
-
-
-def difference(pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Difference:
-    """Of all pairs (found, wanted)."""
-    differences = [np.abs(found - wanted) for found, wanted in pairs]
-    return Difference(
-        maximum=float(np.max([d.max() for d in differences])),
-        mean=float(np.mean([d.mean() for d in differences])),
-        scale=float(np.max([np.abs(wanted).max() for _, wanted in pairs])),
-    )
+    everywhere = np.ones((batch, count), np.bool_)
+    return judge([(step.logits[everywhere], logits.at(everywhere))])
 
 
 def _weight(bundle: Bundle, name: str) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from .checkpoint import Checkpoint, ResolvedCheckpoint, merge_adapter, resolve_c
 from .families import expected_names, find_family, tied_names
 from .generation import generation_defaults, special_tokens
 from .graph import build_decoder, build_encoder, build_scores
-from .parity import Parity, Reference, run_transformers, validate_bundle
+from .parity import Parity, Reference, validate_bundle
 from .serialize import Progress, parameter_shapes, write_graph, write_weights
 from .spec import ModelSpec
 from .tokenizers import TokenizerFile
@@ -100,7 +100,11 @@ def export_checkpoint(
             generation=generation_defaults(source, config),
             source=files.source,
         )
-        reference = partial(run_transformers, source) if validate else None
+        reference = None
+        if validate:
+            from .transformers_reference import run_transformers
+
+            reference = partial(run_transformers, source)
         return write_bundle(out, content, reference, progress)
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
 from seq2edge.runtime.bundle.reader import Bundle
 
 from .errors import CheckpointError
-from .parity import Inputs, Parity, difference, make_inputs
+from .judge import Expected, judge, near_ties
+from .parity import Inputs, Parity, make_inputs
+from .rounding import measure
 
 if TYPE_CHECKING:
     from .callables import DecodeStep, Encode
@@ -154,7 +157,7 @@ class _Decoder(_Encoder):
 
 
 def trace(functions: Functions, vocab_size: int, source_vocab_size: int) -> dict[str, ir.Model]:
-    """Graphs of both functions, with the names that the growing engine knows.
+    """Graphs of both functions, with the names that the growing backend knows.
 
     Raises:
         CheckpointError: a function fails, or cannot be traced for all sizes.
@@ -253,9 +256,6 @@ def _first_line(error: BaseException) -> str:
     return str(cause).strip().partition("\n")[0] or type(cause).__name__
 
 
-_Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
 def compare(functions: Functions, bundle: Bundle) -> Parity:
     """Run the bundle's graphs beside the functions, on random sources of mixed lengths.
 
@@ -265,51 +265,57 @@ def compare(functions: Functions, bundle: Bundle) -> Parity:
     manifest = bundle.manifest
     inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
     backend = OrtConcatBackend(bundle)
-    cross: list[_Pair] = []
-    logits: list[_Pair] = []
-    gaps = []
+    cross: list[tuple[NDArray[np.float32], Expected]] = []
+    logits: list[tuple[NDArray[np.float32], Expected]] = []
+    exact = ties = rows = 0
     for count, prompt in ((len(inputs.input_ids), _PROMPT), (1, 1)):
         part = Inputs(inputs.input_ids[:count], inputs.mask[:count], inputs.decoder_ids[:count])
-        states, steps = _run_both(functions, backend, part, prompt)
-        cross += states
-        logits += steps
-        gaps.append(np.max([_gaps(*pair) for pair in steps], axis=0))
+        targets = part.decoder_ids[:, : prompt + _STEPS]
+        parts = [targets[:, :prompt], *np.split(targets[:, prompt:], targets.shape[1] - prompt, 1)]
+        run = partial(_run, functions, part, parts)
+        expected = [_by_position(e) for e in measure(run, repeat=True)]
+        found = _run_graphs(backend, part, parts, len(expected) - len(parts))
+        pairs = [(f.reshape(e.exact.shape), e) for f, e in zip(found, expected, strict=True)]
+        cross, logits = cross + pairs[: -len(parts)], logits + pairs[-len(parts) :]
+        apart, near = _choices(pairs[-len(parts) :])
+        rows, exact = rows + count, exact + int((~apart).all(0).sum())
+        ties += int((apart.any(0) & (near | ~apart).all(0)).sum())
     backend.close()
-    apart, row_gaps = difference(logits), np.concatenate(gaps)
-    ties = (row_gaps > 0) & (row_gaps <= 2 * apart.tolerated)
-    return Parity(
-        encoder=difference(cross),
-        decoder=apart,
-        inputs=len(row_gaps),
-        exact=int((row_gaps == 0).sum()),
-        ties=int(ties.sum()),
-    )
+    return Parity(judge(cross), judge(logits), rows, exact, ties)
 
 
-def _run_both(
-    functions: Functions, backend: OrtConcatBackend, inputs: Inputs, prompt: int
-) -> tuple[list[_Pair], list[_Pair]]:
-    """What the graphs and the functions give: of the encoder, and each step's logits [R, V]."""
+def _run(functions: Functions, inputs: Inputs, parts: list[NDArray[np.int64]]) -> list[Tensor]:
+    """What the functions give: of the encoder, and each step's logits [R, V]."""
+    ids, counts = torch.from_numpy(inputs.input_ids), torch.from_numpy(inputs.mask).long()
+    with torch.no_grad():
+        cross = functions.encoded(ids, counts)
+        pasts, logits = functions.empty(len(ids)), []
+        for tokens in parts:
+            step, pasts = functions.decoded(torch.from_numpy(tokens), pasts, cross, counts)
+            logits.append(step[:, -1])
+    return [*cross, *logits]
+
+
+def _run_graphs(
+    backend: OrtConcatBackend, inputs: Inputs, parts: list[NDArray[np.int64]], cross: int
+) -> list[NDArray[np.float32]]:
+    """The same of the graphs, which have so many ``cross`` tensors."""
     source = backend.encode(inputs.input_ids, inputs.mask)
     decoder = backend.rows(source)
-    counts, targets = torch.from_numpy(inputs.mask).long(), inputs.decoder_ids
-    logits = []
-    with torch.inference_mode():
-        wanted = functions.encoded(torch.from_numpy(inputs.input_ids), counts)
-        states = [
-            (source.outputs[f"cross.{number}"].numpy(), tensor.float().numpy())
-            for number, tensor in enumerate(wanted)
-        ]
-        pasts = functions.empty(len(targets))
-        later = targets[:, prompt : prompt + _STEPS]
-        for tokens in (targets[:, :prompt], *(later[:, n : n + 1] for n in range(later.shape[1]))):
-            step, pasts = functions.decoded(torch.from_numpy(tokens), pasts, wanted, counts)
-            logits.append((decoder.run(tokens), step[:, -1].float().numpy()))
-    return states, logits
+    states = [source.outputs[f"cross.{number}"].numpy() for number in range(cross)]
+    return [*states, *(decoder.run(tokens) for tokens in parts)]
 
 
-def _gaps(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much less the functions like the token that the graphs like best, [R]; 0: the same."""
-    ours = found.argmax(axis=1)[:, None]
-    gaps: NDArray[np.float32] = wanted.max(axis=1) - np.take_along_axis(wanted, ours, axis=1)[:, 0]
-    return gaps
+def _by_position(measured: Expected) -> Expected:
+    """All axes but the last are positions."""
+    exact = measured.exact.reshape(-1, measured.exact.shape[-1])
+    return Expected(exact, measured.rounding.reshape(-1))
+
+
+def _choices(
+    steps: list[tuple[NDArray[np.float32], Expected]],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Each step's rows [T, R]: whether the graphs like another token best, and may."""
+    apart = [found.argmax(-1) != expected.exact.argmax(-1) for found, expected in steps]
+    near = [near_ties(found, expected) for found, expected in steps]
+    return np.stack(apart), np.stack(near)

@@ -143,14 +143,19 @@ MODULE = "torch"
 UNTIED = {"t5-v1.1", "mt5"}
 
 
-def make_model(shape: str, seed: int = 0) -> Any:
-    """A model of one of SHAPES with random weights, no tensor at its trivial initial value."""
+def make_model(shape: str, seed: int = 0, **changes: Any) -> Any:
+    """A model of one of SHAPES with random weights, no tensor at its trivial initial value.
+
+    ``changes`` are config values other than the shape's.
+    """
     import torch
     import transformers
 
     torch.manual_seed(seed)
     model_class, config_class, values = SHAPES[shape]
-    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**values))
+    model = getattr(transformers, model_class)(
+        getattr(transformers, config_class)(**{**values, **changes})
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +17,7 @@ from seq2edge.runtime.bundle.manifest import Manifest
 from ..checkpoint import Checkpoint
 from ..errors import ParityError
 from ..parity import Inputs, Reference, greedy_options, make_inputs, until_end
+from ..rounding import greedy_ties, measure
 from ..spec import Activation, NormPlacement, NormSpec, StackSpec
 from .architecture import Architecture
 from .layout import StackLayout
@@ -51,18 +54,18 @@ def run_module(
     composed = Composed(parts, architecture, tensors)
     inputs = make_inputs(manifest, architecture.spec.source_rows)
     forward: Forward = composed.forward if own is None else _checked(*own, architecture)
-    with torch.inference_mode(), _evaluating(None if own is None else own[0]):
+    with torch.no_grad(), _evaluating(None if own is None else own[0]):
         source, padding = torch.from_numpy(inputs.input_ids), torch.from_numpy(~inputs.mask)
-        states = composed.encode(source, padding)
-        logits = forward(source, padding, torch.from_numpy(inputs.decoder_ids))
-        tokens, gaps = _greedy(forward, inputs, manifest)
-    return Reference(
-        inputs=inputs,
-        states=states.numpy(),
-        logits=logits.numpy(),
-        tokens=tokens,
-        gaps=gaps.numpy(),
-    )
+        targets = torch.from_numpy(inputs.decoder_ids)
+        states, logits = measure(
+            lambda: (composed.encode(source, padding), forward(source, padding, targets)),
+            keep=1,
+            repeat=own is not None,
+        )
+        written, steps = _greedy(forward, inputs, manifest)
+        ties = greedy_ties(lambda: forward(source, padding, written[:, :-1]), steps, logits)
+    tokens = [until_end(row, manifest.special_tokens.eos) for row in written[:, 1:].tolist()]
+    return Reference(inputs, states, logits, tokens, ties)
 
 
 class Composed:
@@ -145,7 +148,7 @@ class Composed:
 
 
 def _checked(model: nn.Module, forward: Forward, architecture: Architecture) -> Forward:
-    """The user's forward on the model's device, its result on the CPU in float32."""
+    """The user's forward on the model's device, its result on the CPU."""
     device = next(model.parameters()).device
 
     def run(source: Tensor, padding: Tensor, target: Tensor) -> Tensor:
@@ -164,7 +167,7 @@ def _checked(model: nn.Module, forward: Forward, architecture: Architecture) -> 
                 f"forward gave {list(shape) or type(logits).__name__}, not logits {list(wanted)}"
                 " [batch, target, vocabulary]"
             )
-        return logits.float().cpu()
+        return logits.cpu()
 
     return run
 
@@ -189,14 +192,14 @@ def _evaluating(model: nn.Module | None) -> Iterator[None]:
             module.training = training
 
 
-def _greedy(forward: Forward, inputs: Inputs, manifest: Manifest) -> tuple[list[list[int]], Tensor]:
-    """Tokens of each source, and by how much each was better [B, steps]; no cache."""
-    special = manifest.special_tokens
+def _greedy(
+    forward: Forward, inputs: Inputs, manifest: Manifest
+) -> tuple[Tensor, NDArray[np.float32]]:
+    """All tokens of each row [B, 1 + T] and their logits [B, T, V]; no cache."""
     source, padding = torch.from_numpy(inputs.input_ids), torch.from_numpy(~inputs.mask)
-    written = torch.full((len(source), 1), special.decoder_start)
-    gaps = []
+    written = torch.full((len(source), 1), manifest.special_tokens.decoder_start)
+    steps = []
     for _ in range(greedy_options(manifest).max_new_tokens or 0):
-        values, best = forward(source, padding, written)[:, -1].topk(2, dim=-1)
-        gaps.append(values[:, 0] - values[:, 1])
-        written = torch.cat([written, best[:, :1]], dim=1)
-    return [until_end(row, special.eos) for row in written[:, 1:].tolist()], torch.stack(gaps, 1)
+        steps.append(forward(source, padding, written)[:, -1])
+        written = torch.cat([written, steps[-1].argmax(-1, keepdim=True)], dim=1)
+    return written, torch.stack(steps, dim=1).float().numpy()

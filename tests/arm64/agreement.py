@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-#: Largest difference of float32 logits: the limit of the export's own parity check.
+#: Largest difference of float32 logits; the models compared have logits of about 10.
 EXACT_BOUND = 1e-3
 
 

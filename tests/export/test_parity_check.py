@@ -103,8 +103,9 @@ def test_a_name_map_with_two_tensors_swapped_is_refused(
 ) -> None:
     with_rules(monkeypatch, lambda rules: swapped(rules, first, second))
     message = refusal(checkpoint_of(shape), ParityError, validate=True)
-    assert "the bundle differs from PyTorch: encoder max |diff| " in message
-    assert "decoder logits max |diff| " in message
+    assert "the bundle differs from PyTorch: encoder max error " in message
+    assert "decoder logits max error " in message
+    assert "positions beyond the limit, the worst " in message
     assert "greedy tokens identical on " in message
     assert "Nothing was written" in message
     # The swap is one that only a comparison can see.
