@@ -39,16 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="text that the model will meet, a line each (or .jsonl with a source), or a saved"
-        " calibration; needed by int8-qdq and gptq, and by fp16 to find out what overflows",
+        " calibration; needed by int8-qdq and gptq, and by fp16 to find out what overflows. The"
+        " result is compared with the float32 bundle on it (without: on random prompts)",
     )
     parser.add_argument(
         "--save-calibration", type=Path, metavar="FILE", help="keep the calibration for later"
     )
     parser.add_argument(
         "--block-size",
-        type=int,
+        type=block_size,
+        default="auto",
         metavar="N",
-        help="weights that share a scale, at most: 16, 32, 64, 128 or 256 (default: 128)",
+        help="weights that share a scale, at most: 16, 32, 64, 128 or 256; auto (default): 128,"
+        " and if the result is too far from the float32 bundle 32, then 16 (128 with --max-drop or"
+        " --no-check)",
     )
     parser.add_argument(
         "--algorithm",
@@ -85,6 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="layers to leave as they are, such as 'decoder.layers.0.*' (may be repeated)",
     )
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="do not compare the result with the float32 bundle",
+    )
     add_encoding(parser)
     add_budget(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
@@ -118,9 +127,20 @@ def run(options: argparse.Namespace) -> int:
     print(f"{result.path}: {made}, {human_bytes(result.bytes)}, {seconds:.1f} s")
     for treatment, count in done["summary"].items():
         print(f"{count:5} layers: {treatment}")
-    for line in _float32_values(done):
+    for line in (*_float32_values(done), *_block_sizes(done)):
         print(line)
+    print(result.check.describe())
     return 0
+
+
+def block_size(text: str) -> int | None:
+    """A number, or None for ``auto``; which numbers there are, quantize says."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -147,7 +167,23 @@ def _request(options: argparse.Namespace) -> Request:
         calibration,
         exclude=tuple(options.exclude),
         overwrite=options.force,
+        check=not options.no_check,
     )
+
+
+def _block_sizes(done: Mapping[str, Any]) -> Iterator[str]:
+    """Which block size was chosen, where more than one was tried."""
+    if "block_sizes" not in done:
+        return
+    chosen, tried = done["block_sizes"]["chosen"], done["block_sizes"]["tried"]
+    measured = ", ".join(f"{_distance(check)} with {size}" for size, check in tried.items())
+    yield f"blocks of {chosen}, chosen by {measured}"
+
+
+def _distance(check: Mapping[str, Any]) -> str:
+    name, key = ("cosine", "mean_cosine") if "mean_cosine" in check else ("mean KL", "mean_kl")
+    value = check[key]
+    return f"{name} {'not a number' if value is None else f'{value:.3g}'}"
 
 
 def _float32_values(done: Mapping[str, Any]) -> Iterator[str]:

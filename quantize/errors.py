@@ -7,3 +7,7 @@ from seq2edge.runtime.errors import Seq2EdgeError
 
 class QuantizationError(Seq2EdgeError, ValueError):
     """A bundle, a scheme or a pattern that cannot be quantized as asked."""
+
+
+class QuantizationWarning(UserWarning):
+    """A quantized bundle that computes something else than its source."""

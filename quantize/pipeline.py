@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,26 +11,30 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import onnx_ir as ir
-
 from seq2edge.export.serialize import Progress
-from seq2edge.runtime.bundle.atomic_write import check_file
-from seq2edge.runtime.bundle.manifest import Manifest
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
 from seq2edge.runtime.bundle.version import package_version
-from seq2edge.runtime.errors import BundleError
 
-from . import calibration as calibrating
 from .calibration import Calibration
-from .errors import QuantizationError
+from .check import Check, Checker, NotChecked, remedies
+from .errors import QuantizationError, QuantizationWarning
 from .numerics.rounding import fitting_block
 from .passes.apply import Lowering
 from .passes.smoothquant import migrate
 from .recipe.layers import Layer, find_layers
-from .recipe.options import Options, check_options
+from .recipe.options import DEFAULT_BLOCK_SIZES, Options
 from .recipe.schemes import Scheme, decide, find_scheme, is_excluded, nothing
 from .recipe.weight_formats import BlockWeights, ChannelWeights, DynamicInt8, StaticInt8, Treatment
+from .request import (
+    CalibrationFiles,
+    Request,
+    check_finite,
+    find_calibration,
+    load_models,
+    needs_statistics,
+    open_source,
+)
 from .write import write
 
 
@@ -42,12 +47,14 @@ class QuantizeResult:
         manifest: its manifest; ``quantization`` says what was done.
         treatments: of each layer; None: nothing.
         exact: for each graph, values in float32 because float16 does not hold them.
+        check: how far it is from the float32 bundle.
     """
 
     path: Path
     manifest: Manifest
     treatments: Mapping[str, Treatment | None]
     exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    check: Check = NotChecked("not asked for")  # noqa: RUF009
 
     @property
     def bytes(self) -> int:
@@ -58,37 +65,6 @@ class QuantizeResult:
         done = self.manifest.quantization
         made = f"{done.get('scheme')} for {done.get('target')}"
         return f"QuantizeResult({str(self.path)!r}, {made}, {self.bytes / 1e6:.1f} MB)"
-
-
-@dataclass(frozen=True)
-class CalibrationFiles:
-    """Where calibration comes from and goes to.
-
-    Attributes:
-        source: text (one per line, or .jsonl), or a calibration that was saved.
-        save: file to save the calibration to.
-        encoding_errors: what to do with text that is not UTF-8: ``strict`` or ``replace``.
-    """
-
-    source: str | os.PathLike[str]
-    save: str | os.PathLike[str] | None = None
-    encoding_errors: str = "strict"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What :func:`quantize_request` is to do; see :func:`quantize_bundle`."""
-
-    bundle: Path
-    out: Path
-    scheme: str
-    target: str = "cpu"
-    options: Options = field(default_factory=Options)
-    calibration: CalibrationFiles | Calibration | None = None
-    exclude: tuple[str, ...] = ()
-    more_exact: tuple[str, ...] = ()
-    overwrite: bool = False
-    progress: Progress | None = None
 
 
 def quantize_bundle(
@@ -102,8 +78,12 @@ def quantize_bundle(
     exclude: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
+    check: bool = True,
 ) -> QuantizeResult:
-    """Write a quantized copy of a bundle.
+    """Write a quantized copy of a bundle, and compare what both compute.
+
+    Without a ``block_size`` in ``options``, blocks of 128 are tried first, then 32, then 16,
+    until the comparison is within its bound.
 
     Args:
         bundle: a float32 bundle, as ``export`` writes it.
@@ -112,10 +92,17 @@ def quantize_bundle(
         target: what it will run on.
         options: block size, algorithm and so on, where the scheme's own do not suit.
         calibration: text that the model will meet, for schemes that need to know its values:
-            static int8 always, gptq, and float16 to find out what overflows.
+            static int8 always, gptq, and float16 to find out what overflows. The copy is
+            compared with the bundle on this text; without one, on random prompts.
         exclude: patterns (``fnmatch``) of layer names to leave as they are.
         overwrite: replace a bundle that is already there.
         progress: called with the stage, what is done of it and what there is to do.
+        check: whether to compare the copy with the bundle, on this machine's CPU: agreement
+            and KL divergence of next-token distributions (``result.check``, and ``check`` in
+            the manifest's record).
+
+    Warns:
+        QuantizationWarning: the copy computes something else; what to try.
 
     Raises:
         QuantizationError: an unknown scheme or option, a pattern that matches no layer, a
@@ -135,50 +122,138 @@ def quantize_bundle(
         tuple(exclude),
         overwrite=overwrite,
         progress=progress,
+        check=check,
     )
-    return quantize_request(request)
+    result = _quantized(request, {}, _block_sizes(request))
+    _warn(request, result)
+    return result
 
 
 def quantize_request(
-    request: Request, *, notes: Mapping[str, Any] = MappingProxyType({})
+    request: Request,
+    *,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+    choose_block: bool = True,
 ) -> QuantizeResult:
-    """:func:`quantize_bundle`, with two things more.
+    """:func:`quantize_bundle`, with three things more.
 
     ``request.more_exact`` are patterns of layers that get the scheme's more exact treatment;
-    ``notes`` go into the manifest's record.
+    ``notes`` go into the manifest's record; ``choose_block=False`` takes the scheme's own block
+    size, whatever the comparison says.
     """
-    source, chosen = _opened(request)
+    sizes = _block_sizes(request) if choose_block else (request.options.block_size,)
+    result = _quantized(request, notes, sizes)
+    _warn(request, result)
+    return result
+
+
+def _block_sizes(request: Request) -> tuple[int | None, ...]:
+    """Block sizes to try, in this order, until the check passes; None: the scheme's own."""
+    scheme = find_scheme(request.scheme, request.target)
+    given = request.options.block_size
+    if given is None and request.check and "block_size" in scheme.uses:
+        return DEFAULT_BLOCK_SIZES
+    return (given,)
+
+
+def _warn(request: Request, result: QuantizeResult) -> None:
+    if isinstance(result.check, NotChecked) or result.check.passed:
+        return
+    scheme = find_scheme(request.scheme, request.target)
+    options = request.options
+    if options.block_size is None and "block_size" in scheme.uses:  # all sizes were tried
+        options = replace(options, block_size=min(DEFAULT_BLOCK_SIZES))
+    warnings.warn(
+        f"{result.path} computes something else than {request.bundle}:"
+        f" {result.check.excess()}; {result.check.describe()}. Try"
+        f" {remedies(scheme, options)}",
+        QuantizationWarning,
+        stacklevel=3,
+    )
+
+
+def _quantized(
+    request: Request, notes: Mapping[str, Any], block_sizes: Sequence[int | None]
+) -> QuantizeResult:
+    """Write the copy with the first of ``block_sizes`` that passes the check, or the best."""
+    source, chosen = open_source(request)
     check_destination(request.out, request.overwrite)
-    manifest = source.manifest
     models = load_models(source)
     layers = find_layers(models)
     treatments = _treatments(layers, chosen, request)
     if chosen.compute == "float32" and not any(treatments.values()):
         raise QuantizationError("every layer is left as it is; exclude fewer of them")
-    _check_finite(models)
-    seen = _calibration(source, layers, chosen, request)
-    inputs = seen.inputs if seen else {}
-    if seen and request.options.migration is not None:
-        static = [layer for layer in layers if isinstance(treatments[layer.name], StaticInt8)]
-        inputs = migrate(models, static, inputs, request.options.migration)
-    lowering = Lowering(models, inputs)
-    for number, layer in enumerate(layers):
-        if request.progress is not None:
-            request.progress("quantizing", number, len(layers))
-        lowering.layer(layer, treatments[layer.name])
-    untouched = [layer for layer in layers if is_excluded(layer, _untouched(chosen, request))]
-    record = _record(chosen, request, treatments, {layer.name for layer in untouched})
-    record["parameters"] = manifest.parameters
-    exact: dict[str, list[str]] = {}
-    if chosen.compute != "float32":
-        exact = lowering.compute(chosen.compute, untouched, seen, target=chosen.target)
-        record["float32_values"] = exact
-    if seen:
-        record["calibration"] = asdict(seen.origin)
-    record.update(notes)
-    with BundleWriter(request.out, overwrite=request.overwrite) as writer:
-        written = write(source, models, writer, request.progress)
-        result = replace(
+    check_finite(models)
+    calibration = find_calibration(source, layers, chosen, request)
+    examples = calibration.examples if calibration else ()
+    seen = calibration if needs_statistics(chosen, request.options) else None
+    with (
+        BundleWriter(request.out, overwrite=request.overwrite) as writer,
+        Checker(source, examples, request.progress) as checker,
+    ):
+        job = _Job(source, chosen, request, seen, writer, checker if request.check else None)
+        tried: dict[int | None, Check] = {}
+        for size in block_sizes:
+            result = job.run(size)
+            tried[size] = result.check
+            if result.check.passed:
+                break
+        best = min(tried, key=lambda size: (not tried[size].passed, tried[size].loss))
+        if best != size:
+            result = job.run(best)
+        record = {**result.manifest.quantization, "check": result.check.record()}
+        if len(tried) > 1:
+            record["block_sizes"] = {
+                "chosen": best,
+                "tried": {str(size): check.record() for size, check in tried.items()},
+            }
+        record.update(notes)
+        manifest = replace(result.manifest, quantization=record)
+        writer.commit(manifest)
+    return replace(result, manifest=manifest)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that candidates of one request have in common."""
+
+    source: Bundle
+    scheme: Scheme
+    request: Request
+    calibration: Calibration | None
+    writer: BundleWriter
+    checker: Checker | None
+
+    def run(self, block_size: int | None) -> QuantizeResult:
+        """Quantize into the writer's folder, whatever is there, and check what came of it."""
+        chosen, seen = self.scheme, self.calibration
+        request = replace(
+            self.request, options=replace(self.request.options, block_size=block_size)
+        )
+        models = load_models(self.source)
+        layers = find_layers(models)
+        treatments = _treatments(layers, chosen, request)
+        inputs = seen.inputs if seen else {}
+        if seen and request.options.migration is not None:
+            static = [layer for layer in layers if isinstance(treatments[layer.name], StaticInt8)]
+            inputs = migrate(models, static, inputs, request.options.migration)
+        lowering = Lowering(models, inputs)
+        stage = "gptq" if request.options.algorithm == "gptq" else "quantizing"
+        for number, layer in enumerate(layers):
+            self._report(stage, number, len(layers))
+            lowering.layer(layer, treatments[layer.name])
+        self._report(stage, len(layers), len(layers))
+        untouched = [layer for layer in layers if is_excluded(layer, _untouched(chosen, request))]
+        record = _record(chosen, self.request, treatments, {layer.name for layer in untouched})
+        record["parameters"] = self.source.manifest.parameters
+        exact: dict[str, list[str]] = {}
+        if chosen.compute != "float32":
+            exact = lowering.compute(chosen.compute, untouched, seen, target=chosen.target)
+            record["float32_values"] = exact
+        if seen:
+            record["calibration"] = asdict(seen.origin)
+        written = write(self.source, models, self.writer, request.progress)
+        manifest = replace(
             written,
             producer=f"seq2edge {package_version()}",
             quantization=record,
@@ -187,8 +262,24 @@ def quantize_request(
                 for name, info in written.graphs.items()
             },
         )
-        writer.commit(result)
-    return QuantizeResult(request.out, result, treatments, exact)
+        return QuantizeResult(request.out, manifest, treatments, exact, self._check(manifest))
+
+    def _check(self, manifest: Manifest) -> Check:
+        """Compare what lies in the writer's folder with the source."""
+        if self.checker is None:
+            return NotChecked("not asked for")
+        if self.scheme.compute == "bfloat16":
+            return NotChecked("ONNX Runtime has no bfloat16 kernels for the CPU")
+        self.writer.write(MANIFEST_NAME, manifest.to_bytes())
+        try:
+            candidate = Bundle.open(self.writer.directory, single_stack=("encoder", "decoder"))
+            return self.checker.compare(candidate)
+        finally:
+            (self.writer.directory / MANIFEST_NAME).unlink()
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self.request.progress is not None:
+            self.request.progress(stage, done, total)
 
 
 def load_calibration(request: Request) -> Calibration | None:
@@ -197,8 +288,8 @@ def load_calibration(request: Request) -> Calibration | None:
     Raises:
         QuantizationError, InputError, BundleError: see :func:`quantize_bundle`.
     """
-    source, chosen = _opened(request)
-    return _calibration(source, _layers(source), chosen, request)
+    source, chosen = open_source(request)
+    return find_calibration(source, _layers(source), chosen, request)
 
 
 def improvable_layers(request: Request) -> dict[str, bool]:
@@ -207,7 +298,7 @@ def improvable_layers(request: Request) -> dict[str, bool]:
     Raises:
         QuantizationError, BundleError: see :func:`quantize_bundle`.
     """
-    source, chosen = _opened(request)
+    source, chosen = open_source(request)
     layers = _layers(source)
     now = _treatments(layers, chosen, request)
     then = _treatments(layers, chosen, replace(request, more_exact=("*",)))
@@ -220,67 +311,6 @@ def improvable_layers(request: Request) -> dict[str, bool]:
 
 def _layers(bundle: Bundle) -> list[Layer]:
     return find_layers(load_models(bundle))
-
-
-def load_models(bundle: Bundle) -> dict[str, ir.Model]:
-    models = {}
-    for name, info in bundle.manifest.graphs.items():
-        path = bundle.path(info.file)
-        try:
-            models[name] = ir.load(path)
-        except Exception as error:  # protobuf's are of no common class
-            raise BundleError(f"{path} is damaged: {error}; export the bundle again") from None
-    return models
-
-
-def check_paths(source: Bundle, request: Request) -> None:
-    """Keep what is written from replacing what is read, or something else that is written.
-
-    Raises:
-        QuantizationError: two paths are one, or one lies in the other.
-    """
-    given = request.calibration
-    read = {"the bundle": source.directory}
-    written = {"the output": request.out}
-    if isinstance(given, CalibrationFiles):
-        read["the calibration text"] = Path(given.source)
-        if given.save is not None:
-            written["the saved calibration"] = Path(given.save)
-    folders = {"the bundle", "the output"}
-    for name, path in written.items():
-        for other, taken in {**read, **written}.items():
-            if name == other:
-                continue
-            ours, theirs = path.resolve(), taken.resolve()
-            if ours == theirs:
-                raise QuantizationError(f"{name} and {other} are the same: {path}")
-            inside = other in folders and ours.is_relative_to(theirs)
-            if inside or (name in folders and theirs.is_relative_to(ours)):
-                raise QuantizationError(
-                    f"{name} and {other} lie in one another: {path}, {taken}; choose other paths"
-                )
-
-
-def _opened(request: Request) -> tuple[Bundle, Scheme]:
-    """The bundle and the scheme, once both and the paths are known to fit."""
-    chosen = find_scheme(request.scheme, request.target)
-    check_options(request.options, request.scheme, request.target, chosen.uses)
-    source = Bundle.open(request.bundle, single_stack=("encoder", "decoder"))
-    source.require_slots("quantize")
-    done = source.manifest.quantization
-    if "legacy" in done:
-        raise QuantizationError(
-            f"{source.directory} has legacy operators; quantize the bundle that it was made from,"
-            " then lower it"
-        )
-    if done:
-        raise QuantizationError(
-            f"{source.directory} is quantized already ({done['scheme']}); start from the"
-            " float32 bundle"
-        )
-    check_paths(source, request)
-    source.verify()
-    return source, chosen
 
 
 def _untouched(scheme: Scheme, request: Request) -> tuple[str, ...]:
@@ -318,60 +348,6 @@ def _fitted(layer: Layer, treatment: Treatment | None) -> Treatment | None:
     if treatment.standard and (not block or outputs % 2):
         return ChannelWeights()
     return replace(treatment, block_size=block) if block else None
-
-
-def _check_finite(models: Mapping[str, ir.Model]) -> None:
-    wrong = {
-        name: None
-        for model in models.values()
-        for name, value in model.graph.initializers.items()
-        if value.dtype == ir.DataType.FLOAT
-        and value.const_value is not None
-        and not np.isfinite(value.const_value.numpy()).all()
-    }
-    if wrong:
-        raise QuantizationError(f"weights that are not finite numbers in {', '.join(wrong)}")
-
-
-def _calibration(
-    bundle: Bundle, layers: Collection[Layer], scheme: Scheme, request: Request
-) -> Calibration | None:
-    given, gptq = request.calibration, request.options.algorithm == "gptq"
-    if given is None:
-        if scheme.calibrated or gptq:
-            needing = "gptq" if gptq else f"{scheme.name} for {scheme.target}"
-            raise QuantizationError(
-                f"{needing} needs to see the model at work: give it text with --calibration"
-            )
-        return None
-    if bundle.manifest.single_stack is not None:
-        raise QuantizationError(
-            f"{bundle.directory} holds only one of encoder and decoder, and a calibration replays"
-            " both; choose a scheme without one"
-        )
-    used = scheme.calibrated or gptq or scheme.compute == "float16"
-    if isinstance(given, Calibration):
-        calibrating.check_origin(given, bundle)
-        return given if used else None
-    if not used:
-        raise QuantizationError(
-            f"{scheme.name} for {scheme.target} does not look at a calibration; leave it out"
-            + ("" if "algorithm" not in scheme.uses else ", or choose the algorithm gptq")
-        )
-    if given.save is not None:
-        check_file(Path(given.save), request.overwrite)
-    inputs = calibrating.linear_inputs(layers)
-    found = calibrating.load_or_calibrate(
-        given.source,
-        bundle,
-        inputs,
-        moments=gptq,
-        progress=request.progress,
-        encoding_errors=given.encoding_errors,
-    )
-    if given.save is not None:
-        calibrating.save(found, given.save)
-    return found
 
 
 def _record(

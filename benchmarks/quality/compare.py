@@ -14,12 +14,12 @@ from seq2edge.deploy.doctor import cpu_model
 from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
 from seq2edge.runtime.backends import Backend, load_backend
 from seq2edge.runtime.bundle.version import package_version
+from seq2edge.runtime.generation.divergence import Divergence, TokenPair, divergences
 from seq2edge.runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 from .agreement import Agreement, token_agreement
 from .bootstrap import Interval, percentile_interval
 from .data import Example, sample
-from .divergence import TokenPair, mean_divergences
 from .evaluate import BATCH_SIZE, Evaluation, evaluate, one_each
 from .metrics import Metric
 from .speed import Speed, greedy, measure_speeds
@@ -174,7 +174,7 @@ def compare(
             for place in sample(len(examples), settings.divergence_examples)
         ]
         report("divergence", 0, len(pairs))
-        divergences = mean_divergences(
+        measured = divergences(
             reference.backend,
             [variant.backend for variant in variants],
             reference.bundle.manifest,
@@ -189,7 +189,7 @@ def compare(
             [sources[place] for place in timed],
             _stage(report, "speed"),
         )
-        rows = zip(variants, found, divergences, speeds, strict=True)
+        rows = zip(variants, found, measured, speeds, strict=True)
         return Comparison(
             metric=metric.name,
             definition=metric.definition,
@@ -206,7 +206,12 @@ def compare(
 
 
 def _variant(
-    loaded: _Loaded, found: Evaluation, divergence: float, speed: Speed, *, reference: Evaluation
+    loaded: _Loaded,
+    found: Evaluation,
+    divergence: Divergence,
+    speed: Speed,
+    *,
+    reference: Evaluation,
 ) -> Variant:
     return Variant(
         name=loaded.name,
@@ -221,7 +226,7 @@ def _variant(
             [output.token_ids for output in reference.outputs],
             [output.token_ids for output in found.outputs],
         ),
-        divergence=divergence,
+        divergence=divergence.mean_kl,
         speed=speed,
         threads=loaded.backend.num_threads,
     )

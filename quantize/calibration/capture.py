@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle.manifest import GraphInfo
 from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.generation.divergence import TokenPair
 from seq2edge.runtime.model import Seq2SeqModel
 from seq2edge.runtime.text.sources import Source, padded
 
@@ -36,53 +37,61 @@ _BATCH = 16
 
 def replay(
     bundle: Bundle, texts: Sequence[Text], look: Look, progress: Progress | None = None
-) -> int:
+) -> list[TokenPair]:
     """Show ``look`` every float32 value that the graphs compute over ``texts``.
 
     Returns:
-        The number of generated tokens.
+        Each text's token ids and those that were generated from it.
 
     Raises:
         InputError: the bundle has no tokenizer, or a text is too long or has no tokens.
     """
-    sources, targets = _generate(bundle, texts, progress)
+    pairs = generate_pairs(bundle, texts, progress)
+    start = bundle.manifest.special_tokens.decoder_start
     with tempfile.TemporaryDirectory(prefix="seq2edge-") as folder:
         encoder = _Tapped(bundle, "encoder", Path(folder))
         decoder = _Tapped(bundle, "decoder", Path(folder))
-        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        for number, pair in enumerate(pairs):
             if progress is not None:
-                progress("calibrating", number, len(sources))
-            mask = np.ones((1, 1, 1, len(source)), np.bool_)
-            ids = np.array([source], np.int64)
+                progress("calibrating", number, len(pairs))
+            mask = np.ones((1, 1, 1, len(pair.source)), np.bool_)
+            ids = np.array([pair.source], np.int64)
             encoded = encoder.run({"input_ids": ids, "encoder_attention_mask": mask}, look)
+            # The last token is never read: it ends the sequence, or the limit did.
+            target = [start, *pair.target[:-1]]
             decoder.run(_decoder_inputs(decoder.info, target, mask, encoded), look)
-    return sum(len(target) for target in targets)
+    return pairs
 
 
-def _generate(
-    bundle: Bundle, texts: Sequence[Text], progress: Progress | None
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of each text, and those that the decoder reads when it answers greedily."""
+def generate_pairs(
+    bundle: Bundle, texts: Sequence[Text], progress: Progress | None = None
+) -> list[TokenPair]:
+    """Token ids of each text, and the model's greedy answer to it.
+
+    Raises:
+        InputError: the bundle has no tokenizer, or a text is too long or has no tokens.
+    """
     with Seq2SeqModel.load(bundle.directory) as model:
         written = [text for text in texts if isinstance(text, str)]
         words = iter(model.tokenize(written) if written else [])
         sources = [next(words) if isinstance(text, str) else text for text in texts]
-        special = bundle.manifest.special_tokens
         greedy = replace(
             model.generation_config, num_beams=1, num_return_sequences=1, do_sample=False
         )
-        targets: list[list[int]] = []
+        pairs: list[TokenPair] = []
         for first in range(0, len(sources), _BATCH):
             if progress is not None:
                 progress("generating", first, len(sources))
-            batch = [Source.of(source) for source in sources[first : first + _BATCH]]
-            ids, mask = padded(batch, special.pad)
-            # The last token is never read: it ends the sequence, or the limit did.
-            targets += [
-                [special.decoder_start, *found.token_ids[:-1]]
-                for found in model.generate_ids(ids, mask, greedy)
+            batch = sources[first : first + _BATCH]
+            ids, mask = padded(
+                [Source.of(source) for source in batch], bundle.manifest.special_tokens.pad
+            )
+            answers = model.generate_ids(ids, mask, greedy)
+            pairs += [
+                TokenPair(source, answer.token_ids)
+                for source, answer in zip(batch, answers, strict=True)
             ]
-    return sources, targets
+    return pairs
 
 
 class _Tapped:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,13 +21,18 @@ from numpy.typing import NDArray
 from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle.atomic_write import output_file
 from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.generation.divergence import TokenPair
 
 from ..errors import QuantizationError
-from .capture import Key, replay
+from .capture import Key, generate_pairs, replay
 from .statistics import BINS, Activation
 from .texts import Text, parse_texts, read_bytes
 
 _FORMAT = 1
+#: Texts whose answers are kept, to check quantized bundles on.
+EXAMPLES = 16
+T = TypeVar("T")
+
 #: What a zip archive begins with (PKWARE's APPNOTE, 4.3.7), as numpy's files do.
 _ZIP = b"PK\x03\x04"
 #: What reading damaged archives and arrays raises.
@@ -60,11 +65,13 @@ class Calibration:
     Attributes:
         largest: magnitude of every float value, by graph and name.
         inputs: statistics of the linear layers' inputs, by graph and name.
+        examples: some of the texts, with the model's answers.
     """
 
     origin: Origin
     largest: dict[Key, float] = field(default_factory=dict)
     inputs: dict[Key, Activation] = field(default_factory=dict)
+    examples: tuple[TokenPair, ...] = ()
 
 
 def calibrate(
@@ -73,6 +80,7 @@ def calibrate(
     inputs: Collection[Key],
     *,
     moments: bool = False,
+    statistics: bool = True,
     progress: Progress | None = None,
 ) -> Calibration:
     """Run the bundle over ``texts`` and keep what its values held.
@@ -82,6 +90,7 @@ def calibrate(
         texts: sources; the model's own output goes to the decoder.
         inputs: values to keep statistics of.
         moments: keep second moments too, which GPTQ needs (D x D float32 a layer).
+        statistics: False: keep only answers to some of the texts (``examples``).
         progress: called with the stage, what is done of it and what there is to do.
 
     Raises:
@@ -105,10 +114,20 @@ def calibrate(
                 activations[key] = Activation.empty(values.shape[-1], moments=moments)
             activations[key].add(values)
 
-    tokens = replay(bundle, texts, look, progress)
+    if statistics:
+        pairs = replay(bundle, texts, look, progress)
+    else:
+        pairs = generate_pairs(bundle, _spread(texts), progress)
     text = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+    tokens = sum(len(pair.target) for pair in pairs)
     origin = Origin(fingerprint(bundle), text, len(texts), tokens)
-    return Calibration(origin, largest, activations)
+    return Calibration(origin, largest, activations, tuple(_spread(pairs)))
+
+
+def _spread(items: Sequence[T]) -> list[T]:
+    """At most ``EXAMPLES`` of the items, evenly spaced."""
+    count = min(len(items), EXAMPLES)
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def fingerprint(bundle: Bundle) -> str:
@@ -125,6 +144,7 @@ def load_or_calibrate(
     inputs: Collection[Key],
     *,
     moments: bool = False,
+    statistics: bool = True,
     progress: Progress | None = None,
     encoding_errors: str = "strict",
 ) -> Calibration:
@@ -141,7 +161,9 @@ def load_or_calibrate(
         if data.startswith(_ZIP):
             raise QuantizationError(f"{path} is not a whole calibration file; calibrate again")
         texts = parse_texts(path, data, encoding_errors)
-        return calibrate(bundle, texts, inputs, moments=moments, progress=progress)
+        return calibrate(
+            bundle, texts, inputs, moments=moments, statistics=statistics, progress=progress
+        )
     found = _parsed(path, data)
     check_origin(found, bundle, path)
     if moments and not all(kept.moments is not None for kept in found.inputs.values()):
@@ -177,6 +199,7 @@ def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
         "origin": asdict(calibration.origin),
         "largest": [[*key, value] for key, value in calibration.largest.items()],
         "inputs": [[*key, a.edge, a.minimum, a.tokens] for key, a in calibration.inputs.items()],
+        "examples": [[list(pair.source), list(pair.target)] for pair in calibration.examples],
     }
     arrays: dict[str, NDArray[Any]] = {
         "record": np.frombuffer(json.dumps(record).encode(), np.uint8)
@@ -228,7 +251,9 @@ def _parse(arrays: Any) -> Calibration:
             tokens=tokens,
         )
     largest = {(graph, name): value for graph, name, value in record["largest"]}
-    return Calibration(Origin(**record["origin"]), largest, inputs)
+    # Files that were saved before examples were kept have none.
+    examples = tuple(TokenPair(*pair) for pair in record.get("examples", ()))
+    return Calibration(Origin(**record["origin"]), largest, inputs, examples)
 
 
 def linear_inputs(layers: Collection[Any]) -> set[Key]:

@@ -24,13 +24,8 @@ from seq2edge.runtime.bundle.reader import check_destination
 from seq2edge.runtime.errors import OutputError
 
 from ..errors import QuantizationError
-from ..pipeline import (
-    QuantizeResult,
-    Request,
-    improvable_layers,
-    load_calibration,
-    quantize_request,
-)
+from ..pipeline import QuantizeResult, improvable_layers, load_calibration, quantize_request
+from ..request import Request
 from .schemes import find_scheme
 
 
@@ -180,7 +175,9 @@ def quantize_within(
             "trials": [asdict(trial) for trial in trials],
         }
     }
-    result = quantize_request(search.sparing(found.spared, request.out), notes=notes)
+    # With the block size that the trials had; the whole bundle is checked once more.
+    final = replace(search.sparing(found.spared, request.out), check=request.check)
+    result = quantize_request(final, notes=notes, choose_block=False)
     return Budgeted(result, tuple(effects), tuple(trials))
 
 
@@ -221,7 +218,7 @@ class _Search:
         measure: Measure,
         measuring: Measuring | None,
     ) -> None:
-        self._request = replace(request, progress=None)
+        self._request = replace(request, progress=None, check=False)
         self._candidate = candidate
         self._measure = measure
         self._measuring = measuring

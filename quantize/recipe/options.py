@@ -10,6 +10,8 @@ from ..errors import QuantizationError
 #: Elements that share a scale. Fewer are more exact and larger: float32 scales add
 #: 4 bytes a block.
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+#: Tried in this order where the user names none, until the quantized bundle is near enough.
+DEFAULT_BLOCK_SIZES = (128, 32, 16)
 ALGORITHMS = ("rtn", "k-quant", "gptq")
 
 
@@ -18,7 +20,8 @@ class Options:
     """What a scheme may be told; None: its own default.
 
     Attributes:
-        block_size: inputs that share a scale, at most.
+        block_size: inputs that share a scale, at most; None: the first of
+            :data:`DEFAULT_BLOCK_SIZES` that passes the check.
         symmetric: blocks without zero points.
         head_bits: 4 or 8, of the head and the embedding where the other layers have 4.
         algorithm: one of :data:`ALGORITHMS`, for 4 bit weights.

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from ..errors import QuantizationError
 from .layers import Kind, Layer
-from .options import Options
+from .options import DEFAULT_BLOCK_SIZES, Options
 from .weight_formats import (
     BlockWeights,
     ChannelWeights,
@@ -50,7 +50,7 @@ class Scheme:
 
 
 def _blocks(options: Options, bits: int, *, standard: bool = False) -> BlockWeights:
-    size = options.block_size or 128
+    size = options.block_size or DEFAULT_BLOCK_SIZES[0]
     if bits == 8:
         return BlockWeights(8, size)
     algorithm = options.algorithm or "rtn"

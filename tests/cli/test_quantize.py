@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from seq2edge.runtime import Bundle
 
@@ -39,6 +42,24 @@ def test_what_was_done_is_said(cli: Cli, byte_bundle: Path, tmp_path: Path) -> N
     done = cli("quantize", byte_bundle, tmp_path / "out", *flags)
     assert b"int4 weights, blocks of 32, asymmetric, k-quant" in done.stdout
     assert done.stderr == b""
+
+
+def test_how_far_it_is_from_float32_is_said(call: Cli, byte_bundle: Path, tmp_path: Path) -> None:
+    flags = ("quantize", byte_bundle, tmp_path / "out", "--scheme", "int8", "--force")
+    done = call(*flags)
+    assert done.code == 0, done.err
+    assert re.search(
+        r"^next token agrees at [\d.]+% \[[\d.]+%, [\d.]+%\] of \d+ positions"
+        r" \(random prompts\), KL mean \S+, max \S+$",
+        done.out,
+        re.MULTILINE,
+    )
+    check = json.loads(call(*flags, "--json").out)["check"]
+    assert check["positions"] > 100
+    assert check["mean_kl"] <= check["max_kl"]
+    assert call(*flags, "--no-check").out.endswith("not checked: not asked for\n")
+    with pytest.raises(SystemExit, match="2"):
+        call(*flags, "--block-size", "wide")
 
 
 def test_what_cannot_be_quantized_is_one_line(

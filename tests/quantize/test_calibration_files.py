@@ -158,7 +158,7 @@ def refused_before_work(
     if not text.exists():
         text.write_text('{"input_ids": [5, 6, 1]}\n')
     monkeypatch.setattr(store, "replay", no_work)
-    out = save_to.parent / "out"
+    out = bundle.parent / "refused"  # a path that can be written
     with pytest.raises(Seq2EdgeError) as raised:
         quantize_bundle(bundle, out, "int8-qdq", calibration=CalibrationFiles(text, save_to))
     assert not out.exists()
@@ -265,7 +265,18 @@ def test_text_that_nothing_looks_at_is_refused(
     monkeypatch.setattr(store, "replay", no_work)
     with pytest.raises(QuantizationError, match=f"{scheme} for cpu does not look at a calibration"):
         quantize_bundle(
-            short_of("t5"), tmp_path / "out", scheme, calibration=CalibrationFiles(text)
+            short_of("t5"),
+            tmp_path / "out",
+            scheme,
+            calibration=CalibrationFiles(text),
+            check=False,
+        )
+    with pytest.raises(QuantizationError, match="has none to save"):
+        quantize_bundle(
+            short_of("t5"),
+            tmp_path / "out",
+            scheme,
+            calibration=CalibrationFiles(text, tmp_path / "saved"),
         )
 
 

@@ -17,7 +17,7 @@ from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destinati
 from seq2edge.runtime.bundle.version import package_version
 
 from ...errors import QuantizationError
-from ...pipeline import Request, check_paths, load_models
+from ...request import Request, check_paths, load_models
 from ...write import write
 from .attention import lower_attention
 from .norm import lower_norms

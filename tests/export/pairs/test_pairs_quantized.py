@@ -8,8 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seq2edge.quantize import QuantizationError, quantize_bundle
-from seq2edge.runtime import BundleError, EncoderModel, Seq2SeqModel
+from seq2edge.quantize import (
+    DistributionCheck,
+    QuantizationError,
+    StateCheck,
+    quantize_bundle,
+)
+from seq2edge.quantize.check import Checker
+from seq2edge.runtime import Bundle, BundleError, EncoderModel, Seq2SeqModel
+from seq2edge.runtime.backends import load_backend
+from seq2edge.runtime.generation.divergence import TokenPair, next_token_logits
+
+from ...conftest import export_unvalidated
+from .conftest import make_model
 
 PathOf = Callable[[str], Path]
 SCHEMES = ["int8", "fp16", "int4"]
@@ -50,6 +61,47 @@ def test_encoders_give_nearly_the_same_states_in_fewer_bits(
             found.append(model.encode_ids(inputs(model.manifest.dimensions.source_tokens)))
     error = np.abs(found[0] - found[1]).mean() / np.abs(found[0]).mean()
     assert 0 < error < near
+
+
+def test_a_decoder_alone_is_checked_on_what_follows_its_prompts(
+    pair_bundle_of: PathOf, pair_checkpoint_of: PathOf, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    bundle = Bundle.open(pair_bundle_of("gpt2"), single_stack=("decoder",))
+    pair = TokenPair([17, 5, 99, 42], [7, 300, 12])
+    backend = load_backend(bundle, num_threads=1)
+    (found,) = next_token_logits(backend, bundle.manifest, pair)
+    backend.close()
+    model = AutoModelForCausalLM.from_pretrained(pair_checkpoint_of("gpt2")).eval()
+    with torch.inference_mode():
+        expected = model(torch.tensor([[17, 5, 99, 42, 7, 300]])).logits[0, 3:].numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    check = quantize_bundle(bundle.directory, tmp_path / "int8", "int8").check
+    assert isinstance(check, DistributionCheck)
+    assert check.positions > 100
+    assert check.passed
+
+
+def test_an_encoder_alone_is_checked_by_its_states(pair_bundle_of: PathOf, tmp_path: Path) -> None:
+    check = quantize_bundle(pair_bundle_of("bert"), tmp_path / "int8", "int8").check
+    assert isinstance(check, StateCheck)
+    assert 0.99 < check.min_cosine <= check.mean_cosine < 1
+    assert check.passed
+    other = tmp_path / "other"
+    export_unvalidated(_shuffled(tmp_path / "checkpoint"), other)
+    with Checker(Bundle.open(pair_bundle_of("bert"), single_stack=("encoder",))) as checker:
+        worse = checker.compare(Bundle.open(other, single_stack=("encoder",)))
+    assert isinstance(worse, StateCheck)
+    assert not worse.passed
+    assert "cosine similarity" in worse.excess()
+
+
+def _shuffled(path: Path) -> Path:
+    """A checkpoint of the same shape as "bert" with other weights."""
+    make_model("bert", seed=1).save_pretrained(path)
+    return path
 
 
 def test_a_calibration_is_refused_where_one_of_the_stacks_is_missing(
