@@ -10,7 +10,15 @@ from seq2edge.runtime.bundle.manifest import SpecialTokens
 
 from .callables import CallableSizes, export_callables
 from .errors import CheckpointError, ParityError
-from .modules import ModuleParts, PositionalEncoding, export_module, export_state_dict
+from .modules import (
+    LayerOptions,
+    ModuleParts,
+    PositionalEncoding,
+    export_module,
+    export_state_dict,
+    layer_options,
+    layout_parts,
+)
 from .optimum import import_optimum
 from .parity import Parity
 from .pipeline import ExportResult, export_checkpoint
@@ -19,6 +27,7 @@ __all__ = [
     "CallableSizes",
     "CheckpointError",
     "ExportResult",
+    "LayerOptions",
     "ModuleParts",
     "Parity",
     "ParityError",
@@ -29,4 +38,6 @@ __all__ = [
     "export_module",
     "export_state_dict",
     "import_optimum",
+    "layer_options",
+    "layout_parts",
 ]

@@ -24,10 +24,10 @@ from .judge import FLOOR, Expected, largest_errors, near_ties
 
 _aten = torch.ops.aten
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
-#: Functions of PyTorch that refuse weights of another type than their inputs.
+#: Functions of PyTorch that refuse, or warn of, weights of another type than their inputs.
 _STRICT = {
     *(f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3)),
-    *("lstm", "gru", "rnn_tanh", "rnn_relu"),
+    *("lstm", "gru", "rnn_tanh", "rnn_relu", "rms_norm"),
 }
 #: Reads a tensor's ``dtype``.
 _DTYPE = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]

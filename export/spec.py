@@ -23,6 +23,9 @@ class Activation(Enum):
 class NormKind(Enum):
     LAYER = "layer"  # mean and variance, scale and bias
     RMS = "rms"  # root mean square, scale only (T5's T5LayerNorm)
+    #: (x - mean) / (std + epsilon) with the unbiased standard deviation, scale and bias: the
+    #: layer norm of "The Annotated Transformer" (Rush 2018), which is not nn.LayerNorm's.
+    STD = "std"
 
 
 class NormPlacement(Enum):
@@ -122,6 +125,9 @@ class ModelSpec:
         tied_lm_head: the head is the (shared) token embedding.
         logits_bias: a bias on the logits.
         bias: linear layers have biases.
+        attention_bias: those of attention do; None: as ``bias`` says.
+        shared_positions: both stacks add rows of one table of positions, as long as the longer
+            of the two; each stack's own ``positions`` say how many of them it uses.
         separate_decoder_embedding: the decoder embeds its tokens with a table of its own.
         source_vocab_size: tokens that the encoder reads, which may be others only where the
             tables are separate; None: ``vocab_size``.
@@ -143,6 +149,18 @@ class ModelSpec:
     separate_decoder_embedding: bool = False
     source_vocab_size: int | None = None
     head_transform: Activation | None = None
+    attention_bias: bool | None = None
+    shared_positions: bool = False
+
+    @property
+    def attention_has_bias(self) -> bool:
+        return self.bias if self.attention_bias is None else self.attention_bias
+
+    @property
+    def shared_position_rows(self) -> int:
+        """Rows of the table of positions that both stacks share; 0: each has its own, or none."""
+        lengths = (self.max_source_length, self.max_target_length)
+        return max(length or 0 for length in lengths) if self.shared_positions else 0
 
     @property
     def source_rows(self) -> int:

@@ -146,34 +146,77 @@ class ProjectedBias:
 
 
 @dataclass(frozen=True)
-class Projections:
-    """Some of the three that ``nn.MultiheadAttention`` keeps in one ``in_proj`` tensor.
+class Piece:
+    """A part of a linear layer that is several side by side, as query, key and value often are.
 
-    Query, key and value (0, 1, 2) lie one below the other, weights as [out, in]; those from
-    ``first`` to before ``last`` are taken.
+    Of ``parts`` equal ones along the outputs, those from ``first`` to before ``last`` are taken.
+    ``present``: the layer has the tensor; zeros stand for a bias that it lacks.
     """
 
-    first: int
-    last: int
-
-    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
-        outputs = 3 * shape[-1] // (self.last - self.first)
-        return [(outputs, *shape[:-1])] * count
-
-    def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        size = len(arrays[0]) // 3
-        return arrays[0][self.first * size : self.last * size].T
+    first: int = 0
+    last: int = 1
+    parts: int = 1
+    present: bool = True
 
 
 @dataclass(frozen=True)
-class FirstPositions:
-    """The first ``length`` rows of a table that is stored as [L, D], [1, L, D] or [L, 1, D]."""
+class Pieces:
+    """Parts of several linear layers, joined along their outputs; a source for each present one.
+
+    Weights are stored as [out, in], biases as [out].
+    """
+
+    pieces: tuple[Piece, ...]
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:  # noqa: ARG002
+        outputs = shape[-1] // sum(piece.last - piece.first for piece in self.pieces)
+        return [(piece.parts * outputs, *shape[:-1]) for piece in self.pieces if piece.present]
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        given = iter(arrays)
+        stored = [next(given) if piece.present else None for piece in self.pieces]
+        outputs = next(
+            len(array) // piece.parts
+            for array, piece in zip(stored, self.pieces, strict=True)
+            if array is not None
+        )
+        taken = [
+            np.zeros(outputs * (piece.last - piece.first), np.float32)
+            if array is None
+            else array[piece.first * outputs : piece.last * outputs]
+            for array, piece in zip(stored, self.pieces, strict=True)
+        ]
+        return np.concatenate(taken).T
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The tensor and a constant (norms that store their weight less 1)."""
+
+    constant: float
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [shape] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        return arrays[0] + np.float32(self.constant)
+
+
+@dataclass(frozen=True)
+class PositionRows:
+    """Rows of a table that is stored as [L, D], [1, L, D] or [L, 1, D], times a factor.
+
+    ``length`` rows are taken, after the first ``offset``.
+    """
 
     stored: Shape
     length: int
+    offset: int = 0
+    scale: float = 1.0
 
     def source_shapes(self, shape: Shape, count: int) -> list[Shape]:  # noqa: ARG002
         return [self.stored] * count
 
     def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        return arrays[0].reshape(-1, self.stored[-1])[: self.length]
+        rows = arrays[0].reshape(-1, self.stored[-1])[self.offset : self.offset + self.length]
+        return rows if self.scale == 1.0 else rows * np.float32(self.scale)

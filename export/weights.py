@@ -14,7 +14,7 @@ from functools import partial
 
 from .checkpoint import Checkpoint, FloatArray
 from .errors import CheckpointError
-from .mismatch import Mismatch
+from .mismatch import CONFIG, Mismatch
 from .transforms import Copy, Shape, Transform, Transpose
 
 
@@ -65,7 +65,8 @@ def bind(
     parameters: Mapping[str, Shape],
     checkpoint: Checkpoint,
     ignored: Iterable[str] = (),
-    described_by: str = "its config.json",
+    described_by: str = CONFIG,
+    known: Iterable[str] = (),
 ) -> dict[str, BoundWeight]:
     """Match rules, graph parameters and checkpoint tensors; every tensor must be used.
 
@@ -75,12 +76,13 @@ def bind(
         checkpoint: the opened checkpoint.
         ignored: regular expressions of tensors that the architecture never reads.
         described_by: what says which tensors there should be, for messages.
+        known: what does not fit already, as messages; told with the rest.
 
     Raises:
         CheckpointError: naming the missing, unused, wrongly shaped and wrongly tied tensors, the
             first few where there are many, and the cause where it shows.
     """
-    problems = Mismatch()
+    problems = Mismatch(described_by, list(known))
     bound: dict[str, BoundWeight] = {}
     used: set[str] = set()
     for rule in rules:

@@ -47,8 +47,8 @@ class CachedSelfAttention(nn.Module):
         width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
         self.scale = stack.attention_scale
-        self.qkv = Linear(width, 3 * stack.inner_dim, spec.bias)
-        self.out = Linear(stack.inner_dim, width, spec.bias)
+        self.qkv = Linear(width, 3 * stack.inner_dim, spec.attention_has_bias)
+        self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
     def forward(
         self, op: Op, x: ir.Value, inputs: LayerInputs
@@ -66,8 +66,8 @@ class CrossAttention(nn.Module):
         width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
         self.scale = stack.attention_scale
-        self.query = Linear(width, stack.inner_dim, spec.bias)
-        self.out = Linear(stack.inner_dim, width, spec.bias)
+        self.query = Linear(width, stack.inner_dim, spec.attention_has_bias)
+        self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
     def forward(self, op: Op, x: ir.Value, cross: CrossInputs) -> ir.Value:
         (q,) = split_heads(op, self.query(op, x), 1, self.heads, self.head_dim)
@@ -176,7 +176,7 @@ class DecoderStack(Stack):
         super().__init__(spec, stack, layers, bidirectional=False)
 
     def forward(
-        self, op: Op, x: ir.Value, inputs: StepInputs
+        self, op: Op, x: ir.Value, inputs: StepInputs, added: ir.Value | None
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
         masks = self.masks(
             op, inputs.position_ids, inputs.cache_position_ids, inputs.attention_mask
@@ -185,7 +185,7 @@ class DecoderStack(Stack):
         if inputs.cross:
             source_mask = mask_per_query(op, inputs.encoder_attention_mask, inputs.input_ids)
             cross = [CrossInputs(source_mask, key, value) for key, value in inputs.cross]
-        x = self.embed(op, x, inputs.position_ids)
+        x = self.embed(op, x, inputs.position_ids, added)
         present = []
         for index, layer in enumerate(self.layers):
             layer_inputs = LayerInputs(
@@ -211,6 +211,8 @@ class DecoderGraph(nn.Module):
             self.decoder_embedding = Table(spec.vocab_size, width)
         else:
             self.embedding = Table(spec.vocab_size, width)
+        rows = spec.shared_position_rows
+        self.positions = Table(rows, width) if rows else None
         self.decoder = DecoderStack(spec, stack)
         self.head_transform = (
             None if spec.head_transform is None else HeadTransform(spec, stack, spec.head_transform)
@@ -222,7 +224,8 @@ class DecoderGraph(nn.Module):
     ) -> tuple[ir.Value, ir.Value, list[tuple[ir.Value, ir.Value]]]:
         spec = self.spec
         table = self.decoder_embedding if spec.separate_decoder_embedding else self.embedding
-        x, present = self.decoder(op, table(op, inputs.input_ids), inputs)
+        added = None if self.positions is None else self.positions(op, inputs.position_ids)
+        x, present = self.decoder(op, table(op, inputs.input_ids), inputs, added)
         if self.head_transform is not None:
             x = self.head_transform(op, x)
         if spec.logits_scale != 1.0:

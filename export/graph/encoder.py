@@ -25,8 +25,8 @@ class SelfAttention(nn.Module):
         width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
         self.scale = stack.attention_scale
-        self.qkv = Linear(width, 3 * stack.inner_dim, spec.bias)
-        self.out = Linear(stack.inner_dim, width, spec.bias)
+        self.qkv = Linear(width, 3 * stack.inner_dim, spec.attention_has_bias)
+        self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
     def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
@@ -57,13 +57,17 @@ class EncoderStack(Stack):
         layers: list[nn.Module] = [EncoderLayer(spec, stack) for _ in range(stack.layers)]
         super().__init__(spec, stack, layers, bidirectional=True)
 
-    def forward(self, op: Op, x: ir.Value, input_ids: ir.Value, mask: ir.Value) -> ir.Value:
-        length = op.Squeeze(op.Shape(input_ids, start=1, end=2), [0])
-        position = op.Unsqueeze(op.Range(0, length, 1), [0])  # [1, S]
-        if self.bias is None:
-            mask = mask_per_query(op, mask, input_ids)
+    def forward(
+        self,
+        op: Op,
+        x: ir.Value,
+        position: ir.Value,
+        mask: ir.Value,
+        added: ir.Value | None,
+    ) -> ir.Value:
+        """Token embeddings [B, S, D] at positions [1, S] to states; see :meth:`.Stack.embed`."""
         masks = self.masks(op, position, position, mask)
-        x = self.embed(op, x, position)
+        x = self.embed(op, x, position, added)
         for layer, layer_mask in zip(self.layers, masks, strict=True):
             x = layer(op, x, layer_mask)
         return self.finish(op, x)
@@ -75,7 +79,7 @@ class CrossProjection(nn.Module):
     def __init__(self, spec: ModelSpec, encoder: StackSpec, decoder: StackSpec) -> None:
         super().__init__()
         self.heads, self.head_dim = decoder.heads, decoder.head_dim
-        self.kv = Linear(spec.width(encoder), 2 * decoder.inner_dim, spec.bias)
+        self.kv = Linear(spec.width(encoder), 2 * decoder.inner_dim, spec.attention_has_bias)
 
     def forward(self, op: Op, states: ir.Value) -> list[ir.Value]:
         return split_heads(op, self.kv(op, states), 2, self.heads, self.head_dim)
@@ -90,6 +94,8 @@ class EncoderGraph(nn.Module):
     def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
         self.embedding = Table(spec.source_rows, spec.width(stack))
+        rows = spec.shared_position_rows
+        self.positions = Table(rows, spec.width(stack)) if rows else None
         self.encoder = EncoderStack(spec, stack)
         decoder = spec.decoder
         self.cross = (
@@ -102,7 +108,12 @@ class EncoderGraph(nn.Module):
 
     def forward(self, op: Op, input_ids: ir.Value, mask: ir.Value) -> list[ir.Value]:
         x = self.embedding(op, input_ids)
-        states = self.encoder(op, x, input_ids, mask)
+        length = op.Squeeze(op.Shape(input_ids, start=1, end=2), [0])
+        position = op.Unsqueeze(op.Range(0, length, 1), [0])  # [1, S]
+        if self.encoder.bias is None:
+            mask = mask_per_query(op, mask, input_ids)
+        added = None if self.positions is None else self.positions(op, position)
+        states = self.encoder(op, x, position, mask, added)
         if self.cross is None:
             return [states]
         outputs = []

@@ -40,13 +40,26 @@ class Norm(nn.Module):
         super().__init__()
         self.spec = spec
         self.weight = nn.Parameter([width])
-        self.bias = nn.Parameter([width]) if spec.kind is NormKind.LAYER and spec.bias else None
+        has_bias = spec.kind is not NormKind.RMS and spec.bias
+        self.width = width
+        self.bias = nn.Parameter([width]) if has_bias else None
 
     def forward(self, op: Op, x: ir.Value) -> ir.Value:
         if self.spec.kind is NormKind.RMS:
             return op.RMSNormalization(x, self.weight, axis=-1, epsilon=self.spec.epsilon)
+        if self.spec.kind is NormKind.STD:
+            return self._over_deviation(op, x)
         bias = [] if self.bias is None else [self.bias]
         return op.LayerNormalization(x, self.weight, *bias, axis=-1, epsilon=self.spec.epsilon)
+
+    def _over_deviation(self, op: Op, x: ir.Value) -> ir.Value:
+        """By primitives: no operator adds epsilon to the deviation and not to the variance."""
+        centered = op.Sub(x, op.ReduceMean(x, [-1]))
+        squares = op.ReduceSumSquare(centered, [-1])
+        deviation = op.Sqrt(op.Div(squares, op.CastLike(float(self.width - 1), squares)))
+        denominator = op.Add(deviation, op.CastLike(self.spec.epsilon, deviation))
+        y = op.Mul(op.Div(centered, denominator), self.weight)
+        return y if self.bias is None else op.Add(y, self.bias)
 
 
 class Table(nn.Module):

@@ -21,7 +21,9 @@ class Stack(nn.Module):
         own_scale = stack.embedding_scale
         self.embedding_scale = spec.embedding_scale if own_scale is None else own_scale
         self.positions = (
-            Table(positions.length, width) if isinstance(positions, LearnedPositions) else None
+            Table(positions.length, width)
+            if isinstance(positions, LearnedPositions) and not spec.shared_positions
+            else None
         )
         self.bias = (
             nn.ModuleList(
@@ -39,14 +41,21 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.final_norm = Norm(width, stack.last_norm or norm) if stack.final_norm else None
 
-    def embed(self, op: Op, x: ir.Value, position_ids: ir.Value) -> ir.Value:
-        """Token embeddings [B, Q, D] to the first layer's input."""
+    def embed(
+        self, op: Op, x: ir.Value, position_ids: ir.Value, added: ir.Value | None
+    ) -> ir.Value:
+        """Token embeddings [B, Q, D] to the first layer's input.
+
+        ``added`` are the rows of the table of positions that both stacks share, if they do.
+        """
         if self.embedding_scale != 1.0:
             x = op.Mul(x, op.CastLike(self.embedding_scale, x))
         if self.embedding_norm is not None and self.positions_after_norm:
             x = self.embedding_norm(op, x)
         if self.positions is not None:
-            x = op.Add(x, self.positions(op, position_ids))
+            added = self.positions(op, position_ids)
+        if added is not None:
+            x = op.Add(x, added)
         if self.embedding_norm is not None and not self.positions_after_norm:
             x = self.embedding_norm(op, x)
         return x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,6 @@ from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
 from seq2edge.runtime.dependencies import needs
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError
 from ..parity import Reference
 from ..pipeline import (
     Content,
@@ -25,7 +25,6 @@ from ..pipeline import (
     write_bundle,
 )
 from ..serialize import Progress, parameter_shapes
-from ..spec import Seq2SeqSpec
 from ..tokenizers import tokenizer_at
 from ..weights import bind
 from .architecture import Architecture, read_architecture
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from .reference import Forward
 
 _PACKAGES = ("torch", "onnxruntime")
-Run = Callable[[ModuleParts, Architecture, Checkpoint, Manifest], Reference]
+Run = Callable[[ModuleDescription, Architecture, Checkpoint, Manifest], Reference]
 
 
 def export_module(
@@ -54,7 +53,7 @@ def export_module(
     validate: bool | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Export a module whose stacks are PyTorch's own transformer layers.
+    """Export a module: PyTorch's own transformer layers, or hand-written ones with their names.
 
     >>> parts = ModuleParts(
     ...     encoder="transformer.encoder", decoder="transformer.decoder",
@@ -73,8 +72,8 @@ def export_module(
             targets. None: the bundle takes and gives token ids.
         forward: the model's own computation, (source [B, S] int64, padding [B, S] bool, True
             where it is, target [B, T] int64) to logits [B, T, V]; the bundle is compared with
-            it. None: with PyTorch's layers put together as ``parts`` says, which cannot show
-            that ``parts`` itself is wrong.
+            it. None: with layers put together as ``parts`` says, which cannot show that
+            ``parts`` itself is wrong (a warning, where the layers are hand-written).
         overwrite: replace a bundle that is already there.
         validate: compare before the bundle is put in place; None: if onnxruntime is installed.
         progress: called with the stage, what is done of it and what there is to do.
@@ -88,6 +87,12 @@ def export_module(
     with needs("export_module", "torch"):
         from .inspection import describe
     check_destination(Path(bundle), overwrite)
+    if parts.hand_written and forward is None and validate is not False:
+        warnings.warn(
+            "without forward= the bundle is compared with the layers that parts describes, and"
+            f" not with what the {type(model).__name__} computes",
+            stacklevel=2,
+        )
     run = _runner(validate, None if forward is None else (model, forward))
     own = own_module(model)
     source = _Source(describe(own, parts), tokens, module_tensors(own, parts), run)
@@ -156,7 +161,6 @@ def _export(
     with source.tensors as tensors, BundleWriter(bundle, overwrite=overwrite) as out:
         architecture = read_architecture(source.description, tensors)
         spec = architecture.spec
-        _check_tokens(source.tokens, spec)
         if text is not None:
             warn_of_unknown_tokens(text, spec)
         graphs = build_graphs(spec)
@@ -169,6 +173,7 @@ def _export(
                 tensors,
                 source.description.parts.ignored,
                 "its description",
+                [*architecture.problems, *_token_problems(source.tokens, architecture, tensors)],
             ),
             tokens=source.tokens,
             tokenizer=text,
@@ -177,24 +182,25 @@ def _export(
         )
         reference = None
         if source.run is not None:
-            reference = partial(source.run, source.description.parts, architecture, tensors)
+            reference = partial(source.run, source.description, architecture, tensors)
         return write_bundle(out, content, reference, progress)
 
 
-def _check_tokens(tokens: SpecialTokens, spec: Seq2SeqSpec) -> None:
-    if not tokens.eos:
-        raise CheckpointError("there is no end token: give at least one")
-    outside = [
-        token
-        for token in (tokens.pad, tokens.decoder_start, *tokens.eos)
-        if not 0 <= token < spec.vocab_size
-    ]
-    if outside:
-        raise CheckpointError(
+def _token_problems(
+    tokens: SpecialTokens, architecture: Architecture, tensors: Checkpoint
+) -> list[str]:
+    """What is wrong with the special tokens; nothing of a table that is missing itself."""
+    spec, layout = architecture.spec, architecture.layout
+    problems = [] if tokens.eos else ["there is no end token: give at least one"]
+    special = (tokens.pad, tokens.decoder_start, *tokens.eos)
+    outside = [token for token in special if not 0 <= token < spec.vocab_size]
+    if outside and layout.target in tensors.names:
+        problems.append(
             f"special tokens {outside} lie outside the target vocabulary of {spec.vocab_size}"
         )
-    if tokens.pad >= spec.source_rows:
-        raise CheckpointError(
+    if tokens.pad >= spec.source_rows and layout.source in tensors.names:
+        problems.append(
             f"the padding token {tokens.pad} lies outside the source vocabulary of"
             f" {spec.source_rows}; it must be in both"
         )
+    return problems

@@ -33,6 +33,8 @@ def describe(model: nn.Module, parts: ModuleParts) -> ModuleDescription:
         CheckpointError: a part that is missing, of another class, or set in a way that is not
             supported.
     """
+    if parts.hand_written:
+        return _hand_written(model, parts)
     for name in dict.fromkeys((parts.source_embedding, parts.target_embedding)):
         embedding = _own(model, name, nn.Embedding)
         if embedding.max_norm is not None:
@@ -44,6 +46,25 @@ def describe(model: nn.Module, parts: ModuleParts) -> ModuleDescription:
         _options(model, "encoder", parts.encoder, parts.encoder_norm),
         _options(model, "decoder", parts.decoder, parts.decoder_norm),
     )
+
+
+def _hand_written(model: nn.Module, parts: ModuleParts) -> ModuleDescription:
+    """Layers whose code is the user's: their options are what ``parts`` says."""
+    if parts.encoder_names is None or parts.decoder_names is None:
+        raise CheckpointError(
+            "ModuleParts has names for the layers of one side only; give encoder_names and"
+            " decoder_names, or neither"
+        )
+    if parts.layers is None:
+        raise CheckpointError(
+            "layers that are not PyTorch's need ModuleParts(layers=layer_options(...)): heads,"
+            " activation and where the norms are"
+        )
+    description = ModuleDescription(parts, parts.layers, parts.decoder_layers or parts.layers)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and module.max_norm is not None:
+            raise CheckpointError(f"{name} has max_norm, which changes its rows when it is used")
+    return description
 
 
 def _own(model: nn.Module, name: str, *classes: type[nn.Module]) -> Any:
@@ -58,16 +79,32 @@ def _own(model: nn.Module, name: str, *classes: type[nn.Module]) -> Any:
     base = next((cls for cls in classes if isinstance(part, cls)), None)
     if base is None:
         known = " or ".join(f"nn.{cls.__name__}" for cls in classes)
-        raise CheckpointError(f"{name} is a {type(part).__name__}, and must be an {known}")
+        raise CheckpointError(
+            f"{name} is a {type(part).__name__}, and must be an {known}{_way_out(classes)}"
+        )
     for method in _METHODS:
         if getattr(type(part), method, None) is not getattr(base, method, None):
             raise CheckpointError(
-                f"{name} is a {type(part).__name__}, whose {method} is not nn.{base.__name__}'s"
+                f"{name} is a {type(part).__name__}, whose {method} is not"
+                f" nn.{base.__name__}'s{_way_out(classes)}"
             )
     return part
 
 
-def _options(model: nn.Module, side: str, path: str, norm: str | None) -> LayerOptions:
+def _way_out(classes: tuple[type[nn.Module], ...]) -> str:
+    """What to do about layers that are not PyTorch's."""
+    layers = {*_STACKS.values(), *_LAYERS.values()}
+    if layers.isdisjoint(classes):
+        return ""
+    return (
+        "; layers of your own are exported by the names of their sublayers: layout_parts(...), or"
+        " ModuleParts(encoder_names=..., decoder_names=...) (docs/pytorch.md)"
+    )
+
+
+def _options(model: nn.Module, side: str, path: str | None, norm: str | None) -> LayerOptions:
+    if path is None:
+        raise CheckpointError(f"ModuleParts does not say where the {side} is")
     stack = _own(model, path, _STACKS[side], nn.ModuleList)
     inside = "" if isinstance(stack, nn.ModuleList) else ".layers"
     layers = stack if isinstance(stack, nn.ModuleList) else stack.layers

@@ -18,10 +18,14 @@ from ..checkpoint import Checkpoint
 from ..errors import ParityError
 from ..parity import Inputs, Reference, greedy_options, make_inputs, until_end
 from ..rounding import greedy_ties, measure
-from ..spec import Activation, NormPlacement, NormSpec, StackSpec
+from ..spec import Activation, NormPlacement, StackSpec
 from .architecture import Architecture
-from .layout import StackLayout
-from .parts import ModuleParts
+from .hand_written import HandWrittenLayer, apply_norm
+from .layout import NormTensors, StackLayout
+from .parts import ModuleDescription
+
+#: Below, the logarithm of all exponentials' sum is 0 but for rounding.
+_LOG_PROBABILITIES = 1e-4
 
 #: (source tokens [B, S], True where they are padding [B, S], target tokens [B, T]) to logits
 #: [B, T, V]; no target token may see those after it.
@@ -37,7 +41,7 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 def run_module(
     own: tuple[nn.Module, Forward] | None,
-    parts: ModuleParts,
+    description: ModuleDescription,
     architecture: Architecture,
     tensors: Checkpoint,
     manifest: Manifest,
@@ -51,7 +55,7 @@ def run_module(
     Raises:
         ParityError: the user's forward fails or gives something of another shape.
     """
-    composed = Composed(parts, architecture, tensors)
+    composed = Composed(description, architecture, tensors)
     inputs = make_inputs(manifest, architecture.spec.source_rows)
     forward: Forward = composed.forward if own is None else _checked(*own, architecture)
     with torch.no_grad(), _evaluating(None if own is None else own[0]):
@@ -68,83 +72,113 @@ def run_module(
     return Reference(inputs, states, logits, tokens, ties)
 
 
-class Composed:
-    """The model that a description means, made of PyTorch's own layers and the tensors."""
+#: (states [B, Q, D], the source's states or None, True where the source is padding [B, S], no
+#: token sees those after it) to states.
+_Layer = Callable[[Tensor, "Tensor | None", Tensor, bool], Tensor]
 
-    def __init__(self, parts: ModuleParts, architecture: Architecture, tensors: Checkpoint) -> None:
+
+class Composed:
+    """The model that a description means, made of the tensors.
+
+    Its layers are PyTorch's own, or, where they are named sublayer by sublayer, made of PyTorch's
+    functions.
+    """
+
+    def __init__(
+        self, description: ModuleDescription, architecture: Architecture, tensors: Checkpoint
+    ) -> None:
         self._architecture = architecture
         self._tensors = tensors
         layout = architecture.layout
-        self._source = self._tensor(f"{parts.source_embedding}.weight")
-        self._target = self._tensor(f"{parts.target_embedding}.weight")
-        head = parts.generator
-        self._head = self._target if head is None else self._tensor(f"{head}.weight")
-        self._head_bias = self._tensor(f"{head}.bias") if layout.generator_bias else None
-        self._encoder = self._stack(nn.TransformerEncoderLayer, "encoder", layout.encoder)
-        self._decoder = self._stack(nn.TransformerDecoderLayer, "decoder", layout.decoder)
+        self._source, self._target = self._tensor(layout.source), self._tensor(layout.target)
+        self._head = self._tensor(layout.head)
+        self._head_bias = None if layout.head_bias is None else self._tensor(layout.head_bias)
+        self._options = {"encoder": description.encoder, "decoder": description.decoder}
+        parts = description.parts
+        self._encoder = self._stack("encoder", parts.encoder_names is not None)
+        self._decoder = self._stack("decoder", parts.decoder_names is not None)
 
     def forward(self, source: Tensor, padding: Tensor, target: Tensor) -> Tensor:
         """See :data:`Forward`."""
         states = self.encode(source, padding)
-        spec = self._architecture.spec.decoder
-        x = self._embedded(target, self._target, "decoder", spec)
-        causal = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
+        x = self._embedded(target, self._target, "decoder")
         for layer in self._decoder:
-            x = layer(x, states, tgt_mask=causal, memory_key_padding_mask=padding)
-        x = self._final_norm(x, spec, self._architecture.layout.decoder)
+            x = layer(x, states, padding, True)
+        x = self._once(x, "decoder", self._architecture.layout.decoder.norm)
         return functional.linear(x, self._head, self._head_bias)
 
     def encode(self, source: Tensor, padding: Tensor) -> Tensor:
         """States [B, S, D] of source tokens [B, S]."""
-        spec = self._architecture.spec.encoder
-        x = self._embedded(source, self._source, "encoder", spec)
+        x = self._embedded(source, self._source, "encoder")
         for layer in self._encoder:
-            x = layer(x, src_key_padding_mask=padding)
-        return self._final_norm(x, spec, self._architecture.layout.encoder)
+            x = layer(x, None, padding, False)
+        return self._once(x, "encoder", self._architecture.layout.encoder.norm)
 
     def _tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self._tensors.load(name))
 
-    def _embedded(self, tokens: Tensor, table: Tensor, side: str, spec: StackSpec) -> Tensor:
+    def _side(self, side: str) -> tuple[StackSpec, StackLayout]:
+        spec, layout = self._architecture.spec, self._architecture.layout
+        if side == "encoder":
+            return spec.encoder, layout.encoder
+        return spec.decoder, layout.decoder
+
+    def _embedded(self, tokens: Tensor, table: Tensor, side: str) -> Tensor:
+        spec, stack = self._side(side)
         x = functional.embedding(tokens, table) * (spec.embedding_scale or 1.0)
-        for rule in self._architecture.rules:
-            if rule.parameter != f"{side}.positions.weight":
-                continue
-            if rule.computed is not None:
-                return x + torch.from_numpy(rule.computed(tuple(x.shape[1:])))
-            rows = self._tensor(rule.sources[0]).reshape(-1, x.shape[-1])
-            return x + rows[: tokens.shape[1]]
-        return x
+        positions = self._architecture.positions[side]
+        if positions is not None:
+            x = x + torch.from_numpy(positions.rows(self._tensors, tokens.shape[1]))
+        return self._once(x, side, stack.embedding_norm, embedding=True)
 
-    def _stack(self, kind: type[nn.Module], side: str, stack: StackLayout) -> list[nn.Module]:
-        spec = self._architecture.spec
-        own = spec.encoder if side == "encoder" else spec.decoder
-        layers = []
-        for index in range(stack.count):
-            layer = kind(
-                spec.d_model,
-                own.heads,
-                own.ffn_dim,
-                activation=_ACTIVATIONS[own.activation],
-                layer_norm_eps=spec.norm.epsilon,
-                batch_first=True,
-                norm_first=spec.norm_placement is NormPlacement.PRE,
-                bias=spec.bias,
-            )
-            prefix = f"{stack.layers}.{index}."
-            layer.load_state_dict(
-                {name: self._tensor(prefix + name) for name in layer.state_dict()}
-            )
-            layers.append(layer.eval())
-        return layers
+    def _stack(self, side: str, hand_written: bool) -> list[_Layer]:
+        (own, stack), spec = self._side(side), self._architecture.spec
+        activation = _ACTIVATIONS[own.activation]
+        if not hand_written:
+            return [self._pytorch(side, index) for index in range(stack.count)]
+        offset = self._options[side].norm_offset
+        return [
+            HandWrittenLayer(spec, own, stack, index, self._tensor, activation, offset)
+            for index in range(stack.count)
+        ]
 
-    def _final_norm(self, x: Tensor, spec: StackSpec, stack: StackLayout) -> Tensor:
-        if stack.norm is None:
+    def _pytorch(self, side: str, index: int) -> _Layer:
+        (own, stack), spec = self._side(side), self._architecture.spec
+        kind = nn.TransformerEncoderLayer if side == "encoder" else nn.TransformerDecoderLayer
+        layer = kind(
+            spec.d_model,
+            own.heads,
+            own.ffn_dim,
+            activation=_ACTIVATIONS[own.activation],
+            layer_norm_eps=spec.norm_of(own).epsilon,
+            batch_first=True,
+            norm_first=spec.placement_of(own) is NormPlacement.PRE,
+            bias=stack.bias,
+        ).eval()
+        prefix = f"{stack.layers}.{index}."
+        layer.load_state_dict({name: self._tensor(prefix + name) for name in layer.state_dict()})
+
+        def run(x: Tensor, memory: Tensor | None, padding: Tensor, causal: bool) -> Tensor:
+            mask = torch.ones(x.shape[1], x.shape[1]).triu(1).bool() if causal else None
+            if memory is None:
+                states: Tensor = layer(x, src_mask=mask, src_key_padding_mask=padding)
+            else:
+                states = layer(x, memory, tgt_mask=mask, memory_key_padding_mask=padding)
+            return states
+
+        return run
+
+    def _once(
+        self, x: Tensor, side: str, norm: NormTensors | None, *, embedding: bool = False
+    ) -> Tensor:
+        """A norm that is there once."""
+        if norm is None:
             return x
-        like: NormSpec = spec.last_norm or self._architecture.spec.norm
-        bias = self._tensor(f"{stack.norm}.bias") if stack.norm_has_bias else None
-        weight = self._tensor(f"{stack.norm}.weight")
-        return functional.layer_norm(x, x.shape[-1:], weight, bias, like.epsilon)
+        (own, _), spec = self._side(side), self._architecture.spec
+        like = spec.norm_of(own) if embedding else own.last_norm or spec.norm_of(own)
+        weight, bias = self._tensor(norm.weight), norm.bias
+        added = None if bias is None else self._tensor(bias)
+        return apply_norm(x, weight, added, like, self._options[side].norm_offset)
 
 
 def _checked(model: nn.Module, forward: Forward, architecture: Architecture) -> Forward:
@@ -167,7 +201,13 @@ def _checked(model: nn.Module, forward: Forward, architecture: Architecture) -> 
                 f"forward gave {list(shape) or type(logits).__name__}, not logits {list(wanted)}"
                 " [batch, target, vocabulary]"
             )
-        return logits.cpu()
+        logits = logits.cpu()
+        if logits.float().logsumexp(-1).abs().max() < _LOG_PROBABILITIES:
+            raise ParityError(
+                "forward gave log-probabilities, not logits: leave out the log_softmax, as in"
+                " model.generator.proj(states)"
+            )
+        return logits
 
     return run
 

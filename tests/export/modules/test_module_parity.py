@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from seq2edge.export import export_module
 from seq2edge.quantize import quantize_bundle
@@ -172,7 +173,8 @@ def test_maximum_lengths_are_those_of_the_positions(tmp_path: Path) -> None:
     ).manifest
     assert manifest.dimensions.max_source_length == 80
     assert manifest.dimensions.max_target_length == 30
-    assert manifest.weights["decoder.positions.weight"].shape == (30, 64)
+    # Both sides look up rows of one table.
+    assert manifest.weights["positions.weight"].shape == (80, 64)
     with Seq2SeqModel.load(tmp_path / "bundle") as runtime:
         (found,) = runtime.generate_ids([[5, 6, 7]])
     # The bundle's own limit is what the positions allow.
@@ -188,6 +190,23 @@ def test_a_modules_bundle_quantizes(bundle_of: Callable[[str], Path], tmp_path: 
         with Seq2SeqModel.load(path) as runtime:
             found.append([one.token_ids for one in runtime.generate_ids(ids, mask)])
     assert sum(ours[0] == theirs[0] for ours, theirs in zip(*found, strict=True)) >= 7
+
+
+def test_sides_may_be_set_otherwise(tmp_path: Path) -> None:
+    shape = Shape("lists", layers=(1, 2), final_norm=False)
+    model = make_translator(shape)
+    model.decoder = nn.ModuleList(
+        nn.TransformerDecoderLayer(
+            64, 4, 96, batch_first=True, bias=False, norm_first=True, layer_norm_eps=1e-2
+        )
+        for _ in range(2)
+    )
+    result = export_module(
+        model, tmp_path / "b", parts=parts_of(shape), tokens=TOKENS, forward=model, validate=True
+    )
+    assert result.parity is not None
+    assert result.parity.decoder is not None and result.parity.decoder.maximum < 2e-4
+    assert "cross.1.kv.bias" in result.manifest.weights
 
 
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:

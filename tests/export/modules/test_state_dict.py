@@ -105,7 +105,7 @@ Change = Callable[[str], str]
     ("change", "message"),
     [
         (lambda t: t.replace("nhead", "heads", 1), "unknown keys: layers.heads; known: nhead"),
-        (lambda t: "depth = 3\n" + t, "unknown keys: depth; known: encoder, decoder"),
+        (lambda t: "depth = 3\n" + t, "unknown keys: depth; known: layout, encoder, decoder"),
         (lambda t: t.replace("norm_first = false\n", ""), "layers.norm_first is missing"),
         (lambda t: t.replace("nhead = 4", "nhead = '4'"), "layers.nhead must be an integer"),
         (lambda t: t.replace("nhead = 4", "nhead = 5"), "d_model 64 is not a multiple of the enc"),
