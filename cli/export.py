@@ -12,14 +12,17 @@ from .arguments import add_json, human_bytes
 from .progress import StageProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from seq2edge.export import ExportResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        type=Path,
-        help="folder that save_pretrained wrote; with --module, a state dict (.pt or .safetensors)",
+        help="folder that save_pretrained wrote, a LoRA adapter's folder, a training loop's .ckpt"
+        " beside its config.json, or a model's id on the hub (google/flan-t5-small); with --module,"
+        " a state dict (.pt or .safetensors)",
     )
     parser.add_argument("bundle", type=Path, help="folder to write")
     parser.add_argument(
@@ -34,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="with --module: a tokenizer.json (default: the bundle takes and gives token ids)",
+    )
+    parser.add_argument(
+        "--revision", help="of a hub id: branch, tag or commit (default: its main branch)"
     )
     parser.add_argument(
         "--base",
@@ -61,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         report: dict[str, Any] = {
             "bundle": str(result.path),
             "family": manifest.family,
+            "source": dict(manifest.source),
             "parameters": manifest.parameters,
             "bytes": size,
             "seconds": round(seconds, 3),
@@ -72,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
         f"{result.path}: {manifest.family}, {manifest.parameters / 1e6:.1f} M parameters,"
         f" {human_bytes(size)}, {seconds:.1f} s"
     )
+    if manifest.source:
+        print(f"made of {described_source(manifest.source)}")
     if parity is None:
         print("not compared with PyTorch")
     else:
@@ -85,8 +94,8 @@ def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportRes
     with needs("export", "export"):
         from seq2edge.export import CheckpointError, export_checkpoint, export_state_dict
     if options.module is not None:
-        if options.base is not None:
-            raise CheckpointError("--base is for adapters of Hugging Face checkpoints")
+        if options.base is not None or options.revision is not None:
+            raise CheckpointError("--base and --revision are for Hugging Face checkpoints")
         return export_state_dict(
             options.checkpoint,
             options.module,
@@ -104,6 +113,7 @@ def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportRes
         overwrite=options.force,
         validate=options.validate,
         progress=progress,
+        revision=options.revision,
         base=options.base,
     )
 
@@ -112,3 +122,13 @@ def _parity_json(parity: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(parity)
+
+
+def described_source(source: Mapping[str, Any]) -> str:
+    """A manifest's hub ids and commits, of the checkpoint and of an adapter's base model."""
+    named = (("checkpoint", "commit", "{}"), ("base", "base_commit", "base {}"))
+    return ", ".join(
+        text.format(f"{source[name]} at {source[commit]}")
+        for name, commit, text in named
+        if name in source
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_json, human_bytes
+from .export import described_source
 
 if TYPE_CHECKING:
     from seq2edge.runtime import Bundle
@@ -45,6 +46,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "bundle": str(bundle.directory),
         "format_version": manifest.format_version,
         "producer": manifest.producer,
+        "source": dict(manifest.source),
         "family": manifest.family,
         "parameters": manifest.parameters,
         "bytes": bundle.size,
@@ -98,6 +100,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"source        {limits[0]}; target {limits[1]}",
         f"tokenizer     {report['tokenizer']}",
     ]
+    if report["source"]:
+        lines.append(f"made of       {described_source(report['source'])}")
     if unread:
         lines.append("graphs        not read; 'seq2edge import' makes a bundle that says more")
         return lines

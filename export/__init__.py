@@ -9,6 +9,7 @@ from __future__ import annotations
 from seq2edge.runtime.bundle.manifest import SpecialTokens
 
 from .callables import CallableSizes, export_callables
+from .checkpoint import ResolvedCheckpoint, resolve_checkpoint
 from .errors import CheckpointError, ParityError
 from .modules import (
     LayerOptions,
@@ -32,6 +33,7 @@ __all__ = [
     "Parity",
     "ParityError",
     "PositionalEncoding",
+    "ResolvedCheckpoint",
     "SpecialTokens",
     "export_callables",
     "export_checkpoint",
@@ -40,4 +42,5 @@ __all__ = [
     "import_optimum",
     "layer_options",
     "layout_parts",
+    "resolve_checkpoint",
 ]

@@ -199,7 +199,7 @@ class _Merge:
             warnings.warn(
                 f"{module} is tied to {_others(self._group(f'{module}.weight'), module)}: merged,"
                 " the adapter changes them too, as with peft's merge_and_unload",
-                stacklevel=6,
+                stacklevel=5,
             )
         for member in members:
             self._checkpoint.change(member, low_rank.merged)

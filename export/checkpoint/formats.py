@@ -219,5 +219,5 @@ def _warn_of_others(path: Path, others: Mapping[Any, Any]) -> None:
     if others:
         warnings.warn(
             f"{path} also holds tensors in {', '.join(map(repr, others))}, which are not exported",
-            stacklevel=2,
+            stacklevel=7,
         )

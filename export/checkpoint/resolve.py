@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import CheckpointError
 from .adapter_config import read_adapter_config
 from .files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing
+from .hub import download, is_hub_id
 
 if TYPE_CHECKING:
     from ..serialize import Progress
@@ -110,13 +111,19 @@ def resolve_checkpoint(
 
 
 def _located(
-    name: str | os.PathLike[str],
-    revision: str | None,
-    progress: Progress | None,  # noqa: ARG001
+    name: str | os.PathLike[str], revision: str | None, progress: Progress | None
 ) -> tuple[Path, dict[str, str]]:
-    path = Path(name)
-    if not path.exists():
-        raise CheckpointError(f"no such checkpoint folder: {path}")
-    if revision is not None:
-        raise CheckpointError(f"{path} is a folder here, and has no revision {revision}")
-    return path, {}
+    """Where it is here, and for the manifest where it is from."""
+    path, text = Path(name), os.fspath(name)
+    if path.exists():
+        if revision is not None:
+            raise CheckpointError(
+                f"{path} is here, where it has no revision {revision}; leave out --revision"
+            )
+        return path, {}
+    if not is_hub_id(text):
+        can_be_path_only = path.is_absolute() or text.startswith((".", "~"))
+        nor = "; nor is that a model's id on the hub, which is ORGANIZATION/NAME"
+        raise CheckpointError(f"no such checkpoint folder: {path}{'' if can_be_path_only else nor}")
+    folder, commit = download(text, revision, progress)
+    return folder, {"checkpoint": text, "commit": commit}

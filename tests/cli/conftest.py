@@ -50,13 +50,12 @@ def program() -> list[str]:
 @pytest.fixture(scope="session")
 def cli(environment: dict[str, str], program: list[str]) -> Cli:
     def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        options = {"stdout": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
+        streams = {"stdout": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        options = {"env": environment, **streams, **options}
         if "input" in options:
             del options["stdin"]
         command = [*program, *(a if isinstance(a, bytes) else str(a) for a in arguments)]
-        return subprocess.run(
-            command, stderr=subprocess.PIPE, env=environment, check=False, **options
-        )
+        return subprocess.run(command, stderr=subprocess.PIPE, check=False, **options)
 
     return run
 
