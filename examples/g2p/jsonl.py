@@ -29,12 +29,16 @@ def main() -> None:
         "--unrelated", action="store_true", help="leave out words with a plural or so in train"
     )
     parser.add_argument("--limit", type=int, help="only the first N words of the split")
+    parser.add_argument("--sample", type=int, help="N words, evenly spaced in the split")
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
     args = parser.parse_args()
     splits = load_splits()
     lexicon = splits[args.split]
     if args.unrelated:
         lexicon = without_relatives(lexicon, splits["train"])
+    if args.sample:
+        step = max(1, len(lexicon) // args.sample)
+        lexicon = dict(islice(lexicon.items(), 0, step * args.sample, step))
     lexicon = dict(islice(lexicon.items(), args.limit))
     partial = args.output.with_name(f".{args.output.name}.partial")
     try:
