@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validate",
         action=argparse.BooleanOptionalAction,
-        help="compare the bundle with PyTorch (default: if torch and transformers are installed)",
+        help="compare the bundle with PyTorch, and its tokens of texts with the checkpoint's own"
+        " tokenizer's (default: as far as torch and transformers are installed)",
     )
     add_json(parser)
 
@@ -71,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
             "parameters": manifest.parameters,
             "bytes": size,
             "seconds": round(seconds, 3),
-            "parity": None if parity is None else _parity_json(parity),
+            "parity": None if parity is None else _as_json(parity),
+            "texts": None if result.texts is None else _as_json(result.texts),
         }
         print(json.dumps(report, indent=2))
         return 0
@@ -85,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         print("not compared with PyTorch")
     else:
         print(f"same as PyTorch: {parity.summary()}")
+    if result.texts is not None:
+        print(f"tokenizer as the checkpoint's own: {result.texts.summary()}")
     return 0
 
 
@@ -118,10 +122,10 @@ def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportRes
     )
 
 
-def _parity_json(parity: Any) -> dict[str, Any]:
+def _as_json(found: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(parity)
+    return asdict(found)
 
 
 def described_source(source: Mapping[str, Any]) -> str:

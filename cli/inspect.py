@@ -59,6 +59,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "max_source_length": dims.max_source_length,
         "max_target_length": dims.max_target_length,
         "tokenizer": manifest.tokenizer.kind,
+        "tokenizer_origin": manifest.tokenizer.origin,
         "generation": dict(manifest.generation),
         "quantization": dict(manifest.quantization),
         "cache": manifest.cache,
@@ -87,6 +88,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"{report['encoder_layers']} + {report['decoder_layers']} layers, width"
             f" {report['d_model']}, {sizes}"
         )
+    origin = report["tokenizer_origin"]
     grows = report["cache"] == "concat"
     # The graphs of a folder of optimum's are not read before they are imported.
     unread = all(graph["opset"] == 0 for graph in report["graphs"].values())
@@ -99,6 +101,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         *(f"              {name} {human_bytes(size)}" for name, size in report["files"].items()),
         f"source        {limits[0]}; target {limits[1]}",
         f"tokenizer     {report['tokenizer']}",
+        *([f"              from {origin}"] if origin else []),
     ]
     if report["source"]:
         lines.append(f"made of       {described_source(report['source'])}")

@@ -31,17 +31,22 @@ from .parity import Parity, Reference, validate_bundle
 from .serialize import Progress, parameter_shapes, write_graph, write_weights
 from .spec import ModelSpec
 from .tokenizers import TokenizerFile
+from .tokenizers.comparison import TextComparison, compare_texts
 from .tokenizers.pairs import find_tokenizers
 from .weights import BoundWeight, bind
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written: the bundle's folder, its manifest, and how it compares with PyTorch."""
+    """What was written: the bundle's folder, its manifest, and how it compares with PyTorch.
+
+    ``texts`` is how its tokenizer compares with the checkpoint's own.
+    """
 
     path: Path
     manifest: Manifest
     parity: Parity | None
+    texts: TextComparison | None = None
 
 
 def export_checkpoint(
@@ -61,8 +66,8 @@ def export_checkpoint(
             a folder with a PEFT adapter, or a model's id on the hub.
         bundle: folder to write; it appears complete or not at all.
         overwrite: replace a bundle that is already there.
-        validate: compare with PyTorch before the bundle is put in place; None: if torch and
-            transformers are installed.
+        validate: compare with PyTorch before the bundle is put in place, and texts with the
+            checkpoint's own tokenizer; None: what torch and transformers are installed for.
         progress: called with the stage, what is done of it and what there is to do.
         revision: branch, tag or commit of a hub id; None: its main branch.
         base: of an adapter, the model that it was trained on: a folder or a hub id. None: a model
@@ -70,11 +75,13 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit its config.
-        ParityError: the bundle does not compute what PyTorch computes; nothing is left.
+        ParityError: the bundle does not compute what PyTorch computes, or reads texts otherwise;
+            nothing is left.
         OutputExistsError, OutputError: the bundle cannot be written.
         MissingDependencyError: ``validate=True`` without torch, transformers or onnxruntime.
     """
     check_destination(Path(bundle), overwrite)
+    reads_texts = can_validate(validate, ("transformers",))
     validate = can_validate(validate, ("torch", "transformers", "onnxruntime"))
     if isinstance(checkpoint, ResolvedCheckpoint):
         files = checkpoint
@@ -100,12 +107,13 @@ def export_checkpoint(
             generation=generation_defaults(source, config),
             source=files.source,
         )
+        texts = compare_texts(content.tokenizer) if reads_texts and content.tokenizer else None
         reference = None
         if validate:
             from .transformers_reference import run_transformers
 
             reference = partial(run_transformers, source)
-        return write_bundle(out, content, reference, progress)
+        return replace(write_bundle(out, content, reference, progress), texts=texts)
 
 
 @dataclass(frozen=True)

@@ -264,7 +264,9 @@ class Seq2SeqModel(LoadedModel[Backend]):
         """
         if self.tokenizer is None:
             raise self._no_tokenizer()
-        config = with_languages(self.generation_config if config is None else config, self.manifest)
+        config = with_languages(
+            self.generation_config if config is None else config, self.manifest, self.tokenizer
+        )
         return tokenize(texts, self.tokenizer, self.manifest, config, self._length_warning)
 
     def _output_tokenizer(self) -> Tokenizer:

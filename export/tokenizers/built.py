@@ -19,6 +19,7 @@ class Built:
         size: the number of the model's tokens; ids from there on stand for ``unknown``.
         unknown: the token of what has none; None: ids are those of the model.
         languages: None: a call names none.
+        origin: the files that it was made from, and what read them.
     """
 
     tokenizer: Tokenizer
@@ -26,3 +27,4 @@ class Built:
     size: int | None = None
     unknown: int | None = None
     languages: Languages | None = None
+    origin: str = ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,37 @@ from tokenizers import Tokenizer
 from seq2edge.runtime.bundle.hf_config import model_max_length
 from seq2edge.runtime.bundle.optimum import byte_tokenizer
 from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
+from seq2edge.runtime.errors import Seq2EdgeError
+from seq2edge.runtime.text.tokenizer import byte_tokens
 
-from ..checkpoint import optional_json
+from ..checkpoint import optional_json, read_json
 from ..errors import CheckpointError
-from .bpe import build_blenderbot_bpe, build_byte_level_bpe
+from . import from_transformers
 from .built import Built
-from .languages import SCHEMES, find_scheme, marian_languages, mark_languages
+from .languages import find_scheme, marian_languages, mark_languages
 from .piece_files import build_from_pieces
-from .unigram import build_unigram
+from .pieces import UNIGRAM, PieceModel, read_pieces
+from .ready import read_ready
+from .settings import read_settings
+from .spaces import clean_up_spaces
 from .word_bpe import build_word_bpe
-from .words import build_from_words
 
 #: Tokenizer classes of transformers by ``model_type``, for checkpoints that name none.
 _CLASSES = {
+    "bart": "BartTokenizer",
+    "bert": "BertTokenizer",
     "blenderbot": "BlenderbotTokenizer",
     "blenderbot-small": "BlenderbotSmallTokenizer",
+    "gpt2": "GPT2Tokenizer",
     "m2m_100": "M2M100Tokenizer",
     "marian": "MarianTokenizer",
     "mbart": "MBartTokenizer",
+    "mt5": "T5Tokenizer",
     "pegasus": "PegasusTokenizer",
     "plbart": "PLBartTokenizer",
+    "roberta": "RobertaTokenizer",
+    "t5": "T5Tokenizer",
+    "umt5": "T5Tokenizer",
 }
 
 
@@ -39,12 +50,14 @@ _CLASSES = {
 class TokenizerFile:
     """What goes into the bundle: the manifest's entry, the file and the vocabulary's size.
 
-    ``target`` is the tokenizer of outputs, where it is another one.
+    ``target`` is the tokenizer of outputs, where it is another one; ``folder`` holds the files that
+    it was made from.
     """
 
     info: TokenizerInfo
     data: bytes | None
     size: int
+    folder: Path
     target: TokenizerFile | None = None
 
 
@@ -54,16 +67,16 @@ def find_tokenizer(directory: Path) -> TokenizerFile | None:
     Raises:
         CheckpointError: files that cannot be read.
     """
-    settings = {
-        **optional_json(directory / "special_tokens_map.json"),
-        **optional_json(directory / "tokenizer_config.json"),
-    }
+    settings = read_settings(directory)
     info = byte_tokenizer(directory)
     if info is not None:
-        return TokenizerFile(info, None, info.byte_offset + 256)
+        info = replace(info, **_byte_tokens(info.byte_offset, directory, settings))
+        highest = max((token.id for token in info.added_tokens), default=0)
+        return TokenizerFile(info, None, max(info.byte_offset + 255, highest) + 1, directory)
     try:
-        built = _build(directory, settings)
-    except CheckpointError:
+        kind = _class(directory, settings)
+        built = _build(kind, directory, settings)
+    except Seq2EdgeError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from None
@@ -76,24 +89,23 @@ def find_tokenizer(directory: Path) -> TokenizerFile | None:
         unknown=built.unknown,
         languages=built.languages,
         max_length=model_max_length(settings),
+        origin=built.origin,
     )
     target = None
     if built.target is not None:
-        target = _file(built.target, TokenizerInfo(kind="tokenizers", file="tokenizer.json"))
-    return _file(built.tokenizer, info, built.size, target)
+        outputs = TokenizerInfo(kind="tokenizers", file="tokenizer.json", origin=built.origin)
+        clean_up_spaces(built.target, kind, settings)
+        target = TokenizerFile(outputs, *_written(built.target), directory)
+    clean_up_spaces(built.tokenizer, kind, settings)
+    data, size = _written(built.tokenizer)
+    return TokenizerFile(info, data, built.size or size, directory, target)
 
 
-def _file(
-    tokenizer: Tokenizer,
-    info: TokenizerInfo,
-    size: int | None = None,
-    target: TokenizerFile | None = None,
-) -> TokenizerFile:
+def _written(tokenizer: Tokenizer) -> tuple[bytes, int]:
+    """The file, which neither pads nor truncates, and how many tokens it knows."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    if size is None:
-        size = tokenizer.get_vocab_size(with_added_tokens=True)
-    return TokenizerFile(info, tokenizer.to_str().encode(), size, target)
+    return tokenizer.to_str().encode(), tokenizer.get_vocab_size(with_added_tokens=True)
 
 
 def tokenizer_at(path: Path) -> TokenizerFile:
@@ -109,39 +121,97 @@ def tokenizer_at(path: Path) -> TokenizerFile:
     return found
 
 
-def _build(directory: Path, settings: Mapping[str, Any]) -> Built | None:
-    kind = _class(directory, settings)
-    ready = directory / "tokenizer.json"
-    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
-    if ready.is_file():
-        return _built(kind, Tokenizer.from_file(str(ready)), settings)
+def _byte_tokens(offset: int, directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``added_tokens`` and ``origin`` of a tokenizer of bytes."""
+    origin = "tokenizer_config.json, bytes"
+    said = ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
+    if not (
+        any(settings.get(name) for name in said)
+        or "extra_ids" in settings
+        or (directory / "added_tokens.json").is_file()
+    ):
+        return {"origin": origin}
+    added = from_transformers.byte_tokens(directory)
+    own = sorted(byte_tokens(offset), key=lambda token: token.id)
+    return {"origin": origin, "added_tokens": () if list(added) == own else added}
+
+
+def _build(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built | None:
+    if (directory / "tokenizer.json").is_file():
+        return _with_languages(kind, read_ready(kind, directory, settings), settings)
     found = build_from_pieces(kind, directory, settings)
     if found is not None:
         return found
-    words = build_from_words(directory, settings)
-    if words is not None:
-        return Built(words)
-    if vocabulary.is_file() and merges.is_file():
-        if kind == "BlenderbotSmallTokenizer":
-            return build_word_bpe(vocabulary, merges, settings)
-        added = optional_json(directory / "added_tokens.json")
-        build = build_blenderbot_bpe if kind == "BlenderbotTokenizer" else build_byte_level_bpe
-        return Built(build(vocabulary, merges, settings, added))
-    pieces = directory / "spiece.model"
-    if pieces.is_file():
-        return Built(build_unigram(pieces, int(settings.get("extra_ids", 100))))
-    return None
+    if kind == "BlenderbotSmallTokenizer":
+        if _has(directory, _BPE):
+            return build_word_bpe(directory, settings)
+        return None
+    found_kind = _by_files(kind, directory)
+    return None if found_kind is None else _convert(found_kind, directory)
 
 
-def _built(kind: str, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Built:
-    """A tokenizer.json, which is taken as it is but for the default language."""
-    languages = None
-    if kind == "MarianTokenizer":
-        languages = marian_languages(tokenizer.get_vocab())
+def _convert(kind: Any, directory: Path) -> Built:
+    """What transformers makes of vocabulary files."""
+    files, model = from_transformers.files_of(kind), None
+    if kind.__name__ == "T5Tokenizer":
+        model = _t5_pieces(directory / files[0])
+    tokenizer = from_transformers.load(kind, directory, files)
+    if model is not None:
+        tokenizer = from_transformers.cut_as_sentencepiece(tokenizer, model)
+    return Built(tokenizer, origin=f"{' and '.join(files)}, by transformers' {kind.__name__}")
+
+
+def _t5_pieces(file: Path) -> PieceModel:
+    model = read_pieces(file)
+    if model.kind != UNIGRAM:
+        raise CheckpointError(f"{file} is not a unigram model; save a tokenizer.json instead")
+    texts = {piece.text for piece in model.pieces}
+    if not {"<unk>", "</s>"} <= texts:
+        raise CheckpointError(f"{file} has no <unk> or no </s> piece")
+    return model
+
+
+_BPE, _PIECES, _WORDS = ("vocab.json", "merges.txt"), ("spiece.model",), ("vocab.txt",)
+
+
+def _has(directory: Path, names: Iterable[str]) -> bool:
+    return all((directory / name).is_file() for name in names)
+
+
+def _by_files(kind: str, directory: Path) -> Any:
+    """The class of transformers that reads the vocabulary files at hand; None: there are none.
+
+    It is the one that the checkpoint names, if its files are there.
+
+    Raises:
+        CheckpointError: the files are of a class that only Python can run.
+    """
+    if not any(_has(directory, files) for files in (_BPE, _PIECES, _WORDS)):
+        return None
+    named = from_transformers.find_class(kind) if kind else None
+    if named is not None and _has(directory, from_transformers.files_of(named)):
+        return named
+    if _has(directory, _WORDS):
+        name = "BertTokenizer"
+    elif _has(directory, _BPE):
+        known = read_json(directory / "vocab.json")
+        # RoBERTa's vocabulary has both of its own.
+        name = "GPT2Tokenizer" if _END in known and "<s>" not in known else "RobertaTokenizer"
+    else:
+        name = "T5Tokenizer"
+    return from_transformers.find_class(name)
+
+
+_END = "<|endoftext|>"
+
+
+def _with_languages(kind: str, built: Built, settings: Mapping[str, Any]) -> Built:
     scheme = find_scheme(kind, settings)
     if scheme is not None:
-        languages = mark_languages(tokenizer, scheme, settings)
-    return Built(tokenizer, languages=languages)
+        return replace(built, languages=mark_languages(built.tokenizer, scheme, settings))
+    if kind == "MarianTokenizer":
+        return replace(built, languages=marian_languages(built.tokenizer.get_vocab()))
+    return built
 
 
 def _class(directory: Path, settings: Mapping[str, Any]) -> str:
@@ -149,13 +219,13 @@ def _class(directory: Path, settings: Mapping[str, Any]) -> str:
     config = optional_json(directory / "config.json")
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     kind = str(named or "").removesuffix("Fast")
-    if kind in {*_CLASSES.values(), *SCHEMES}:
+    if kind and kind not in _GENERIC:
         return kind
     model_type = str(config.get("model_type"))
     if model_type == "m2m_100" and not (directory / "vocab.json").is_file():
         return "NllbTokenizer"
-    return "" if kind and kind not in _GENERIC else _CLASSES.get(model_type, "")
+    return _CLASSES.get(model_type, "")
 
 
 #: Classes that say nothing of the tokenizer but that it is a tokenizer.json.
-_GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
+_GENERIC = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")

@@ -1,14 +1,13 @@
 """Language tokens: which of a tokenizer's tokens they are, and where they go.
 
-Sources: the tokenizers of transformers for the places; for the codes where files name none, those
-tokenizers and the papers (Liu et al. 2020, Tang et al. 2020, Fan et al. 2021, Ahmad et al. 2021).
+Source: the tokenizers of transformers, for the places, and for the codes where files name none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenizers import Tokenizer, processors
@@ -22,27 +21,11 @@ from seq2edge.runtime.bundle.tokenizer_info import (
     START,
     Languages,
 )
+from seq2edge.runtime.text.tokenizer import HIDDEN
 
 from ..errors import CheckpointError
-from .settings import listed_tokens, text_of
-
-_MBART = (
-    "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT"
-    " lv_LV my_MM ne_NP nl_XX ro_RO ru_RU si_LK tr_TR vi_VN zh_CN"
-)
-_MBART50 = (
-    f"{_MBART} af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN"
-    " pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
-)
-_M2M100 = (
-    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu"
-    " ha he hi hr ht hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr"
-    " ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr"
-    " uk ur uz vi wo xh yi yo zh zu"
-)
-_WMT21 = "en ha is ja cs ru zh de"
-_PLBART = "java python en_XX"
-_PLBART_MULTI = f"{_PLBART} javascript php ruby go"
+from .from_transformers import own_module
+from .settings import listed_tokens, named_tokens, text_of
 
 
 @dataclass(frozen=True)
@@ -50,13 +33,13 @@ class Scheme:
     """How a tokenizer class of transformers marks languages.
 
     Attributes:
-        pattern: what a language token looks like; its first group is the code.
-        token: a code as its token.
+        pattern: the form of the class's own language tokens; its first group is the code.
+        token: a code as such a token.
         source: where a source's language token stands, ``start`` or ``end``.
         target: what the target's does: ``forced_bos`` or ``decoder_start``.
         default: code of the source where the settings name none; None: no token then.
-        codes: by ``language_codes`` of the settings ("" where they say none), the codes in the
-            order of their ids; None: the files must list them.
+        family: name of the class's module in transformers, which holds its own codes.
+        listed: whether the settings may list fewer of them.
     """
 
     pattern: re.Pattern[str]
@@ -64,29 +47,33 @@ class Scheme:
     source: str
     target: str
     default: str | None
-    codes: Mapping[str, str] | None
+    family: str
+    listed: bool = False
 
     def tokens(self, settings: Mapping[str, Any]) -> list[str]:
-        """The language tokens in the order of their ids.
+        """The class's own language tokens in the order of their ids.
 
         Raises:
-            CheckpointError: the files must list them and do not, or name an unknown list.
+            CheckpointError: the settings name an unknown list.
+            MissingDependencyError: transformers is not installed.
         """
-        if self.codes is None:
-            listed = [t for t in listed_tokens(settings) if self.pattern.fullmatch(t)]
-            if listed:
-                return listed
-            raise CheckpointError(
-                "special_tokens_map.json and tokenizer_config.json list no language tokens under"
-                " additional_special_tokens; save a tokenizer.json instead"
-            )
-        name = str(settings.get("language_codes", ""))
-        if name not in self.codes:
-            raise CheckpointError(
-                f"tokenizer_config.json: language_codes {name!r} is not supported; known:"
-                f" {', '.join(known for known in self.codes if known)}"
-            )
-        return [self.token.format(code) for code in self.codes[name].split()]
+        codes = own_module(self.family).FAIRSEQ_LANGUAGE_CODES
+        if isinstance(codes, Mapping):
+            name = str(settings.get("language_codes", next(iter(codes))))
+            if name not in codes:
+                raise CheckpointError(
+                    f"tokenizer_config.json: language_codes {name!r} is not supported; known:"
+                    f" {', '.join(codes)}"
+                )
+            codes = codes[name]
+        own = [self.token.format(self.code(code)) for code in codes]
+        listed = [token for token in listed_tokens(settings) if token in own]
+        return listed if self.listed and listed else own
+
+    def code(self, token: str) -> str:
+        """The code of a language token: what stands in its form, or all of it."""
+        match = self.pattern.fullmatch(token)
+        return match[1] if match else token
 
     def default_token(self, settings: Mapping[str, Any], known: Mapping[str, int]) -> str | None:
         """The source's language token where a call says none."""
@@ -95,9 +82,8 @@ class Scheme:
             code = settings.get("src_lang") or "en_XX"
         if code is None:
             return None
-        match = self.pattern.fullmatch(str(code))
-        token = self.token.format(match[1] if match else code)
-        return token if token in known else None
+        token = self.token.format(self.code(str(code)))
+        return next((name for name in (token, str(code)) if name in known), None)
 
     def template(self, default: str | None, eos: str) -> list[str]:
         """Tokens around a source, which is ``$A``."""
@@ -107,38 +93,25 @@ class Scheme:
 
 
 _REGIONS = re.compile(r"([a-z]{2}_[A-Z]{2})")
+_SCRIPTS = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})")
 _UNDERLINED = re.compile(r"__(\w+?)__")
 #: By tokenizer class.
 SCHEMES = {
-    "MBartTokenizer": Scheme(_REGIONS, "{}", END, DECODER_START, "en_XX", {"": _MBART}),
-    "MBart50Tokenizer": Scheme(_REGIONS, "{}", START, FORCED_BOS, "en_XX", {"": _MBART50}),
-    "NllbTokenizer": Scheme(
-        re.compile("([a-z]{3}_[A-Z][a-z]{3})"), "{}", START, FORCED_BOS, "eng_Latn", None
-    ),
-    "M2M100Tokenizer": Scheme(
-        _UNDERLINED,
-        "__{}__",
-        START,
-        FORCED_BOS,
-        "en",
-        {"": _M2M100, "m2m100": _M2M100, "wmt21": _WMT21},
-    ),
-    "PLBartTokenizer": Scheme(
-        _UNDERLINED,
-        "__{}__",
-        END,
-        DECODER_START,
-        None,
-        {"": _PLBART, "base": _PLBART, "multi": _PLBART_MULTI},
-    ),
+    "MBartTokenizer": Scheme(_REGIONS, "{}", END, DECODER_START, "en_XX", "mbart"),
+    "MBart50Tokenizer": Scheme(_REGIONS, "{}", START, FORCED_BOS, "en_XX", "mbart50"),
+    "NllbTokenizer": Scheme(_SCRIPTS, "{}", START, FORCED_BOS, "eng_Latn", "nllb", listed=True),
+    "M2M100Tokenizer": Scheme(_UNDERLINED, "__{}__", START, FORCED_BOS, "en", "m2m_100"),
+    "PLBartTokenizer": Scheme(_UNDERLINED, "__{}__", END, DECODER_START, None, "plbart"),
 }
+#: Marks that are special and no language: <mask>, <extra_id_0>, [SEP].
+_MARKUP = re.compile(r"<.*>|\[.*\]")
 
 
 def find_scheme(kind: str, settings: Mapping[str, Any]) -> Scheme | None:
     """The scheme of a tokenizer class; None: it has no languages."""
     scheme = SCHEMES.get(kind)
     if scheme is not None and kind == "NllbTokenizer" and settings.get("legacy_behaviour"):
-        return Scheme(scheme.pattern, scheme.token, END, scheme.target, scheme.default, None)
+        return replace(scheme, source=END)
     return scheme
 
 
@@ -147,20 +120,21 @@ def mark_languages(
 ) -> Languages | None:
     """Put the default language into the tokenizer's template, and say what there is.
 
+    Languages are the special tokens that the files add, whatever they look like, but for those
+    with a name (``mask_token``) and for marks; and where none has the form of the class's own, the
+    tokens of the vocabulary that do.
+
     Returns:
         None if the tokenizer has none of the language tokens.
 
     Raises:
         CheckpointError: it has no ``</s>``.
     """
-    added = tokenizer.get_added_tokens_decoder().items()
-    ids = {token.content: number for number, token in added}
+    ids = _special(tokenizer, settings)
     if not any(map(scheme.pattern.fullmatch, ids)):  # some files have them as plain tokens
         known = tokenizer.get_vocab()
-        listed = known if scheme.codes is None else scheme.tokens(settings)
-        ids = {token: known[token] for token in listed if token in known}
-    found = {token: match[1] for token in ids if (match := scheme.pattern.fullmatch(token))}
-    if not found:
+        ids |= {token: known[token] for token in known if scheme.pattern.fullmatch(token)}
+    if not ids:
         return None
     default = scheme.default_token(settings, ids)
     eos = text_of(settings.get("eos_token", "</s>"))
@@ -172,14 +146,38 @@ def mark_languages(
         special_tokens=[(t, tokenizer.token_to_id(t)) for t in template if t != "$A"],
     )
     return Languages(
-        codes={code: ids[token] for token, code in found.items()},
+        codes={scheme.code(token): number for token, number in ids.items()},
         source=scheme.source,
         target=scheme.target,
-        default_source=None if default is None else found[default],
+        default_source=None if default is None else scheme.code(default),
     )
+
+
+def _special(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Special tokens by id that are added and may be languages."""
+    listed = set(listed_tokens(settings))
+    no_language = {*_UNNAMED, *named_tokens(settings).values()}
+    added = tokenizer.get_added_tokens_decoder().items()
+    return {
+        token.content: number
+        for number, token in sorted(added, key=lambda item: item[0])
+        if (token.special or token.content in listed)
+        and token.content not in no_language
+        and not _MARKUP.fullmatch(token.content)
+        and not token.content.startswith(HIDDEN)
+    }
+
+
+#: Named special tokens where the settings say none.
+_UNNAMED = ("<s>", "</s>", "<pad>", "<unk>", "<mask>")
+
+
+def is_marian_language(token: str) -> bool:
+    """Whether a token of a Marian vocabulary names a target language: ``>>code<<``."""
+    return token.startswith(">>") and token.endswith("<<")
 
 
 def marian_languages(ids: Mapping[str, int]) -> Languages | None:
     """The target languages that a Marian vocabulary has ``>>codes<<`` of; None: it has none."""
-    codes = {t[2:-2]: n for t, n in ids.items() if t.startswith(">>") and t.endswith("<<")}
+    codes = {token[2:-2]: number for token, number in ids.items() if is_marian_language(token)}
     return Languages(codes, NO_SOURCE, SOURCE_START) if codes else None

@@ -11,20 +11,17 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from ..checkpoint import optional_json
-from ..errors import CheckpointError
 from .built import Built
-from .languages import find_scheme, marian_languages, mark_languages
-from .protobuf import PieceModel, read_pieces
+from .languages import find_scheme, is_marian_language, marian_languages, mark_languages
+from .pieces import PieceModel, read_pieces
 from .sentencepiece import (
-    Vocabulary,
     build_decoder,
     build_pieces,
-    clean_up_spaces,
     fairseq_ids,
     shows_all,
 )
-from .settings import text_of
+from .settings import read_ids, text_of
+from .vocabulary import Vocabulary, read_vocabulary
 
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
 #: Pegasus' pretraining tokens, which come before the pieces.
@@ -50,23 +47,20 @@ def _fairseq(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
     languages = [] if scheme is None else scheme.tokens(settings)
     last = () if settings.get("language_codes") == "multi" else ("<mask>",)
     ids = fairseq_ids(model, languages, last)
-    mask = AddedToken("<mask>", lstrip=True, normalized=False)
-    special: list[str | AddedToken] = [*_FAIRSEQ, *languages, mask]
-    vocabulary = _with_added(Vocabulary(ids, "<unk>", special), directory, settings)
-    built = _built(kind, model, vocabulary, settings)
-    if kind == "PLBartTokenizer" and settings.get("clean_up_tokenization_spaces", True):
-        clean_up_spaces(built.tokenizer)
-    return built
+    special = {"<mask>": AddedToken("<mask>", lstrip=True, normalized=False, special=True)}
+    special = special if last else {}
+    vocabulary = read_vocabulary(ids, [*_FAIRSEQ, *languages], special, directory, settings)
+    return _built(kind, model, vocabulary, settings)
 
 
 def _m2m100(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
     model, scheme = read_pieces(directory / "sentencepiece.bpe.model"), find_scheme(kind, settings)
     languages = [] if scheme is None else scheme.tokens(settings)
-    ids = _read_ids(directory / "vocab.json")
+    ids = read_ids(directory / "vocab.json")
     first = len(ids)
     ids |= {token: first + number for number, token in enumerate(languages)}
-    vocabulary = Vocabulary(ids, "<unk>", [*_FAIRSEQ, *languages])
-    return _built(kind, model, _with_added(vocabulary, directory, settings), settings)
+    vocabulary = read_vocabulary(ids, [*_FAIRSEQ, *languages], {}, directory, settings)
+    return _built(kind, model, vocabulary, settings)
 
 
 def _pegasus(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
@@ -77,8 +71,8 @@ def _pegasus(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
     before = ["<pad>", "</s>", *masks, *unused]
     pieces = [piece.text for piece in model.pieces[2:]]
     ids = {token: number for number, token in reversed(list(enumerate([*before, *pieces])))}
-    vocabulary = Vocabulary(ids, "<unk>", [*before, "<unk>"])
-    return _built(kind, model, _with_added(vocabulary, directory, settings), settings)
+    vocabulary = read_vocabulary(ids, [*before, "<unk>"], {}, directory, settings)
+    return _built(kind, model, vocabulary, settings)
 
 
 def _marian(_kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
@@ -89,25 +83,31 @@ def _marian(_kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
     separate = bool(settings.get("separate_vocabs"))
     source = read_pieces(directory / "source.spm")
     target = read_pieces(directory / "target.spm")
-    ids = _read_ids(directory / "vocab.json")
-    target_ids = _read_ids(directory / "target_vocab.json") if separate else ids
-    languages = None if separate else marian_languages(ids)
-    named = [f">>{code}<<" for code in languages.codes] if languages is not None else []
     special = [text_of(settings.get(f"{name}_token", default)) for name, default in _MARIAN]
     unknown = special[0]
-    vocabulary = _with_added(Vocabulary(ids, unknown, special, named), directory, settings)
-    outputs = Vocabulary(target_ids, unknown, special, named) if separate else vocabulary
+
+    def vocabulary(name: str) -> Vocabulary:
+        ids = read_ids(directory / name)
+        named = [AddedToken(token, normalized=False) for token in ids if is_marian_language(token)]
+        flagged = {token.content: token for token in named}  # decoding keeps them
+        return read_vocabulary(ids, special, flagged, directory, settings, unknown)
+
+    sources = vocabulary("vocab.json")
+    outputs = vocabulary("target_vocab.json") if separate else sources
     template = ["$A", special[1]]
     return Built(
-        tokenizer=build_pieces(source, vocabulary, template),
+        tokenizer=build_pieces(source, sources, template),
         target=build_decoder(target, outputs, template),
-        size=vocabulary.size,
-        unknown=vocabulary.ids[unknown],
-        languages=languages,
+        size=sources.size,
+        unknown=sources.ids[unknown],
+        languages=marian_languages(sources.ids),
+        origin=_ORIGIN.format("source.spm, target.spm and vocab.json"),
     )
 
 
 _MARIAN = (("unk", "<unk>"), ("eos", "</s>"), ("pad", "<pad>"))
+#: How a manifest says where a tokenizer is from.
+_ORIGIN = "{}, as SentencePiece cuts texts"
 
 
 def _built(
@@ -123,35 +123,8 @@ def _built(
         size=size,
         unknown=vocabulary.ids["<unk>"] if tokenizer.get_vocab_size() > size else None,
         languages=None if scheme is None else mark_languages(tokenizer, scheme, settings),
+        origin=_ORIGIN.format(" and ".join(_BUILDERS[kind][0])),
     )
-
-
-def _with_added(vocabulary: Vocabulary, directory: Path, settings: Mapping[str, Any]) -> Vocabulary:
-    """With the tokens of added_tokens.json and of ``added_tokens_decoder`` that are new."""
-    ids, named, special = dict(vocabulary.ids), list(vocabulary.named), list(vocabulary.special)
-    file = directory / "added_tokens.json"
-    added = {token: (number, False) for token, number in _read_ids(file).items()}
-    listed = settings.get("added_tokens_decoder")
-    for number, token in listed.items() if isinstance(listed, Mapping) else ():
-        is_special = isinstance(token, dict) and token.get("special") is True
-        added[text_of(token)] = (int(number), is_special)
-    for token, (number, is_special) in added.items():
-        if token not in ids:
-            ids[token] = number
-            (special if is_special else named).append(token)
-    return Vocabulary(ids, vocabulary.unknown, special, named)
-
-
-def _read_ids(file: Path) -> dict[str, int]:
-    """Token to id; {} if there is no such file.
-
-    Raises:
-        CheckpointError: something else is in it.
-    """
-    found = optional_json(file)
-    if not all(isinstance(number, int) and number >= 0 for number in found.values()):
-        raise CheckpointError(f"{file} does not map tokens to ids")
-    return found
 
 
 Builder = Callable[[str, Path, Mapping[str, Any]], Built]

@@ -1,44 +1,34 @@
 """SentencePiece models whose pieces have other ids in the model, as ``tokenizers`` tokenizers.
 
-Unlike :mod:`.unigram`, which is the tokenizer that T5's checkpoints have had for long, these cut
-texts as the SentencePiece library does, with which the models were trained. One thing differs:
-the ``tokenizers`` library loses a combining mark after a character that normalization changes.
+They cut texts as the SentencePiece library does, with which the models were trained. (transformers
+5 keeps spaces at the ends of texts, normalizes nothing for mBART, reads NLLB's files as if they
+were all BPE, and knows no byte fallback.)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from seq2edge.runtime.text.tokenizer import HIDDEN, NO_TOKEN
 
 from ..errors import CheckpointError
-from .protobuf import BPE, SPACE, PieceModel
+from .charsmap import compiled_normalizers
+from .pieces import BPE, SPACE, PieceModel
+from .vocabulary import Vocabulary
 
 _END_SPACES = r"\A +| +\z"
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The model's tokens.
-
-    Attributes:
-        ids: token to id.
-        unknown: the token of what has none.
-        special: tokens that texts may name as they are and that decoding leaves out.
-        named: tokens that texts may name and that decoding keeps.
-    """
-
-    ids: Mapping[str, int]
-    unknown: str
-    special: Sequence[str | AddedToken]
-    named: Sequence[str] = ()
-
-    @property
-    def size(self) -> int:
-        return 1 + max(self.ids.values())
 
 
 def fairseq_ids(
@@ -82,61 +72,36 @@ def shows_all(model: PieceModel, vocabulary: Vocabulary) -> bool:
     return not any(name.startswith(HIDDEN) for name in _names(model, vocabulary, hide=True))
 
 
-def clean_up_spaces(tokenizer: Tokenizer) -> None:
-    """Let decoding drop spaces before English punctuation and contractions.
-
-    As ``clean_up_tokenization_spaces`` of transformers does, for what it calls so.
-    """
-    ends = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")
-    pairs = [(f" {end}", end) for end in ends]
-    pairs.insert(4, (" ' ", "'"))
-    steps = [decoders.Replace(found, better) for found, better in pairs]
-    tokenizer.decoder = decoders.Sequence([*_decoding(), *steps])
-
-
-def _decoding() -> list[decoders.Decoder]:
-    return [
-        decoders.Replace(SPACE, " "),
-        decoders.Fuse(),
-        decoders.Replace(Regex(_END_SPACES), ""),
-    ]
+def _decoding(*, byte_fallback: bool) -> decoders.Decoder:
+    steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")]
+    if byte_fallback:
+        steps.append(decoders.ByteFallback())
+    return decoders.Sequence([*steps, decoders.Fuse(), decoders.Replace(Regex(_END_SPACES), "")])
 
 
 def _names(model: PieceModel, vocabulary: Vocabulary, *, hide: bool) -> list[str]:
     """All tokens by id, those that only the model has last."""
-    shown = {str(token) for token in (*vocabulary.special, *vocabulary.named)}
-    shown |= {vocabulary.unknown, *(piece.text for piece in model.pieces if piece.in_texts)}
+    used = [piece.text for piece in model.pieces if piece.in_texts or piece.is_byte]
+    shown = {*(token.content for token in vocabulary.added), vocabulary.unknown, *used}
     names = [f"{NO_TOKEN}{number}" for number in range(vocabulary.size)]
     for token, number in vocabulary.ids.items():
         names[number] = HIDDEN + token if hide and token not in shown else token
-    return names + [p.text for p in model.pieces if p.in_texts and p.text not in vocabulary.ids]
+    return names + [text for text in used if text not in vocabulary.ids]
 
 
 def _build(
     model: PieceModel, vocabulary: Vocabulary, template: Sequence[str], names: Sequence[str]
 ) -> Tokenizer:
     ids = {token: number for number, token in enumerate(names)}
-    special = [token for token in vocabulary.special if str(token) in ids]
-    special += [name for name in names if name.startswith(NO_TOKEN)]  # decoding leaves them out
     for token in (vocabulary.unknown, *(name for name in template if name != "$A")):
         if token not in ids:
             raise CheckpointError(f"the vocabulary that goes with {model.name} has no {token}")
-    scores = {piece.text: piece.score for piece in model.pieces if piece.in_texts}
-    if model.kind == BPE:
-        tokenizer = Tokenizer(
-            models.BPE(ids, _merges(scores), unk_token=vocabulary.unknown, fuse_unk=True)
-        )
-    else:
-        # The score of an unknown character depends on the lowest one, so others have the highest.
-        other = max(scores.values(), default=0.0)
-        listed = [(name, scores.get(name, other)) for name in names]
-        tokenizer = Tokenizer(models.Unigram(listed, unk_id=ids[vocabulary.unknown]))
-    tokenizer.normalizer = _normalizer(model)
-    tokenizer.decoder = decoders.Sequence(_decoding())
-    tokenizer.add_special_tokens(
-        [t if isinstance(t, AddedToken) else AddedToken(t, normalized=False) for t in special]
-    )
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in vocabulary.named if t in ids])
+    tokenizer = Tokenizer(_model(model, ids, vocabulary.unknown))
+    with_pieces(tokenizer, model)
+    none = [AddedToken(name, special=True) for name in names if name.startswith(NO_TOKEN)]
+    added = [token for token in (*vocabulary.added, *none) if token.content in ids]
+    tokenizer.add_special_tokens([token for token in added if token.special])
+    tokenizer.add_tokens([token for token in added if not token.special])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=list(template),
         special_tokens=[(token, ids[token]) for token in template if token != "$A"],
@@ -144,10 +109,40 @@ def _build(
     return tokenizer
 
 
+def with_pieces(tokenizer: Tokenizer, model: PieceModel) -> None:
+    """Let a tokenizer with a model's pieces normalize and decode as SentencePiece does."""
+    tokenizer.normalizer = _normalizer(model)
+    user_defined = [piece.text for piece in model.pieces if piece.user_defined]
+    split: pre_tokenizers.PreTokenizer = pre_tokenizers.Sequence([])
+    if model.kind == BPE and user_defined:  # they are never merged with what is beside them
+        longest_first = sorted(map(re.escape, user_defined), key=len, reverse=True)
+        split = pre_tokenizers.Split(Regex("|".join(longest_first)), "isolated")
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = _decoding(byte_fallback=model.byte_fallback)
+
+
+def _model(model: PieceModel, ids: Mapping[str, int], unknown: str) -> models.Model:
+    scores = {piece.text: piece.score for piece in model.pieces if piece.in_texts}
+    if model.kind == BPE:
+        merged = {piece.text for piece in model.pieces if piece.in_texts and not piece.user_defined}
+        return models.BPE(
+            dict(ids),
+            _merges({text: score for text, score in scores.items() if text in merged}),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=model.byte_fallback,
+            ignore_merges=len(merged) < len(scores),
+        )
+    # The score of an unknown character depends on the lowest one, so others have the highest.
+    other = max(scores.values(), default=0.0)
+    listed = [(name, scores.get(name, other)) for name in ids]
+    return models.Unigram(listed, unk_id=ids[unknown], byte_fallback=model.byte_fallback)
+
+
 def _normalizer(model: PieceModel) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
-        steps.append(normalizers.Precompiled(model.charsmap))
+        steps += compiled_normalizers(model.charsmap)
     if model.collapse:
         steps += [
             normalizers.Replace(Regex(_END_SPACES), ""),

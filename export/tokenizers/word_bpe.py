@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ..checkpoint import read_json
 from ..errors import CheckpointError
 from .built import Built
 from .settings import text_of
+from .vocabulary import read_vocabulary
 
 _GOES_ON, _ENDS = "@@", "</w>"
 _SPECIAL = {
@@ -30,20 +31,23 @@ _WORD = r"'|[.,!?()]?[^\s.,!?()']+|[.,!?()]"
 _LINE_END = r"(?<=[^\s'])\n"
 
 
-def build_word_bpe(vocabulary: Path, merges: Path, settings: Mapping[str, Any]) -> Built:
+def build_word_bpe(directory: Path, settings: Mapping[str, Any]) -> Built:
     """A tokenizer of lower-case words that puts nothing around the text.
 
     Raises:
         CheckpointError: a merge that is no pair, or a vocabulary without the unknown token.
     """
+    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
     ids = read_json(vocabulary)
     special = {name: text_of(settings.get(name, token)) for name, token in _SPECIAL.items()}
     unknown = special["unk_token"]
     if unknown not in ids or not all(isinstance(number, int) for number in ids.values()):
         raise CheckpointError(f"{vocabulary} does not map tokens to ids, or lacks {unknown}")
-    named = {token: number for token, number in ids.items() if token in special.values()}
+    tokens = read_vocabulary(ids, list(special.values()), {}, directory, settings, unknown)
+    added = [token for token in tokens.added if token.content in tokens.ids]
+    named = {token.content: tokens.ids[token.content] for token in added}
+    size = tokens.size
     pieces = {_piece(t): number for t, number in ids.items() if t not in named}
-    size = 1 + max(ids.values())
     pairs = _pairs(merges)
     # What merges go through and the vocabulary lacks is unknown where it is left.
     parts = dict.fromkeys(part for a, b in pairs for part in (a, b, a + b))
@@ -52,12 +56,14 @@ def build_word_bpe(vocabulary: Path, merges: Path, settings: Mapping[str, Any]) 
     model = models.BPE(pieces | named, pairs, unk_token=unknown, end_of_word_suffix=_ENDS)
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(Regex(_LINE_END), " __newln__"), normalizers.Lowercase()]
+        [normalizers.Replace(Regex(_LINE_END), " __newln__ "), normalizers.Lowercase()]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
     tokenizer.decoder = decoders.BPEDecoder(_ENDS)
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in named])
-    return Built(tokenizer, size=size, unknown=ids[unknown])
+    tokenizer.add_special_tokens([token for token in added if token.special])
+    tokenizer.add_tokens([token for token in added if not token.special])
+    origin = "vocab.json and merges.txt, as Blenderbot-small cuts words"
+    return Built(tokenizer, size=size, unknown=ids[unknown], origin=origin)
 
 
 def _piece(token: str) -> str:

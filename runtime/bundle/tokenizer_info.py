@@ -34,6 +34,23 @@ class Languages:
 
 
 @dataclass(frozen=True)
+class AddedByteToken:
+    """A token of a tokenizer of bytes that is no byte.
+
+    Attributes:
+        id, content: its id, and what texts call it.
+        special: decoding may leave it out.
+        lstrip, rstrip: it takes the white space before or after it.
+    """
+
+    id: int
+    content: str
+    special: bool = True
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+@dataclass(frozen=True)
 class TokenizerInfo:
     """How texts become tokens.
 
@@ -45,6 +62,7 @@ class TokenizerInfo:
         max_length: tokens of the longest text that the tokenizer is for (``model_max_length``);
             None: any.
         origin: the checkpoint's files that it was made from, and what read them; "": not known.
+        added_tokens: of bytes; (): ByT5's own.
     """
 
     kind: str = "none"
@@ -55,6 +73,7 @@ class TokenizerInfo:
     languages: Languages | None = None
     max_length: int | None = None
     origin: str = ""
+    added_tokens: tuple[AddedByteToken, ...] = ()
 
 
 def read_tokenizer(r: FieldReader, raw: dict[str, Any], key: str) -> TokenizerInfo:
@@ -69,7 +88,18 @@ def read_tokenizer(r: FieldReader, raw: dict[str, Any], key: str) -> TokenizerIn
         languages=None if info.get("languages") is None else _languages(r, info, f"{key}."),
         max_length=r.limit(info, "max_length", f"{key}."),
         origin=r.text(info, "origin", f"{key}.") if "origin" in info else "",
+        added_tokens=_added_tokens(r, info, f"{key}.") if "added_tokens" in info else (),
     )
+
+
+def _added_tokens(r: FieldReader, raw: dict[str, Any], where: str) -> tuple[AddedByteToken, ...]:
+    found, where = [], f"{where}added_tokens."
+    for item in r.items(raw, "added_tokens", where):
+        entry = item if isinstance(item, dict) else {}
+        number, content = r.number(entry, "id", where), r.text(entry, "content", where)
+        flags = [bool(entry.get(name)) for name in ("special", "lstrip", "rstrip")]
+        found.append(AddedByteToken(number, content, *flags))
+    return tuple(found)
 
 
 def _languages(r: FieldReader, raw: dict[str, Any], where: str) -> Languages:

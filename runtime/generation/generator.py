@@ -61,7 +61,7 @@ class Generator:
             InputError: which option, its value and what is allowed.
             MissingDependencyError: a constraint needs a package that is not installed.
         """
-        config = check(with_languages(config, self._manifest), self._manifest)
+        config = check(with_languages(config, self._manifest, self._tokenizer), self._manifest)
         self._new_tokens(config)
         if config.prompt_lookup_num_tokens is not None and has_rows(self._backend):
             raise InputError(

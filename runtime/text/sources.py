@@ -89,7 +89,7 @@ def tokenize(
             raise SourceError(index, f"cannot be tokenized: {error}") from None
         if not ids:
             raise SourceError(index, "has no token that the tokenizer knows")
-        ids = with_source_language(ids, config, manifest)
+        ids = with_source_language(ids, config, manifest, tokenizer)
         if limit is not None and len(ids) > limit:
             raise SourceError(
                 index,

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as _FastTokenizer
 
 from ..bundle.optimum import UNREADY
 from ..bundle.reader import Bundle
+from ..bundle.tokenizer_info import AddedByteToken
 from ..errors import BundleError
 
 #: Before a token that no text may be cut into; no text holds this noncharacter.
@@ -35,6 +36,14 @@ class Tokenizer(Protocol):
 
     def settled(self, ids: Sequence[int]) -> int:
         """How many of ``ids`` decode to text that no later token can change."""
+        ...
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its name; None: there is no such token."""
+        ...
+
+    def is_added(self, number: int) -> bool:
+        """Whether a token stands for itself alone and is no piece that words are cut into."""
         ...
 
     def token_bytes(self) -> list[bytes]:
@@ -59,6 +68,7 @@ class JsonTokenizer:
         self._tokenizer.no_truncation()
         self._size = self._tokenizer.get_vocab_size() if size is None else size
         self._unknown = unknown
+        self._added = self._tokenizer.get_added_tokens_decoder()
         self._kinds = _decoder_kinds(json.loads(self._tokenizer.to_str()).get("decoder"))
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
@@ -90,14 +100,24 @@ class JsonTokenizer:
                 count -= 1
         return count
 
+    def token_id(self, token: str) -> int | None:
+        for name in (token, HIDDEN + token):
+            number: int | None = self._tokenizer.token_to_id(name)
+            if number is not None and number < self._size:
+                return number
+        return None
+
+    def is_added(self, number: int) -> bool:
+        name = self._tokenizer.id_to_token(number) or ""
+        return name.startswith(HIDDEN) or number in self._added
+
     def token_bytes(self) -> list[bytes]:
         tokens = [self._tokenizer.id_to_token(number) or "" for number in range(self._size)]
-        added = self._tokenizer.get_added_tokens_decoder()
         if "ByteLevel" in self._kinds:
             spelled = [_byte_level(token) for token in tokens]
         else:
             spelled = self._in_context(tokens, by_byte="ByteFallback" in self._kinds)
-        for number, token in added.items():
+        for number, token in self._added.items():
             if number < len(spelled):
                 spelled[number] = b"" if token.special else token.content.encode()
         return spelled
@@ -145,39 +165,69 @@ class ByteTokenizer:
     """ByT5: byte ``b`` is token ``b + offset``; the ids below are pad, end and unknown.
 
     Source: Xue et al. 2021, "ByT5", section 3.1; ``<extra_id_N>`` follow the 256 bytes.
+
+    Args:
+        offset: the first byte's token.
+        added: the tokens that are no bytes; (): ByT5's own.
     """
 
     _EOS = 1
-    _EXTRA_IDS = 125
 
-    def __init__(self, offset: int = 3) -> None:
+    def __init__(self, offset: int = 3, added: Sequence[AddedByteToken] = ()) -> None:
         self._offset = offset
-        self._special = {"<pad>": 0, "</s>": self._EOS, "<unk>": 2}
-        sentinels = [f"<extra_id_{number}>" for number in range(self._EXTRA_IDS)]
-        # The named tokens swallow the white space around them, as in the reference.
-        self._split = re.compile(rf"\s*({'|'.join(self._special)})\s*|({'|'.join(sentinels)})")
-        self._special |= {text: offset + 256 + n for n, text in enumerate(sentinels)}
+        self._added = {token.content: token for token in added or byte_tokens(offset)}
+        self._by_id = {token.id: token for token in self._added.values()}
+        longest_first = sorted(self._added.values(), key=lambda token: -len(token.content))
+        self._split = re.compile("|".join(map(_pattern, longest_first)))
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         ids: list[int] = []
-        for part in filter(None, self._split.split(text)):
-            if part in self._special:
-                ids.append(self._special[part])
-            else:
-                ids.extend(byte + self._offset for byte in part.encode())
+        place = 0
+        for match in self._split.finditer(text):
+            ids += (byte + self._offset for byte in text[place : match.start()].encode())
+            ids.append(self._added[next(filter(None, match.groups()))].id)
+            place = match.end()
+        ids += (byte + self._offset for byte in text[place:].encode())
         return ids if not special_tokens or ids[-1:] == [self._EOS] else [*ids, self._EOS]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        special = {} if skip_special_tokens else {n: t.encode() for t, n in self._special.items()}
-        first, last = self._offset, self._offset + 256
-        spelled = (bytes([i - first]) if first <= i < last else special.get(i, b"") for i in ids)
-        return b"".join(spelled).decode(errors="ignore")
+        return b"".join(self._spell(i, skip_special_tokens) for i in ids).decode(errors="ignore")
+
+    def _spell(self, number: int, skip_special_tokens: bool) -> bytes:
+        token = self._by_id.get(number)
+        if token is not None:
+            return b"" if token.special and skip_special_tokens else token.content.encode()
+        byte = number - self._offset
+        return bytes([byte]) if 0 <= byte < 256 else b""
 
     def settled(self, ids: Sequence[int]) -> int:
         return len(ids)
 
+    def token_id(self, token: str) -> int | None:
+        found = self._added.get(token)
+        return None if found is None else found.id
+
+    def is_added(self, number: int) -> bool:
+        return number in self._by_id
+
     def token_bytes(self) -> list[bytes]:
-        return [b""] * self._offset + [bytes([b]) for b in range(256)] + [b""] * self._EXTRA_IDS
+        count = 1 + max(self._offset + 255, *self._by_id)
+        return [self._spell(number, skip_special_tokens=True) for number in range(count)]
+
+
+def byte_tokens(offset: int) -> list[AddedByteToken]:
+    """ByT5's own tokens that are no bytes; the named ones swallow the white space around them."""
+    named = ["<pad>", "</s>", "<unk>"]
+    sentinels = [f"<extra_id_{number}>" for number in range(125)]
+    return [
+        *(AddedByteToken(n, text, lstrip=True, rstrip=True) for n, text in enumerate(named)),
+        *(AddedByteToken(offset + 256 + n, text) for n, text in enumerate(sentinels)),
+    ]
+
+
+def _pattern(token: AddedByteToken) -> str:
+    before, after = (r"\s*" if strips else "" for strips in (token.lstrip, token.rstrip))
+    return f"{before}({re.escape(token.content)}){after}"
 
 
 def load_tokenizer(bundle: Bundle, *, target: bool = False) -> Tokenizer | None:
@@ -195,7 +245,7 @@ def load_tokenizer(bundle: Bundle, *, target: bool = False) -> Tokenizer | None:
     if info.kind == "none":
         return None
     if info.kind == "byte":
-        return ByteTokenizer(info.byte_offset)
+        return ByteTokenizer(info.byte_offset, info.added_tokens)
     if info.kind == "tokenizers" and info.file is not None:
         data = bundle.path(info.file).read_bytes()
         return JsonTokenizer(data, size=info.size, unknown=info.unknown)

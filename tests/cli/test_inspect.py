@@ -118,6 +118,7 @@ def test_text_tells_the_same_for_people(
     assert rows["size"].endswith(" kB")
     assert rows["source"] == "no fixed limit; target no fixed limit"
     assert rows["tokenizer"] == "byte"
+    assert "              from tokenizer_config.json, bytes" in text.splitlines()
     assert rows["each token"] == f"reads {report['bytes_read_per_token'] / 1e3:.1f} kB of weights"
     assert rows["cache"].startswith(f"{report['cache_bytes_per_slot'] / 1e3:.1f} kB a slot")
     assert rows["decoder"].startswith("float32, opset 24: ")

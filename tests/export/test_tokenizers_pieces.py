@@ -13,16 +13,27 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import combining
 
 import pytest
 import sentencepiece
 import transformers
 from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
+from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as NLLB_LANGUAGES
 
 from seq2edge.export import ExportResult
 from seq2edge.runtime import Seq2SeqModel
 
 Load = Callable[[Path], Seq2SeqModel]
+
+#: Marks after letters that normalization changes, alone or with another mark, of which the
+#: tokenizers library loses one.
+MARKS = [
+    "\ufb01\u0301\u0323",
+    "\uff21\u0300 \uff41\u0332",
+    "o\u0302\u0301 e\u0301\u0332",
+    "\u2460\u20dd",
+]
 
 
 def train(sentences: Sequence[str], **options: Any) -> bytes:
@@ -49,8 +60,8 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def texts(sentencepiece_texts: list[str]) -> list[str]:
-    plain = sentencepiece_texts
+def texts(mixed_texts: list[str]) -> list[str]:
+    plain = [*mixed_texts, *MARKS]
     return [*plain, *(f"{text} </s>{text[:5]}" for text in plain), " ▁ two  spaces ", "▁▁a"]
 
 
@@ -227,7 +238,9 @@ def test_transformers_agrees_on_all_texts_without_spaces_at_the_ends(
     reference = getattr(transformers, kind).from_pretrained(files)
     model = load(files)
     assert model.tokenizer is not None
-    words = [f"a{text}a" for text in mixed_texts]
+    # transformers loses marks.
+    words = [f"a{text}a" for text in mixed_texts if not any(map(combining, text))]
+    assert len(words) > 100
     assert [model.tokenizer.encode(text) for text in words] == [
         reference(text)["input_ids"] for text in words
     ]
@@ -237,12 +250,20 @@ def test_transformers_agrees_on_all_texts_without_spaces_at_the_ends(
         assert languages.codes == reference.lang_code_to_id
 
 
-def test_nllb_without_a_list_of_languages_is_refused(
-    corpus: list[str], editable: Callable[..., Path], refusal: Callable[..., str]
+def test_nllb_without_a_list_of_languages_has_those_of_the_paper(
+    corpus: list[str], files: Path, load: Load
 ) -> None:
-    checkpoint = editable("m2m100")
-    (checkpoint / "sentencepiece.bpe.model").write_bytes(train(corpus))
-    assert "list no language tokens" in refusal(checkpoint)
+    """transformers 5 gives it none; the ids are those of the published checkpoints."""
+    data = train(corpus, model_type="bpe")
+    (files / "sentencepiece.bpe.model").write_bytes(data)
+    write(files, tokenizer_config={"tokenizer_class": "NllbTokenizer"})
+    model = load(files)
+    languages = model.manifest.tokenizer.languages
+    assert languages is not None
+    after = len(pieces_of(data)[1]) + 1
+    assert languages.codes == {code: after + n for n, code in enumerate(NLLB_LANGUAGES)}
+    assert model.tokenizer is not None
+    assert model.tokenizer.encode("<mask>") == [languages.codes["eng_Latn"], after + 202, 2]
 
 
 def test_pegasus_file_gives_the_pieces_after_103_tokens(

@@ -201,6 +201,7 @@ GOLDEN = rb"""{
   },
   "target_tokenizer": null,
   "tokenizer": {
+    "added_tokens": [],
     "byte_offset": 0,
     "file": "tokenizer.json",
     "kind": "tokenizers",
