@@ -21,7 +21,7 @@ from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.generation import GenerationConfig, Generator
-from seq2edge.runtime.text.sources import Source
+from seq2edge.runtime.text.sources import TextSource
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,14 @@ def _measure(backend: Backend, manifest: Manifest, workload: Workload) -> dict[s
     input_ids = random_source(manifest, workload)
     mask = np.ones(input_ids.shape, np.bool_)
     decoding = Generator(backend, manifest, None)
-    sources = [Source.of(row.tolist()) for row in input_ids]
+    sources = [TextSource.of(row.tolist()) for row in input_ids]
     several = decoding.check(fixed_length(workload.new_tokens, workload.num_beams))
 
     def generate(config: GenerationConfig) -> Callable[[], object]:
         return lambda: decoding.run(sources, config)
 
     parts: dict[str, Callable[[], object]] = {
-        "encoder": lambda: backend.encode(input_ids, mask),
+        "encoder": lambda: backend.encode({"input_ids": input_ids, "attention_mask": mask}),
         "first token": generate(replace(several, max_new_tokens=1)),
         "all": generate(several),
     }

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from seq2edge.runtime.backends import Backend, Step, load_backend, makes_chains
+from seq2edge.runtime.backends import Backend, Step, load_backend, slot_backend
 from seq2edge.runtime.backends.limits import cache_bytes
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda, load_cuda
 from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
@@ -180,13 +180,14 @@ class _Stepper:
         stack.callback(backend.close)
         _check_limits(backend, workload)
         slots, batch = workload.new_tokens, workload.batch_size
-        decoder = backend.decoder(backend.encode(source, np.ones(source.shape, np.bool_)), slots)
-        step = Step.allocate(batch, 1, decoder.capacity, feed_back=True)
-        run: Callable[[], object] = decoder.bind(step)
-        count = 1
-        if makes_chains(decoder):
-            count = min(decoder.ahead, slots)
-            run = partial(decoder.bind_chain(step), count)
+        mask = np.ones(source.shape, np.bool_)
+        encoded = backend.encode({"input_ids": source, "attention_mask": mask})
+        cache = slot_backend(backend, "a roofline").new_cache(encoded, slots)
+        step = Step.allocate(batch, 1, cache.max_cache_len, feed_back=True)
+        count = min(backend.capabilities.steps_per_launch, slots)
+        run: Callable[[], object] = partial(cache.forward, step)
+        if count > 1:
+            run = partial(cache.forward_greedy, step, count)
         step.input_ids[:] = bundle.manifest.special_tokens.decoder_start
         # The last of the steps fills the last slot.
         step.position_ids[:] = step.write_indices[:] = slots - count
@@ -279,15 +280,16 @@ def _plan_weight_bytes(bundle: Bundle, backend: str, cuda: Cuda | None) -> int |
 
 
 def _check_limits(backend: Backend, workload: Workload) -> None:
-    if backend.limits is None:
+    limits = backend.capabilities.limits
+    if limits is None:
         return
-    check_sources(backend.limits, [workload.source_length])
-    if workload.batch_size > backend.limits.max_batch:
+    check_sources(limits, [workload.source_length])
+    if workload.batch_size > limits.max_batch:
         raise InputError(
-            f"--batch-size {workload.batch_size} is more than the {backend.limits.max_batch} that"
-            f" the engine was built for; build it with --max-batch {workload.batch_size}"
+            f"--batch-size {workload.batch_size} is more than the {limits.max_batch} that the"
+            f" engine was built for; build it with --max-batch {workload.batch_size}"
         )
-    _check_slots(backend.limits.max_target_length, workload, "the engine's (--max-target-length)")
+    _check_slots(limits.max_target_length, workload, "the engine's (--max-target-length)")
 
 
 def _check_slots(limit: int | None, workload: Workload, whose: str) -> None:

@@ -212,7 +212,7 @@ def until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:
 def _compare_encoder(
     bundle: Bundle, backend: OrtBackend, inputs: Inputs, states: Expected
 ) -> Difference:
-    source = backend.encode(inputs.input_ids, inputs.mask)
+    source = backend.encode({"input_ids": inputs.input_ids, "attention_mask": inputs.mask})
     states = states.at(inputs.mask)
     if bundle.manifest.single_stack == "encoder":
         return judge([(source.numpy(STATES)[inputs.mask], states)])
@@ -233,13 +233,13 @@ def _compare_decoder(
     bundle: Bundle, backend: OrtBackend, inputs: Inputs, logits: Expected
 ) -> Difference:
     batch, count = inputs.decoder_ids.shape
-    source = backend.encode(inputs.input_ids, inputs.mask)
-    decoder = backend.decoder(source, count)
+    source = backend.encode({"input_ids": inputs.input_ids, "attention_mask": inputs.mask})
+    decoder = backend.new_cache(source, count)
     step = Step.allocate(batch, count, count, vocab_size=bundle.manifest.dimensions.vocab_size)
     step.input_ids[:] = inputs.decoder_ids
     step.position_ids[:] = np.arange(count)
     step.attention_mask[:] = np.tri(count, dtype=np.bool_)
-    decoder.bind(step)()
+    decoder.forward(step)
     if step.logits is None:
         raise AssertionError("logits were asked for")
     everywhere = np.ones((batch, count), np.bool_)

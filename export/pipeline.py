@@ -26,7 +26,7 @@ from seq2edge.runtime.errors import MissingDependencyError
 from .checkpoint import Checkpoint, ResolvedCheckpoint, merge_adapter, resolve_checkpoint
 from .families import expected_names, find_family, tied_names
 from .generation import generation_defaults, special_tokens
-from .graph import build_decoder, build_encoder, build_scores
+from .graph import build_decoder, build_encoder, build_logsumexp
 from .parity import Parity, Reference, validate_bundle
 from .serialize import Progress, parameter_shapes, write_graph, write_weights
 from .spec import ModelSpec
@@ -140,7 +140,7 @@ def build_graphs(spec: ModelSpec) -> dict[str, ir.Model]:
         graphs["encoder"] = build_encoder(spec, spec.encoder)
     if spec.decoder is not None:
         graphs["decoder"] = build_decoder(spec, spec.decoder)
-        graphs["scores"] = build_scores(spec)
+        graphs["logsumexp"] = build_logsumexp(spec)
     return graphs
 
 

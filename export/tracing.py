@@ -300,10 +300,10 @@ def _run_graphs(
     backend: OrtConcatBackend, inputs: Inputs, parts: list[NDArray[np.int64]], cross: int
 ) -> list[NDArray[np.float32]]:
     """The same of the graphs, which have so many ``cross`` tensors."""
-    source = backend.encode(inputs.input_ids, inputs.mask)
-    decoder = backend.rows(source)
+    source = backend.encode({"input_ids": inputs.input_ids, "attention_mask": inputs.mask})
+    decoder = backend.new_cache(source)
     states = [source.outputs[f"cross.{number}"].numpy() for number in range(cross)]
-    return [*states, *(decoder.run(tokens) for tokens in parts)]
+    return [*states, *(decoder.forward(tokens) for tokens in parts)]
 
 
 def _by_position(measured: Expected) -> Expected:

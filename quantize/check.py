@@ -21,7 +21,8 @@ from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import BackendError, InputError
 from seq2edge.runtime.generation.divergence import Divergence, TokenPair, divergences
-from seq2edge.runtime.text.sources import Source, padded
+from seq2edge.runtime.generation.source import collate
+from seq2edge.runtime.text.sources import TextSource
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
 from .recipe.options import Options
@@ -297,10 +298,12 @@ def _answered_prompts(bundle: Bundle, model: Seq2SeqModel, most: int) -> list[To
     pairs: list[TokenPair] = []
     for _ in range(_ROUNDS):
         sources = random_sources(bundle, generator, _SEQUENCES, room=most)
-        ids, mask = padded(
-            [Source.of(tokens) for tokens in sources], bundle.manifest.special_tokens.pad
+        inputs = collate(
+            [TextSource.of(tokens) for tokens in sources], bundle.manifest.special_tokens.pad
         )
-        answers = model.generate_ids(ids, mask, GenerationConfig(max_new_tokens=most))
+        answers = model.generate_ids(
+            inputs["input_ids"], inputs["attention_mask"], GenerationConfig(max_new_tokens=most)
+        )
         pairs += [
             TokenPair(source, answer.token_ids)
             for source, answer in zip(sources, answers, strict=True)

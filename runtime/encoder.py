@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .backends import Backend, load_backend
 from .bundle.manifest import STATES
 from .bundle.reader import Bundle
 from .errors import BundleError, InputError
 from .generation import GenerationConfig
+from .generation.source import collate
 from .model_base import LoadedModel
-from .text.sources import Source, checked_sources, padded, tokenize
+from .text.sources import TextSource, checked_sources, tokenize
 from .text.tokenizer import Tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    from .backends.onnxruntime import OrtBackend
 
 FloatArray = NDArray[np.float32]
 
@@ -26,14 +24,14 @@ FloatArray = NDArray[np.float32]
 POOLINGS = ("mean", "first")
 
 
-class EncoderModel(LoadedModel["OrtBackend"]):
+class EncoderModel(LoadedModel[Backend]):
     """A loaded encoder. Use it as a context manager, from one or several threads.
 
     >>> with EncoderModel.load("bert.bundle") as model:
     ...     vectors = model.encode(["a text", "another one"])  # [2, D]
     """
 
-    def __init__(self, bundle: Bundle, backend: OrtBackend, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer | None) -> None:
         super().__init__(bundle, backend)
         self.tokenizer = tokenizer
 
@@ -56,9 +54,7 @@ class EncoderModel(LoadedModel["OrtBackend"]):
                 f"{path} generates text, and its encoder gives no vectors: use Seq2SeqModel, or"
                 " export the encoder by itself"
             )
-        from .backends.onnxruntime import OrtBackend
-
-        backend = OrtBackend(bundle, num_threads=num_threads)
+        backend = load_backend(bundle, num_threads=num_threads)
         return cls(bundle, backend, load_tokenizer(bundle))
 
     def encode(
@@ -90,7 +86,7 @@ class EncoderModel(LoadedModel["OrtBackend"]):
         rows = tokenize(
             texts, self.tokenizer, self.manifest, GenerationConfig(), self._length_warning
         )
-        sources = [Source.of(ids) for ids in rows]
+        sources = [TextSource.of(ids) for ids in rows]
         return self._encode(sources, pooling, batch_size)
 
     def encode_ids(
@@ -117,7 +113,7 @@ class EncoderModel(LoadedModel["OrtBackend"]):
         return self._encode(sources, pooling, batch_size)
 
     def _encode(
-        self, sources: list[Source], pooling: str | None, batch_size: int | None
+        self, sources: list[TextSource], pooling: str | None, batch_size: int | None
     ) -> FloatArray:
         if pooling is not None and pooling not in POOLINGS:
             raise InputError(f"pooling must be None or one of {POOLINGS}, not {pooling!r}")
@@ -131,12 +127,12 @@ class EncoderModel(LoadedModel["OrtBackend"]):
         found = np.zeros(shape, np.float32)
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
-            ids, mask = padded(
+            batch = collate(
                 [sources[number] for number in numbers], self.manifest.special_tokens.pad
             )
-            states = self._backend.encode(ids, mask).numpy(STATES)
+            states, mask = self._backend.encode(batch).numpy(STATES), batch["attention_mask"]
             if pooling is None:
-                found[numbers, : ids.shape[1]] = states * mask[:, :, None]
+                found[numbers, : mask.shape[1]] = states * mask[:, :, None]
             else:
                 found[numbers] = _pooled(states, mask, pooling)
         return found

@@ -17,7 +17,7 @@ from .generation.batch import Hypothesis
 from .model_base import LoadedModel
 from .text.detokenizer import Detokenizer, TextStream
 from .text.languages import with_languages
-from .text.sources import Source, checked_ids, checked_sources, tokenize
+from .text.sources import TextSource, checked_ids, checked_sources, tokenize
 from .text.tokenizer import Tokenizer, load_tokenizer
 
 #: Called with how many sources are done and how many there are.
@@ -149,7 +149,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         config = self._config(config, max_new_tokens)
-        sources = [Source.of(tokens) for tokens in self.tokenize(texts, config)]
+        sources = [TextSource.of(tokens) for tokens in self.tokenize(texts, config)]
         results = self._decoding.run(
             sources, config, batch_size=batch_size, progress=progress, cancelled=cancelled
         )
@@ -214,7 +214,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 f"a stream has one result: num_return_sequences={config.num_return_sequences}"
                 " must be 1"
             )
-        source = Source.of(self.tokenize([text], config)[0])
+        source = TextSource.of(self.tokenize([text], config)[0])
         steps = self._decoding.steps(source, config)
         generations = (
             self._generation(

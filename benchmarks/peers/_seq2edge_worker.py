@@ -18,7 +18,7 @@ def load(task: Task) -> Loaded:
     from seq2edge.runtime.backends import load_backend
     from seq2edge.runtime.bundle.version import package_version
     from seq2edge.runtime.generation import Generator
-    from seq2edge.runtime.text.sources import Source
+    from seq2edge.runtime.text.sources import TextSource
 
     bundle = Bundle.open(task.model)
     name = task.mode or "onnxruntime"
@@ -28,7 +28,7 @@ def load(task: Task) -> Loaded:
         backend = load_backend(bundle, backend=name, device=task.device, num_threads=task.threads)
     decoding = Generator(backend, without_end(bundle.manifest), None)
     config = decoding.check(fixed_length(task.new_tokens, task.num_beams))
-    sources = [[Source.of(list(source))] for source in task.sources]
+    sources = [[TextSource.of(list(source))] for source in task.sources]
 
     def generate(number: int) -> list[int]:
         return list(decoding.run(sources[number], config)[0][0].token_ids)

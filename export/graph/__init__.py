@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .build import OPSET, build_decoder, build_encoder, build_scores
+from .build import OPSET, build_decoder, build_encoder, build_logsumexp
 
-__all__ = ["OPSET", "build_decoder", "build_encoder", "build_scores"]
+__all__ = ["OPSET", "build_decoder", "build_encoder", "build_logsumexp"]

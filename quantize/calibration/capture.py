@@ -22,8 +22,9 @@ from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle.manifest import GraphInfo
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation.divergence import TokenPair
+from seq2edge.runtime.generation.source import collate
 from seq2edge.runtime.model import Seq2SeqModel
-from seq2edge.runtime.text.sources import Source, padded
+from seq2edge.runtime.text.sources import TextSource
 
 from .texts import Text
 
@@ -83,10 +84,10 @@ def generate_pairs(
             if progress is not None:
                 progress("generating", first, len(sources))
             batch = sources[first : first + _BATCH]
-            ids, mask = padded(
-                [Source.of(source) for source in batch], bundle.manifest.special_tokens.pad
+            inputs = collate(
+                [TextSource.of(source) for source in batch], bundle.manifest.special_tokens.pad
             )
-            answers = model.generate_ids(ids, mask, greedy)
+            answers = model.generate_ids(inputs["input_ids"], inputs["attention_mask"], greedy)
             pairs += [
                 TokenPair(source, answer.token_ids)
                 for source, answer in zip(batch, answers, strict=True)

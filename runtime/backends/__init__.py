@@ -7,27 +7,27 @@ from ..bundle.reader import Bundle
 from ..errors import BackendError
 from .base import (
     Backend,
-    CacheRows,
-    ChainingDecoder,
-    ConcatBackend,
-    Decoder,
+    Capabilities,
+    ConcatCache,
+    EncoderInputs,
     EncoderOutput,
+    SlotBackend,
+    SlotCache,
     Step,
-    has_rows,
-    makes_chains,
+    slot_backend,
 )
 
 __all__ = [
     "Backend",
-    "CacheRows",
-    "ChainingDecoder",
-    "ConcatBackend",
-    "Decoder",
+    "Capabilities",
+    "ConcatCache",
+    "EncoderInputs",
     "EncoderOutput",
+    "SlotBackend",
+    "SlotCache",
     "Step",
-    "has_rows",
     "load_backend",
-    "makes_chains",
+    "slot_backend",
 ]
 
 #: Their engines are built by ``seq2edge build``.

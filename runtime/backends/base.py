@@ -1,29 +1,54 @@
-"""What decoding asks of an inference engine: one encoder run, then tree steps.
+"""The seam between generation and an inference library: one encoder run, then decoder steps.
 
-The decoder graph is a *tree step* (docs/design.md, section 3): the caller says which tokens
-to run, where they stand, which cache slots they may see and where to write. An engine owns
-the weights; a :class:`Decoder` owns one call's cache; a :class:`Step` owns the small host
-arrays of one shape of step, bound once and updated in place.
+The decoder graph of most bundles is a *tree step* (docs/design.md, section 3): the caller says
+which tokens to run, where they stand, which cache slots they may see and where to write. A backend
+owns the weights, a cache owns the keys and values of one call, and a :class:`Step` owns the small
+host arrays of one shape of step. What a backend can do is declared in its :class:`Capabilities`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.manifest import CONCAT, SLOTS
+from ..errors import InputError
 from .limits import Limits
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+#: Arrays of a batch of sources by name, e.g. ``input_ids`` [B, S] int64 and ``attention_mask``
+#: [B, S] bool (False is padding).
+EncoderInputs = Mapping[str, NDArray[Any]]
 
-@dataclass
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do.
+
+    Attributes:
+        kv_cache: ``slots``: the backend is a :class:`SlotBackend`; ``concat``: a
+            :class:`ConcatBackend`.
+        limits: the largest shapes that it takes; None: any.
+        steps_per_launch: greedy steps that it runs without the host in between, at most.
+        computes_logsumexp: whether steps fill ``Step.logsumexp``; else the caller does.
+    """
+
+    kv_cache: str = SLOTS
+    limits: Limits | None = None
+    steps_per_launch: int = 1
+    computes_logsumexp: bool = False
+
+
+@dataclass(eq=False)
 class Step:
-    """Host arrays of a tree step of Q tokens for each of B sequences over T cache slots.
+    """Host arrays of a decoder step of Q tokens for each of B sequences over T cache slots.
 
     Attributes:
         input_ids: [B, Q] int64, the tokens to run.
@@ -33,8 +58,8 @@ class Step:
         next_token_ids: [B, Q] int64, filled by the run with the most probable next tokens. It is
             ``input_ids`` itself where a step feeds the following one (greedy decoding).
         logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
-        logsumexp: [B, Q] float32, log(sum(exp(logits))), filled by the run of a decoder
-            that ``normalizes``, or None if it is not needed.
+        logsumexp: [B, Q] float32, log(sum(exp(logits))), filled by the run of a backend that
+            ``computes_logsumexp``, or None if it is not needed.
     """
 
     input_ids: Ids
@@ -50,24 +75,24 @@ class Step:
         cls,
         batch_size: int,
         num_tokens: int,
-        capacity: int,
+        max_cache_len: int,
         *,
         feed_back: bool = False,
         vocab_size: int | None = None,
-        normalizer: bool = False,
+        logsumexp: bool = False,
     ) -> Step:
         """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
         input_ids = np.zeros((batch_size, num_tokens), np.int64)
         return cls(
             input_ids=input_ids,
             position_ids=np.zeros((batch_size, num_tokens), np.int64),
-            attention_mask=np.zeros((batch_size, 1, num_tokens, capacity), np.bool_),
+            attention_mask=np.zeros((batch_size, 1, num_tokens, max_cache_len), np.bool_),
             write_indices=np.zeros((batch_size,), np.int64),
             next_token_ids=input_ids if feed_back else np.zeros((batch_size, num_tokens), np.int64),
             logits=None
             if vocab_size is None
             else np.zeros((batch_size, num_tokens, vocab_size), np.float32),
-            logsumexp=np.zeros((batch_size, num_tokens), np.float32) if normalizer else None,
+            logsumexp=np.zeros((batch_size, num_tokens), np.float32) if logsumexp else None,
         )
 
     def outputs(self) -> list[NDArray[Any]]:
@@ -77,100 +102,128 @@ class Step:
 
 
 class EncoderOutput(Protocol):
-    """Cross-attention keys and values of a batch of sources, held by the engine."""
+    """What the encoder made of a batch of sources, held by the backend."""
 
     @property
     def batch_size(self) -> int: ...
 
+    def numpy(self, name: str) -> NDArray[Any]:
+        """One output of the encoder graph, copied to the host, e.g. ``cross_key.0`` [B, H, S, D].
 
-class Decoder(Protocol):
-    """One call's decoder state. Not for use by two threads at once."""
+        Raises:
+            KeyError: the graph has no such output.
+        """
+        ...
 
-    #: [B, T] int64, the logical position that each cache slot holds; 0, 1, 2 ... at first.
-    #: Written by the caller, and read by every step.
+
+class SlotCache(ABC):
+    """Keys and values of one call in slots that are written in place. Not for two threads at once.
+
+    Attributes:
+        cache_position_ids: [B, T] int64, the logical position that each slot holds; 0, 1, 2 ... at
+            first. Written by the caller, and read by every step.
+    """
+
     cache_position_ids: Ids
 
-    @property
-    def normalizes(self) -> bool:
-        """Whether steps fill ``logsumexp``."""
-        ...
+    def __init__(self) -> None:
+        self._runs: dict[Step, Callable[[], None]] = {}
 
     @property
-    def capacity(self) -> int:
-        """T, the number of cache slots."""
-        ...
+    def max_cache_len(self) -> int:
+        """T, the number of slots."""
+        return int(self.cache_position_ids.shape[1])
 
-    def grow(self, capacity: int) -> None:
-        """More slots; what is cached stays. Steps bound before must be bound anew."""
-        ...
+    def forward(self, step: Step) -> None:
+        """Run ``step`` with its arrays' contents of this moment.
 
-    def compact(self, slots: Ids) -> None:
-        """Move what ``slots`` [B, n] hold to slots 0..n-1, cache and positions alike.
-
-        What the others held is lost; steps stay bound.
+        A step is bound to the graph when it is first run, so keep one step for each shape.
         """
-        ...
+        run = self._runs.get(step)
+        if run is None:
+            run = self._runs[step] = self._bind(step)
+        run()
+
+    def forward_greedy(self, step: Step, count: int) -> Ids:
+        """Run ``step``, of one token per source, ``count`` times: each run's tokens are the next's.
+
+        Every run is one position and one slot further on, for all sources alike.
+
+        Returns:
+            The tokens, [count, B] int64; ``step.next_token_ids`` holds the last ones, and what
+            else the step holds is as it was.
+        """
+        tokens = np.empty((count, len(step.input_ids)), np.int64)
+        rows = np.arange(len(step.input_ids))
+        before = [a.copy() for a in (step.position_ids, step.write_indices, step.attention_mask)]
+        for number in range(count):
+            if number:
+                step.input_ids[:] = step.next_token_ids
+                step.position_ids += 1
+                step.write_indices += 1
+                step.attention_mask[rows, 0, 0, step.write_indices] = True
+            self.forward(step)
+            tokens[number] = step.next_token_ids[:, 0]
+        step.position_ids[:], step.write_indices[:], step.attention_mask[:] = before
+        return tokens
+
+    def grow(self, max_cache_len: int) -> None:
+        """More slots; what is cached stays."""
+        self._forget_steps()
+        self._grow(max_cache_len)
 
     def select_batch(self, rows: Ids) -> None:
-        """Go on with these rows of the batch only. Steps bound before must be bound anew."""
-        ...
+        """Go on with these rows of the batch only; ``rows`` ascend."""
+        self._forget_steps()
+        self._select_batch(rows)
 
-    def bind(self, step: Step) -> Callable[[], None]:
-        """A function that runs ``step`` with the arrays' contents at that moment."""
-        ...
+    @abstractmethod
+    def compact(self, slots: Ids) -> None:
+        """Move what ``slots`` [B, n] hold to slots 0..n-1.
 
-
-class ChainingDecoder(Decoder, Protocol):
-    """A decoder on a device of its own, which runs several greedy steps without the host."""
-
-    @property
-    def ahead(self) -> int:
-        """The most steps at once."""
-        ...
-
-    def bind_chain(self, step: Step) -> Callable[[int], Ids]:
-        """A function that runs ``step``, of one token a source, so many times in a row.
-
-        Each run's tokens are the next one's, one position and one slot further on, for all
-        sources alike. It returns the tokens, [count, B] int64; ``step.next_token_ids`` holds the
-        last ones, and what else the step holds is as it was.
+        Keys, values and positions move; what the others held is lost. The live slots of a row
+        ascend; where it has fewer than n, the rest are any whose content does not matter.
         """
-        ...
+
+    @abstractmethod
+    def _bind(self, step: Step) -> Callable[[], None]:
+        """A function that runs ``step``."""
+
+    @abstractmethod
+    def _grow(self, max_cache_len: int) -> None: ...
+
+    @abstractmethod
+    def _select_batch(self, rows: Ids) -> None: ...
+
+    def _forget_steps(self) -> None:
+        """What was bound has the addresses of arrays that are about to be replaced."""
+        self._runs.clear()
 
 
-def makes_chains(decoder: Decoder) -> TypeGuard[ChainingDecoder]:
-    """Whether it is a :class:`ChainingDecoder`.
-
-    Not ``isinstance``: before Python 3.12 a protocol takes 25 us a question, as long as a step
-    of a tiny model.
-    """
-    return hasattr(decoder, "bind_chain")
-
-
-class CacheRows(Protocol):
-    """One call's decoder whose cache grows: each hypothesis is a row of the batch.
+class ConcatCache(Protocol):
+    """Keys and values of one call, longer with every step: each hypothesis is a row of the batch.
 
     Not for use by two threads at once.
     """
 
-    def run(self, tokens: Ids) -> NDArray[np.float32]:
+    def forward(self, tokens: Ids) -> NDArray[np.float32]:
         """Append ``tokens`` [R, Q] to the R rows: logits [R, V] after the last of them.
 
-        The first call takes the prompt, the others one token a row. The logits are the caller's.
+        The first call takes the prompt, the others one token per row. The logits are the caller's.
         """
         ...
 
-    def select(self, rows: Ids) -> None:
+    def index_select(self, rows: Ids) -> None:
         """Go on with these rows, in this order; each may be there any number of times."""
         ...
 
     def reorder(self, rows: Ids) -> None:
-        """:meth:`select`, where each row takes the place of one of the same source."""
+        """:meth:`index_select`, where each row takes the place of one of the same source."""
         ...
 
 
 class Backend(Protocol):
-    """A loaded bundle. One engine may serve several threads."""
+    """A loaded bundle: a :class:`SlotBackend` or a :class:`ConcatBackend`. Threads may share it."""
 
     @property
     def num_threads(self) -> int | None:
@@ -178,29 +231,50 @@ class Backend(Protocol):
         ...
 
     @property
-    def limits(self) -> Limits | None:
-        """The largest shapes that it takes; None: any."""
-        ...
+    def capabilities(self) -> Capabilities: ...
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncoderOutput:
-        """Run the encoder on [B, S] int64 ids and a [B, S] bool mask (False is padding)."""
-        ...
+    def encode(self, inputs: EncoderInputs) -> EncoderOutput:
+        """Run the encoder on a batch of sources.
 
-    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:
-        """A fresh decoder over ``source`` with ``capacity`` cache slots."""
+        Raises:
+            BackendError: the run failed, or the backend was closed.
+        """
         ...
 
     def close(self) -> None: ...
 
 
-class ConcatBackend(Backend, Protocol):
-    """An engine for graphs without tree steps; its ``decoder`` refuses, ``rows`` decodes."""
+class SlotBackend(Backend, Protocol):
+    """Its decoder graph writes a cache of slots in place."""
 
-    def rows(self, source: EncoderOutput) -> CacheRows:
-        """A fresh decoder over ``source``, a row for each of its sources."""
+    def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> SlotCache:
+        """An empty cache over ``encoded`` with so many slots, or as many as it has fixed."""
         ...
 
 
-def has_rows(backend: Backend) -> TypeGuard[ConcatBackend]:
-    """Whether it is a :class:`ConcatBackend`; see :func:`makes_chains`."""
-    return hasattr(backend, "rows")
+class ConcatBackend(Backend, Protocol):
+    """Its decoder graph takes past keys and values and returns them longer."""
+
+    def new_cache(self, encoded: EncoderOutput) -> ConcatCache:
+        """An empty cache over ``encoded``, a row for each of its sources."""
+        ...
+
+
+def slot_backend(backend: Backend, what: str = "this") -> SlotBackend:
+    """``backend``, if it declares a cache of slots.
+
+    Raises:
+        InputError: it declares another; the message says that ``what`` needs slots.
+    """
+    if backend.capabilities.kv_cache != SLOTS:
+        raise InputError(
+            f"{what} needs a decoder whose cache has slots, and these graphs concatenate theirs;"
+            " export the checkpoint with 'seq2edge export'"
+        )
+    return cast("SlotBackend", backend)
+
+
+def concat_backend(backend: Backend) -> ConcatBackend | None:
+    """``backend``, if it declares a concatenating cache."""
+    concat = backend.capabilities.kv_cache == CONCAT
+    return cast("ConcatBackend", backend) if concat else None

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..backends import Backend, EncoderOutput, has_rows
-from ..backends.base import Ids
+from ..backends import Backend, EncoderOutput, SlotCache, slot_backend
+from ..backends.base import Ids, concat_backend
 from ..bundle.manifest import Manifest
 from ..errors import InputError
+from ..kv_cache import KVCache
 from ..kv_cache.capacity import first_capacity
 from ..kv_cache.concat import ConcatKVCache
 from ..kv_cache.slots import SlotKVCache
@@ -47,7 +48,7 @@ class GenerationBatch:
     """One batch to decode; options are checked, nothing has run but the encoder.
 
     Attributes:
-        engine, source: the encoded sources.
+        backend, encoded: the encoder's output for the sources, and what decodes it.
         sources: their token ids without padding.
         manifest, config: the bundle and the options.
         new_tokens: limit of tokens after the decoder prompt.
@@ -56,7 +57,7 @@ class GenerationBatch:
     """
 
     backend: Backend
-    source: EncoderOutput
+    encoded: EncoderOutput
     sources: Sequence[Sequence[int]]
     manifest: Manifest
     config: GenerationConfig
@@ -88,7 +89,7 @@ class GenerationBatch:
 
     @property
     def batch_size(self) -> int:
-        return self.source.batch_size
+        return self.encoded.batch_size
 
     @property
     def vocab_size(self) -> int:
@@ -100,35 +101,42 @@ class GenerationBatch:
 
     @property
     def max_num_tokens(self) -> int:
-        """Tokens of a sequence to run at once: what the engine can, and logits fit in memory."""
-        if self.backend.limits is not None:
-            return self.backend.limits.max_num_tokens
+        """Tokens of a sequence to run at once: what the backend can, and logits fit in memory."""
+        limits = self.backend.capabilities.limits
+        if limits is not None:
+            return limits.max_num_tokens
         return max(_LEAST_QUERIES, _MOST_LOGITS // (self.batch_size * self.vocab_size))
 
-    def tree(
-        self, width: int, *, logits: bool, normalizer: bool = False
-    ) -> SlotKVCache | ConcatKVCache:
-        """Run the prompt and stand ``width`` hypotheses a source after it."""
-        if has_rows(self.backend):
+    def new_cache(self, width: int, *, logits: bool, logsumexp: bool = False) -> KVCache:
+        """Run the prompts, with ``width`` hypotheses per source to follow them."""
+        backend, capabilities = self.backend, self.backend.capabilities
+        concat = concat_backend(backend)
+        if concat is not None:
             return ConcatKVCache(
-                self.backend.rows(self.source),
+                concat.new_cache(self.encoded),
                 self.batch_size,
                 self.prompts[0],
                 width=width,
                 logits=logits,
-                normalizer=normalizer,
+                logsumexp=logsumexp,
             )
         longest = max(map(len, self.prompts))
         slots = longest + width * steps_after(self.new_tokens, len(self.forced))
         return SlotKVCache(
-            self.backend.decoder(self.source, first_capacity(slots, longest)),
+            self.new_slots(slots),
             self.prompts,
             width=width,
-            most_slots=slots,
+            max_slots=slots,
             vocab_size=self.vocab_size if logits else None,
-            normalizer=normalizer,
+            logsumexp=logsumexp,
             max_num_tokens=self.max_num_tokens,
+            capabilities=capabilities,
         )
+
+    def new_slots(self, max_slots: int) -> SlotCache:
+        """An empty cache of slots with room for the prompts; it may grow to ``max_slots``."""
+        first = first_capacity(max_slots, max(map(len, self.prompts)))
+        return slot_backend(self.backend).new_cache(self.encoded, first)
 
     def no_continuation(self, tokens: Sequence[int]) -> InputError:
         """The error for options that forbid every token."""

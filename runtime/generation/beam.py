@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids
+from ..numerics import top_k
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
-from .logsumexp import top_k
 from .stopping import LENGTH
 
 
@@ -127,7 +127,7 @@ class _Loop:
 
     def run(self) -> Iterator[Results]:
         call = self._call
-        tree = None
+        cache = None
         tokens = parents = np.zeros((0, 0), np.int64)
         results: Results = [[] for _ in self._searches]
         if call.forced and self._ends_at_once():
@@ -139,13 +139,13 @@ class _Loop:
             if forced is not None:
                 candidates = self._forced(forced)
             else:
-                if tree is None:
-                    tree = call.tree(self._width, logits=True, normalizer=True)
+                if cache is None:
+                    cache = call.new_cache(self._width, logits=True, logsumexp=True)
                 else:
-                    tree.advance(tokens, parents)
-                if tree.logits is None or tree.logsumexp is None:
+                    cache.forward(tokens, parents)
+                if cache.logits is None or cache.logsumexp is None:
                     raise AssertionError("they were asked for")
-                candidates = self._candidates(tree.logits, tree.logsumexp.ravel())
+                candidates = self._candidates(cache.logits, cache.logsumexp.ravel())
             self._generated += 1
             ending = LENGTH if remaining == 1 else call.stopping.interrupted()
             steps = [
@@ -157,9 +157,9 @@ class _Loop:
             tokens = np.stack([step[0] for step in steps])
             parents = np.stack([step[1] for step in steps])
             kept = selection([not self._searches[source].done for source in self._active])
-            if kept is not None and tree is not None:
+            if kept is not None and cache is not None:
                 self._active = self._active[kept]
-                tree.select_batch(kept)
+                cache.select_batch(kept)
                 tokens, parents = tokens[kept], parents[kept]
             yield results
         yield self._results()

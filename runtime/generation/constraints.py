@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..numerics import Scores
 from ..text.token_bytes import Spelling
 from ..text.tokenizer import Tokenizer
 from .logits_processors import Processor, Rows
-from .logsumexp import Scores
 
 
 @dataclass(frozen=True)

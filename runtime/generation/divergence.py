@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import Backend, Step, has_rows
+from ..backends import Backend, Step, slot_backend
+from ..backends.base import concat_backend
 from ..bundle.manifest import Manifest
 
 #: Logits of one step: 16 MB in float32. Longer targets take several steps.
@@ -113,27 +114,28 @@ def next_token_logits(
     prompt = list(pair.source) if alone else [manifest.special_tokens.decoder_start]
     fed = np.array([*prompt, *pair.target[:-1]], np.int64)
     ids = np.array([pair.source], np.int64)
-    encoded = backend.encode(ids, np.ones(ids.shape, np.bool_))
+    encoded = backend.encode({"input_ids": ids, "attention_mask": np.ones(ids.shape, np.bool_)})
     first = len(prompt) - 1  # the row that predicts the target's first token
-    if has_rows(backend):
-        rows = backend.rows(encoded)
-        yield rows.run(fed[None, : len(prompt)])
+    concat = concat_backend(backend)
+    if concat is not None:
+        rows = concat.new_cache(encoded)
+        yield rows.forward(fed[None, : len(prompt)])
         for token in fed[len(prompt) :]:
-            yield rows.run(token.reshape(1, 1))
+            yield rows.forward(token.reshape(1, 1))
         return
     vocab_size = manifest.dimensions.vocab_size
-    decoder = backend.decoder(encoded, -(-len(fed) // _SLOTS) * _SLOTS)
+    cache = slot_backend(backend).new_cache(encoded, -(-len(fed) // _SLOTS) * _SLOTS)
     size = max(1, _LOGITS // vocab_size)
     for start in range(0, len(fed), size):
         part = fed[start : start + size]
         end = start + len(part)
-        step = Step.allocate(1, len(part), decoder.capacity, vocab_size=vocab_size)
+        step = Step.allocate(1, len(part), cache.max_cache_len, vocab_size=vocab_size)
         step.input_ids[0] = part
         step.position_ids[0] = np.arange(start, end)
         # Token n sits in slot n and sees the slots up to its own.
         step.attention_mask[0, 0, :, :end] = np.tri(len(part), end, start, dtype=np.bool_)
         step.write_indices[0] = start
-        decoder.bind(step)()
+        cache.forward(step)
         if step.logits is None:
             raise AssertionError("logits were asked for")
         if end > first:

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..backends import Backend, has_rows
+from ..backends import Backend, slot_backend
 from ..bundle.manifest import Manifest
 from ..errors import InputError
 from ..text.languages import with_languages
-from ..text.sources import Source, padded
 from ..text.tokenizer import Tokenizer
 from .batch import GenerationBatch, Hypothesis, Results
 from .beam import beam_search
@@ -22,6 +21,7 @@ from .engine_limits import check_sources, fitted_new_tokens
 from .greedy import greedy_search
 from .logits_processors import ByLength, Context, Processors, build_processors
 from .prompt_lookup import prompt_lookup
+from .source import Source, collate
 from .stopping import StoppingRule
 from .validation import check, is_integer
 
@@ -63,11 +63,8 @@ class Generator:
         """
         config = check(with_languages(config, self._manifest, self._tokenizer), self._manifest)
         self._new_tokens(config)
-        if config.prompt_lookup_num_tokens is not None and has_rows(self._backend):
-            raise InputError(
-                "prompt_lookup_num_tokens needs graphs that take back tokens, and a cache that"
-                " only grows cannot; leave it out, or export the checkpoint with 'seq2edge export'"
-            )
+        if config.prompt_lookup_num_tokens is not None:
+            slot_backend(self._backend, "prompt_lookup_num_tokens")
         if config.stop_strings and self._tokenizer is None:
             raise InputError("stop_strings are about text, and the bundle has no tokenizer")
         if config.constraint is not None:
@@ -94,7 +91,7 @@ class Generator:
         if batch_size is not None and not (is_integer(batch_size) and batch_size >= 1):
             raise InputError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
         size = batch_size or max(1, len(sources))
-        limits = self._backend.limits
+        limits = self._backend.capabilities.limits
         if limits is not None:
             size = min(size, limits.max_batch)
             check_sources(limits, [len(source) for source in sources])
@@ -115,8 +112,8 @@ class Generator:
 
     def steps(self, source: Source, config: GenerationConfig) -> Iterator[Hypothesis]:
         """The first sequence of one source after each step, finished in the last one."""
-        if self._backend.limits is not None:
-            check_sources(self._backend.limits, [len(source)])
+        if self._backend.capabilities.limits is not None:
+            check_sources(self._backend.capabilities.limits, [len(source)])
         limit = self._new_tokens(config, [source])
         for results in decode(self._call([source], [0], config, limit, None)):
             if results[0]:
@@ -126,7 +123,10 @@ class Generator:
         """How many tokens may follow; without an encoder, after the longest of ``sources``."""
         alone = self._manifest.single_stack == "decoder"
         longest = max((len(source.tokens()) for source in sources), default=1) if alone else 1
-        limits, wanted = self._backend.limits, new_tokens(config, self._manifest, longest)
+        limits, wanted = (
+            self._backend.capabilities.limits,
+            new_tokens(config, self._manifest, longest),
+        )
         return wanted if limits is None else fitted_new_tokens(limits, config, wanted)
 
     def _call(
@@ -139,10 +139,9 @@ class Generator:
     ) -> GenerationBatch:
         manifest = _started(self._manifest, config)
         batch = [sources[number] for number in numbers]
-        ids, mask = padded(batch, manifest.special_tokens.pad)
         call = GenerationBatch(
             backend=self._backend,
-            source=self._backend.encode(ids, mask),
+            encoded=self._backend.encode(collate(batch, manifest.special_tokens.pad)),
             sources=[source.tokens() for source in batch],
             manifest=manifest,
             config=config,

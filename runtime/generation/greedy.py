@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids
+from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
-from .logsumexp import Scores, logsumexp
 from .sampling import Sampler
 from .stopping import LENGTH
 
@@ -51,7 +51,7 @@ class _Loop:
 
     def run(self) -> Iterator[Results]:
         call = self._call
-        tree = None
+        cache = None
         tokens = np.zeros((0, 0), np.int64)
         if not self._unfinished:  # the forced start was all
             yield self._results
@@ -61,21 +61,21 @@ class _Loop:
                 self._append_forced(forced)
                 yield self._results
                 return
-            if tree is None:
-                tree = call.tree(self._samples, logits=self._reads_logits)
+            if cache is None:
+                cache = call.new_cache(self._samples, logits=self._reads_logits)
             else:
-                tree.advance(tokens)
-            if tree.logits is None:
-                tokens = tree.next_token_ids
+                cache.forward(tokens)
+            if cache.logits is None:
+                tokens = cache.next_token_ids
                 ended = self._append(tokens, None)
             else:
-                tokens, scores = self._choose(tree.logits)
+                tokens, scores = self._choose(cache.logits)
                 ended = self._append(tokens, scores)
             yield self._results
             kept = selection(self._unfinished_sources()) if ended else None
             if kept is not None:
                 self._active = [self._active[place] for place in kept]
-                tree.select_batch(kept)
+                cache.select_batch(kept)
                 tokens = tokens[kept]
 
     def _unfinished_sources(self) -> list[bool]:

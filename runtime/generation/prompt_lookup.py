@@ -11,17 +11,17 @@ Inference from Transformers via Speculative Decoding", in the greedy case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..backends import Decoder, Step
-from ..kv_cache.capacity import first_capacity, grown_capacity
+from ..backends import SlotCache, Step
+from ..kv_cache.capacity import grown_capacity
 from ..kv_cache.slots import prefill
+from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
-from .logsumexp import Scores, logsumexp
 from .ngram_drafter import NgramDrafter
 from .stopping import LENGTH
 
@@ -72,9 +72,9 @@ class _Loop:
         #: Those that still run, a row of the batch each.
         self._rows = self._all_rows
         self._results: Results = [[row.sequence] for row in self._all_rows]
-        #: Bound steps by their number of tokens, until the cache is another one.
-        self._steps: dict[int, tuple[Step, Callable[[], None]]] = {}
-        self._most_slots = max(row.last_position for row in self._rows) + 1
+        #: Steps by their number of tokens, until the cache has another shape.
+        self._steps: dict[int, Step] = {}
+        self._max_slots = max(row.last_position for row in self._rows) + 1
 
     def run(self) -> Iterator[Results]:
         call = self._call
@@ -85,9 +85,8 @@ class _Loop:
         if not self._unfinished():  # what is forced was all
             yield self._results
             return
-        longest = max(map(len, call.prompts))
-        decoder = call.backend.decoder(call.source, first_capacity(self._most_slots, longest))
-        step = self._run_prompts(decoder)
+        cache = call.new_slots(self._max_slots)
+        step = self._run_prompts(cache)
         for place, row in enumerate(self._rows):
             self._verify(row, step, place)
         while True:
@@ -102,22 +101,22 @@ class _Loop:
             kept = selection([row.sequence.finish_reason is None for row in self._rows])
             if kept is not None:
                 self._rows = [self._rows[place] for place in kept]
-                decoder.select_batch(kept)
+                cache.select_batch(kept)
                 self._steps.clear()
-            step = self._step(decoder)
+            step = self._step(cache)
             for place, row in enumerate(self._rows):
                 if row.sequence.finish_reason is None:
                     row.used += self._verify(row, step, place)
 
-    def _run_prompts(self, decoder: Decoder) -> Step:
+    def _run_prompts(self, cache: SlotCache) -> Step:
         call = self._call
         if max(map(len, call.prompts)) > 1:
             most = call.max_num_tokens
-            return prefill(decoder, call.prompts, self._vocab_size, max_num_tokens=most)
-        step, run = self._bound(decoder, 1)  # the step that follows has the same shape
+            return prefill(cache, call.prompts, self._vocab_size, max_num_tokens=most)
+        step = self._step_of(cache, 1)  # the step that follows has the same shape
         step.input_ids[:] = call.prompts
         step.attention_mask[..., 0] = True
-        run()
+        cache.forward(step)
         return step
 
     def _force_ends(self) -> None:
@@ -130,7 +129,7 @@ class _Loop:
     def _unfinished(self) -> bool:
         return any(row.sequence.finish_reason is None for row in self._rows)
 
-    def _step(self, decoder: Decoder) -> Step:
+    def _step(self, cache: SlotCache) -> Step:
         """Guess, and run each row's last token and guess."""
         num_tokens, most_used = 1, 0
         for row in self._rows:
@@ -139,11 +138,11 @@ class _Loop:
             row.guess = row.drafter.guess(most)
             num_tokens = max(num_tokens, 1 + len(row.guess))
             most_used = max(most_used, row.used)
-        if most_used + num_tokens > decoder.capacity:
+        if most_used + num_tokens > cache.max_cache_len:
             needed = most_used + num_tokens
-            decoder.grow(grown_capacity(decoder.capacity, self._most_slots, needed))
+            cache.grow(grown_capacity(cache.max_cache_len, self._max_slots, needed))
             self._steps.clear()
-        step, run = self._bound(decoder, num_tokens)
+        step = self._step_of(cache, num_tokens)
         for place, row in enumerate(self._rows):
             step.input_ids[place, 0] = row.last
             # A row that has all its tokens waits for the others one position too far.
@@ -154,7 +153,7 @@ class _Loop:
             step.attention_mask[place, 0, :, : row.used + 1] = True
             if num_tokens > 1:
                 self._lay_out(step, place, row)
-        run()
+        cache.forward(step)
         return step
 
     def _lay_out(self, step: Step, place: int, row: _Row) -> None:
@@ -167,12 +166,11 @@ class _Loop:
         slots = slice(row.used + 1, row.used + num_tokens)
         step.attention_mask[place, 0, :, slots] = np.tri(num_tokens, num_tokens - 1, -1, np.bool_)
 
-    def _bound(self, decoder: Decoder, num_tokens: int) -> tuple[Step, Callable[[], None]]:
+    def _step_of(self, cache: SlotCache, num_tokens: int) -> Step:
         if num_tokens not in self._steps:
-            step = Step.allocate(
-                len(self._rows), num_tokens, decoder.capacity, vocab_size=self._vocab_size
+            self._steps[num_tokens] = Step.allocate(
+                len(self._rows), num_tokens, cache.max_cache_len, vocab_size=self._vocab_size
             )
-            self._steps[num_tokens] = step, decoder.bind(step)
         return self._steps[num_tokens]
 
     def _verify(self, row: _Row, step: Step, place: int) -> int:

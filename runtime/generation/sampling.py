@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..backends.base import Ids
+from ..numerics import Scores, top_k
 from .config import GenerationConfig
-from .logsumexp import Scores, top_k
 
 
 class Sampler:

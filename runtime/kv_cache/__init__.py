@@ -1,1 +1,33 @@
 """Self-attention caches: slots that hypotheses share, and one that concatenates."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Ids
+
+
+class KVCache(Protocol):
+    """W hypotheses for each source of a batch, all of one length, with their keys and values.
+
+    Attributes:
+        next_token_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
+            the prompt, which the hypotheses share.
+        logits: [B, W, V] float32 ([B, 1, V] after the prompt), or None where they are not needed.
+        logsumexp: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
+    """
+
+    next_token_ids: Ids
+    logits: NDArray[np.float32] | None
+    logsumexp: NDArray[np.float32] | None
+
+    def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
+        """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
+        ...
+
+    def select_batch(self, sources: Ids) -> None:
+        """Go on with these sources only; the outputs shrink with them."""
+        ...

@@ -10,21 +10,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import CacheRows
+from .. import numerics
+from ..backends import ConcatCache
 from ..backends.base import Ids
-from ..generation.logsumexp import logsumexp
 
 
 class ConcatKVCache:
     """``width`` hypotheses for each source of a batch, all of one length.
 
     Args:
-        decoder: a fresh decoder, a row for each source.
+        cache: an empty cache, a row for each source.
         batch_size: B, the number of sources.
         prompt: tokens that all hypotheses start with; they are run once a source.
         width: W, hypotheses a source.
         logits: whether they are needed; else the most probable tokens are.
-        normalizer: whether ``logsumexp`` is needed.
+        logsumexp: whether ``logsumexp`` is needed.
 
     Attributes:
         next_token_ids, logits, logsumexp: as of :class:`.SlotKVCache`; ``next_token_ids`` is empty
@@ -37,35 +37,35 @@ class ConcatKVCache:
 
     def __init__(
         self,
-        decoder: CacheRows,
+        cache: ConcatCache,
         batch_size: int,
         prompt: list[int],
         *,
         width: int,
         logits: bool,
-        normalizer: bool = False,
+        logsumexp: bool = False,
     ) -> None:
-        self._decoder = decoder
+        self._cache = cache
         self._width = width
         self._reads_logits = logits
-        self._normalizer = normalizer
+        self._wants_logsumexp = logsumexp
         #: Rows a source: one until the hypotheses part.
         self._rows = 1
         self._run(np.tile(np.array(prompt, np.int64), (batch_size, 1)), batch_size)
 
-    def advance(self, tokens: Ids, parents: Ids | None = None) -> None:
+    def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
         sources = np.arange(len(tokens))[:, None]
         if self._rows != self._width:  # whatever the parents, they are all the prompt
-            self._decoder.select(np.repeat(sources, self._width))
+            self._cache.index_select(np.repeat(sources, self._width))
             self._rows = self._width
         elif parents is not None and (parents != np.arange(self._width)).any():
-            self._decoder.reorder((sources * self._width + parents).ravel())
+            self._cache.reorder((sources * self._width + parents).ravel())
         self._run(tokens.reshape(-1, 1), len(tokens))
 
     def select_batch(self, sources: Ids) -> None:
         """Go on with these sources only; ``next_token_ids`` and ``logits`` shrink with them."""
-        self._decoder.select((sources[:, None] * self._rows + np.arange(self._rows)).ravel())
+        self._cache.index_select((sources[:, None] * self._rows + np.arange(self._rows)).ravel())
         self.next_token_ids = self.next_token_ids[sources]
         if self.logits is not None:
             self.logits = self.logits[sources]
@@ -73,9 +73,11 @@ class ConcatKVCache:
             self.logsumexp = self.logsumexp[sources]
 
     def _run(self, tokens: Ids, sources: int) -> None:
-        logits = self._decoder.run(tokens)
+        logits = self._cache.forward(tokens)
         shape = (sources, self._rows)
-        self.logsumexp = logsumexp(logits).reshape(shape) if self._normalizer else None
+        self.logsumexp = None
+        if self._wants_logsumexp:
+            self.logsumexp = numerics.logsumexp(logits).reshape(shape)
         if self._reads_logits:
             self.next_token_ids = np.zeros((sources, 0), np.int64)
             self.logits = logits.reshape(*shape, -1)

@@ -11,23 +11,23 @@ moved together instead of the cache being grown, which would copy all of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import Decoder, Step, makes_chains
+from .. import numerics
+from ..backends import Capabilities, SlotCache, Step
 from ..backends.base import Ids
-from ..generation.logsumexp import logsumexp
 from .capacity import grown_capacity
 
 
 def prefill(
-    decoder: Decoder,
+    cache: SlotCache,
     prompts: Sequence[Sequence[int]],
     vocab_size: int | None,
     *,
-    normalizer: bool = False,
+    logsumexp: bool = False,
     max_num_tokens: int | None = None,
 ) -> Step:
     """Run each sequence's prompt into its slots 0.. : what comes after it, a step of [B, 1].
@@ -41,19 +41,19 @@ def prefill(
     tokens = np.zeros((batch, longest), np.int64)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
-    after = Step.allocate(batch, 1, 0, vocab_size=vocab_size, normalizer=normalizer)
+    after = Step.allocate(batch, 1, 0, vocab_size=vocab_size, logsumexp=logsumexp)
     size = max_num_tokens or longest
     for start in range(0, longest, size):
         part = tokens[:, start : start + size]
         count = part.shape[1]
         step = Step.allocate(
-            batch, count, decoder.capacity, vocab_size=vocab_size, normalizer=normalizer
+            batch, count, cache.max_cache_len, vocab_size=vocab_size, logsumexp=logsumexp
         )
         step.input_ids[:] = part
         step.position_ids[:] = start + np.arange(count)
         step.write_indices[:] = start
         step.attention_mask[..., : start + count] = np.tri(count, start + count, start, np.bool_)
-        decoder.bind(step)()
+        cache.forward(step)
         rows = np.flatnonzero((start < lengths) & (lengths <= start + count))
         ends = lengths[rows] - 1 - start
         for found, wanted in zip(step.outputs(), after.outputs(), strict=True):
@@ -65,13 +65,14 @@ class SlotKVCache:
     """``width`` hypotheses for each source of a batch, all of one length.
 
     Args:
-        decoder: a fresh decoder with room for the prompt.
+        cache: an empty cache with room for the prompt.
         prompts: tokens that the hypotheses of each of the B sources start with.
         width: W, hypotheses a source.
-        most_slots: slots that a source can need at most.
+        max_slots: slots that a source can need at most.
         vocab_size: V, if logits are needed; None: only the most probable tokens are.
-        normalizer: whether ``logsumexp`` is needed.
-        max_num_tokens: tokens of a source that the decoder can run at once; None: any number.
+        logsumexp: whether ``logsumexp`` is needed.
+        max_num_tokens: tokens of a source that can be run at once; None: any number.
+        capabilities: of the backend that the cache is of.
 
     Attributes:
         next_token_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
@@ -87,20 +88,22 @@ class SlotKVCache:
 
     def __init__(
         self,
-        decoder: Decoder,
+        cache: SlotCache,
         prompts: Sequence[Sequence[int]],
         *,
         width: int,
-        most_slots: int,
+        max_slots: int,
         vocab_size: int | None,
-        normalizer: bool = False,
+        logsumexp: bool = False,
         max_num_tokens: int | None = None,
+        capabilities: Capabilities,
     ) -> None:
-        self._decoder = decoder
+        self._cache = cache
         self._width = width
-        self._most_slots = most_slots
+        self._max_slots = max_slots
         self._vocab_size = vocab_size
-        self._normalizer = normalizer
+        self._wants_logsumexp = logsumexp
+        self._capabilities = capabilities
         lengths = [len(prompt) for prompt in prompts]
         #: Slots taken, by each source and by the one with most.
         self._used = np.array(lengths, np.int64)
@@ -110,40 +113,38 @@ class SlotKVCache:
         self._alike = min(lengths) == self._most_used
         #: What a chain found beyond ``next_token_ids``, [B] each.
         self._found: deque[Ids] = deque()
-        self._chain: Callable[[int], Ids] | None = None
         self._chained = 1
-        self._step, self._run = self._bind(len(prompts))
+        #: Whether steps are run several at once, ahead of what is asked for.
+        self._runs_ahead = (
+            capabilities.steps_per_launch > 1 and width == 1 and vocab_size is None and self._alike
+        )
+        self._step = self._new_step(len(prompts))
         if self._most_used == width == 1:  # the step that follows has the right shape
             self._step.input_ids[:] = prompts
             self._step.attention_mask[..., 0] = True
-            self._run()
+            cache.forward(self._step)
             last = self._step
         else:
             last = prefill(
-                decoder, prompts, vocab_size, normalizer=normalizer, max_num_tokens=max_num_tokens
+                cache, prompts, vocab_size, logsumexp=logsumexp, max_num_tokens=max_num_tokens
             )
-            seen = np.arange(self.capacity) < self._used[:, None]
+            seen = np.arange(cache.max_cache_len) < self._used[:, None]
             self._step.attention_mask[:] = seen[:, None, None]
         self.next_token_ids, self.logits = last.next_token_ids, last.logits
-        self.logsumexp = self._normalized(last)
+        self.logsumexp = self._logsumexp_of(last)
 
-    @property
-    def capacity(self) -> int:
-        """Cache slots a source."""
-        return self._decoder.capacity
-
-    def advance(self, tokens: Ids, parents: Ids | None = None) -> None:
+    def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own.
 
         Where no logits are needed ``tokens`` are ``next_token_ids``.
         """
-        if self._chain is not None:
-            self._follow(self._chain, tokens)
+        if self._runs_ahead:
+            self._forward_ahead(tokens)
             return
         mask = self._step.attention_mask
         if parents is not None:
             mask[:, 0] = mask[np.arange(len(parents))[:, None], 0, parents]
-        if self._most_used + self._width > self.capacity:
+        if self._most_used + self._width > self._cache.max_cache_len:
             self._make_room()
         step, used = self._step, self._used
         if tokens is not step.input_ids:  # else the graph wrote them where it reads them
@@ -156,19 +157,19 @@ class SlotKVCache:
             slots = used[:, None] + columns
             step.attention_mask[sources, 0, columns, slots] = True
             positions = (self._prompts + self._steps)[:, None]
-            self._decoder.cache_position_ids[sources, slots] = positions
+            self._cache.cache_position_ids[sources, slots] = positions
             step.position_ids[:] = positions
         step.write_indices[:] = used
-        self._run()
+        self._cache.forward(step)
         self._used += self._width
         self._most_used += self._width
         self._steps += 1
         self.next_token_ids, self.logits = step.next_token_ids, step.logits
-        self.logsumexp = self._normalized(step)
+        self.logsumexp = self._logsumexp_of(step)
 
     def select_batch(self, sources: Ids) -> None:
         """Go on with these sources only; ``next_token_ids`` and ``logits`` shrink with them."""
-        self._decoder.select_batch(sources)
+        self._cache.select_batch(sources)
         self._found = deque(tokens[sources] for tokens in self._found)
         self._used, self._prompts = self._used[sources], self._prompts[sources]
         self._most_used = int(self._used.max())
@@ -176,23 +177,22 @@ class SlotKVCache:
         self.logits = None if self.logits is None else self.logits[sources]
         if self.logsumexp is not None:
             self.logsumexp = self.logsumexp[sources]
-        self._rebind(self._step.attention_mask[sources])
+        self._replace_step(self._step.attention_mask[sources])
 
-    def _follow(self, chain: Callable[[int], Ids], tokens: Ids) -> None:
-        """Give the next tokens; where none are left, run a chain of steps for more.
+    def _forward_ahead(self, tokens: Ids) -> None:
+        """Give the next tokens; where none are left, run several steps for more.
 
-        Chains get longer as they go, so that the first tokens do not wait for others.
+        Their number grows as they go, so that the first tokens do not wait for others.
         """
         if not self._found:
             step, first = self._step, self._most_used  # slot is position
-            count = min(self._chained, max(1, self._most_slots - first))
+            count = min(self._chained, max(1, self._max_slots - first))
             step.input_ids[:] = tokens
             step.position_ids.fill(first)
             step.write_indices.fill(first)
             step.attention_mask[..., : first + 1] = True
-            self._found.extend(chain(count))
-            if makes_chains(self._decoder):
-                self._chained = min(2 * self._chained, self._decoder.ahead)
+            self._found.extend(self._cache.forward_greedy(step, count))
+            self._chained = min(2 * self._chained, self._capabilities.steps_per_launch)
             self._used += count
             self._most_used += count
             self._steps += count
@@ -202,40 +202,36 @@ class SlotKVCache:
         mask = self._step.attention_mask
         visible = mask[:, 0].any(axis=1)
         live = visible.sum(axis=1)
-        if self._width > 1 and live.max() + self._width <= self.capacity // 2:
+        if self._width > 1 and live.max() + self._width <= self._cache.max_cache_len // 2:
             order = np.argsort(~visible, axis=1, kind="stable")
-            self._decoder.compact(order[:, : live.max()])
+            self._cache.compact(order[:, : live.max()])
             mask[:, 0] = np.take_along_axis(mask[:, 0], order[:, None, :], axis=2)
             self._used = live
             self._most_used = int(live.max())
             return
         needed = self._most_used + self._width
-        self._decoder.grow(grown_capacity(self.capacity, self._most_slots, needed))
-        self._rebind(mask)
+        self._cache.grow(grown_capacity(self._cache.max_cache_len, self._max_slots, needed))
+        self._replace_step(mask)
 
-    def _normalized(self, step: Step) -> NDArray[np.float32] | None:
+    def _logsumexp_of(self, step: Step) -> NDArray[np.float32] | None:
         if step.logits is None or step.logsumexp is None:
             return None
-        if not self._decoder.normalizes:
+        if not self._capabilities.computes_logsumexp:
             rows = step.logits.reshape(-1, step.logits.shape[2])
-            step.logsumexp[:] = logsumexp(rows).reshape(step.logsumexp.shape)
+            step.logsumexp[:] = numerics.logsumexp(rows).reshape(step.logsumexp.shape)
         return step.logsumexp
 
-    def _rebind(self, mask: NDArray[np.bool_]) -> None:
-        """A step of the decoder's present shape that sees what ``mask`` says."""
-        self._step, self._run = self._bind(len(mask))
+    def _replace_step(self, mask: NDArray[np.bool_]) -> None:
+        """A step of the cache's present shape that sees what ``mask`` says."""
+        self._step = self._new_step(len(mask))
         self._step.attention_mask[..., : mask.shape[3]] = mask
 
-    def _bind(self, batch_size: int) -> tuple[Step, Callable[[], None]]:
-        step = Step.allocate(
+    def _new_step(self, batch_size: int) -> Step:
+        return Step.allocate(
             batch_size,
             self._width,
-            self.capacity,
+            self._cache.max_cache_len,
             feed_back=True,
             vocab_size=self._vocab_size,
-            normalizer=self._normalizer,
+            logsumexp=self._wants_logsumexp,
         )
-        greedy = self._width == 1 and self._vocab_size is None and self._alike
-        if greedy and makes_chains(self._decoder):
-            self._chain = self._decoder.bind_chain(step)
-        return step, self._decoder.bind(step)

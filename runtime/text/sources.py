@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """One source: token ids [S] and whether each counts [S], without padding on the right."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, tokens: Sequence[int]) -> Source:
+    def of(cls, tokens: Sequence[int]) -> TextSource:
         """A source all of whose tokens count."""
         return cls(np.array(tokens, np.int64), np.ones(len(tokens), np.bool_))
 
@@ -38,6 +38,10 @@ class Source:
         """Those that count."""
         tokens: list[int] = self.ids[self.mask].tolist()
         return tokens
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """See :class:`seq2edge.runtime.generation.source.Source`."""
+        return {"input_ids": self.ids, "attention_mask": self.mask}
 
 
 class LengthWarning:
@@ -109,7 +113,7 @@ def tokenize(
 
 def checked_sources(
     input_ids: ArrayLike, attention_mask: ArrayLike | None, manifest: Manifest
-) -> list[Source]:
+) -> list[TextSource]:
     """The rows of ``input_ids`` [B, S].
 
     Raises:
@@ -147,7 +151,7 @@ def checked_sources(
         raise InputError(f"row {int(empty[0])} of input_ids holds no token that counts")
     lengths = ids.shape[1] - mask[:, ::-1].argmax(axis=1)
     return [
-        Source(row[:length].astype(np.int64), counts[:length])
+        TextSource(row[:length].astype(np.int64), counts[:length])
         for row, counts, length in zip(ids, mask, lengths, strict=True)
     ]
 
@@ -170,13 +174,3 @@ def checked_ids(token_ids: ArrayLike, vocab_size: int) -> list[int]:
         raise InputError(f"token ids must lie in 0..{vocab_size - 1}")
     row: list[int] = ids.tolist()
     return row
-
-
-def padded(sources: Sequence[Source], pad: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Token ids [B, S] padded on the right, and their mask [B, S]."""
-    shape = (len(sources), max(len(source) for source in sources))
-    ids, mask = np.full(shape, pad, np.int64), np.zeros(shape, np.bool_)
-    for row, source in enumerate(sources):
-        ids[row, : len(source)] = source.ids
-        mask[row, : len(source)] = source.mask
-    return ids, mask

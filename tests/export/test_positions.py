@@ -56,12 +56,15 @@ def test_learned_positions_match_at_the_very_last_position(
             input_ids=torch.tensor(source), decoder_input_ids=torch.tensor(target)
         ).logits.numpy()
     backend = OrtBackend(Bundle.open(bundle_of("bart")), num_threads=1)
-    decoder = backend.decoder(backend.encode(source, np.ones(source.shape, np.bool_)), length)
+    decoder = backend.new_cache(
+        backend.encode({"input_ids": source, "attention_mask": np.ones(source.shape, np.bool_)}),
+        length,
+    )
     step = Step.allocate(2, length, length, vocab_size=model.config.vocab_size)
     step.input_ids[:] = target
     step.position_ids[:] = np.arange(length)
     step.attention_mask[:] = np.tri(length, dtype=np.bool_)
-    decoder.bind(step)()
+    decoder.forward(step)
     backend.close()
     assert step.logits is not None
     np.testing.assert_allclose(step.logits[:, -1], expected[:, -1], atol=2e-4)

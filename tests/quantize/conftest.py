@@ -151,7 +151,7 @@ def logits(path: Path) -> np.ndarray:
     step.input_ids[:] = generator.integers(3, size, (2, 9))
     step.position_ids[:] = np.arange(9)
     step.attention_mask[..., :9] = np.tri(9, dtype=np.bool_)
-    backend.decoder(backend.encode(ids, mask), 16).bind(step)()
+    backend.new_cache(backend.encode({"input_ids": ids, "attention_mask": mask}), 16).forward(step)
     assert step.logits is not None
     return step.logits
 

@@ -22,7 +22,7 @@ from seq2edge.quantize.calibration.capture import replay
 from seq2edge.quantize.calibration.statistics import BINS
 from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.runtime import Bundle, Seq2SeqModel
-from seq2edge.runtime.backends import Step, load_backend
+from seq2edge.runtime.backends import Step, load_backend, slot_backend
 from seq2edge.runtime.errors import InputError
 
 from .conftest import BundleOf, CalibrationOf, calibrated, models
@@ -43,13 +43,15 @@ def test_replay_shows_what_steps_with_the_cache_compute(shape: str, short_of: Bu
         if key[0] == "decoder":
             seen.setdefault(key[1], []).append(values.copy())
 
-    tokens = replay(bundle, SOURCES, look)
+    pairs = replay(bundle, SOURCES, look)
     with Seq2SeqModel.load(bundle.directory) as model:
         outputs = [
             model.generate_ids([source], np.ones((1, len(source))))[0].token_ids
             for source in SOURCES
         ]
-    assert tokens == sum(len(output) for output in outputs)
+    assert [(pair.source, pair.target) for pair in pairs] == [
+        (source, output) for source, output in zip(SOURCES, outputs, strict=True)
+    ]
     start = bundle.manifest.special_tokens.decoder_start
     size = bundle.manifest.dimensions.vocab_size
     backend = load_backend(bundle, num_threads=1)
@@ -57,13 +59,13 @@ def test_replay_shows_what_steps_with_the_cache_compute(shape: str, short_of: Bu
         replayed = seen["logits"][number][0]
         assert replayed.shape == (len(output), size)
         ids = np.array([source])
-        decoder = backend.decoder(backend.encode(ids, ids >= 0), len(output))
+        encoded = backend.encode({"input_ids": ids, "attention_mask": ids >= 0})
+        cache = slot_backend(backend).new_cache(encoded, len(output))
         step = Step.allocate(1, 1, len(output), vocab_size=size)
-        run = decoder.bind(step)
         for place, token in enumerate([start, *output[:-1]]):
             step.input_ids[:], step.position_ids[:], step.write_indices[:] = token, place, place
             step.attention_mask[..., place] = True
-            run()
+            cache.forward(step)
             assert step.logits is not None
             np.testing.assert_allclose(step.logits[0, 0], replayed[place], atol=1e-4)
 

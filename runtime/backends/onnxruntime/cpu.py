@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from ..base import EncoderOutput, Ids, Mask, Step
+from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask, SlotCache, Step
 from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
 #: Up to so many bytes of weights a step, one thread is the default: a step of 2.9 MB took
@@ -52,8 +52,6 @@ class OrtBackend:
         num_threads: threads of an operator; None: one for a small model, else all cores.
     """
 
-    limits: None = None  # any shapes
-
     def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
         num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
@@ -67,29 +65,31 @@ class OrtBackend:
         self.num_threads = num_threads
         self._value = ort.OrtValue
         self._graphs, self._closed = graphs, False
-        self._encoder = self._decoder = self._scores = None
+        self._encoder = self._decoder = self._logsumexp = None
         if "encoder" in graphs:
             # The encoder's idle threads would otherwise spin while the decoder runs.
             entries = {"session.force_spinning_stop": "1"}
             self._encoder = open_session(ort, bundle, graphs["encoder"], num_threads, entries)
         if "decoder" in graphs:
             self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
-        if "scores" in graphs:
+        if "logsumexp" in graphs:
             # One thread: a pool of its own would compete with the decoder's.
-            self._scores = open_session(ort, bundle, graphs["scores"], 1)
+            self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)
+        self.capabilities = Capabilities(computes_logsumexp=self._logsumexp is not None)
         give_back_memory()
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> OrtEncoderOutput:
-        """See :class:`seq2edge.runtime.backends.base.Engine`."""
-        input_ids = np.ascontiguousarray(input_ids, np.int64)
-        mask = np.ascontiguousarray(attention_mask, np.bool_)[:, None, None, :]
+    def encode(self, inputs: EncoderInputs) -> OrtEncoderOutput:
+        """See :class:`seq2edge.runtime.backends.base.Backend`."""
+        mask = np.ascontiguousarray(inputs["attention_mask"], np.bool_)[:, None, None, :]
         if self._closed:
             raise BackendError("the model was closed; load it again")
         if self._encoder is None:
             return OrtEncoderOutput(mask, {}, self._value)
         binding = self._encoder.io_binding()
-        _bind(binding.bind_input, "input_ids", input_ids)
-        _bind(binding.bind_input, "encoder_attention_mask", mask)
+        arrays = {**inputs, "encoder_attention_mask": mask}
+        for spec in self._graphs["encoder"].inputs:
+            arrays[spec.name] = np.ascontiguousarray(arrays[spec.name], spec.dtype)
+            _bind(binding.bind_input, spec.name, arrays[spec.name])
         names = [spec.name for spec in self._graphs["encoder"].outputs]
         for name in names:
             binding.bind_output(name)
@@ -100,16 +100,16 @@ class OrtBackend:
         outputs = dict(zip(names, binding.get_outputs(), strict=True))
         return OrtEncoderOutput(mask, outputs, self._value)
 
-    def decoder(self, source: EncoderOutput, capacity: int) -> OrtSlots:
-        """See :class:`seq2edge.runtime.backends.base.Engine`."""
-        if not isinstance(source, OrtEncoderOutput):
-            raise TypeError("source was encoded by another engine")
+    def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> OrtSlots:
+        """See :class:`seq2edge.runtime.backends.base.SlotBackend`."""
+        if not isinstance(encoded, OrtEncoderOutput):
+            raise TypeError("the sources were encoded by another backend")
         info = self._graphs["decoder"]
-        return OrtSlots(self._decoder, self._scores, info, source, capacity)
+        return OrtSlots(self._decoder, self._logsumexp, info, encoded, max_cache_len)
 
     def close(self) -> None:
         """Let go of the sessions and their memory."""
-        self._encoder = self._decoder = self._scores = None
+        self._encoder = self._decoder = self._logsumexp = None
         self._closed = True
 
 
@@ -147,44 +147,40 @@ class OrtEncoderOutput:
             binding.bind_ortvalue_input(name, value)
 
 
-class OrtSlots:
-    """See :class:`seq2edge.runtime.backends.base.Decoder`."""
-
-    cache_position_ids: Ids
+class OrtSlots(SlotCache):
+    """See :class:`seq2edge.runtime.backends.base.SlotCache`."""
 
     def __init__(
-        self, session: Any, scores: Any, info: GraphInfo, source: OrtEncoderOutput, capacity: int
+        self,
+        session: Any,
+        logsumexp: Any,
+        info: GraphInfo,
+        source: OrtEncoderOutput,
+        max_cache_len: int,
     ) -> None:
+        super().__init__()
         self._session = session
-        self._scores = scores
+        self._logsumexp = logsumexp
         self._source = source
         self._inputs = info.input_names()
         self._cache: dict[str, NDArray[Any]] = {}
         for spec in info.inputs:
             if spec.name.startswith(("past_key.", "past_value.")):
                 heads, head_dim = int(spec.shape[1]), int(spec.shape[3])
-                shape = (source.batch_size, heads, capacity, head_dim)
+                shape = (source.batch_size, heads, max_cache_len, head_dim)
                 # Zeroed, not empty: a masked slot's weight is 0, and 0 x NaN is NaN.
                 self._cache[spec.name] = np.zeros(shape, spec.dtype)
-        self._set_capacity(capacity)
+        self._number_slots(max_cache_len)
 
-    @property
-    def normalizes(self) -> bool:
-        return self._scores is not None
-
-    @property
-    def capacity(self) -> int:
-        return int(self.cache_position_ids.shape[1])
-
-    def grow(self, capacity: int) -> None:
-        known = self.cache_position_ids
+    def _grow(self, max_cache_len: int) -> None:
+        positions = self.cache_position_ids
         for name, old in self._cache.items():
             batch, heads, slots, head_dim = old.shape
-            new = np.zeros((batch, heads, capacity, head_dim), old.dtype)
+            new = np.zeros((batch, heads, max_cache_len, head_dim), old.dtype)
             new[:, :, :slots] = old
             self._cache[name] = new
-        self._set_capacity(capacity)
-        self.cache_position_ids[:, : known.shape[1]] = known
+        self._number_slots(max_cache_len)
+        self.cache_position_ids[:, : positions.shape[1]] = positions
 
     def compact(self, slots: Ids) -> None:
         count = slots.shape[1]
@@ -192,12 +188,12 @@ class OrtSlots:
             for row, chosen in enumerate(slots):
                 array[row, :, :count] = array[row][:, chosen]
 
-    def select_batch(self, rows: Ids) -> None:
+    def _select_batch(self, rows: Ids) -> None:
         self._source = self._source.rows(rows)
         self._cache = {name: array[rows] for name, array in self._cache.items()}
         self.cache_position_ids = self.cache_position_ids[rows]
 
-    def bind(self, step: Step) -> Callable[[], None]:
+    def _bind(self, step: Step) -> Callable[[], None]:
         binding = self._session.io_binding()
         inputs = {
             "input_ids": step.input_ids,
@@ -218,7 +214,7 @@ class OrtSlots:
         if step.logits is not None:
             _bind(binding.bind_output, "logits", step.logits)
         run, cache = self._session.run_with_iobinding, dict(self._cache)
-        normalize = self._bind_scores(step)
+        normalize = self._bind_logsumexp(step)
 
         # The closure keeps every bound array alive for as long as it can be called.
         def run_step(_keep: Any = (inputs, cache, step, self._source)) -> None:
@@ -231,17 +227,17 @@ class OrtSlots:
 
         return run_step
 
-    def _bind_scores(self, step: Step) -> Callable[[], None] | None:
-        if self._scores is None or step.logits is None or step.logsumexp is None:
+    def _bind_logsumexp(self, step: Step) -> Callable[[], None] | None:
+        if self._logsumexp is None or step.logits is None or step.logsumexp is None:
             return None
-        binding = self._scores.io_binding()
+        binding = self._logsumexp.io_binding()
         _bind(binding.bind_input, "logits", step.logits)
         _bind(binding.bind_output, "logsumexp", step.logsumexp)
-        return partial(self._scores.run_with_iobinding, binding)
+        return partial(self._logsumexp.run_with_iobinding, binding)
 
-    def _set_capacity(self, capacity: int) -> None:
+    def _number_slots(self, count: int) -> None:
         batch = self._source.batch_size
-        self.cache_position_ids = np.tile(np.arange(capacity, dtype=np.int64), (batch, 1))
+        self.cache_position_ids = np.tile(np.arange(count, dtype=np.int64), (batch, 1))
 
 
 def _bind(bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:

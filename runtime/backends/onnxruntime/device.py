@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from ..base import EncoderOutput, Ids, Mask, Step
+from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, SlotCache, Step
 from .assignment import RECORD, Node, assigned_nodes, describe, fallbacks
 from .buffers import Pool
 from .providers import Target, check_available, check_started, explained, preload_libraries
@@ -66,8 +68,6 @@ class OrtDeviceBackend:
             refuses; with ``strict``, nodes on the CPU. It says what to do.
     """
 
-    limits: None = None  # any shapes
-
     def __init__(
         self,
         bundle: Bundle,
@@ -94,16 +94,18 @@ class OrtDeviceBackend:
             failure = self._failure_to_load()
         if failure is not None:
             raise explained(self._ort, failure)
+        self.capabilities = Capabilities(computes_logsumexp="logsumexp" in self._place.sessions)
         self._report(strict)
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> DeviceEncoderOutput:
-        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+    def encode(self, inputs: EncoderInputs) -> DeviceEncoderOutput:
+        """See :class:`seq2edge.runtime.backends.base.Backend`."""
+        input_ids = inputs["input_ids"]
         batch, length = input_ids.shape
         padded = self._padded(length)
         ids = np.full((batch, padded), self._bundle.manifest.special_tokens.pad, np.int64)
         ids[:, :length] = input_ids
         mask = np.zeros((batch, 1, 1, padded), np.bool_)
-        mask[:, 0, 0, :length] = attention_mask
+        mask[:, 0, 0, :length] = inputs["attention_mask"]
         with self._place.working("encoder"):
             self._place.session("encoder")  # a closed engine has nothing to lend
             source = DeviceEncoderOutput(self._sources, SourceKey(batch, padded))
@@ -112,12 +114,12 @@ class OrtDeviceBackend:
             source.buffers.run_encoder()
         return source
 
-    def decoder(self, source: EncoderOutput, capacity: int) -> DeviceSlots:
-        """See :class:`seq2edge.runtime.backends.base.Engine`."""
-        if not isinstance(source, DeviceEncoderOutput) or source.pool is not self._sources:
-            raise TypeError("source was encoded by another engine")
+    def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> DeviceSlots:
+        """See :class:`seq2edge.runtime.backends.base.SlotBackend`."""
+        if not isinstance(encoded, DeviceEncoderOutput) or encoded.pool is not self._sources:
+            raise TypeError("the sources were encoded by another backend")
         with self._place.working("decoder"):
-            return DeviceSlots(self._place, source, capacity)
+            return DeviceSlots(self._place, encoded, max_cache_len)
 
     def close(self) -> None:
         """Let go of the sessions, their graphs and what is kept for later calls."""
@@ -149,7 +151,7 @@ class OrtDeviceBackend:
                 RECORD,
                 providers=self._target.options(name, capture and name == "decoder"),
             )
-            if name != "scores":
+            if name != "logsumexp":
                 check_started(self._ort, sessions[name], self._target)
         nodes = {name: assigned_nodes(session) for name, session in sessions.items()}
         #: By graph: the nodes that fell back, and how many nodes there are; None: not known.
@@ -176,15 +178,16 @@ class OrtDeviceBackend:
     def _probe(self) -> None:
         """Run the encoder on one token, and the same step until it is captured and replayed."""
         special = self._bundle.manifest.special_tokens
-        source = self.encode(np.array([[special.pad]]), np.ones((1, 1), np.bool_))
-        decoder = self.decoder(source, _PROBE_SLOTS)
-        step = Step.allocate(1, 1, decoder.capacity)
+        ids, mask = np.array([[special.pad]]), np.ones((1, 1), np.bool_)
+        cache = self.new_cache(
+            self.encode({"input_ids": ids, "attention_mask": mask}), _PROBE_SLOTS
+        )
+        step = Step.allocate(1, 1, cache.max_cache_len)
         step.input_ids[:] = special.decoder_start
         step.attention_mask[..., 0] = True
-        run = decoder.bind(step)
         found = []
         for _ in range(RUNS_BEFORE_CAPTURE + 1 if self._place.captures else 1):
-            run()
+            cache.forward(step)
             found.append(int(step.next_token_ids[0, 0]))
         if len(set(found)) > 1:
             raise BackendError(f"a replayed CUDA graph gives other tokens: {found}")
@@ -235,6 +238,10 @@ class DeviceEncoderOutput:
     def batch_size(self) -> int:
         return self._key.batch
 
+    def numpy(self, name: str) -> NDArray[Any]:
+        """See :class:`seq2edge.runtime.backends.base.EncoderOutput`; padded as the sources were."""
+        return self.buffers.cross[name].read()
+
     def rows(self, rows: Ids) -> DeviceEncoderOutput:
         """These rows of the batch, copied through the host."""
         kept = DeviceEncoderOutput(self.pool, SourceKey(len(rows), self._key.length))
@@ -244,38 +251,31 @@ class DeviceEncoderOutput:
         return kept
 
 
-class DeviceSlots:
-    """See :class:`seq2edge.runtime.backends.base.Decoder`."""
+class DeviceSlots(SlotCache):
+    """See :class:`seq2edge.runtime.backends.base.SlotCache`."""
 
-    cache_position_ids: Ids
-
-    def __init__(self, place: DeviceContext, source: DeviceEncoderOutput, capacity: int) -> None:
+    def __init__(
+        self, place: DeviceContext, source: DeviceEncoderOutput, max_cache_len: int
+    ) -> None:
+        super().__init__()
         self._place = place
         self._source = source
-        self._cache, self._give_back = source.buffers.caches.lend(capacity, self)
+        self._cache, self._give_back = source.buffers.caches.lend(max_cache_len, self)
         # A masked slot's weight is 0, and 0 x NaN is NaN, be it of new memory or an earlier call.
         for array in self._cache.arrays.values():
             array.clear()
         self.cache_position_ids = self._first_positions()
 
-    @property
-    def normalizes(self) -> bool:
-        return "scores" in self._place.sessions
-
-    @property
-    def capacity(self) -> int:
-        return self._cache.slots
-
-    def grow(self, capacity: int) -> None:
-        known = self.cache_position_ids
+    def _grow(self, max_cache_len: int) -> None:
+        positions = self.cache_position_ids
         with self._place.working("decoder"):
-            old = self._replace(capacity)
+            old = self._replace(max_cache_len)
             for name, array in self._cache.arrays.items():
                 new = np.zeros(array.shape, array.storage)
                 new[:, :, : old.slots] = old.arrays[name].read()
                 array.write(new)
         self.cache_position_ids = self._first_positions()
-        self.cache_position_ids[:, : old.slots] = known
+        self.cache_position_ids[:, : old.slots] = positions
 
     def compact(self, slots: Ids) -> None:
         count, rows = slots.shape[1], np.arange(len(slots))[:, None]
@@ -287,15 +287,15 @@ class DeviceSlots:
         positions = self.cache_position_ids
         positions[:, :count] = positions[rows, slots]
 
-    def select_batch(self, rows: Ids) -> None:
+    def _select_batch(self, rows: Ids) -> None:
         with self._place.working("decoder"):
             self._source = self._source.rows(rows)
-            old = self._replace(self.capacity)
+            old = self._replace(self.max_cache_len)
             for name, array in self._cache.arrays.items():
                 array.write(old.arrays[name].read()[rows])
         self.cache_position_ids = self.cache_position_ids[rows]
 
-    def bind(self, step: Step) -> Callable[[], None]:
+    def _bind(self, step: Step) -> Callable[[], None]:
         place, source, cache, key = self._place, self._source, self._cache, StepKey.of(step)
         with place.working("decoder"):
             if key not in cache.steps:
@@ -309,10 +309,10 @@ class DeviceSlots:
 
         return run_step
 
-    def _replace(self, capacity: int) -> CacheBuffers:
+    def _replace(self, max_cache_len: int) -> CacheBuffers:
         """Another cache of the present source; the old one, of which it has nothing yet."""
         old, give_back = self._cache, self._give_back
-        self._cache, self._give_back = self._source.buffers.caches.lend(capacity, self)
+        self._cache, self._give_back = self._source.buffers.caches.lend(max_cache_len, self)
         give_back()
         return old
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bundle.manifest import GraphInfo
+from ...bundle.manifest import CONCAT, GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from ..base import Decoder, EncoderOutput, Ids, Mask
+from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask
 from .cpu import chosen_threads
 from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
@@ -52,7 +52,7 @@ class OrtConcatBackend:
         BackendError: onnxruntime is missing or too old, or graphs with other inputs.
     """
 
-    limits: None = None  # any shapes
+    capabilities = Capabilities(kv_cache=CONCAT)
 
     def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
         self.num_threads = chosen_threads(num_threads, bundle)
@@ -73,34 +73,23 @@ class OrtConcatBackend:
         self._graphs: tuple[_Graph, _Graph, _Graph] | None = (encoder, decoder, prompt)
         give_back_memory()
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> ConcatEncoderOutput:
-        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+    def encode(self, inputs: EncoderInputs) -> ConcatEncoderOutput:
+        """See :class:`seq2edge.runtime.backends.base.Backend`."""
         encoder, _, _ = self._opened()
-        inputs = {
+        values = {
             name: self._value.ortvalue_from_numpy(np.ascontiguousarray(array, encoder.dtype(name)))
-            for name, array in ((_IDS, input_ids), (_SOURCE_MASK, attention_mask))
+            for name, array in inputs.items()
             if name in encoder.inputs
         }
-        outputs = encoder.run(encoder.bind(inputs), encoder.outputs, "encoder")
-        return ConcatEncoderOutput(np.asarray(attention_mask, np.bool_), outputs)
+        outputs = encoder.run(encoder.bind(values), encoder.outputs, "encoder")
+        return ConcatEncoderOutput(np.asarray(inputs[_SOURCE_MASK], np.bool_), outputs)
 
-    def rows(self, source: EncoderOutput) -> OrtRows:
+    def new_cache(self, encoded: EncoderOutput) -> OrtRows:
         """See :class:`seq2edge.runtime.backends.base.ConcatBackend`."""
-        if not isinstance(source, ConcatEncoderOutput):
-            raise TypeError("source was encoded by another engine")
+        if not isinstance(encoded, ConcatEncoderOutput):
+            raise TypeError("the sources were encoded by another backend")
         _, decoder, prompt = self._opened()
-        return OrtRows(decoder, prompt, source, self._value)
-
-    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:  # noqa: ARG002
-        """Refused: these graphs have no slots to write to.
-
-        Raises:
-            BackendError: always.
-        """
-        raise BackendError(
-            "a model whose cache grows has no tree steps, which this needs; export the checkpoint"
-            " itself with 'seq2edge export'"
-        )
+        return OrtRows(decoder, prompt, encoded, self._value)
 
     def close(self) -> None:
         """Let go of the sessions and their memory."""
@@ -195,9 +184,14 @@ class ConcatEncoderOutput:
     def batch_size(self) -> int:
         return int(self.mask.shape[0])
 
+    def numpy(self, name: str) -> NDArray[Any]:
+        """See :class:`seq2edge.runtime.backends.base.EncoderOutput`."""
+        array: NDArray[Any] = self.outputs[name].numpy()
+        return array
+
 
 class OrtRows:
-    """See :class:`seq2edge.runtime.backends.base.CacheRows`."""
+    """See :class:`seq2edge.runtime.backends.base.ConcatCache`."""
 
     def __init__(
         self, decoder: _Graph, prompt: _Graph, source: ConcatEncoderOutput, value: Any
@@ -221,7 +215,7 @@ class OrtRows:
         self._tokens: NDArray[Any] = np.zeros((0, 1), np.int64)
         self._binding: Any = None
 
-    def run(self, tokens: Ids) -> NDArray[np.float32]:
+    def forward(self, tokens: Ids) -> NDArray[np.float32]:
         if not self._cache:
             return self._run_prompt(tokens)
         if self._binding is None:
@@ -238,7 +232,7 @@ class OrtRows:
             self._cache[name] = found[output]
         return _last_logits(found[_LOGITS])
 
-    def select(self, rows: Ids) -> None:
+    def index_select(self, rows: Ids) -> None:
         self._rows = len(rows)
         self._fixed = {
             name: value if name == _BRANCH else self._taken(value, rows)

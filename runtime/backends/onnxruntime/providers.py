@@ -103,7 +103,7 @@ def tensorrt_target(ort: Any, bundle: Bundle) -> Target:
     types = {spec.dtype for spec in bundle.manifest.graphs["decoder"].inputs}
 
     def options(graph: str, _capture: bool) -> list[Provider]:
-        if graph == "scores":  # a few nodes: not worth an engine
+        if graph == "logsumexp":  # a few nodes: not worth an engine
             return [(CUDA, _CUDA_OPTIONS), CPU]
         tensorrt = {
             "trt_engine_cache_enable": "True",

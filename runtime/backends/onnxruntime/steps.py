@@ -146,11 +146,11 @@ class CacheBuffers:
 
 
 class StepKey(NamedTuple):
-    """What a step needs: Q queries, and whether logits and their normalizer are read."""
+    """What a step needs: Q queries, and whether logits and their logsumexp are read."""
 
     num_tokens: int
     vocab_size: int | None
-    normalizer: bool
+    logsumexp: bool
 
     @classmethod
     def of(cls, step: Step) -> StepKey:
@@ -174,20 +174,20 @@ class StepBuffers:
         self._ids = place.array(rows, "int64")
         self._positions = place.array(rows, "int64")
         self._mask = place.array((batch, 1, num_tokens, cache.slots), "bool")
-        self._write_index = place.array((batch,), "int64")
+        self._write_indices = place.array((batch,), "int64")
         # Not the memory of the ids, as in the CPU's engine: a first run may be several.
-        self._next_ids = place.array(rows, "int64")
+        self._next_token_ids = place.array(rows, "int64")
         self._logits = (
             None if key.vocab_size is None else place.array((*rows, key.vocab_size), "float32")
         )
-        scored = key.normalizer and "scores" in place.sessions
-        self._log_normalizer = place.array(rows, "float32") if scored else None
+        scored = key.logsumexp and "logsumexp" in place.sessions
+        self._logsumexp = place.array(rows, "float32") if scored else None
         self._session = place.session("decoder")
         self._binding = self._session.io_binding()
         self._bind_inputs(source, cache)
         for name, array in cache.arrays.items():
             array.bind(self._binding.bind_output, name.replace("past_", "present_", 1))
-        self._next_ids.bind(self._binding.bind_output, "next_token_ids")
+        self._next_token_ids.bind(self._binding.bind_output, "next_token_ids")
         if self._logits is not None:
             self._logits.bind(self._binding.bind_output, "logits")
         self._runs = 0
@@ -203,21 +203,21 @@ class StepBuffers:
         self._ids.write(step.input_ids)
         self._positions.write(step.position_ids)
         self._mask.write(step.attention_mask)
-        self._write_index.write(step.write_indices)
+        self._write_indices.write(step.write_indices)
         cache.positions.write(positions)
         if self._place.rebinds:
             self._bind_inputs(source, cache)
         self._prepare_capture()
         self._session.run_with_iobinding(self._binding, self._options)
-        step.next_token_ids[...] = self._next_ids.read()
+        step.next_token_ids[...] = self._next_token_ids.read()
         if step.logits is not None and self._logits is not None:
             step.logits[...] = self._logits.read()
-        if step.logsumexp is not None and self._log_normalizer is not None:
+        if step.logsumexp is not None and self._logsumexp is not None:
             step.logsumexp[...] = self._normalize()
 
     @property
     def _nbytes(self) -> int:
-        found = (self._ids, self._positions, self._mask, self._next_ids, self._logits)
+        found = (self._ids, self._positions, self._mask, self._next_token_ids, self._logits)
         return sum(array.nbytes for array in found if array is not None)
 
     def _bind_inputs(self, source: SourceBuffers, cache: CacheBuffers) -> None:
@@ -225,7 +225,7 @@ class StepBuffers:
             "input_ids": self._ids,
             "position_ids": self._positions,
             "attention_mask": self._mask,
-            "write_indices": self._write_index,
+            "write_indices": self._write_indices,
             "cache_position_ids": cache.positions,
             "encoder_attention_mask": source.mask,
             **source.cross,
@@ -245,14 +245,14 @@ class StepBuffers:
         self._options.add_run_config_entry("gpu_graph_id", str(next(self._place.graph_ids)))
 
     def _normalize(self) -> NDArray[np.float32]:
-        if self._logits is None or self._log_normalizer is None:
+        if self._logits is None or self._logsumexp is None:
             raise AssertionError("both are there where a normalizer is asked for")
-        session = self._place.session("scores")
+        session = self._place.session("logsumexp")
         binding = session.io_binding()
         self._logits.bind(binding.bind_input, "logits")
-        self._log_normalizer.bind(binding.bind_output, "logsumexp")
+        self._logsumexp.bind(binding.bind_output, "logsumexp")
         session.run_with_iobinding(binding)
-        return self._log_normalizer.read()
+        return self._logsumexp.read()
 
 
 def _shape(shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -101,11 +101,11 @@ def test_logits_of_padded_batches_are_the_modules(exported: tuple[Translator, Pa
     target = np.random.default_rng(8).integers(3, model.shape.target_vocab, (10, 20))
     expected = forward(model, ids, mask, target).numpy()
     backend = OrtBackend(Bundle.open(path))
-    decoder = backend.decoder(backend.encode(ids, mask), 20)
+    decoder = backend.new_cache(backend.encode({"input_ids": ids, "attention_mask": mask}), 20)
     step = Step.allocate(10, 20, 20, vocab_size=model.shape.target_vocab)
     step.input_ids[:], step.position_ids[:] = target, np.arange(20)
     step.attention_mask[:] = np.tri(20, dtype=np.bool_)
-    decoder.bind(step)()
+    decoder.forward(step)
     assert step.logits is not None
     assert np.abs(step.logits - expected).max() < 2e-4
     assert np.abs(expected).max() > 1

@@ -17,8 +17,16 @@ from typing import Any
 import numpy as np
 
 from seq2edge.runtime import Seq2SeqModel
-from seq2edge.runtime.backends import Backend, Decoder, EncoderOutput, Step, load_backend
-from seq2edge.runtime.backends.base import Ids, Mask
+from seq2edge.runtime.backends import (
+    Backend,
+    EncoderInputs,
+    EncoderOutput,
+    SlotCache,
+    Step,
+    load_backend,
+    slot_backend,
+)
+from seq2edge.runtime.backends.base import Ids
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
@@ -155,47 +163,42 @@ class Run:
     num_tokens: int
 
 
-class RecordingEngine:
-    """Another engine, with a record of what its decoders were asked for."""
+class RecordingBackend:
+    """Another backend, with a record of what its caches were asked for."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.num_threads, self.limits = backend.num_threads, backend.limits
+        self._backend = slot_backend(backend)
+        self.num_threads, self.capabilities = backend.num_threads, backend.capabilities
         self.runs: list[Run] = []
         #: Rows that each ``keep`` went on with.
         self.kept: list[list[int]] = []
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncoderOutput:
-        return self._backend.encode(input_ids, attention_mask)
+    def encode(self, inputs: EncoderInputs) -> EncoderOutput:
+        return self._backend.encode(inputs)
 
-    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:
-        return _RecordingDecoder(self._backend.decoder(source, capacity), self)
+    def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> SlotCache:
+        cache: Any = _RecordingCache(self._backend.new_cache(encoded, max_cache_len), self)
+        return cache
 
     def close(self) -> None:
         self._backend.close()
 
 
-class _RecordingDecoder:
-    def __init__(self, decoder: Decoder, record: RecordingEngine) -> None:
-        self._decoder = decoder
+class _RecordingCache:
+    def __init__(self, cache: SlotCache, record: RecordingBackend) -> None:
+        self._cache = cache
         self._record = record
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._decoder, name)
+        return getattr(self._cache, name)
 
     def select_batch(self, rows: Ids) -> None:
         self._record.kept.append(rows.tolist())
-        self._decoder.select_batch(rows)
+        self._cache.select_batch(rows)
 
-    def bind(self, step: Step) -> Callable[[], None]:
-        run = self._decoder.bind(step)
-        shape = Run(*step.input_ids.shape)
-
-        def recorded() -> None:
-            self._record.runs.append(shape)
-            run()
-
-        return recorded
+    def forward(self, step: Step) -> None:
+        self._record.runs.append(Run(*step.input_ids.shape))
+        self._cache.forward(step)
 
 
 class Recorded:
@@ -203,7 +206,7 @@ class Recorded:
 
     def __init__(self, path: Path) -> None:
         bundle = Bundle.open(path)
-        self._backend = RecordingEngine(load_backend(bundle, num_threads=1))
+        self._backend = RecordingBackend(load_backend(bundle, num_threads=1))
         self.model = Seq2SeqModel(bundle, self._backend, load_tokenizer(bundle))
 
     def runs(self) -> list[Run]:

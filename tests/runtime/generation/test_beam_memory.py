@@ -21,15 +21,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backends import Backend, EncoderOutput, load_backend
-from seq2edge.runtime.backends.base import Decoder, Ids, Mask, Step
+from seq2edge.runtime.backends import (
+    Backend,
+    EncoderInputs,
+    EncoderOutput,
+    SlotCache,
+    load_backend,
+    slot_backend,
+)
+from seq2edge.runtime.backends.base import Ids, Step
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation import GenerationConfig, Generator
 from seq2edge.runtime.generation.batch import Results
 from seq2edge.runtime.generation.config import LogitsProcessor
-from seq2edge.runtime.generation.logsumexp import Scores
-from seq2edge.runtime.text.sources import Source
+from seq2edge.runtime.numerics import Scores
+from seq2edge.runtime.text.sources import TextSource
 
 #: umt5 has random weights whose beams stay related for this source; those of others may not.
 SHAPE, SOURCE = "umt5", [200, 13, 77, 150, 22, 1]
@@ -62,47 +69,46 @@ class Moment:
     peak: int
 
 
-class WatchedEngine:
-    """An engine whose decoders are the real ones, with the last of them and its step at hand."""
+class WatchedBackend:
+    """A backend whose caches are the real ones, with the last of them and its step at hand."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._decoder: Any = None
+        self._backend = slot_backend(backend)
+        self._cache: Any = None
         self._step: Step
         self._packs = 0
-        self.num_threads, self.limits = backend.num_threads, backend.limits
+        self.num_threads, self.capabilities = backend.num_threads, backend.capabilities
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> EncoderOutput:
-        return self._backend.encode(input_ids, attention_mask)
+    def encode(self, inputs: EncoderInputs) -> EncoderOutput:
+        return self._backend.encode(inputs)
 
-    def decoder(self, source: EncoderOutput, capacity: int) -> Decoder:
-        decoder: Any = self._backend.decoder(source, capacity)
-        bind, pack = decoder.bind, decoder.compact
+    def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> SlotCache:
+        cache: Any = self._backend.new_cache(encoded, max_cache_len)
+        forward, compact = cache.forward, cache.compact
 
-        def watched_bind(step: Step) -> Callable[[], None]:
+        def watched_forward(step: Step) -> None:
             if step.input_ids.shape[1] == BEAMS:  # not the prompt's
                 self._step = step
-            run: Callable[[], None] = bind(step)
-            return run
+            forward(step)
 
-        def watched_pack(slots: Ids) -> None:
+        def watched_compact(slots: Ids) -> None:
             self._packs += 1
-            pack(slots)
+            compact(slots)
 
-        decoder.bind, decoder.compact = watched_bind, watched_pack
-        self._decoder, self._packs = decoder, 0
-        real: Decoder = decoder
+        cache.forward, cache.compact = watched_forward, watched_compact
+        self._cache, self._packs = cache, 0
+        real: SlotCache = cache
         return real
 
     def close(self) -> None:
         self._backend.close()
 
     def now(self) -> Moment:
-        arrays: list[NDArray[Any]] = list(self._decoder._cache.values())
+        arrays: list[NDArray[Any]] = list(self._cache._cache.values())
         held, peak = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         return Moment(
-            capacity=self._decoder.capacity,
+            capacity=self._cache.max_cache_len,
             packs=self._packs,
             live=int(self._step.attention_mask[:, 0].any(axis=1).sum(axis=1).max()),
             addresses=tuple(array.ctypes.data for array in arrays),
@@ -116,7 +122,7 @@ class WatchedEngine:
 class Searches:
     """Searches with a bundle that has no end token, so that all run their full length."""
 
-    backend: WatchedEngine
+    backend: WatchedBackend
     manifest: Manifest
 
     def run(self, *processors: LogitsProcessor, sources: int = 1) -> tuple[Results, list[Moment]]:
@@ -134,11 +140,11 @@ class Searches:
             logits_processors=processors,
         )
         decoding = Generator(self.backend, self.manifest, None)
-        decoding.run([Source.of(SOURCE)], replace(config, max_new_tokens=2))  # lazy imports
+        decoding.run([TextSource.of(SOURCE)], replace(config, max_new_tokens=2))  # lazy imports
         tracemalloc.start()
         try:
             results = decoding.run(
-                [Source.of(SOURCE)] * sources,
+                [TextSource.of(SOURCE)] * sources,
                 config,
                 cancelled=look,  # asked once a step
             )
@@ -152,7 +158,7 @@ class Searches:
 @pytest.fixture(scope="module")
 def searches(bundle_of: Callable[[str], Path]) -> Iterator[Searches]:
     bundle = Bundle.open(bundle_of(SHAPE))
-    backend = WatchedEngine(load_backend(bundle, num_threads=1))
+    backend = WatchedBackend(load_backend(bundle, num_threads=1))
     special = replace(bundle.manifest.special_tokens, eos=())
     yield Searches(backend, replace(bundle.manifest, special_tokens=special))
     backend.close()

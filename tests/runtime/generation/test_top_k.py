@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seq2edge.runtime.generation.logsumexp import log_softmax, logsumexp, top_k
+from seq2edge.runtime.numerics import log_softmax, logsumexp, top_k
 
 #: Rows are searched in so many groups, where they have more columns than k * GROUPS.
 GROUPS = 64

@@ -23,20 +23,21 @@ from seq2edge.runtime import (
     Regex,
     Seq2SeqModel,
 )
+from seq2edge.runtime.backends import Capabilities
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
 BundleOf = Callable[[str], Path]
 
 
-class NoEngine:
-    """An engine that must not be used."""
+class NoBackend:
+    """A backend that must not be used."""
 
-    num_threads, limits = 1, None
+    num_threads, capabilities = 1, Capabilities()
 
     def encode(self, *_: Any) -> Any:
         raise AssertionError("the encoder ran")
 
-    def decoder(self, *_: Any) -> Any:
+    def new_cache(self, *_: Any) -> Any:
         raise AssertionError("the decoder ran")
 
     def close(self) -> None:
@@ -46,7 +47,7 @@ class NoEngine:
 def idle_model(path: Path) -> Seq2SeqModel:
     """The bundle's model over an engine that fails as soon as it is used."""
     bundle = Bundle.open(path)
-    return Seq2SeqModel(bundle, NoEngine(), load_tokenizer(bundle))
+    return Seq2SeqModel(bundle, NoBackend(), load_tokenizer(bundle))
 
 
 @pytest.fixture(scope="module")

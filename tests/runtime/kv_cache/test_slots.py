@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backends.base import Decoder, Ids, Step
+from seq2edge.runtime.backends.base import Capabilities, Ids, SlotCache, Step
 from seq2edge.runtime.kv_cache.capacity import first_capacity, grown_capacity
 from seq2edge.runtime.kv_cache.slots import SlotKVCache, prefill
 
@@ -41,35 +41,28 @@ def normalizers(answers: Ids) -> NDArray[np.float64]:
     return np.log(VOCAB - 1 + np.exp(1 + answers / 10))
 
 
-class TokenDecoder:
-    """A :class:`Decoder` whose cache holds the token that was written to each slot."""
+class TokenCache(SlotCache):
+    """A cache that holds the token that was written to each slot."""
 
-    cache_position_ids: Ids
-
-    def __init__(self, batch_size: int, capacity: int, *, normalizes: bool = False) -> None:
-        self.normalizes = normalizes
-        self._tokens = np.full((batch_size, capacity), NOTHING, np.int64)
-        self.cache_position_ids = self._positions(batch_size, capacity)
+    def __init__(self, batch_size: int, max_cache_len: int, *, computes_logsumexp: bool = False):
+        super().__init__()
+        self._computes_logsumexp = computes_logsumexp
+        self._tokens = np.full((batch_size, max_cache_len), NOTHING, np.int64)
+        self.cache_position_ids = self._positions(batch_size, max_cache_len)
         #: What each query of the last step saw, its own token last: [B][Q][n].
         self.seen: list[list[list[int]]] = []
         self.grown: list[int] = []
         self.packed: list[int] = []
-        self._generation = 0
 
-    @property
-    def capacity(self) -> int:
-        return int(self.cache_position_ids.shape[1])
-
-    def grow(self, capacity: int) -> None:
-        assert capacity > self.capacity
+    def _grow(self, max_cache_len: int) -> None:
+        assert max_cache_len > self.max_cache_len
         tokens, positions = self._tokens, self.cache_position_ids
-        slots = self.capacity
-        self._tokens = np.full((len(tokens), capacity), NOTHING, np.int64)
+        slots = self.max_cache_len
+        self._tokens = np.full((len(tokens), max_cache_len), NOTHING, np.int64)
         self._tokens[:, :slots] = tokens
-        self.cache_position_ids = self._positions(len(tokens), capacity)
+        self.cache_position_ids = self._positions(len(tokens), max_cache_len)
         self.cache_position_ids[:, :slots] = positions
-        self._generation += 1
-        self.grown.append(capacity)
+        self.grown.append(max_cache_len)
 
     def compact(self, slots: Ids) -> None:
         assert slots.shape[0] == len(self._tokens)
@@ -80,22 +73,21 @@ class TokenDecoder:
         self.cache_position_ids[:, count:] = NOTHING
         self.packed.append(count)
 
-    def select_batch(self, rows: Ids) -> None:
+    def _select_batch(self, rows: Ids) -> None:
         self._tokens = self._tokens[rows]
         self.cache_position_ids = self.cache_position_ids[rows]
-        self._generation += 1
 
-    def bind(self, step: Step) -> Callable[[], None]:
-        generation = self._generation
+    def _bind(self, step: Step) -> Callable[[], None]:
         batch, num_tokens = step.input_ids.shape
-        assert batch == len(self._tokens)
-        assert step.attention_mask.shape == (batch, 1, num_tokens, self.capacity)
+        tokens = self._tokens
+        assert batch == len(tokens)
+        assert step.attention_mask.shape == (batch, 1, num_tokens, self.max_cache_len)
 
         def run() -> None:
-            assert generation == self._generation, "a step of another cache"
+            assert tokens is self._tokens, "bound to arrays that were replaced"
             for row in range(batch):
                 first = int(step.write_indices[row])
-                assert 0 <= first <= self.capacity - num_tokens
+                assert 0 <= first <= self.max_cache_len - num_tokens
                 self._tokens[row, first : first + num_tokens] = step.input_ids[row]
             self.seen = [[self._sees(step, b, q) for q in range(num_tokens)] for b in range(batch)]
             # Last: next_token_ids may be input_ids.
@@ -104,7 +96,7 @@ class TokenDecoder:
                 step.logits[:] = 0
                 best = step.next_token_ids[..., None]
                 np.put_along_axis(step.logits, best, (1 + best / 10).astype(np.float32), axis=2)
-                if step.logsumexp is not None and self.normalizes:
+                if step.logsumexp is not None and self._computes_logsumexp:
                     step.logsumexp[:] = normalizers(step.next_token_ids)
 
         return run
@@ -130,7 +122,7 @@ class TokenDecoder:
 class Search:
     """A tree, its decoder, and the texts of its hypotheses as plain lists: [B][W][n]."""
 
-    decoder: TokenDecoder
+    cache: TokenCache
     tree: SlotKVCache
     texts: list[list[list[int]]]
     bound: int
@@ -143,24 +135,25 @@ class Search:
         steps: int,
         *,
         logits: bool = True,
-        normalizer: bool = False,
-        decoder_normalizes: bool = False,
+        logsumexp: bool = False,
+        computed: bool = False,
     ) -> Search:
         longest = max(map(len, prompts))
         most = longest + width * steps
-        decoder = TokenDecoder(
-            len(prompts), first_capacity(most, longest), normalizes=decoder_normalizes
+        decoder = TokenCache(
+            len(prompts), first_capacity(most, longest), computes_logsumexp=computed
         )
         tree = SlotKVCache(
             decoder,
             prompts,
             width=width,
-            most_slots=most,
+            max_slots=most,
             vocab_size=VOCAB if logits else None,
-            normalizer=normalizer,
+            logsumexp=logsumexp,
+            capabilities=Capabilities(computes_logsumexp=computed),
         )
         assert (tree.logits is not None) == logits
-        assert (tree.logsumexp is not None) == (logits and normalizer)
+        assert (tree.logsumexp is not None) == (logits and logsumexp)
         ends = zip(decoder.seen, prompts, strict=True)
         assert [row[len(prompt) - 1] for row, prompt in ends] == prompts
         texts = [[list(prompt)] * width for prompt in prompts]
@@ -168,15 +161,15 @@ class Search:
         search.check([[answer(prompt)] for prompt in prompts])
         return search
 
-    def advance(self, tokens: Ids, parents: Ids | None) -> None:
+    def forward(self, tokens: Ids, parents: Ids | None) -> None:
         own = list(range(len(self.texts[0])))
         chosen = [own] * len(self.texts) if parents is None else parents.tolist()
         self.texts = [
             [[*row[parent], token] for parent, token in zip(ancestors, new, strict=True)]
             for row, ancestors, new in zip(self.texts, chosen, tokens.tolist(), strict=True)
         ]
-        self.tree.advance(tokens, parents)
-        assert self.decoder.seen == self.texts
+        self.tree.forward(tokens, parents)
+        assert self.cache.seen == self.texts
         self.check([[answer(text) for text in row] for row in self.texts])
 
     def select_batch(self, sources: Ids) -> None:
@@ -193,8 +186,8 @@ class Search:
         if self.tree.logsumexp is not None:
             expected = normalizers(np.array(answers))
             np.testing.assert_allclose(self.tree.logsumexp, expected, rtol=1e-5)
-        assert self.tree.capacity == self.decoder.capacity <= self.bound
-        assert self.tree.capacity % MULTIPLE == 0
+        assert self.cache.max_cache_len <= self.bound
+        assert self.cache.max_cache_len % MULTIPLE == 0
 
 
 def rounded_up(slots: int) -> int:
@@ -253,8 +246,8 @@ def lead(plan: Plan) -> Search:
         width,
         plan.steps,
         logits=plan.logits,
-        normalizer=wanted,
-        decoder_normalizes=computed,
+        logsumexp=wanted,
+        computed=computed,
     )
     for step in range(plan.steps):
         batch = len(search.texts)
@@ -266,7 +259,7 @@ def lead(plan: Plan) -> Search:
         # Greedy decoding hands the tree its own array back.
         fed = plan.feeding and (step > 0 or width == 1)
         tokens = search.tree.next_token_ids if fed else rng.integers(0, VOCAB, (batch, width))
-        search.advance(tokens, parents)
+        search.forward(tokens, parents)
     return search
 
 
@@ -279,7 +272,7 @@ def test_each_hypothesis_sees_its_own_ancestry(plan: Plan) -> None:
 @settings(deadline=None, max_examples=50)
 @given(plans(st.just(1)))
 def test_a_single_hypothesis_sees_its_own_text(plan: Plan) -> None:
-    assert lead(plan).decoder.packed == []  # a chain leaves no slot behind
+    assert lead(plan).cache.packed == []  # a chain leaves no slot behind
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -288,10 +281,10 @@ def test_hypotheses_that_descend_from_one_are_packed_and_see_the_same(batch: int
     search = Search.start([[3, 1, 4]] * batch, width=6, steps=120)
     for _ in range(120):
         parents = np.tile(rng.integers(0, 6, (batch, 1)), (1, 6))
-        search.advance(rng.integers(0, VOCAB, (batch, 6)), parents)
-    assert len(search.decoder.packed) >= 5
+        search.forward(rng.integers(0, VOCAB, (batch, 6)), parents)
+    assert len(search.cache.packed) >= 5
     # 123 tokens of one ancestor and six at their ends; without packing it would be 723.
-    assert search.tree.capacity == 256
+    assert search.cache.max_cache_len == 256
 
 
 def test_sources_are_packed_each_by_what_it_needs() -> None:
@@ -300,18 +293,18 @@ def test_sources_are_packed_each_by_what_it_needs() -> None:
     for step in range(60):
         # One source descends from its best, one changes every 25 steps, one stays in pairs.
         parents = np.array([[0] * 4, [0] * 4 if step % 25 == 24 else [0, 1, 2, 3], [0, 0, 1, 1]])
-        search.advance(rng.integers(0, VOCAB, (3, 4)), parents)
-    assert len(search.decoder.packed) >= 1
-    assert len(search.decoder.grown) >= 1
+        search.forward(rng.integers(0, VOCAB, (3, 4)), parents)
+    assert len(search.cache.packed) >= 1
+    assert len(search.cache.grown) >= 1
 
 
 def test_hypotheses_that_stay_apart_take_all_slots_and_no_more() -> None:
     search = Search.start([[9, 9, 9]] * 2, width=5, steps=50)
     for step in range(50):
-        search.advance(np.full((2, 5), step % VOCAB), None)
-    assert search.decoder.packed == []
-    assert search.decoder.grown == [128, 256]
-    assert search.tree.capacity == rounded_up(3 + 5 * 50) == 256
+        search.forward(np.full((2, 5), step % VOCAB), None)
+    assert search.cache.packed == []
+    assert search.cache.grown == [128, 256]
+    assert search.cache.max_cache_len == rounded_up(3 + 5 * 50) == 256
 
 
 def test_packing_goes_on_after_sources_left() -> None:
@@ -321,9 +314,9 @@ def test_packing_goes_on_after_sources_left() -> None:
         if step in (30, 60):
             search.select_batch(np.array([2, 0] if step == 30 else [1]))
         size = len(search.texts)
-        search.advance(rng.integers(0, VOCAB, (size, 4)), np.full((size, 4), step % 4))
+        search.forward(rng.integers(0, VOCAB, (size, 4)), np.full((size, 4), step % 4))
     assert len(search.texts) == 1
-    assert len(search.decoder.packed) >= 3
+    assert len(search.cache.packed) >= 3
 
 
 def test_sources_that_change_places_keep_their_slots() -> None:
@@ -334,9 +327,9 @@ def test_sources_that_change_places_keep_their_slots() -> None:
         # The first source descends from its best; in the other one a hypothesis stays apart.
         apart = [0, 0, 0, 3 if step % 8 else 0]
         parents = np.array([[0] * 4 if source == 0 else apart for source in places])
-        search.advance(rng.integers(0, VOCAB, (2, 4)), parents)
-        if len(search.decoder.packed) > packed:
-            packed = len(search.decoder.packed)
+        search.forward(rng.integers(0, VOCAB, (2, 4)), parents)
+        if len(search.cache.packed) > packed:
+            packed = len(search.cache.packed)
             search.select_batch(np.array([1, 0]))
             places.reverse()
     assert packed >= 3
@@ -348,7 +341,7 @@ def test_prefill_lets_each_prompt_token_see_those_before_it(
     prompts: list[list[int]], logits: bool
 ) -> None:
     longest = max(map(len, prompts))
-    decoder = TokenDecoder(len(prompts), first_capacity(longest, longest))
+    decoder = TokenCache(len(prompts), first_capacity(longest, longest))
     step = prefill(decoder, prompts, VOCAB if logits else None)
     for seen, prompt in zip(decoder.seen, prompts, strict=True):
         assert seen[: len(prompt)] == [prompt[: end + 1] for end in range(len(prompt))]
@@ -361,7 +354,7 @@ def test_prefill_in_parts_gives_what_follows_each_prompt(
     prompts: list[list[int]], logits: bool, most: int
 ) -> None:
     longest = max(map(len, prompts))
-    decoder = TokenDecoder(len(prompts), first_capacity(longest, longest))
+    decoder = TokenCache(len(prompts), first_capacity(longest, longest))
     step = prefill(decoder, prompts, VOCAB if logits else None, max_num_tokens=most)
     assert all(len(row) <= most for row in decoder.seen)
     check_ends(step, prompts, logits)
@@ -375,28 +368,23 @@ def check_ends(step: Step, prompts: list[list[int]], logits: bool) -> None:
         assert step.logits.argmax(axis=2).tolist() == expected
 
 
-def test_the_fake_is_a_decoder() -> None:
-    decoder: Decoder = TokenDecoder(1, 16)
-    assert decoder.capacity == 16
-
-
 def test_the_fake_refuses_a_slot_that_holds_nothing() -> None:
-    decoder = TokenDecoder(1, 16)
+    decoder = TokenCache(1, 16)
     step = Step.allocate(1, 1, 16)
     step.attention_mask[..., :2] = True
     step.write_indices[:] = 0
     with pytest.raises(AssertionError, match="holds nothing"):
-        decoder.bind(step)()
+        decoder.forward(step)
 
 
 def test_the_fake_refuses_a_step_of_another_cache() -> None:
-    decoder = TokenDecoder(1, 16)
+    decoder = TokenCache(1, 16)
     step = Step.allocate(1, 1, 16)
     step.attention_mask[..., 0] = True
-    run = decoder.bind(step)
+    run = decoder._bind(step)
     run()
     decoder.grow(32)
-    with pytest.raises(AssertionError, match="another cache"):
+    with pytest.raises(AssertionError, match="were replaced"):
         run()
 
 

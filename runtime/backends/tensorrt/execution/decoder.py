@@ -12,9 +12,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ....bundle.manifest import TensorSpec
-from ...base import Ids, Step
+from ....errors import BackendError
+from ...base import Ids, SlotCache, Step
 from .context import Runner
 from .stream_context import FOUND, STEPS_PER_LAUNCH, StreamContext
 from .tensors import Block, Layout, Mirror, Placed, fill
@@ -24,72 +26,84 @@ from .tensors import Block, Layout, Mirror, Placed, fill
 class TensorRTEncoderOutput:
     """Cross-attention keys and values and the source mask, on the device."""
 
+    context: StreamContext
     batch_size: int
     length: int
     mask: Block
     cross: Block
 
+    def numpy(self, name: str) -> NDArray[Any]:
+        """See :class:`seq2edge.runtime.backends.base.EncoderOutput`."""
+        with self.context.lock():
+            results = self.context.results(self.cross, [name])
+            results.download(self.context.device)
+            self.context.device.wait()
+            return results.host[name].copy()
+
     def tensors(self) -> dict[str, Placed]:
         return self.mask.tensors() | self.cross.tensors()
 
-    def select_batch(self, rows: Ids, shared: StreamContext) -> None:
+    def select_batch(self, rows: Ids) -> None:
         """Only these rows of the batch, in the same memory."""
-        self.mask = self.mask.keep_rows(rows.tolist(), shared.device)
-        self.cross = self.cross.keep_rows(rows.tolist(), shared.device)
+        self.mask = self.mask.keep_rows(rows.tolist(), self.context.device)
+        self.cross = self.cross.keep_rows(rows.tolist(), self.context.device)
         self.batch_size = len(rows)
 
 
-class TensorRTSlots:
-    """See :class:`seq2edge.runtime.backends.base.Decoder`. The number of slots is fixed."""
-
-    cache_position_ids: Ids
-    normalizes = False
-    ahead = STEPS_PER_LAUNCH
+class TensorRTSlots(SlotCache):
+    """See :class:`seq2edge.runtime.backends.base.SlotCache`. The number of slots is fixed."""
 
     def __init__(self, shared: StreamContext, source: TensorRTEncoderOutput) -> None:
+        super().__init__()
+        self._chains: dict[Step, _Chain] = {}
+        slots = np.arange(shared.limits.max_target_length, dtype=np.int64)
+        self.cache_position_ids = np.tile(slots, (source.batch_size, 1))
         self._shared = shared
         self._source = source
-        with shared.turn():
+        with shared.lock():
             self._cache = shared.block(self._layout(shared.cache_inputs))
             # Zeroed: a masked slot's weight is 0, and 0 x NaN is NaN.
             device, cache = shared.device, self._cache
             device.cuda.set_bytes(cache.address, 0, cache.size, device.stream)
-        slots = np.arange(self.capacity, dtype=np.int64)
-        self.cache_position_ids = np.tile(slots, (source.batch_size, 1))
 
-    @property
-    def capacity(self) -> int:
-        return self._shared.limits.max_target_length
-
-    def grow(self, capacity: int) -> None:
-        raise AssertionError(f"{capacity} slots: limits are checked before a call runs")
+    def forward_greedy(self, step: Step, count: int) -> Ids:
+        """See :class:`seq2edge.runtime.backends.base.SlotCache`; at most STEPS_PER_LAUNCH steps."""
+        shared, chain = self._shared, self._chains.get(step)
+        if chain is None:
+            with shared.lock():
+                chain = _Chain(shared, self._tensors(step), step, self.cache_position_ids)
+            self._chains[step] = chain
+        return chain.run(count)
 
     def compact(self, slots: Ids) -> None:
-        raise AssertionError(f"{slots.shape}: there are slots enough for the longest call")
+        """See :class:`seq2edge.runtime.backends.base.SlotCache`."""
+        shared = self._shared
+        with shared.lock():
+            self._cache.compact(slots.tolist(), shared.device)
+        positions, count = self.cache_position_ids, slots.shape[1]
+        positions[:, :count] = np.take_along_axis(positions, slots, axis=1)
 
-    def select_batch(self, rows: Ids) -> None:
-        """See :class:`seq2edge.runtime.backends.base.Decoder`; ``rows`` ascend.
+    def _grow(self, max_cache_len: int) -> None:
+        if max_cache_len > self.max_cache_len:
+            raise BackendError(
+                f"{max_cache_len} cache slots are more than the engine's {self.max_cache_len}"
+            )
 
-        The source goes with the cache: no other decoder of it can be used any more.
-        """
+    def _select_batch(self, rows: Ids) -> None:
+        """The source goes with the cache: no other cache over it can be used any more."""
+        self._chains.clear()
         if len(rows) > 1 and not bool((np.diff(rows) > 0).all()):
             raise AssertionError(f"{rows}: rows are moved one after the other")
         shared = self._shared
-        with shared.turn():
+        with shared.lock():
             self._cache = self._cache.keep_rows(rows.tolist(), shared.device)
-            self._source.select_batch(rows, shared)
+            self._source.select_batch(rows)
         self.cache_position_ids = self.cache_position_ids[rows]
 
-    def bind(self, step: Step) -> Callable[[], None]:
+    def _bind(self, step: Step) -> Callable[[], None]:
         shared = self._shared
-        with shared.turn():
+        with shared.lock():
             return _BoundStep(shared, self._tensors(step), step, self.cache_position_ids).run
-
-    def bind_chain(self, step: Step) -> Callable[[int], Ids]:
-        """See :class:`seq2edge.runtime.backends.base.ChainingDecoder`."""
-        shared = self._shared
-        with shared.turn():
-            return _Chain(shared, self._tensors(step), step, self.cache_position_ids).run
 
     def _tensors(self, step: Step) -> _StepTensors:
         shared, num_tokens = self._shared, step.input_ids.shape[1]
@@ -110,7 +124,7 @@ class TensorRTSlots:
             "batch": self._source.batch_size,
             "source": self._source.length,
             "queries": num_tokens,
-            "slots": self.capacity,
+            "slots": self.max_cache_len,
         }
         return Layout.of(specs, sizes)
 
@@ -182,7 +196,7 @@ class _BoundStep:
 
     def run(self) -> None:
         shared, step = self._shared, self._step
-        with shared.turn():
+        with shared.lock():
             fill(self._tensors.inputs, self._values)
             self._work.run(self._enqueue)
             shared.device.wait()
@@ -215,7 +229,7 @@ class _Chain:
     def run(self, count: int) -> Ids:
         shared, step = self._shared, self._step
         first = int(step.write_indices[0])
-        with shared.turn():
+        with shared.lock():
             fill(self._tensors.inputs, self._values)
             self._tensors.inputs.upload(shared.device)
             for number in range(count):

@@ -15,8 +15,7 @@ from typing import Any
 from ....bundle.manifest import GraphInfo, TensorSpec
 from ....bundle.reader import Bundle
 from ....errors import BackendError
-from ...base import EncoderOutput, Ids, Mask
-from ...limits import Limits
+from ...base import Capabilities, EncoderInputs, EncoderOutput
 from ..cuda import Buffer, Cuda, Device
 from ..engine_store import EngineSet, read_plan
 from ..library import Library, deferred_interrupts, logger, recorded
@@ -24,7 +23,7 @@ from .context import Runner
 from .decoder import TensorRTEncoderOutput, TensorRTSlots
 from .memory import check_memory, in_place
 from .runtime_cache import RuntimeCache
-from .stream_context import StreamContext
+from .stream_context import STEPS_PER_LAUNCH, StreamContext
 from .tensors import Layout, Mirror, fill, largest_sizes
 
 
@@ -48,7 +47,10 @@ class TensorRTBackend:
         self, bundle: Bundle, folder: Path, engines: EngineSet, library: Library, cuda: Cuda
     ) -> None:
         check_memory(bundle.manifest, engines, cuda.free_bytes())
-        self.limits: Limits = engines.key.limits
+        self.capabilities = Capabilities(
+            limits=engines.key.limits, steps_per_launch=STEPS_PER_LAUNCH
+        )
+        self._limits = engines.key.limits
         self._library = library
         graphs = bundle.manifest.graphs
         self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
@@ -78,7 +80,7 @@ class TensorRTBackend:
             ]
         self._plans = opened
         self._encoder = runners["encoder"][0]
-        staging = Layout.of(self._encoder_info.inputs, largest_sizes(self.limits))
+        staging = Layout.of(self._encoder_info.inputs, largest_sizes(self._limits))
         self._staging = Mirror(
             staging, device.memory.take(staging.size), device.pinned.take(staging.size)
         )
@@ -86,52 +88,59 @@ class TensorRTBackend:
             device,
             runners["decoder"],
             self._decoder_info,
-            self.limits,
+            self._limits,
             in_place=in_place(engines),
         )
         # Of a model that nobody has closed; what still decodes holds ``Shared``.
         self._free = weakref.finalize(self._shared, device.close)
         self._free.atexit = False
 
-    def encode(self, input_ids: Ids, attention_mask: Mask) -> TensorRTEncoderOutput:
-        """See :class:`seq2edge.runtime.backends.base.Engine`."""
+    def encode(self, inputs: EncoderInputs) -> TensorRTEncoderOutput:
+        """See :class:`seq2edge.runtime.backends.base.Backend`."""
         shared, device = self._shared, self._device
+        input_ids = inputs["input_ids"]
         batch, length = input_ids.shape
         sizes = {"batch": batch, "source": length}
-        inputs = Layout.of(self._encoder_info.inputs, sizes)
+        layout = Layout.of(self._encoder_info.inputs, sizes)
         names = {spec.name for spec in self._encoder_info.outputs}
         crossed = [spec for spec in self._decoder_info.inputs if spec.name in names]
-        with shared.turn():
+        with shared.lock():
             source = TensorRTEncoderOutput(
+                context=shared,
                 batch_size=batch,
                 length=length,
                 mask=shared.block(Layout.of([_MASK], sizes)),
                 cross=shared.block(Layout.of(crossed, sizes)),
             )
-            staged = self._staging.reshaped(inputs)
-            fill(staged, {"input_ids": input_ids, _MASK.name: attention_mask[:, None, None, :]})
+            staged = self._staging.reshaped(layout)
+            mask = inputs["attention_mask"][:, None, None, :]
+            fill(staged, {"input_ids": input_ids, _MASK.name: mask})
             staged.upload(device)
             tensors = staged.tensors()
-            mask = tensors[_MASK.name]
-            device.cuda.copy(source.mask.address, mask.address, batch * length, device.stream)
+            staged_mask = tensors[_MASK.name].address
+            device.cuda.copy(source.mask.address, staged_mask, batch * length, device.stream)
             self._encoder.bind(object(), tensors, source.cross.tensors())
             self._encoder.enqueue()
             # The staging memory is written again by the next call.
             device.wait()
         return source
 
-    def decoder(self, source: EncoderOutput, capacity: int) -> TensorRTSlots:  # noqa: ARG002
-        """See :class:`seq2edge.runtime.backends.base.Engine`.
+    def new_cache(
+        self,
+        encoded: EncoderOutput,
+        max_cache_len: int,  # noqa: ARG002
+    ) -> TensorRTSlots:
+        """See :class:`seq2edge.runtime.backends.base.SlotBackend`.
 
-        The cache has the engine's slots, whatever ``capacity`` says; limits are checked before.
+        The cache has the engine's slots, whatever ``max_cache_len`` says.
         """
-        if not isinstance(source, TensorRTEncoderOutput):
-            raise TypeError("source was encoded by another engine")
-        return TensorRTSlots(self._shared, source)
+        if not isinstance(encoded, TensorRTEncoderOutput):
+            raise TypeError("the sources were encoded by another backend")
+        return TensorRTSlots(self._shared, encoded)
 
     def close(self) -> None:
         """Let go of the engines and of the device's memory, once a run that is on has ended."""
-        with self._shared.close_context() as first:
+        with self._shared.close() as first:
             if not first:
                 return
             for cache in self._runtime_caches:

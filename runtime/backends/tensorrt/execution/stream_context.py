@@ -66,7 +66,7 @@ class StreamContext:
         self.rows.upload(device)
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """This thread's turn. All that touches the stream or its memory is done in one.
 
         So nobody waits for a stream that is being captured, nobody's results are overwritten,
@@ -86,7 +86,7 @@ class StreamContext:
                 raise
 
     @contextlib.contextmanager
-    def close_context(self) -> Iterator[bool]:
+    def close(self) -> Iterator[bool]:
         """After it there are no turns; whether it was the first last one."""
         with self._lock:
             first, self._closed = not self._closed, True

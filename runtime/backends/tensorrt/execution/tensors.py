@@ -117,6 +117,22 @@ class Block:
                     device.cuda.copy(start + number * size, start + row * size, size, device.stream)
         return self.reshaped(self.layout.narrowed(len(rows)))
 
+    def compact(self, slots: Sequence[Sequence[int]], device: Device) -> None:
+        """Move ``slots`` [B][n] of tensors [B, H, T, D] to slots 0..n-1; each row ascends.
+
+        A slot moves to the place of one that was moved before or that goes, as in
+        :meth:`keep_rows`.
+        """
+        for place in self.layout.places.values():
+            batch, heads, count, _ = place.shape
+            size = place.nbytes // (batch * heads * count)
+            for head in range(batch * heads):
+                start = self.address + place.offset + head * count * size
+                for number, slot in enumerate(slots[head // heads]):
+                    if slot != number:
+                        to, source = start + number * size, start + slot * size
+                        device.cuda.copy(to, source, size, device.stream)
+
 
 class Mirror(Block):
     """Tensors on the device and, as ``host``, in page-locked memory."""

@@ -143,7 +143,7 @@ def test_strict_refuses_nodes_that_fell_back_and_names_them(
     for part in (
         "of the encoder: ",
         "of the decoder: ",
-        "of the scores: ",
+        "of the logsumexp: ",
         "4 TensorScatter (",
         "(decoder/",
         "--target cuda",

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from seq2edge.runtime import BackendError, BundleError, InputError, Seq2SeqModel
-from seq2edge.runtime.backends import load_backend
+from seq2edge.runtime.backends import load_backend, slot_backend
 from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
 from seq2edge.runtime.bundle.reader import Bundle
 
@@ -216,7 +216,7 @@ def test_what_a_growing_cache_cannot_do_is_refused(folder_of: Callable[[str, str
     with Seq2SeqModel.load(folder) as model:
         ids, mask = batch_of(model)
         options = replace(model.generation_config, prompt_lookup_num_tokens=4, num_beams=1)
-        with pytest.raises(InputError, match=r"prompt_lookup_num_tokens .*take back tokens"):
+        with pytest.raises(InputError, match="prompt_lookup_num_tokens needs a decoder whose"):
             model.generate_ids(ids, mask, options)
     for keywords in (
         {"backend": "tensorrt"},
@@ -226,11 +226,11 @@ def test_what_a_growing_cache_cannot_do_is_refused(folder_of: Callable[[str, str
         with pytest.raises(BundleError, match=r"cache that grows, and the (engine|device) "):
             Seq2SeqModel.load(folder, **keywords)
     backend = load_backend(Bundle.open(folder), num_threads=1)
-    with pytest.raises(BackendError, match="no tree steps"):
-        backend.decoder(backend.encode(ids, mask.astype(bool)), 8)
+    with pytest.raises(InputError, match="a roofline needs a decoder whose cache has slots"):
+        slot_backend(backend, "a roofline")
     backend.close()
     with pytest.raises(BackendError, match="closed"):
-        backend.encode(ids, mask.astype(bool))
+        backend.encode({"input_ids": ids, "attention_mask": mask.astype(bool)})
 
 
 def _copy(folder: Path, tmp_path: Path) -> Path:

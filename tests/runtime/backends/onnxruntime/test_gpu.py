@@ -60,10 +60,10 @@ def test_float32_gives_the_cpus_tokens(shape: str, way: str, bundle_of: BundleOf
 
 
 def first_logits(backend: Backend) -> np.ndarray[Any, Any]:
-    decoder = backend.decoder(backend.encode(IDS, MASK), 16)
-    step = Step.allocate(len(IDS), 1, decoder.capacity, vocab_size=384)
+    decoder = backend.new_cache(backend.encode({"input_ids": IDS, "attention_mask": MASK}), 16)
+    step = Step.allocate(len(IDS), 1, decoder.max_cache_len, vocab_size=384)
     step.attention_mask[..., 0] = True
-    decoder.bind(step)()
+    decoder.forward(step)
     assert step.logits is not None
     return step.logits
 

@@ -94,10 +94,15 @@ def test_a_shape_gets_its_id_when_it_was_run_a_few_times_and_keeps_it(recorded: 
 
 
 def test_two_calls_at_once_do_not_share_arrays(recorded: Recorded) -> None:
-    sources = [recorded.backend.encode(np.array([SOURCE]), np.ones((1, 6), bool)) for _ in range(2)]
+    sources = [
+        recorded.backend.encode(
+            {"input_ids": np.array([SOURCE]), "attention_mask": np.ones((1, 6), bool)}
+        )
+        for _ in range(2)
+    ]
     addresses = [source.buffers.mask._value.data_ptr() for source in sources]
     assert addresses[0] != addresses[1]
-    decoders = [recorded.backend.decoder(source, 64) for source in (*sources, sources[0])]
+    decoders = [recorded.backend.new_cache(source, 64) for source in (*sources, sources[0])]
     caches = {decoder._cache.arrays["past_key.0"]._value.data_ptr() for decoder in decoders}
     assert len(caches) == 3
 
@@ -111,8 +116,10 @@ def test_what_the_budget_does_not_hold_is_run_without_a_graph_and_freed(
     runs = recorded.runs([SOURCE])
     assert set(ids(runs)) == {"-1"} and len(runs) == 20
     assert recorded.model.generate_ids(np.array([SOURCE]), max_new_tokens=20) == expected
-    source = recorded.backend.encode(np.array([SOURCE]), np.ones((1, 6), bool))
-    decoder = recorded.backend.decoder(source, 64)
+    source = recorded.backend.encode(
+        {"input_ids": np.array([SOURCE]), "attention_mask": np.ones((1, 6), bool)}
+    )
+    decoder = recorded.backend.new_cache(source, 64)
     gone = [weakref.ref(source.buffers), weakref.ref(decoder._cache)]
     del source, decoder
     assert [reference() for reference in gone] == [None, None]
@@ -126,8 +133,10 @@ def test_no_more_graphs_than_the_budget(recorded: Recorded) -> None:
 
 def test_a_call_is_not_hurt_by_what_an_earlier_one_left_in_its_arrays(recorded: Recorded) -> None:
     expected = recorded.model.generate_ids(np.array([SOURCE]), max_new_tokens=20)
-    source = recorded.backend.encode(np.array([SOURCE]), np.ones((1, 6), bool))
-    decoder = recorded.backend.decoder(source, 32)
+    source = recorded.backend.encode(
+        {"input_ids": np.array([SOURCE]), "attention_mask": np.ones((1, 6), bool)}
+    )
+    decoder = recorded.backend.new_cache(source, 32)
     for array in decoder._cache.arrays.values():
         array.write(np.full(array.shape, np.nan))
     del source, decoder
@@ -141,9 +150,11 @@ def test_a_source_of_another_engine_is_refused(
 
     bundle = Bundle.open(bundle_of("t5"))
     for other in (load_backend(bundle, num_threads=1), OrtDeviceBackend(bundle, cpu_target())):
-        source = other.encode(np.array([SOURCE]), np.ones((1, 6), np.bool_))
-        with pytest.raises(TypeError, match="another engine"):
-            recorded.backend.decoder(source, 16)
+        source = other.encode(
+            {"input_ids": np.array([SOURCE]), "attention_mask": np.ones((1, 6), bool)}
+        )
+        with pytest.raises(TypeError, match="another backend"):
+            recorded.backend.new_cache(source, 16)
 
 
 def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:

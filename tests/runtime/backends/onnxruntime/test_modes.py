@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from seq2edge.runtime import Bundle, Choices, Generation, Seq2SeqModel
-from seq2edge.runtime.backends import Backend, Decoder, Step, load_backend
+from seq2edge.runtime.backends import Backend, SlotCache, Step, load_backend
 from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
@@ -132,7 +132,7 @@ def test_threads_share_one_engine(pair: Pair) -> None:
 
 def states(backend: Backend) -> list[np.ndarray[Any, Any]]:
     """Logits after steps on a cache that was packed, grown and cut to some rows."""
-    decoder = backend.decoder(backend.encode(IDS, MASK), 16)
+    decoder = backend.new_cache(backend.encode({"input_ids": IDS, "attention_mask": MASK}), 16)
     found = [steps(decoder, 3, slots=range(0, 12))]
     decoder.compact(np.array([[0, 3, 6, 9], [1, 2, 4, 8], [11, 10, 9, 8]]))
     found.append(steps(decoder, 3, slots=range(4, 8)))
@@ -140,20 +140,19 @@ def states(backend: Backend) -> list[np.ndarray[Any, Any]]:
     found.append(steps(decoder, 3, slots=range(8, 20)))
     decoder.select_batch(np.array([2, 0]))
     found.append(steps(decoder, 2, slots=range(20, 24)))
-    assert decoder.capacity == 32
+    assert decoder.max_cache_len == 32
     return [*found, decoder.cache_position_ids]
 
 
-def steps(decoder: Decoder, rows: int, slots: range) -> np.ndarray[Any, Any]:
+def steps(decoder: SlotCache, rows: int, slots: range) -> np.ndarray[Any, Any]:
     """The last logits after a token in each of ``slots``, which see all slots before them."""
-    step = Step.allocate(rows, 1, decoder.capacity, vocab_size=384)
-    run = decoder.bind(step)
+    step = Step.allocate(rows, 1, decoder.max_cache_len, vocab_size=384)
     step.attention_mask[..., : slots.start] = True
     for slot in slots:
         step.input_ids[:, 0] = np.arange(rows) * 7 + slot
         step.position_ids[:] = step.write_indices[:] = slot
         step.attention_mask[..., slot] = True
-        run()
+        decoder.forward(step)
     assert step.logits is not None
     return step.logits
 

@@ -51,23 +51,22 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_closed_model_refuses_what_was_begun(on_gpu: Load) -> None:
     gpu = on_gpu("t5")
     engine: Any = gpu.model._backend
-    source = engine.encode(IDS, MASK)
-    decoder = engine.decoder(source, 8)
-    step = Step.allocate(1, 1, decoder.capacity, feed_back=True)
+    source = engine.encode({"input_ids": IDS, "attention_mask": MASK})
+    decoder = engine.new_cache(source, 8)
+    step = Step.allocate(1, 1, decoder.max_cache_len, feed_back=True)
     step.attention_mask[..., 0] = True
-    run, chain = decoder.bind(step), decoder.bind_chain(step)
-    run()
-    chain(2)
+    decoder.forward(step)
+    decoder.forward_greedy(step, 2)
     gpu.model.close()
     assert gpu.cuda.allocations == 0
     for call in (
-        run,
-        lambda: chain(2),
-        lambda: decoder.bind(step)(),
-        lambda: decoder.bind_chain(step)(2),
+        lambda: decoder.forward(step),
+        lambda: decoder.forward_greedy(step, 2),
+        lambda: decoder.forward(Step.allocate(1, 1, decoder.max_cache_len)),
+        lambda: decoder.forward_greedy(Step.allocate(1, 1, decoder.max_cache_len), 2),
         lambda: decoder.select_batch(np.array([0])),
-        lambda: engine.decoder(source, 8),
-        lambda: engine.encode(IDS, MASK),
+        lambda: engine.new_cache(source, 8),
+        lambda: engine.encode({"input_ids": IDS, "attention_mask": MASK}),
     ):
         with pytest.raises(BackendError, match="the model was closed; load it again"):
             call()
@@ -191,17 +190,16 @@ def test_a_model_that_nobody_closes_goes_with_its_last_user(
     trt = FakeTensorRT(cuda, bundle, LIMITS, in_place=True)
     engines = write_engines(bundle, tmp_path / "engines", LIMITS, in_place=True)
     engine = TensorRTBackend(bundle, tmp_path / "engines", engines, trt.library(), Cuda(cuda))
-    decoder = engine.decoder(engine.encode(IDS, MASK), 8)
-    step = Step.allocate(1, 1, decoder.capacity, feed_back=True)
+    decoder = engine.new_cache(engine.encode({"input_ids": IDS, "attention_mask": MASK}), 8)
+    step = Step.allocate(1, 1, decoder.max_cache_len, feed_back=True)
     step.attention_mask[..., 0] = True
-    run = decoder.bind(step)
-    del engine, decoder
+    del engine
     gc.collect()
-    run()
+    decoder.forward(step)
     expected = on_cpu("t5").generate_ids(IDS, max_new_tokens=1)
     assert step.next_token_ids.tolist() == [expected[0].token_ids]
     assert cuda.allocations
-    del run
+    del decoder
     gc.collect()
     assert cuda.allocations == 0
 
