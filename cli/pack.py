@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         dest="target",
         metavar="TARGET",
-        help="jetson-orin, jetson-thor, gpu (x86), cpu (x86) or cpu-arm64",
+        help="raspberry-pi, jetson-orin, jetson-thor, gpu (x86), cpu (x86) or cpu-arm64",
     )
     parser.add_argument(
         "--jetpack",

@@ -142,6 +142,12 @@ TARGETS = (
     ),
     Target("cpu", "x86 without a GPU", "x86_64", ("onnxruntime",)),
     Target("cpu-arm64", "64 bit ARM without a GPU", "aarch64", ("onnxruntime",)),
+    Target(
+        "raspberry-pi",
+        "Raspberry Pi 3, 4, 5 or Zero 2 W with a 64 bit system",
+        "aarch64",
+        ("onnxruntime",),
+    ),
 )
 
 

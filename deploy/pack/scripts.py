@@ -34,7 +34,7 @@ done
 command -v "$python" >/dev/null || fail "there is no $python: set PYTHON to another interpreter"
 "$python" -c 'import sys; sys.exit(not sys.version_info[:2] @PYTHON_TEST@)' ||
   fail "@PYTHON_NEEDED@, and $python is $("$python" -V): set PYTHON to another"
-@TENSORRT_CHECK@"$python" - <<'END' ||
+@BITS_CHECK@@TENSORRT_CHECK@"$python" - <<'END' ||
 import hashlib, json, sys
 from pathlib import Path
 
@@ -64,6 +64,11 @@ venv/bin/seq2edge doctor --bundle bundle || echo "install.sh: see above what is 
 @BUILD@echo "ready: $PWD/run.sh 'a text'"
 """
 
+#: A 64 bit kernel may run a 32 bit system: Raspberry Pi OS's 32 bit images do on newer boards.
+_BITS_CHECK = """\
+"$python" -c 'import sys; sys.exit(sys.maxsize < 2**32)' ||
+  fail "$python is a 32 bit program, for which there are no wheels: install a 64 bit system"
+"""
 _BUILD_HELP = """\
 # --no-build  build no engines
 # after --    options of 'seq2edge build', such as --max-source-length 128
@@ -149,10 +154,17 @@ _NO_DEVICES = """\
 PrivateDevices=yes
 RestrictAddressFamilies=AF_UNIX
 """
+#: What takes a Raspberry Pi's speed away, and how that is seen.
+_COOLING = """\
+# A hot board or a weak power supply lowers the clocks: 'vcgencmd get_throttled' says 0x0 if not.
+"""
 _POWER = """\
 # The board's clocks are not the service's: choose a power mode once, with 'sudo nvpmodel -m N'
 # (it stays, and some modes ask for a restart), and 'sudo jetson_clocks' after every start.
 """
+
+#: What is to be known of a board's speed, by target.
+_SPEED = {"jetson-orin": _POWER, "jetson-thor": _POWER, "raspberry-pi": _COOLING}
 
 _README = """\
 @NAME@: a seq2edge bundle for @PLACE@, engine @ENGINE@ on @DEVICE@.
@@ -192,6 +204,7 @@ def install_script(name: str, deployment: Deployment) -> str:
         BUILD_DEFAULT="build=true\n" if build else "",
         BUILD_CASE=_BUILD_CASE if build else "",
         BUILD=_fill(_BUILD, ENGINE=deployment.backend) if build else "",
+        BITS_CHECK=_BITS_CHECK if deployment.target.machine == "aarch64" else "",
         TENSORRT_CHECK=_TENSORRT_CHECK if exact and build else "",
         MACHINE=deployment.target.machine,
         PYTHON=f"python{version}" if exact else "python3",
@@ -210,7 +223,7 @@ def unit(name: str, deployment: Deployment) -> str:
     return _fill(
         _UNIT,
         DEVICES=_NO_DEVICES if deployment.device == "cpu" else _GPU_DEVICES,
-        POWER=_POWER if deployment.jetpack else "",
+        POWER=_SPEED.get(deployment.target.name, ""),
         NAME=name,
         OPTIONS="".join(f" {word}" for word in engine_options(deployment)),
     )

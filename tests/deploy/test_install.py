@@ -115,19 +115,19 @@ def test_a_changed_file_is_not_installed(unpacked: Unpacked) -> None:
     assert not (folder / "venv").exists()
 
 
-def board(tmp_path: Path) -> dict[str, str]:
-    """An environment in which the machine is a Jetson."""
+def board(tmp_path: Path, python: str = "python3.10") -> dict[str, str]:
+    """An environment in which the machine is a Jetson, or another board."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name, text in {"uname": "#!/bin/sh\necho aarch64\n", "python3.10": _BOARD_PYTHON}.items():
+    for name, text in {"uname": "#!/bin/sh\necho aarch64\n", python: _BOARD_PYTHON}.items():
         (tools / name).write_text(text.replace("@PYTHON@", sys.executable))
         (tools / name).chmod(0o755)
     return {"PATH": f"{tools}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
 
 
-def write_scripts(folder: Path, bundle: Bundle) -> Path:
-    """The scripts of a pack for an Orin, and a manifest without files."""
-    deployment = plan(bundle, "jetson-orin")
+def write_scripts(folder: Path, bundle: Bundle, target: str = "jetson-orin") -> Path:
+    """The scripts of a pack for a board, and a manifest without files."""
+    deployment = plan(bundle, target)
     (folder / "manifest.json").write_text('{"files": {}}')
     (folder / "install.sh").write_text(install_script("app", deployment))
     (folder / "install.sh").chmod(0o755)
@@ -157,6 +157,43 @@ def test_on_a_board_the_engines_are_built_at_last(
     assert ("--no-index" in pip) == ("--offline" in options)
     assert doctor == "seq2edge doctor --bundle bundle"
     assert rest == build
+
+
+def test_on_a_raspberry_pi_the_pins_are_installed(demo: Bundle, tmp_path: Path) -> None:
+    environment = board(tmp_path, "python3")
+    folder = write_scripts(tmp_path, demo, "raspberry-pi")
+    code, out, err = script(folder, "install.sh", **environment)
+    assert code == 0, err
+    pip, doctor = Path(environment["CALLS"]).read_text().splitlines()
+    assert pip.startswith("python -m pip install")
+    assert "--no-deps" in pip
+    assert doctor.startswith("seq2edge doctor --bundle bundle")
+    assert out.splitlines()[-1].startswith("ready: ")
+
+
+def test_a_32_bit_system_is_named(demo: Bundle, tmp_path: Path) -> None:
+    """The kernel of Raspberry Pi OS's 32 bit image has 64 bits: ``uname -m`` says aarch64."""
+    environment = board(tmp_path, "python3")
+    python = tmp_path / "tools" / "python3"
+    python.write_text("#!/bin/sh\ncase $2 in *maxsize*) exit 1 ;; esac\n")
+    code, _, err = script(
+        write_scripts(tmp_path, demo, "raspberry-pi"), "install.sh", **environment
+    )
+    assert code == 1
+    assert "python3 is a 32 bit program" in err
+    assert "install a 64 bit system" in err
+
+
+def test_the_unit_of_a_raspberry_pi_says_what_slows_it_down(unpacked: Unpacked) -> None:
+    folder = unpacked("raspberry-pi")
+    text = (folder / "seq2edge.service").read_text()
+    assert "vcgencmd get_throttled" in text
+    assert "nvpmodel" not in text
+    assert "PrivateDevices=yes" in text
+    python = folder / "venv" / "bin" / "python"  # as install.sh makes it
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    _verify_unit(folder)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def lowered(bundle: Bundle, **quantization: Any) -> Bundle:
 def test_pins_are_those_of_the_lean_install(demo: Bundle) -> None:
     listed = (ROOT / "requirements" / "device.txt").read_text().splitlines()
     expected = {line for line in listed if not line.startswith("#")}
-    for target in ("cpu", "cpu-arm64"):
+    for target in ("cpu", "cpu-arm64", "raspberry-pi"):
         assert set(plan(demo, target).requirements) == expected
 
 
@@ -125,6 +125,17 @@ def test_a_gpu_takes_bundles_of_its_engine(demo: Bundle, backend: str, target: s
     assert plan(demo, "gpu", backend=backend)
 
 
+def test_a_raspberry_pi_takes_bundles_for_cpus(demo: Bundle) -> None:
+    found = plan(demo, "raspberry-pi")
+    assert (found.backend, found.device, found.python) == ("onnxruntime", "cpu", (3, 11))
+    assert found.target.machine == "aarch64"
+    assert plan(changed(demo, scheme="int8", target="cpu"), "raspberry-pi")
+    with pytest.raises(InputError, match="no engine 'tensorrt'"):
+        plan(demo, "raspberry-pi", backend="tensorrt")
+    with pytest.raises(InputError, match="no Jetson"):
+        plan(demo, "raspberry-pi", jetpack="6.2")
+
+
 def test_a_bundle_for_tensorrt_gets_tensorrt(demo: Bundle) -> None:
     found = plan(changed(demo, scheme="fp16", target="tensorrt"), "gpu")
     assert found.backend == "tensorrt"
@@ -141,7 +152,12 @@ def test_bfloat16_does_not_go_to_a_cpu(demo: Bundle) -> None:
     )
     graphs = {**demo.manifest.graphs, "decoder": replace(decoder, inputs=inputs)}
     bundle = Bundle(demo.directory, replace(demo.manifest, graphs=graphs))
-    for target, backend in (("cpu", None), ("cpu-arm64", None), ("jetson-thor", "onnxruntime")):
+    for target, backend in (
+        ("cpu", None),
+        ("cpu-arm64", None),
+        ("raspberry-pi", None),
+        ("jetson-thor", "onnxruntime"),
+    ):
         with pytest.raises(BackendError, match="bfloat16"):
             plan(bundle, target, backend=backend)
     assert plan(bundle, "gpu") and plan(bundle, "jetson-thor")
@@ -150,7 +166,11 @@ def test_bfloat16_does_not_go_to_a_cpu(demo: Bundle) -> None:
 @pytest.mark.parametrize(
     ("target", "choices", "message"),
     [
-        ("jetson-nano", {}, "unknown target .* jetson-orin, jetson-thor, gpu, cpu, cpu-arm64"),
+        (
+            "jetson-nano",
+            {},
+            "unknown target .* jetson-thor, gpu, cpu, cpu-arm64, raspberry-pi",
+        ),
         ("jetson-orin", {"jetpack": "7.0"}, "no JetPack 7.0; there are: 6.1, 6.2, 7.2"),
         ("jetson-orin", {"jetpack": "6"}, "no JetPack 6;"),
         ("jetson-thor", {"jetpack": "6.2"}, "there are: 7.0, 7.1, 7.2"),
