@@ -25,12 +25,17 @@ _SAMPLING: tuple[tuple[str, Any, str, str], ...] = (
     ("--top-k", int, "N", "draw from the N most probable tokens; 0: from all"),
     ("--top-p", float, "P", "draw from the most probable tokens that together have P"),
     ("--min-p", float, "P", "draw from tokens at least P times as probable as the best"),
+    ("--top-h", float, "X", "draw from the tokens that together have X of the entropy"),
+    ("--typical-p", float, "P", "draw from the tokens of typical information that have P"),
+    ("--epsilon-cutoff", float, "P", "draw from tokens at least as probable as P"),
+    ("--eta-cutoff", float, "P", "the same, with a bound that falls with the entropy"),
     ("--seed", int, "N", "draw the same again"),
 )
 _LIMITS: tuple[tuple[str, Any, str, str], ...] = (
     ("--min-new-tokens", int, "N", "no end before N tokens"),
     ("--max-time", float, "S", "seconds after which a batch stops with what it has"),
     ("--repetition-penalty", float, "X", "above 1: tokens already there count less"),
+    ("--encoder-repetition-penalty", float, "X", "above 1: tokens of the source count more"),
     ("--no-repeat-ngram-size", int, "N", "no N tokens in a row occur twice"),
     ("--encoder-no-repeat-ngram-size", int, "N", "no N tokens in a row of the source occur"),
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from seq2edge.runtime.bundle import generation_options
 from seq2edge.runtime.bundle import hf_config as configs
 from seq2edge.runtime.bundle.manifest import SpecialTokens
 from seq2edge.runtime.errors import BundleError
@@ -17,8 +19,13 @@ from .spec import ModelSpec
 
 
 def generation_defaults(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
-    """The checkpoint's own generation options; generation_config.json wins as a whole."""
-    return configs.generation_defaults(checkpoint.generation_config, config.get)
+    """The checkpoint's own generation options; generation_config.json wins as a whole.
+
+    Warns of those that the bundle will not honour, by name.
+    """
+    for text in generation_options.warnings_about(checkpoint.generation_config, config.get):
+        warnings.warn(text, stacklevel=3)
+    return generation_options.generation_defaults(checkpoint.generation_config, config.get)
 
 
 def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> SpecialTokens:
@@ -53,4 +60,7 @@ def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> S
             f"special tokens {outside or [found.pad]} lie outside the vocabulary of"
             f" {size if outside else rows}"
         )
-    return found if spec.decoder is not None else replace(found, eos=())
+    if spec.decoder is not None:
+        return found
+    # Nothing ends with an encoder's states; without a pad token nothing in its sources is padding.
+    return replace(found, eos=() if config.get("pad_token_id") is not None else (found.pad,))

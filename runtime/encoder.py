@@ -101,7 +101,8 @@ class EncoderModel(LoadedModel[Backend]):
 
         Args:
             input_ids: [B, S] integers.
-            attention_mask: [B, S], nonzero where a token counts; None: all but pad tokens.
+            attention_mask: [B, S], nonzero where a token counts; None: all but padding (where the
+                pad token is an end token too, all).
             pooling, batch_size: as in :meth:`encode`.
 
         Raises:

@@ -170,7 +170,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
 
         Args:
             input_ids: [B, S] integers, padded on the right with the pad token.
-            attention_mask: [B, S], nonzero where a token counts; None: all but pad tokens.
+            attention_mask: [B, S], nonzero where a token counts; None: all but padding (where the
+                pad token is an end token too, all).
             config, max_new_tokens, batch_size, skip_special_tokens, cancelled: as in
                 :meth:`generate`.
 

@@ -233,8 +233,9 @@ def options(own: GenerationConfig, text: str) -> GenerationConfig:
     if len(constraints) > 1:
         raise InputError(f"{' and '.join(constraints)}: give one of them")
     values = {name: _frozen(value) for name, value in given.items() if name in _OPTIONS}
-    if isinstance(values.get("logit_bias"), dict):  # JSON's keys are strings
-        values["logit_bias"] = {_token(key): bias for key, bias in values["logit_bias"].items()}
+    if isinstance(values.get("sequence_bias"), dict):  # JSON's keys are strings
+        biases = values["sequence_bias"].items()
+        values["sequence_bias"] = {_token(key): bias for key, bias in biases}
     for name in constraints:
         kind, make = _CONSTRAINTS[name]
         if not isinstance(given[name], kind):
@@ -247,7 +248,10 @@ def _token(key: str) -> int:
     try:
         return int(key)
     except ValueError:
-        raise InputError(f"logit_bias maps token ids to numbers, and {key!r} is none") from None
+        raise InputError(
+            f"sequence_bias maps token ids to numbers, and {key!r} is none; for several tokens list"
+            " pairs: [[[5, 6], -2.0]]"
+        ) from None
 
 
 def _frozen(value: Any) -> Any:

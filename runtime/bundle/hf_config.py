@@ -1,44 +1,15 @@
-"""Special tokens and generation defaults, from generation_config.json or config.json."""
+"""JSON files of a checkpoint, and its special tokens."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
+from .generation_options import Getter
 from .manifest import SpecialTokens
-
-#: A value of config.json by its key; None where it has none.
-Getter = Callable[[str], Any]
-
-#: Options of transformers' GenerationConfig that a bundle carries; older checkpoints keep
-#: them in config.json.
-_OPTIONS = (
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "diversity_penalty",
-    "do_sample",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "max_length",
-    "max_new_tokens",
-    "min_length",
-    "min_new_tokens",
-    "min_p",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "num_return_sequences",
-    "repetition_penalty",
-    "suppress_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -61,45 +32,39 @@ def optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def generation_defaults(generation: Mapping[str, Any], config: Getter) -> dict[str, Any]:
-    """The model's own generation options; ``generation`` (generation_config.json) wins as a whole.
-
-    Names are those of transformers' GenerationConfig.
-    """
-    source = generation.get if generation else config
-    defaults = {name: source(name) for name in _OPTIONS if source(name) is not None}
-    forced = defaults.get("forced_eos_token_id")
-    if isinstance(forced, list):
-        # Of several tokens forced with equal scores, greedy decoding takes the first.
-        defaults["forced_eos_token_id"] = min(forced, default=None)
-    return defaults
-
-
 def special_tokens(
     generation: Mapping[str, Any], config: Getter, vocab_size: int, directory: Path
 ) -> SpecialTokens:
-    """Pad, end and decoder start tokens.
+    """Pad, end and decoder start tokens, as transformers' ``generate`` finds them.
+
+    Without a decoder start token the bos token is it, before config.json is asked for either. A
+    checkpoint without a pad token fills up with its first end token.
 
     Raises:
         BundleError: one that is not set, or lies outside the vocabulary.
     """
 
-    def find(*names: str) -> Any:
-        for name in names:
-            for value in (generation.get(name), config(name)):
+    def find(*names: str, default: Any = None) -> Any:
+        for get in (generation.get, config):
+            for name in names:
+                value = get(name)
                 if value is not None:
                     return value
+        if default is not None:
+            return default
         raise BundleError(
             f"{directory}: {names[0]} is set in neither generation_config.json nor config.json"
         )
 
     eos = find("eos_token_id")
+    ends = tuple(_token(e, "eos_token_id") for e in (eos if isinstance(eos, list) else [eos]))
+    pad = find("pad_token_id", default=ends[0] if ends else None)
     tokens = SpecialTokens(
-        pad=_token(find("pad_token_id", "eos_token_id"), "pad_token_id"),
+        pad=_token(pad, "pad_token_id"),
         decoder_start=_token(
             find("decoder_start_token_id", "bos_token_id"), "decoder_start_token_id"
         ),
-        eos=tuple(_token(e, "eos_token_id") for e in (eos if isinstance(eos, list) else [eos])),
+        eos=ends,
     )
     outside = [t for t in (tokens.pad, tokens.decoder_start, *tokens.eos) if t >= vocab_size]
     if outside:

@@ -119,11 +119,20 @@ class Dimensions:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Token ids; ``eos`` may hold several, any of which ends a sequence."""
+    """Token ids; ``eos`` may hold several, any of which ends a sequence.
+
+    ``pad`` fills up what a mask covers. It is ``padding`` by itself, without a mask, only where it
+    is not an end token too: a source may hold that one.
+    """
 
     pad: int
     decoder_start: int
     eos: tuple[int, ...]
+
+    @property
+    def padding(self) -> int | None:
+        """The token that is padding wherever it stands; None: there is none."""
+        return None if self.pad in self.eos else self.pad
 
 
 @dataclass(frozen=True)

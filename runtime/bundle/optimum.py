@@ -12,18 +12,13 @@ does not have. ``seq2edge import`` (:mod:`seq2edge.export.optimum`) fills it in.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
-from .hf_config import (
-    Getter,
-    generation_defaults,
-    model_max_length,
-    optional_json,
-    read_json,
-    special_tokens,
-)
+from .generation_options import Getter, generation_defaults, warnings_about
+from .hf_config import model_max_length, optional_json, read_json, special_tokens
 from .manifest import (
     CONCAT,
     Dimensions,
@@ -81,6 +76,8 @@ def read_optimum_folder(directory: Path) -> Manifest:
     }
     config = read_json(directory / "config.json").get
     generation = optional_json(directory / "generation_config.json")
+    for text in warnings_about(generation, config):
+        warnings.warn(text, stacklevel=2)
     dimensions = _dimensions(config)
     tokenizer = ready_tokenizer(directory)
     files = [path for info in graphs.values() for path in graph_files(directory, info.file)]

@@ -96,8 +96,9 @@ class GenerationBatch:
         return self.manifest.dimensions.vocab_size
 
     def forces_end(self, remaining: int) -> int | None:
-        """The forced end token, if the next place is the last one."""
-        return self.config.forced_eos_token_id if remaining == 1 else None
+        """The forced end token, if the next place is the last one and only one is forced."""
+        end = self.config.forced_eos_token_id
+        return end if remaining == 1 and isinstance(end, int) else None
 
     @property
     def max_num_tokens(self) -> int:

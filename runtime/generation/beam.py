@@ -16,7 +16,9 @@ from ..backends.base import Ids
 from ..numerics import top_k
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
+from .sampling import Sampler
 from .stopping import LENGTH
+from .warpers import build_warpers
 
 
 @dataclass
@@ -115,7 +117,10 @@ class _Loop:
         self._call = call
         self._width = call.config.num_beams
         # At least k of the candidates go on, even if each beam ends with every end token.
-        self._count = max(2, 1 + len(call.manifest.special_tokens.eos)) * self._width
+        eos = call.manifest.special_tokens.eos
+        self._count = max(2, 1 + len(eos)) * self._width
+        self._warpers = build_warpers(call.config, eos)
+        self._sampler = Sampler(call.config, call.sources) if call.config.do_sample else None
         start = [*call.config.decoder_prefix, *call.forced]
         # All beams are one at first, so only the first one counts.
         scores = np.where(np.arange(self._width) == 0, 0.0, -np.inf)
@@ -168,7 +173,7 @@ class _Loop:
         """Whether the forced start ends the sequences; then it is all there is."""
         for search in self._searches:
             tokens = search.beams[0]
-            reason = self._call.stopping.reason(tokens)
+            reason = self._call.stopping.reason(tokens) or self._call.stopping.interrupted()
             if reason is None and self._call.new_tokens > len(self._call.forced):
                 return False
             search.finished.append(Hypothesis(tokens, 0.0, reason or LENGTH))
@@ -180,15 +185,21 @@ class _Loop:
         """The best continuations of each active source, from logits [A, 1 or k, V]."""
         active, beams, size = logits.shape
         scores = logits.reshape(-1, size)
-        if self._call.processors:
+        edited = bool(self._call.processors) or self._sampler is not None
+        if edited:
             scores = scores - normalizer[:, None]
-            scores = self._call.processors(self._rows(beams), scores)
-            values, tokens = top_k(scores, self._count)
-        else:
-            values, tokens = top_k(scores, self._count)
-            values = values - normalizer[:, None]
+            if self._call.processors:
+                scores = self._call.processors(self._rows(beams), scores)
+            for warp in self._warpers:
+                scores = warp(scores)
         searches = [self._searches[source] for source in self._active]
         before = np.stack([search.scores[:beams] for search in searches])
+        if self._sampler is not None:
+            totals = scores.reshape(active, beams, size) + before[:, :, None]
+            return self._drawn(self._sampler, totals)
+        values, tokens = top_k(scores, self._count)
+        if not edited:
+            values = values - normalizer[:, None]
         totals = values.astype(np.float64).reshape(active, beams, -1) + before[:, :, None]
         totals = totals.reshape(active, -1)
         order = np.argsort(-totals, axis=1, kind="stable")[:, : self._count]
@@ -196,6 +207,24 @@ class _Loop:
         totals, tokens = totals[rows, order], tokens.reshape(active, -1)[rows, order]
         parents = order // self._count
         return [_Candidates(*found) for found in zip(totals, parents, tokens, strict=True)]
+
+    def _drawn(self, sampler: Sampler, totals: NDArray[np.float64]) -> list[_Candidates]:
+        """Drawn continuations of each active source, from the scores [A, k, V] of all."""
+        found = []
+        for source, scores in zip(self._active, totals, strict=True):
+            places = sampler.draw_candidates(scores.ravel(), self._count, int(source))
+            # Where fewer may come than there are places, the rest leads nowhere.
+            drawn = _Candidates(
+                np.full(self._count, -np.inf),
+                np.zeros(self._count, np.int64),
+                np.zeros(self._count, np.int64),
+            )
+            drawn.scores[: len(places)] = scores.ravel()[places]
+            drawn.parents[: len(places)], drawn.tokens[: len(places)] = np.divmod(
+                places, scores.shape[1]
+            )
+            found.append(drawn)
+        return found
 
     def _forced(self, token: int) -> list[_Candidates]:
         """Each beam goes on with ``token`` and keeps its score."""

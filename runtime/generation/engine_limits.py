@@ -14,12 +14,13 @@ def forced_tokens(config: GenerationConfig, new_tokens: int) -> tuple[int, ...]:
     """Tokens of the decoder prompt that count as generated.
 
     As in transformers: a single token is the forced end rather than the forced start, and a
-    prompt of the caller's own replaces the forced start.
+    prompt of the caller's own replaces the forced start. Which of several tokens comes first is
+    for the scores to say.
     """
     bos = config.forced_bos_token_id
     ends_at_once = config.forced_eos_token_id is not None and new_tokens == 1
     starts = not config.decoder_prefix and not ends_at_once
-    return (bos,) if bos is not None and starts else ()
+    return (bos,) if isinstance(bos, int) and starts else ()
 
 
 def num_tokens_of(config: GenerationConfig) -> int:

@@ -171,6 +171,7 @@ class Generator:
             eos=self._manifest.special_tokens.eos,
             prompt_length=length - len(call.forced),
             forced_length=length,
+            max_length=length - len(call.forced) + call.new_tokens,
         )
         return build_processors(call.config, context, constraint)
 

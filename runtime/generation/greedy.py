@@ -17,6 +17,7 @@ from .batch import GenerationBatch, Hypothesis, Results, selection
 from .logits_processors import Rows
 from .sampling import Sampler
 from .stopping import LENGTH
+from .warpers import build_warpers
 
 
 def greedy_search(call: GenerationBatch) -> Iterator[Results]:
@@ -35,6 +36,7 @@ class _Loop:
         self._call = call
         self._samples = call.config.num_return_sequences
         self._sampler = Sampler(call.config, call.sources) if call.config.do_sample else None
+        self._warpers = build_warpers(call.config, call.manifest.special_tokens.eos)
         self._reads_logits = bool(
             call.processors or call.config.return_scores or self._sampler is not None
         )
@@ -116,7 +118,8 @@ class _Loop:
         if self._sampler is None:
             tokens = scores.argmax(axis=1)
         else:
-            scores = self._sampler.warp(scores)
+            for warp in self._warpers:
+                scores = warp(scores)
             streams = np.array(self._active)[:, None] * samples + np.arange(samples)
             tokens = self._sampler.draw(scores, streams.ravel())
         chosen = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]

@@ -2,15 +2,16 @@
 
 Each is a function of the tokens so far and keeps nothing between steps, so hypotheses can be
 reordered, dropped and verified in any order. The order of application and the arithmetic are
-those of ``transformers``' processors of the same names: with beam search they edit
-log-probabilities, else logits.
+those of ``transformers``' processors of the same names (its ``_get_logits_processor``): with beam
+search they edit log-probabilities, else logits. What shapes the distribution that tokens are drawn
+from comes after them, in :mod:`.warpers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -90,7 +91,8 @@ class ByLength(Processors):
 class Context:
     """What processors need to know of the batch.
 
-    ``prompt_length`` counts start token and prefix; ``forced_length`` the forced start too.
+    ``prompt_length`` counts start token and prefix, ``forced_length`` the forced start too, and
+    ``max_length`` all tokens that there may be.
     """
 
     sources: Sequence[Sequence[int]]
@@ -98,16 +100,21 @@ class Context:
     eos: tuple[int, ...]
     prompt_length: int
     forced_length: int
+    max_length: int
 
 
 def build_processors(
     config: GenerationConfig, context: Context, constraint: Processor | None = None
 ) -> Processors:
-    """The processors that ``config`` asks for; most configs ask for none."""
+    """The processors that ``config`` (as checked) asks for; most configs ask for none."""
     chain: list[Processor] = []
     eos = np.array(context.eos, np.int64)
-    if config.logit_bias:
-        chain.append(LogitBias(config.logit_bias))
+    start = context.prompt_length
+    if config.sequence_bias:
+        biases = cast("Mapping[tuple[int, ...], float]", config.sequence_bias)
+        chain.append(SequenceBias(biases))
+    if config.encoder_repetition_penalty != 1.0:
+        chain.append(EncoderRepetitionPenalty(config.encoder_repetition_penalty, context.sources))
     if config.repetition_penalty != 1.0:
         chain.append(RepetitionPenalty(config.repetition_penalty))
     if config.no_repeat_ngram_size:
@@ -116,29 +123,71 @@ def build_processors(
         chain.append(EncoderNoRepeatNgram(config.encoder_no_repeat_ngram_size, context.sources))
     if config.bad_words_ids:
         chain.append(BadWords(config.bad_words_ids, context.eos))
-    if config.min_length and eos.size:
-        chain.append(MinLength(config.min_length, eos))
-    if config.min_new_tokens and eos.size:
-        chain.append(MinLength(context.prompt_length + config.min_new_tokens, eos))
+    least = config.min_length
+    if config.min_new_tokens is not None:
+        least = start + config.min_new_tokens
+    if least and eos.size:
+        chain.append(MinLength(least, eos))
     if config.prefix_allowed_tokens is not None:
         chain.append(PrefixAllowed(config.prefix_allowed_tokens, context.numbers))
+    # A single forced token is put in its place without a step; it needs no processor.
+    if isinstance(config.forced_bos_token_id, tuple) and start == 1:
+        chain.append(Forced(config.forced_bos_token_id, only_at=1))
+    if isinstance(config.forced_eos_token_id, tuple):
+        chain.append(Forced(config.forced_eos_token_id, only_at=context.max_length - 1))
+    if config.remove_invalid_values:
+        chain.append(RemoveInvalid())
+    if config.exponential_decay_length_penalty is not None and eos.size:
+        chain.append(ExponentialDecay(config.exponential_decay_length_penalty, start, eos))
     if config.suppress_tokens:
         chain.append(Suppress(config.suppress_tokens))
     if config.begin_suppress_tokens:
-        chain.append(Suppress(config.begin_suppress_tokens, only_at=context.forced_length))
+        shifted = start == 1 and config.forced_bos_token_id is not None
+        chain.append(Suppress(config.begin_suppress_tokens, only_at=start + shifted))
     chain += [_Custom(processor) for processor in config.logits_processors]
     if constraint is not None:
         chain.append(constraint)
     return Processors(chain)
 
 
-class LogitBias:
-    def __init__(self, bias: Mapping[int, float]) -> None:
-        self._tokens = np.array(list(bias), np.int64)
-        self._bias = np.array(list(bias.values()), np.float32)
+class SequenceBias:
+    """Adds to the score of a token that completes one of the sequences.
 
-    def __call__(self, _rows: Rows, scores: Scores) -> Scores:
-        scores[:, self._tokens] += self._bias
+    Sequences of one length are compared at once.
+    """
+
+    def __init__(self, biases: Mapping[tuple[int, ...], float]) -> None:
+        self._groups = []
+        for length in sorted({len(tokens) for tokens in biases}):
+            group = [tokens for tokens in biases if len(tokens) == length]
+            sequences = np.array(group, np.int64)
+            added = np.array([biases[tokens] for tokens in group], np.float32)
+            self._groups.append((sequences[:, :-1], sequences[:, -1], added))
+
+    def __call__(self, rows: Rows, scores: Scores) -> Scores:
+        length = rows.token_ids.shape[1]
+        for before, last, added in self._groups:
+            if before.shape[1] == 0:
+                scores[:, last] += added
+            elif before.shape[1] <= length:
+                recent = rows.token_ids[:, None, length - before.shape[1] :]
+                row, sequence = np.nonzero((recent == before).all(axis=2))
+                np.add.at(scores, (row, last[sequence]), added[sequence])
+        return scores
+
+
+class EncoderRepetitionPenalty:
+    """Raises the scores of the source's tokens (``penalty`` above 1), each source's its own."""
+
+    def __init__(self, penalty: float, sources: Sequence[Sequence[int]]) -> None:
+        self._penalty = np.float32(1 / penalty)
+        self._sources = [np.unique(np.array(source, np.int64)) for source in sources]
+
+    def __call__(self, rows: Rows, scores: Scores) -> Scores:
+        for row, source in enumerate(rows.sources):
+            tokens = self._sources[source]
+            there = scores[row, tokens]
+            scores[row, tokens] = np.where(there < 0, there * self._penalty, there / self._penalty)
         return scores
 
 
@@ -190,21 +239,12 @@ def _completions(known: Ids, tokens: Ids, size: int) -> tuple[Ids, Ids]:
     return row, windows[row, place, -1]
 
 
-class BadWords:
+class BadWords(SequenceBias):
     """Sequences of token ids that may not be completed; a lone end token is always allowed."""
 
     def __init__(self, words: Sequence[Sequence[int]], eos: Sequence[int]) -> None:
-        words = [tuple(word) for word in words]
-        self._words = [word for word in words if not (len(word) == 1 and word[0] in eos)]
-
-    def __call__(self, rows: Rows, scores: Scores) -> Scores:
-        length = rows.token_ids.shape[1]
-        for word in self._words:
-            before = len(word) - 1
-            if before <= length:
-                recent = rows.token_ids[:, length - before :]
-                scores[(recent == word[:-1]).all(axis=1), word[-1]] = -np.inf
-        return scores
+        alone = {(token,) for token in eos}
+        super().__init__(dict.fromkeys({tuple(word) for word in words} - alone, -np.inf))
 
 
 class MinLength:
@@ -238,6 +278,12 @@ class PrefixAllowed:
                 )
             forbidden[row, tokens] = False
         scores[forbidden] = -np.inf
+        # Where other options forbid all that is allowed, in all rows of a source, it comes anyway.
+        dead = np.isneginf(scores.max(axis=1))
+        for source in np.unique(rows.sources[dead]) if dead.any() else ():
+            mine = rows.sources == source
+            if dead[mine].all():
+                scores[mine] = np.where(forbidden[mine], -np.inf, 0)
         return scores
 
 
@@ -251,6 +297,46 @@ class Suppress:
     def __call__(self, rows: Rows, scores: Scores) -> Scores:
         if self._only_at is None or rows.token_ids.shape[1] == self._only_at:
             scores[:, self._tokens] = -np.inf
+        return scores
+
+
+class Forced:
+    """One of ``tokens``, all alike, when there are ``only_at`` tokens."""
+
+    def __init__(self, tokens: Sequence[int], *, only_at: int) -> None:
+        self._tokens = np.array(tokens, np.int64)
+        self._only_at = only_at
+
+    def __call__(self, rows: Rows, scores: Scores) -> Scores:
+        if rows.token_ids.shape[1] == self._only_at:
+            scores[:] = -np.inf
+            scores[:, self._tokens] = 0
+        return scores
+
+
+class RemoveInvalid:
+    """Scores that are nan become 0, infinite ones the largest finite ones."""
+
+    def __call__(self, _rows: Rows, scores: Scores) -> Scores:
+        return np.nan_to_num(scores, copy=False)
+
+
+class ExponentialDecay:
+    """Favours an end token the more, the longer a sequence has been longer than ``start``."""
+
+    def __init__(self, penalty: tuple[int, float], prompt_length: int, eos: Ids) -> None:
+        self._start = prompt_length + penalty[0]
+        self._factor = np.float64(penalty[1])
+        self._eos = eos
+
+    def __call__(self, rows: Rows, scores: Scores) -> Scores:
+        since = rows.token_ids.shape[1] - self._start
+        if since > 0:
+            ends = scores[:, self._eos]
+            with np.errstate(over="ignore", invalid="ignore"):
+                growth = np.float32(self._factor**since - 1)
+                added = np.where(np.isfinite(ends), np.abs(ends) * growth, 0)
+                scores[:, self._eos] = ends + added
         return scores
 
 

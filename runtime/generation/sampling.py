@@ -1,4 +1,4 @@
-"""Drawing the next token: temperature, top-k, top-p and min-p, then one uniform number.
+"""Drawing the next token from its distribution (:mod:`.warpers`), with one uniform number.
 
 A token is found where a uniform number falls in the cumulative distribution, so rounding
 differences between batches change a draw only if the number lies within rounding of a
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..backends.base import Ids
-from ..numerics import Scores, top_k
+from ..numerics import Scores
 from .config import GenerationConfig
 
 
@@ -20,14 +21,15 @@ class Sampler:
     """Chooses tokens for rows, each of which has a random stream of its own.
 
     Args:
-        config: temperature, top_k, top_p, min_p and seed.
+        config: the seed, and how many samples there are of a source.
         sources: the token ids of each source; with the seed and the sample's number they
             make its stream, so a source's samples do not depend on its batch.
     """
 
     def __init__(self, config: GenerationConfig, sources: Sequence[Sequence[int]]) -> None:
         self._config = config
-        samples = config.num_return_sequences
+        # The beams of a source are drawn together.
+        samples = 1 if config.num_beams > 1 else config.num_return_sequences
         if config.seed is None:
             seeds = np.random.SeedSequence().spawn(len(sources) * samples)
             streams = [np.random.default_rng(seed) for seed in seeds]
@@ -38,21 +40,6 @@ class Sampler:
                 for number in range(samples)
             ]
         self._streams = streams
-
-    def warp(self, scores: Scores) -> Scores:
-        """Scores [R, V] of the distribution that is drawn from; -inf where nothing is."""
-        config = self._config
-        if config.temperature != 1.0:
-            scores = scores / np.float32(config.temperature)
-        if 0 < config.top_k < scores.shape[1]:
-            least = top_k(scores, config.top_k)[0][:, -1:]
-            scores = np.where(scores < least, -np.inf, scores)
-        if config.top_p < 1.0:
-            scores = _nucleus(scores, config.top_p)
-        if config.min_p is not None:
-            least = scores.max(axis=1, keepdims=True) + np.log(np.float32(max(config.min_p, 1e-38)))
-            scores = np.where(scores < least, -np.inf, scores)
-        return scores
 
     def draw(self, scores: Scores, rows: Ids) -> Ids:
         """Tokens [R] from warped scores [R, V]; ``rows`` [R] names each one's stream."""
@@ -71,18 +58,17 @@ class Sampler:
             drawn[index] = places[min(place, len(places) - 1)]
         return drawn
 
+    def draw_candidates(self, totals: NDArray[np.float64], count: int, stream: int) -> Ids:
+        """Up to ``count`` places of scores [N], each drawn with its softmax; the best one first.
 
-def _nucleus(scores: Scores, mass: float) -> Scores:
-    """Keep a token if those more probable than it have less than ``mass`` together.
+        They are drawn without replacement, by the largest of the scores with Gumbel noise: Kool et
+        al. 2019, "Stochastic Beams and Where to Find Them", section 2.
+        """
+        places = np.flatnonzero(totals > -np.inf)
+        keys = totals[places] + self._gumbel(places, stream)
+        places = places[np.argsort(-keys, kind="stable")[:count]]
+        chosen: Ids = places[np.argsort(-totals[places], kind="stable")]
+        return chosen
 
-    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
-    """
-    kept = np.full_like(scores, -np.inf)
-    for row, out in zip(scores, kept, strict=True):
-        places = np.flatnonzero(row > -np.inf)
-        places = places[np.argsort(-row[places], kind="stable")]
-        probabilities = np.exp(row[places].astype(np.float64) - row[places[0]])
-        before = probabilities.cumsum() - probabilities
-        chosen = places[: max(1, int(np.sum(before < mass * probabilities.sum())))]
-        out[chosen] = row[chosen]
-    return kept
+    def _gumbel(self, places: Ids, stream: int) -> NDArray[np.float64]:
+        return self._streams[stream].gumbel(size=len(places))

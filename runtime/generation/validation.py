@@ -17,6 +17,7 @@ from .config import GenerationConfig
 #: Options that are integers, and the smallest value of each.
 _INTEGERS = {
     "max_new_tokens": 1,
+    "max_length": 1,
     "min_new_tokens": 0,
     "min_length": 0,
     "num_beams": 1,
@@ -31,39 +32,63 @@ _INTEGERS = {
 #: Of these and the numbers below, those that may be None.
 _OPTIONAL = {
     "max_new_tokens",
+    "max_length",
     "min_new_tokens",
     "max_time",
     "min_p",
+    "top_h",
     "seed",
     "prompt_lookup_num_tokens",
 }
 #: Options that hold token ids.
 _TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens", "decoder_prefix")
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 #: Options that are numbers: what is allowed, in words; the ends; whether the lower one is in.
 _NUMBERS: dict[str, tuple[str, float, float, bool]] = {
     "max_time": ("a number of seconds above 0", 0.0, math.inf, False),
     "temperature": ("a number above 0", 0.0, math.inf, False),
     "top_p": ("a number above 0 and at most 1", 0.0, 1.0, False),
     "min_p": ("a number from 0 to 1", 0.0, 1.0, True),
+    "typical_p": ("a number above 0 and at most 1", 0.0, 1.0, False),
+    "epsilon_cutoff": ("a number from 0 to below 1", 0.0, _BELOW_ONE, True),
+    "eta_cutoff": ("a number from 0 to below 1", 0.0, _BELOW_ONE, True),
+    "top_h": ("a number above 0 and at most 1", 0.0, 1.0, False),
     "repetition_penalty": ("a number above 0", 0.0, math.inf, False),
+    "encoder_repetition_penalty": ("a number above 0", 0.0, math.inf, False),
     # Beyond that, length ** length_penalty overflows.
     "length_penalty": ("a number from -50 to 50", -50.0, 50.0, True),
 }
+#: Options that look for tokens of the source in the output, or the other way round.
+_COMPARING = (
+    "prompt_lookup_num_tokens",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+)
+_DEFAULTS = GenerationConfig()
+#: Options that nothing reads without ``do_sample``, without beams, or without prompt lookup. Many
+#: checkpoints carry values of them that could not work (a temperature of 0).
+_SAMPLING = frozenset(
+    ("temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+)
+_BEAMS = frozenset(("length_penalty", "early_stopping"))
+_LOOKUP = frozenset(("max_matching_ngram_size",))
 
 
 def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:
-    """Refuse options that cannot work, alone or together.
+    """Refuse options that cannot work, alone or together. Those that nothing reads may be anything.
 
     Returns:
-        The same options, their token ids as tuples of integers, whatever sequences they were.
+        The same options, their token ids as tuples of integers, whatever sequences they were, and
+        ``sequence_bias`` as a dict of tuples.
 
     Raises:
         InputError: each option's name, its value and what is allowed.
     """
+    idle = _idle(config)
     problems = [
-        *_integers(config),
-        *_numbers(config),
-        *_kinds(config),
+        *_integers(config, idle),
+        *_numbers(config, idle),
+        *_kinds(config, idle),
         *_tokens(config, manifest.dimensions.vocab_size),
     ]
     if not problems:
@@ -76,6 +101,11 @@ def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:
         begin_suppress_tokens=_integers_of(config.begin_suppress_tokens),
         decoder_prefix=_integers_of(config.decoder_prefix),
         bad_words_ids=tuple(_integers_of(word) for word in config.bad_words_ids),
+        sequence_bias={
+            _integers_of(tokens): float(bias) for tokens, bias in _biases(config.sequence_bias)
+        },
+        forced_bos_token_id=_forced(config.forced_bos_token_id),
+        forced_eos_token_id=_forced(config.forced_eos_token_id),
         stop_strings=tuple(config.stop_strings),
         logits_processors=tuple(config.logits_processors),
     )
@@ -85,10 +115,43 @@ def _integers_of(tokens: Iterable[Any]) -> tuple[int, ...]:
     return tuple(operator.index(token) for token in tokens)
 
 
-def _integers(config: GenerationConfig) -> Iterable[str]:
+def _forced(tokens: Any) -> int | tuple[int, ...] | None:
+    """One token as an integer, several as a tuple."""
+    if tokens is None or not _is_list(tokens):
+        return None if tokens is None else operator.index(tokens)
+    several = _integers_of(tokens)
+    return several[0] if len(several) == 1 else several or None
+
+
+def _biases(value: Any) -> list[tuple[Any, Any]]:
+    """Sequences and biases of ``sequence_bias``, in any of its spellings.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    pairs = value.items() if isinstance(value, Mapping) else value
+    return [
+        ((tokens,), bias) if is_integer(tokens) and isinstance(value, Mapping) else (tokens, bias)
+        for tokens, bias in pairs
+    ]
+
+
+def _idle(config: GenerationConfig) -> frozenset[str]:
+    """The options that nothing reads."""
+    idle: frozenset[str] = frozenset()
+    if config.do_sample is False:
+        idle |= _SAMPLING
+    if config.num_beams == 1:
+        idle |= _BEAMS
+    if config.prompt_lookup_num_tokens is None:
+        idle |= _LOOKUP
+    return idle
+
+
+def _integers(config: GenerationConfig, idle: frozenset[str]) -> Iterable[str]:
     for name, low in _INTEGERS.items():
         value = getattr(config, name)
-        if value is None and name in _OPTIONAL:
+        if name in idle or (value is None and name in _OPTIONAL):
             continue
         if not is_integer(value):
             yield f"{name} must be an integer, not {value!r}"
@@ -96,27 +159,40 @@ def _integers(config: GenerationConfig) -> Iterable[str]:
             yield f"{name} must be at least {low}, not {value}"
 
 
-def _numbers(config: GenerationConfig) -> Iterable[str]:
+def _numbers(config: GenerationConfig, idle: frozenset[str]) -> Iterable[str]:
     for name, (allowed, low, high, inclusive) in _NUMBERS.items():
         value = getattr(config, name)
-        if value is None and name in _OPTIONAL:
+        if name in idle or (value is None and name in _OPTIONAL):
             continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and math.isfinite(value)) or not (
+        if not (_is_number(value) and math.isfinite(value)) or not (
             low < value <= high or (inclusive and value == low)
         ):
             yield f"{name} must be {allowed}, not {value!r}"
 
 
-def _kinds(config: GenerationConfig) -> Iterable[str]:
-    if config.early_stopping not in (True, False, "never") or (
+def _kinds(config: GenerationConfig, idle: frozenset[str]) -> Iterable[str]:
+    if "early_stopping" not in idle and (
+        config.early_stopping not in (True, False, "never")
         # 1 == True, but transformers takes no number here.
-        not isinstance(config.early_stopping, (bool, str))
+        or not isinstance(config.early_stopping, (bool, str))
     ):
         yield f'early_stopping must be True, False or "never", not {config.early_stopping!r}'
-    for name in ("do_sample", "return_scores"):
-        if not isinstance(getattr(config, name), bool):
-            yield f"{name} must be True or False, not {getattr(config, name)!r}"
+    for name in ("do_sample", "return_scores", "remove_invalid_values", "renormalize_logits"):
+        value = getattr(config, name)
+        if not isinstance(value, bool) and (name != "renormalize_logits" or value is not None):
+            yield f"{name} must be True or False, not {value!r}"
+    decay = config.exponential_decay_length_penalty
+    if decay is not None and not (
+        _is_list(decay)
+        and len(decay) == 2
+        and is_integer(decay[0])
+        and _is_number(decay[1])
+        and math.isfinite(decay[1])
+    ):
+        yield (
+            "exponential_decay_length_penalty must be a number of tokens and a factor, not"
+            f" {decay!r}"
+        )
     strings = config.stop_strings
     if not _is_list(strings) or not all(isinstance(s, str) and s for s in strings):
         yield f"stop_strings must be a list of strings that are not empty, not {strings!r}"
@@ -131,21 +207,30 @@ def _tokens(config: GenerationConfig, vocab_size: int) -> Iterable[str]:
     for name in _TOKEN_LISTS:
         yield from _token_list(name, getattr(config, name), vocab_size)
     for name in ("forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id"):
-        if getattr(config, name) is not None:
-            yield from _token_list(name, [getattr(config, name)], vocab_size)
+        value = getattr(config, name)
+        several = name != "decoder_start_token_id" and _is_list(value)
+        if value is not None:
+            yield from _token_list(name, value if several else [value], vocab_size)
     words = config.bad_words_ids
     if not _is_list(words) or not all(_is_list(word) and len(word) for word in words):
         yield f"bad_words_ids must be a list of lists of token ids, not {words!r}"
     else:
         for word in words:
             yield from _token_list("bad_words_ids", word, vocab_size)
-    if not isinstance(config.logit_bias, Mapping):
-        yield f"logit_bias must map token ids to numbers, not {config.logit_bias!r}"
+    try:
+        biases = _biases(config.sequence_bias)
+    except (TypeError, ValueError):
+        yield (
+            "sequence_bias must map tuples of token ids to numbers, or list pairs of both, not"
+            f" {config.sequence_bias!r}"
+        )
         return
-    yield from _token_list("logit_bias", list(config.logit_bias), vocab_size)
-    for value in config.logit_bias.values():
-        if not isinstance(value, (int, float)) or math.isnan(value) or value == math.inf:
-            yield f"logit_bias must be numbers (-inf forbids a token), not {value!r}"
+    for tokens, bias in biases:
+        yield from _token_list("sequence_bias", tokens, vocab_size)
+        if _is_list(tokens) and not len(tokens):
+            yield f"sequence_bias needs at least one token to add {bias!r} to"
+        if not _is_number(bias) or math.isnan(bias) or bias == math.inf:
+            yield f"sequence_bias must be numbers (-inf forbids a token), not {bias!r}"
 
 
 def _token_list(name: str, tokens: Any, vocab_size: int) -> Iterable[str]:
@@ -159,12 +244,10 @@ def _token_list(name: str, tokens: Any, vocab_size: int) -> Iterable[str]:
 
 def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[str]:
     beams, results = config.num_beams, config.num_return_sequences
-    if config.do_sample and beams > 1:
-        yield f"do_sample with num_beams={beams}: sample with num_beams=1, or search without it"
-    elif not config.do_sample and results > beams:
+    if results > beams and (beams > 1 or not config.do_sample):
         yield (
             f"num_return_sequences={results} is more than num_beams={beams}: greedy decoding and"
-            " beam search give at most num_beams results (sampling gives more)"
+            " beam search give at most num_beams results (sampling without beams gives more)"
         )
     if config.prompt_lookup_num_tokens is not None and (config.do_sample or beams > 1):
         other = "do_sample" if config.do_sample else f"num_beams={beams}"
@@ -172,8 +255,8 @@ def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[st
     if manifest.single_stack == "decoder" and config.forced_bos_token_id is not None:
         yield "forced_bos_token_id is for models with an encoder; decoder_prefix puts tokens first"
     if manifest.has_two_vocabularies:
-        for name in ("prompt_lookup_num_tokens", "encoder_no_repeat_ngram_size"):
-            if getattr(config, name):
+        for name in _COMPARING:
+            if getattr(config, name) != getattr(_DEFAULTS, name):
                 yield f"{name} compares sources with outputs, which have other tokens here"
     vocab_size = manifest.dimensions.vocab_size
     most = vocab_size // max(2, 1 + len(manifest.special_tokens.eos))
@@ -189,6 +272,10 @@ def _is_list(value: object) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_integer(value: object) -> bool:

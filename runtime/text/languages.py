@@ -82,8 +82,9 @@ def chooses_its_target(config: GenerationConfig, manifest: Manifest) -> bool:
     if languages.target == SOURCE_START:
         return True
     start = config.decoder_start_token_id
+    forced = config.forced_bos_token_id
     said = {
-        config.forced_bos_token_id,
+        *(forced if isinstance(forced, tuple) else (forced,)),
         manifest.special_tokens.decoder_start if start is None else start,
     }
     return said.isdisjoint(languages.codes.values())

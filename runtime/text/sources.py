@@ -116,6 +116,9 @@ def checked_sources(
 ) -> list[TextSource]:
     """The rows of ``input_ids`` [B, S].
 
+    Without a mask all but padding counts. Where the pad token is an end token too, every token
+    counts, as in ``transformers``, with a warning for several rows, which may be padded.
+
     Raises:
         InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, or a
             source longer than the model allows.
@@ -130,7 +133,7 @@ def checked_sources(
         raise InputError(
             f"input_ids must be integers of shape [batch, length], not {ids.dtype} {ids.shape}"
         )
-    dims, pad = manifest.dimensions, manifest.special_tokens.pad
+    dims, padding = manifest.dimensions, manifest.special_tokens.padding
     if ids.size and not (ids.min() >= 0 and ids.max() < dims.source_tokens):
         raise InputError(f"input_ids must lie in 0..{dims.source_tokens - 1}")
     if dims.max_source_length is not None and ids.shape[1] > dims.max_source_length:
@@ -139,13 +142,22 @@ def checked_sources(
             f" {dims.max_source_length}"
         )
     try:
-        mask = ids != pad if attention_mask is None else np.asarray(attention_mask) != 0
+        if attention_mask is not None:
+            mask = np.asarray(attention_mask) != 0
+        else:
+            mask = np.ones(ids.shape, np.bool_) if padding is None else ids != padding
     except ValueError:
         raise InputError("attention_mask must be a rectangle [batch, length]") from None
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}")
     if not len(ids):
         return []
+    if attention_mask is None and padding is None and len(ids) > 1:
+        warnings.warn(
+            f"the pad token {manifest.special_tokens.pad} ends sequences too, so padding cannot be"
+            " told from text and every token counts; pass attention_mask if rows are padded",
+            stacklevel=3,
+        )
     empty = np.flatnonzero(~mask.any(axis=1))
     if empty.size:
         raise InputError(f"row {int(empty[0])} of input_ids holds no token that counts")

@@ -111,7 +111,7 @@ def test_a_long_input_comes_back_in_order(size: int, cli: Cli, byte_bundle: Path
     [
         (["--num-beams", 0], "num_beams must be at least 1, not 0"),
         (["--num-return-sequences", 2], "num_return_sequences=2 is more than num_beams=1"),
-        (["--sample", "--num-beams", 2], "do_sample with num_beams=2"),
+        (["--sample", "--typical-p", 2], "typical_p must be a number above 0 and at most 1, not 2"),
         (["--sample", "--temperature", 0], "temperature must be a number above 0, not 0.0"),
         (["--sample", "--top-p", "nan"], "top_p must be a number above 0 and at most 1, not nan"),
         (["--prompt-lookup", 3, "--num-beams", 2], "prompt_lookup_num_tokens works with greedy"),

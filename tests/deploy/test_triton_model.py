@@ -90,7 +90,7 @@ def test_a_choice_constrains_the_text(triton: Triton) -> None:
         ("keyboard", {"logits_processors": []}, "unknown option"),
         ("keyboard", {"regex": "a", "choices": ["a"]}, "give one of them"),
         ("keyboard", {"choices": "abc"}, "must be a JSON array"),
-        ("keyboard", {"logit_bias": {"a": 1}}, "'a' is none"),
+        ("keyboard", {"sequence_bias": {"a": 1}}, "'a' is none"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

@@ -173,3 +173,87 @@ def forced_variants(variant_of: VariantOf) -> dict[str, tuple[Path, Path]]:
         "eos": variant_of("bart-scaled", **eos),
         "both": variant_of("bart-scaled", **bos, **eos),
     }
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("prefix", [[], [9]])
+def test_several_forced_tokens_are_those_of_transformers(
+    num_beams: int, prefix: list[int], variant_of: VariantOf, reference_of: ReferenceOf
+) -> None:
+    """Any of them may come; a single one in a list is one."""
+    for bos, eos in (([5, 33], [2]), ([7], [2, 11]), ([40, 5, 33], [11, 2, 4])):
+        forced = {"forced_bos_token_id": bos, "forced_eos_token_id": eos}
+        checkpoint, bundle = variant_of("bart-scaled", **forced)
+        with torch.inference_mode():
+            expected = reference_of(checkpoint).generate(
+                input_ids=torch.tensor([BART_ROW]),
+                decoder_input_ids=torch.tensor([[2, *prefix]]),
+                max_new_tokens=6,
+                num_beams=num_beams,
+                num_return_sequences=num_beams,
+            )[:, 1:]
+        with Seq2SeqModel.load(bundle) as model:
+            config = replace(
+                model.generation_config,
+                max_new_tokens=6,
+                num_beams=num_beams,
+                num_return_sequences=num_beams,
+                decoder_prefix=prefix,
+            )
+            found = model.generate_ids([BART_ROW], config=config)
+        # Beams that differ in the forced end only have equal scores: which one is the third best
+        # is nobody's rule.
+        end = None if num_beams == 1 else -1
+        assert sorted(row.token_ids[:end] for row in found) == sorted(expected[:, :end].tolist())
+        assert {row.token_ids[-1] for row in found} <= set(eos)
+        assert prefix or {row.token_ids[0] for row in found} <= set(bos)
+
+
+def test_a_limit_of_time_and_a_stop_string_of_the_checkpoint_hold(
+    variant_of: VariantOf, reference_of: ReferenceOf
+) -> None:
+    checkpoint, bundle = variant_of("bart-scaled", max_time=1e-6, max_length=20)
+    for beams in (1, 3):
+        expected = reference_of(checkpoint).generate(torch.tensor([BART_ROW]), num_beams=beams)
+        with Seq2SeqModel.load(bundle) as model:
+            config = replace(model.generation_config, num_beams=beams)
+            found = model.generate_ids([BART_ROW], config=config)[0]
+        assert found.token_ids == expected[0, 1:].tolist()
+        assert found.finish_reason == "time"
+    files = {"tokenizer_config.json": {"tokenizer_class": "ByT5Tokenizer"}}
+    _, bundle = variant_of("t5-v1.1", files, max_length=40)
+    with Seq2SeqModel.load(bundle) as model:
+        whole = model.generate("a text")[0].text
+    assert whole is not None
+    stop = next(c for c in whole if c.isprintable() and not c.isspace())
+    for value in (stop, [stop, "never there"]):
+        _, bundle = variant_of("t5-v1.1", files, max_length=40, stop_strings=value)
+        with Seq2SeqModel.load(bundle) as model:
+            found = model.generate("a text")[0]
+        assert found.text == whole[: whole.index(stop) + 1]
+        assert found.finish_reason == "stop_string"
+
+
+@pytest.mark.parametrize("limit", [3, 5, 12])
+def test_max_length_counts_the_decoder_prompt(
+    limit: int, variant_of: VariantOf, reference_of: ReferenceOf
+) -> None:
+    checkpoint, bundle = variant_of("t5-v1.1", max_length=9)
+    for prefix in ([], [7]):
+        expected = reference_of(checkpoint).generate(
+            torch.tensor([T5_ROW]), decoder_input_ids=torch.tensor([[0, *prefix]]), max_length=limit
+        )
+        with Seq2SeqModel.load(bundle) as model:
+            config = replace(model.generation_config, max_length=limit, decoder_prefix=prefix)
+            found = model.generate_ids([T5_ROW], config=config)[0]
+        assert found.token_ids == expected[0, 1:].tolist()
+
+
+def test_max_new_tokens_of_the_checkpoint_goes_before_max_length(
+    variant_of: VariantOf, reference_of: ReferenceOf
+) -> None:
+    checkpoint, bundle = variant_of("t5-v1.1", max_new_tokens=4)
+    expected = reference_of(checkpoint).generate(torch.tensor([T5_ROW]), max_length=12)
+    with Seq2SeqModel.load(bundle) as model:
+        config = replace(model.generation_config, max_length=12)
+        assert model.generate_ids([T5_ROW], config=config)[0].token_ids == expected[0, 1:].tolist()

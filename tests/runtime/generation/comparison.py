@@ -87,8 +87,8 @@ class Subject(NamedTuple):
 
     def batch(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask [size, S], padded on the right."""
-        bart = self.reference.config.model_type == "bart"
-        rows = [[0, *row, 2] if bart else [*row, 1] for row in SOURCES[:size]]
+        t5 = self.reference.config.model_type == "t5"
+        rows = [[*row, 1] if t5 else [0, *row, 2] for row in SOURCES[:size]]
         width, pad = max(len(row) for row in rows), self.reference.config.pad_token_id
         ids = np.array([row + [pad] * (width - len(row)) for row in rows])
         mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
@@ -179,10 +179,8 @@ class Comparison:
         self.best: dict[int, set[tuple[int, ...]]] = {}
 
     def run(self, batch: int, label: object = "", /, **options: Any) -> None:
-        """Compare one call; options are transformers', and ours but for two names."""
+        """Compare one call; options are transformers', and ours but for one name."""
         ours = dict(options)
-        if "sequence_bias" in ours:
-            ours["logit_bias"] = {token: by for (token,), by in ours.pop("sequence_bias").items()}
         if "decoder_input_ids" in ours:
             ours["decoder_prefix"] = tuple(ours.pop("decoder_input_ids")[0, 1:].tolist())
         expected = self._subject.expected(batch, **options)

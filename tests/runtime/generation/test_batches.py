@@ -131,7 +131,12 @@ def test_a_function_of_the_source_is_told_its_place_in_the_callers_list(
         return [letter, letter + 100] if len(done) < 2 * number + 3 else [1]
 
     bias = dict.fromkeys(range(200, 200 + len(TEXTS)), -100.0)
-    way = {**way, "repetition_penalty": 1.0, "logit_bias": bias, "prefix_allowed_tokens": allowed}
+    way = {
+        **way,
+        "repetition_penalty": 1.0,
+        "sequence_bias": bias,
+        "prefix_allowed_tokens": allowed,
+    }
     found = generate(recorded, TEXTS, way, batch_size=size)
     best = best_of_each(found)
     assert [row.token_ids for row in best] == [

@@ -126,7 +126,14 @@ def test_begin_suppress_tokens(place: int) -> None:
 
 def processors_of(**options: Any) -> Processors:
     """Those of the options, after a prompt of three tokens and a forced one."""
-    context = Context(sources=[[5], [6]], numbers=[0, 1], eos=EOS, prompt_length=3, forced_length=4)
+    context = Context(
+        sources=[[5], [6]],
+        numbers=[0, 1],
+        eos=EOS,
+        prompt_length=3,
+        forced_length=4,
+        max_length=_MOST,
+    )
     return build_processors(GenerationConfig(**options), context)
 
 
@@ -148,10 +155,65 @@ def test_min_new_tokens(length: int) -> None:
     )
 
 
-def test_logit_bias() -> None:
-    bias = {0: 2.5, 4: -1.0, 9: -np.inf}
-    reference = theirs.SequenceBiasLogitsProcessor({(k,): float(v) for k, v in bias.items()})
-    assert_same_scores(ours.LogitBias(bias), reference, differs_at=set(range(1, _MOST + 1)))
+@pytest.mark.parametrize(
+    "bias",
+    [
+        {(0,): 2.5, (4,): -1.0, (9,): -np.inf},
+        {(first, second): 0.5 + first for first in range(_VOCAB) for second in (0, 3)},
+        {(2,): 1.0, (5, 2): -3.0, (1, 5, 2): 4.0, (6, 6): -np.inf}
+        | {(a, b, 7): a - 0.5 * b for a in range(_VOCAB) for b in range(_VOCAB)},
+    ],
+    ids=["single tokens", "pairs", "mixed"],
+)
+def test_sequence_bias(bias: dict[tuple[int, ...], float]) -> None:
+    assert_same_scores(ours.SequenceBias(bias), theirs.SequenceBiasLogitsProcessor(bias))
+
+
+@pytest.mark.parametrize("penalty", [0.6, 1.5])
+def test_encoder_repetition_penalty(penalty: float) -> None:
+    sources = np.array([[5, 5, 8, 2], [0, 7, 1, 3]])
+    reference = theirs.EncoderRepetitionPenaltyLogitsProcessor(penalty, torch.tensor(sources))
+    assert_same_scores(ours.EncoderRepetitionPenalty(penalty, sources.tolist()), reference)
+
+
+@pytest.mark.parametrize("start", [-2, 0, 4])
+def test_exponential_decay_length_penalty(start: int) -> None:
+    reference = theirs.ExponentialDecayLengthPenalty((start, 1.4), list(EOS), 3)
+    assert_same_scores(
+        processors_of(exponential_decay_length_penalty=(start, 1.4)),
+        reference,
+        differs_at=set(range(max(1, 3 + start + 1), _MOST + 1)),
+    )
+
+
+def test_exponential_decay_leaves_a_forbidden_end_forbidden() -> None:
+    rows, scores = random_rows(9)
+    scores[:, EOS] = -np.inf
+    found = processors_of(exponential_decay_length_penalty=(0, 1.5))(rows, scores.copy())
+    np.testing.assert_array_equal(found, scores)
+
+
+def test_remove_invalid_values() -> None:
+    rows, scores = random_rows(4)
+    scores[0, :3] = np.nan, np.inf, -np.inf
+    expected = theirs.InfNanRemoveLogitsProcessor()(
+        torch.tensor(rows.token_ids), torch.tensor(scores)
+    )
+    np.testing.assert_array_equal(ours.RemoveInvalid()(rows, scores.copy()), expected.numpy())
+
+
+@pytest.mark.parametrize("tokens", [(4, 2), (7, 7, 0)])
+def test_forced_tokens(tokens: tuple[int, ...]) -> None:
+    assert_same_scores(
+        ours.Forced(tokens, only_at=1),
+        theirs.ForcedBOSTokenLogitsProcessor(list(tokens)),  # type: ignore[arg-type]
+        differs_at={1},
+    )
+    assert_same_scores(
+        processors_of(forced_eos_token_id=tokens),
+        theirs.ForcedEOSTokenLogitsProcessor(_MOST, list(tokens)),
+        differs_at={_MOST - 1},
+    )
 
 
 def every_third(source: int, tokens: Any) -> list[int]:
@@ -281,10 +343,14 @@ OPTIONS: dict[str, Callable[[list[list[int]]], tuple[dict[str, Any], dict[str, A
     "begin_suppress_tokens after a forced token": lambda _: both(
         forced_bos_token_id=9, begin_suppress_tokens=list(range(100, 380))
     ),
-    "logit_bias": lambda plain: (
-        {"logit_bias": {plain[0][0]: -9.0, 11: 3.0}},
+    "sequence_bias, one token": lambda plain: (
+        {"sequence_bias": {plain[0][0]: -9.0, 11: 3.0}},
         {"sequence_bias": [[[plain[0][0]], -9.0], [[11], 3.0]]},
     ),
+    "sequence_bias, two and three": lambda plain: both(
+        sequence_bias=[[plain[0][:2], -9.0], [plain[1][1:3], -8.0], [plain[2][3:6], -7.0]]
+    ),
+    "exponential_decay_length_penalty": lambda _: both(exponential_decay_length_penalty=(3, 1.3)),
     "prefix_allowed_tokens": lambda _: (
         {"prefix_allowed_tokens": fifths},
         {"prefix_allowed_tokens_fn": fifths},
@@ -326,15 +392,33 @@ def test_encoder_no_repeat_ngram_size_equals_transformers(size: int, subject: Su
     pytest.fail("no n-gram of a source was ever generated")
 
 
+def test_encoder_repetition_penalty_equals_transformers_source_by_source(
+    subject: Subject,
+) -> None:
+    """In a batch, transformers counts the padding of a source among its tokens."""
+    option = {"encoder_repetition_penalty": 4.0}
+    found = subject.found(**option)
+    pad = subject.model.manifest.special_tokens.pad
+    for row, source in zip(found, subject.ids, strict=True):
+        alone = subject._replace(ids=[[token for token in source if token != pad]])
+        assert [row] == alone.expected(**option)
+    assert found != subject.plain
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"min_new_tokens": 5}, {"min_length": 7}, {"min_new_tokens": 9, "min_length": 4}],
+    [
+        {"min_new_tokens": 5},
+        {"min_length": 7},
+        {"min_new_tokens": 9, "min_length": 4},
+        {"min_new_tokens": 4, "min_length": 12},  # the first one counts
+    ],
     ids=str,
 )
 def test_minimum_lengths_equal_transformers(options: dict[str, int], ending: Subject) -> None:
     found = ending.found(**options)
     assert found == ending.expected(**options)
     # min_length counts the decoder start token.
-    least = max(options.get("min_new_tokens", 0), options.get("min_length", 0) - 1)
+    least = options.get("min_new_tokens", options.get("min_length", 0) - 1)
     assert min(len(row) for row in found) > least
     assert found != ending.plain

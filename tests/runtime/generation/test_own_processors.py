@@ -66,7 +66,7 @@ def test_an_own_processor_sees_all_tokens_and_scores_after_the_others(
         logits_processors=(own,),
         suppress_tokens=[9],
         begin_suppress_tokens=[10],
-        logit_bias={11: -np.inf},
+        sequence_bias={11: -np.inf},
         max_new_tokens=6,
     )
     for token_ids, scores in calls:
@@ -160,7 +160,7 @@ def test_prefix_allowed_tokens_is_told_the_place_in_the_callers_list(
     "options_for",
     [
         lambda size: {"suppress_tokens": list(range(size))},
-        lambda size: {"logit_bias": dict.fromkeys(range(size), -np.inf)},
+        lambda size: {"sequence_bias": dict.fromkeys(range(size), -np.inf)},
         lambda _: {"prefix_allowed_tokens": lambda *_: []},
         lambda _: {"prefix_allowed_tokens": lambda *_: [9], "suppress_tokens": [9]},
         lambda _: {"logits_processors": [lambda _, scores: np.full_like(scores, -np.inf)]},

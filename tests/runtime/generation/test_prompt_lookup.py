@@ -238,7 +238,7 @@ def test_a_copy_may_fill_all_learned_positions(lively: Callable[[str], Recorded]
     for prefix in ((), (3, 4, 5)):
         script = scripted([[*prefix, *_COPY[1:]], _OTHERS[0]])
         options = replace(config, decoder_prefix=prefix, prefix_allowed_tokens=script)
-        options = replace(options, logit_bias=dict.fromkeys(ENDS, -1e9))
+        options = replace(options, sequence_bias=dict.fromkeys(ENDS, -1e9))
         rows = padded([_COPY[:79], _OTHERS[1][:12]], pad=1)
         both(recorded, rows, replace(options, max_new_tokens=80 - len(prefix)))
 

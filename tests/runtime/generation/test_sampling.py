@@ -135,7 +135,7 @@ WARPED: dict[str, tuple[dict[str, Any], list[Any]]] = {
         [Temperature(2.5), TopK(40), TopP(0.9), MinP(0.05)],
     ),
     "after a processor": (
-        {"suppress_tokens": [275, 22], "logit_bias": {9: 5.0}, "top_k": 0, "top_p": 0.95},
+        {"suppress_tokens": [275, 22], "sequence_bias": {9: 5.0}, "top_k": 0, "top_p": 0.95},
         [
             theirs.SequenceBiasLogitsProcessor({(9,): 5.0}),
             theirs.SuppressTokensLogitsProcessor([275, 22]),

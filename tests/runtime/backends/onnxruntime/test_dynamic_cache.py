@@ -153,7 +153,7 @@ def test_a_source_does_not_depend_on_its_batch(
     with Seq2SeqModel.load(folder_of("t5-v1.1", "merged")) as model:
         ids, mask = batch_of(model)
         options = replace(model.generation_config, num_beams=beams, max_new_tokens=30)
-        options = replace(options, logit_bias={1: END})
+        options = replace(options, sequence_bias={1: END})
         together = model.generate_ids(ids, mask, options)
         alone = [
             row
