@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import CheckpointError
 from .adapter_config import AdapterConfig, read_adapter_config
 from .files import ADAPTER_WEIGHTS
-from .formats import FloatArray, TensorSource
+from .formats import FloatArray, TensorSource, optional_json
 from .names import unwrapped
 from .reader import Checkpoint
 
@@ -29,6 +29,8 @@ _LORA = re.compile(
     r"|lora_magnitude_vector)(\.(?!weight$|bias$)[^.]+)?(\.(?P<kind>weight|bias))?"
 )
 _TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(\.[^.]+)?")
+#: Ends of the names that output embeddings have.
+_HEADS = ("lm_head.weight", "predictions.decoder.weight")
 #: GPT-2's layers that keep their weight [in, out].
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
@@ -53,6 +55,8 @@ def merge_adapter(folder: Path, checkpoint: Checkpoint, tied: Iterable[frozenset
             " adapter's weights there"
         )
     _Merge(config, path, checkpoint.open(path), checkpoint, list(tied)).run()
+    own = optional_json(folder / "generation_config.json")
+    checkpoint.generation_config = own or checkpoint.generation_config
 
 
 class _Merge:
@@ -166,10 +170,25 @@ class _Merge:
             for member in members or [name]:
                 self._checkpoint.put(member, self._source, stored)
             return
+        tables = {other for other in group if not other.endswith(_HEADS)}
+        if members and name in tables and len(tables) > 1:
+            self._refuse_unless_equal(name, stored, members[0])
+            return
         # A trained copy of one of several tied modules is no longer tied to the others.
         for other in group - {name} - self._checkpoint.names if members else ():
             self._checkpoint.copy(members[0], other)
         self._checkpoint.put(name, self._source, stored)
+
+    def _refuse_unless_equal(self, name: str, stored: str, member: str) -> None:
+        """A head need not be tied to an embedding, but those of encoder and decoder are one."""
+        if not np.array_equal(self._source.load(stored), self._checkpoint.load(member)):
+            module = name.removesuffix(".weight")
+            raise CheckpointError(
+                f"{self._path}: modules_to_save trained {module} apart from"
+                f" {_others(self._group(name), module)}, with which the model shares it, and a"
+                " bundle has one table for them; train it with target_modules or"
+                " trainable_token_indices instead"
+            )
 
     def _add(self, module: str, parts: Mapping[str, str]) -> None:
         kind = "lora_embedding_" if "lora_embedding_A" in parts else "lora_"
@@ -241,6 +260,15 @@ class _Merge:
                 f" adapter_config.json names {len(rows or ())} for {module}"
             )
         members = self._members(name)
+        head = next(
+            (n for n in self._checkpoint.names - self._group(name) if n.endswith(_HEADS)), None
+        )
+        if head is not None:
+            raise CheckpointError(
+                f"{self._path} trains tokens of {module} (trainable_token_indices), and whether"
+                f" {head} has the same depends on the version of transformers:"
+                " merge_and_unload() it and export what save_pretrained writes then"
+            )
         count = self._checkpoint.shape(members[0])[0]
         if max(rows, default=0) >= count:
             raise CheckpointError(

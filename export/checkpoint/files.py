@@ -66,6 +66,13 @@ def listing(folder: Path) -> list[str]:
     return sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
 
 
+def inner_models(folder: Path) -> str:
+    """A clause on models that lie in a folder's folders; empty if there are none."""
+    files = ("config.json", ADAPTER_CONFIG)
+    inner = [path for path in folder.iterdir() if any((path / name).is_file() for name in files)]
+    return f"; there are models in {_few(sorted(map(str, inner)))}: give one" if inner else ""
+
+
 def weights_name(names: Collection[str], where: object) -> str:
     """The file with the weights, or the index of their shards, among a folder's names.
 

@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from ..errors import CheckpointError
-from .files import INDEX, SUFFIXES, listing, weights_files, weights_name, what_else
+from .files import INDEX, SUFFIXES, inner_models, listing, weights_files, weights_name, what_else
 from .formats import FloatArray, TensorSource, open_tensors, optional_json, read_json
 from .names import unwrapped
 
@@ -65,7 +65,8 @@ class Checkpoint:
         if "config.json" not in names:
             raise CheckpointError(
                 f"{self.directory} has no config.json; give the folder that save_pretrained wrote,"
-                f" or put the model's config.json beside its weights{what_else(names)}"
+                " or put the model's config.json beside its weights"
+                + (what_else(names) or inner_models(self.directory))
             )
         self.config = read_json(self.directory / "config.json")
         self.generation_config = optional_json(self.directory / "generation_config.json")

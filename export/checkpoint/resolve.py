@@ -69,6 +69,8 @@ def resolve_checkpoint(
         MissingDependencyError: a hub id without huggingface_hub.
     """
     path, source = _located(name, revision, progress)
+    if path.is_file() and path.name in ADAPTER_WEIGHTS:
+        path = path.parent
     names = listing(path) if path.is_dir() else []
     if not has_adapter(names):
         if base is not None:

@@ -360,3 +360,44 @@ def test_a_named_file_of_weights_beside_an_adapter_is_not_merged_silently(
     shutil.copytree(adapter, base, dirs_exist_ok=True)
     with pytest.warns(UserWarning, match="adapter beside it is not merged"):
         export(base / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("shape", "modules"), [("t5", ["shared"]), ("bart", ["embed_tokens", "lm_head"])]
+)
+def test_an_embedding_that_was_trained_apart_from_the_others_is_refused(
+    shape: str, modules: list[str], editable: Editable, train: Train, refusal: Refusal
+) -> None:
+    target = "q" if shape == "t5" else "q_proj"
+    adapter = train(editable(shape), target_modules=[target], modules_to_save=modules)
+    message = refusal(adapter)
+    assert "modules_to_save trained" in message
+    assert modules[0] in message
+
+
+def test_trained_tokens_of_a_model_whose_head_is_its_own_are_refused(
+    editable: Editable, train: Train, refusal: Refusal
+) -> None:
+    """peft ties them to the head if the config says so, which depends on transformers."""
+    adapter = train(editable("t5-v1.1"), target_modules=["q"], trainable_token_indices=[4])
+    assert "trainable_token_indices" in refusal(adapter)
+
+
+def test_tensors_of_a_state_dict_that_keep_the_adapters_name_are_merged(
+    editable: Editable, train: Train, export: Export
+) -> None:
+    """As torch.save of the tensors that were trained leaves them, wrapped by DataParallel."""
+    adapter = train(editable("t5"), target_modules=["q", "v"])
+    expected = export(adapter, "expected").manifest.files["weights.bin"]
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    named = {f"module.{k.replace('.weight', '.default.weight')}": v for k, v in tensors.items()}
+    torch.save(named, adapter / "adapter_model.bin")
+    assert export(adapter).manifest.files["weights.bin"] == expected
+    by_file = export(adapter / "adapter_model.bin", "named")
+    assert by_file.manifest.files["weights.bin"] == expected
+    second = {k.replace(".default.", ".second."): v for k, v in named.items()}
+    torch.save({**named, **second}, adapter / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="of two adapters"):
+        export(adapter, "two")

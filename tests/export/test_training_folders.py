@@ -31,6 +31,8 @@ WRAPPERS = [
     "_forward_module.model._fsdp_wrapped_module.",
 ]
 
+OTHERS = ["t5", "umt5", "marian-separate"]
+
 
 def digest(result: ExportResult) -> str:
     return result.manifest.files["weights.bin"].sha256
@@ -44,8 +46,10 @@ def take_weights(checkpoint: Path) -> State:
     return state
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("shape", ["t5", "bart", "umt5", "marian-separate"])
+@pytest.mark.parametrize(
+    ("shape", "wrapper"),
+    [*(("bart", wrapper) for wrapper in WRAPPERS), *((s, WRAPPERS[-1]) for s in OTHERS)],
+)
 def test_names_of_a_wrapped_model_give_the_bundle_of_the_plain_one(
     shape: str, wrapper: str, editable: Editable, export: Export
 ) -> None:
@@ -116,8 +120,18 @@ def trainings(state: State) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["lightning", "tutorial", "model", "deepspeed", "nested", "own"])
-@pytest.mark.parametrize("file", ["pytorch_model.bin", "last.ckpt", "best.pth", "weights.pt"])
+KINDS = ["lightning", "tutorial", "model", "deepspeed", "nested", "own"]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        *(("last.ckpt", kind) for kind in KINDS),
+        ("pytorch_model.bin", "lightning"),
+        ("best.pth", "tutorial"),
+        ("weights.pt", "model"),
+    ],
+)
 def test_what_a_training_loop_saved_gives_the_bundle_of_its_state_dict(
     file: str, kind: str, editable: Editable, export: Export
 ) -> None:
@@ -191,8 +205,9 @@ def test_a_second_copy_under_a_prefix_is_not_taken_for_the_model(
     assert "moving average" in message
 
 
-@pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("value", "validate"), [(float("nan"), False), (float("inf"), True), (float("-inf"), False)]
+)
 @pytest.mark.parametrize(
     ("shape", "name", "place"),
     [
@@ -265,6 +280,12 @@ def test_a_folder_without_a_model_says_what_it_holds(
     message = refusal(checkpoint)
     assert expected in message
     assert message.startswith(str(checkpoint))
+
+
+def test_a_folder_of_models_names_them(editable: Editable, refusal: Refusal) -> None:
+    best = editable("t5", "best")
+    message = refusal(best.parent)
+    assert f"there are models in {best}" in message
 
 
 def test_several_files_of_weights_are_named(editable: Editable, refusal: Refusal) -> None:

@@ -209,3 +209,17 @@ def test_a_tensor_with_nan_is_named(value: float, saved: tuple[Path, Path], tmp_
     with pytest.raises(CheckpointError, match=r"decoder\.0\.linear1\.weight.*\[2, 5\]"):
         export_state_dict(state, description, tmp_path / "bundle", validate=False)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("kind", ["compiled", "parallel", "both"])
+def test_a_wrapped_module_is_read_as_what_it_wraps(kind: str, tmp_path: Path) -> None:
+    model = make_translator(SHAPE)
+    options = {"parts": parts_of(SHAPE), "tokens": TOKENS, "validate": False}
+    plain = export_module(model, tmp_path / "plain", **options).manifest
+    wrapped: torch.nn.Module = model
+    if kind != "compiled":
+        wrapped = torch.nn.DataParallel(wrapped)
+    if kind != "parallel":
+        wrapped = torch.compile(wrapped)
+    found = export_module(wrapped, tmp_path / "wrapped", **options).manifest
+    assert found.files["weights.bin"] == plain.files["weights.bin"]
