@@ -27,8 +27,8 @@ from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.dependencies import needs
 
+from .concat_cache import count_parameters, describe_graph, publish
 from .errors import CheckpointError, ParityError
-from .growing import count_parameters, describe_graph, publish
 from .pipeline import ExportResult, write_tokenizers
 from .serialize import Progress
 from .tokenizers import TokenizerFile, tokenizer_at

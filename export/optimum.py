@@ -17,8 +17,8 @@ from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
 from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 
+from .concat_cache import count_parameters, describe_graph, publish
 from .errors import CheckpointError
-from .growing import count_parameters, describe_graph, publish
 from .pipeline import ExportResult, write_tokenizers
 from .serialize import Progress
 from .tokenizers import find_tokenizer

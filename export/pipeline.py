@@ -100,7 +100,7 @@ def export_checkpoint(
             spec=spec,
             graphs=graphs,
             weights=bind(
-                family.rules(spec), parameter_shapes(graphs.values()), source, family.ignored
+                family.weight_map(spec), parameter_shapes(graphs.values()), source, family.ignored
             ),
             tokens=special_tokens(source, config, spec),
             tokenizer=_tokenizer(files, source.directory, spec),

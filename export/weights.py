@@ -46,12 +46,12 @@ class BoundWeight:
 
 def linear(parameter: str, *sources: str, bias: bool = False) -> list[WeightMapping]:
     """Rules of a linear layer made of one or several of the checkpoint's, side by side."""
-    rules = [
+    weight_map = [
         WeightMapping(f"{parameter}.weight", tuple(f"{s}.weight" for s in sources), Transpose())
     ]
     if bias:
-        rules.append(WeightMapping(f"{parameter}.bias", tuple(f"{s}.bias" for s in sources)))
-    return rules
+        weight_map.append(WeightMapping(f"{parameter}.bias", tuple(f"{s}.bias" for s in sources)))
+    return weight_map
 
 
 def norm(parameter: str, source: str, bias: bool = False) -> list[WeightMapping]:
@@ -61,7 +61,7 @@ def norm(parameter: str, source: str, bias: bool = False) -> list[WeightMapping]
 
 
 def bind(
-    rules: Iterable[WeightMapping],
+    weight_map: Iterable[WeightMapping],
     parameters: Mapping[str, Shape],
     checkpoint: Checkpoint,
     ignored: Iterable[str] = (),
@@ -85,7 +85,7 @@ def bind(
     problems = Mismatch(described_by, list(known))
     bound: dict[str, BoundWeight] = {}
     used: set[str] = set()
-    for rule in rules:
+    for rule in weight_map:
         sources = _resolve(rule, checkpoint)
         used.update(sources, rule.tied)
         if rule.computed is not None and checkpoint.names.isdisjoint(sources):

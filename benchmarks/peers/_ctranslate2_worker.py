@@ -1,4 +1,4 @@
-"""CTranslate2 as a contender, in an environment without torch.
+"""CTranslate2 as a baseline, in an environment without torch.
 
 The vocabulary is made up (_make.py): the token of number 7 is called "7".
 """

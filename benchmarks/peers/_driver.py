@@ -1,6 +1,6 @@
-"""Contenders in turns: each a process of its own that generates when it is asked.
+"""Baselines in turns: each a process of its own that generates when it is asked.
 
-A contender may be of any interpreter and with any environment variables, and no library meets
+A baseline may be of any interpreter and with any environment variables, and no library meets
 another. Only one of them runs at a time: the others are stopped (SIGSTOP), because threads of
 OpenMP and of ONNX Runtime may spin after their work, with OMP_WAIT_POLICY=active for ever.
 """
@@ -40,7 +40,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Baseline:
     """A process to start.
 
     Attributes:
@@ -54,7 +54,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Result:
-    """What one contender did.
+    """What one baseline did.
 
     Attributes:
         milliseconds: of a generation: each round's mean over the sources.
@@ -72,17 +72,17 @@ class Result:
 
 
 def alternate(
-    contenders: Mapping[str, Contender],
+    baselines: Mapping[str, Baseline],
     *,
     rounds: int,
     warmup: int,
     progress: Callable[[int, int], None] | None = None,
     leave_out: Callable[[str, PeerError], None] | None = None,
 ) -> dict[str, Result]:
-    """Start all contenders, then let each generate from all sources once a round.
+    """Start all baselines, then let each generate from all sources once a round.
 
     Args:
-        contenders: by name; they take turns in this order.
+        baselines: by name; they take turns in this order.
         rounds: those that count.
         warmup: rounds before the first that counts.
         progress: called after each round with how many are done and how many there are.
@@ -90,15 +90,15 @@ def alternate(
             do not.
 
     Raises:
-        PeerError: a contender failed; the message has its name and its last line on stderr.
+        PeerError: a baseline failed; the message has its name and its last line on stderr.
     """
     with ExitStack() as stack:
         running: dict[str, _Process] = {}
         # One after the other: each loads undisturbed.
-        for name, contender in contenders.items():
+        for name, baseline in baselines.items():
             errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             try:
-                running[name] = stack.enter_context(_Process(name, contender, errors))
+                running[name] = stack.enter_context(_Process(name, baseline, errors))
             except PeerError as error:
                 if leave_out is None:
                     raise
@@ -140,15 +140,15 @@ def call(
 
 
 class _Process:
-    """A running contender, stopped but for its turns; ``errors`` takes its stderr."""
+    """A running baseline, stopped but for its turns; ``errors`` takes its stderr."""
 
-    def __init__(self, name: str, contender: Contender, errors: IO[str]) -> None:
+    def __init__(self, name: str, baseline: Baseline, errors: IO[str]) -> None:
         self._name = name
         self._errors = errors
         try:
             self._process = subprocess.Popen(
-                contender.command,
-                env=_environment(contender.variables),
+                baseline.command,
+                env=_environment(baseline.variables),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -29,7 +29,7 @@ REQUIREMENTS = {
         _CTRANSLATE2,
         _NUMPY,
     ),
-    # PyTorch as a contender. The Python index's torch for Linux on x86-64 runs on GPUs, too.
+    # PyTorch as a baseline. The Python index's torch for Linux on x86-64 runs on GPUs, too.
     "transformers": ("transformers==5.24.0", "torch==2.13.0", _NUMPY),
     # Without torch, whose threads and libraries would be in CTranslate2's process.
     "ctranslate2": (_CTRANSLATE2, _NUMPY),

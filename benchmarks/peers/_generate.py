@@ -1,4 +1,4 @@
-"""``generate`` of transformers, which optimum's models have as well, as contenders call it."""
+"""``generate`` of transformers, which optimum's models have as well, as baselines call it."""
 
 # mypy: allow-untyped-calls, disable-error-code="import-not-found, import-untyped"
 

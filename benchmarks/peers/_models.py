@@ -1,4 +1,4 @@
-"""One checkpoint and the contenders' models of it.
+"""One checkpoint and the baselines' models of it.
 
 CTranslate2's and optimum's models are made in the environment that has torch, seq2edge's by its
 own command line in the caller's interpreter; PyTorch runs the checkpoint itself.
@@ -36,7 +36,7 @@ _MAKE = Path(__file__).resolve().parent / "_make.py"
 
 @dataclass
 class ModelMaker:
-    """Makes the models of contenders, each bundle once.
+    """Makes the models of baselines, each bundle once.
 
     Attributes:
         folder: an empty one; up to 1.7 GB for a checkpoint of T5-small's size.
@@ -55,7 +55,7 @@ class ModelMaker:
     _bundles: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def make(self, name: Name) -> Path:
-        """The folder of a contender's model.
+        """The folder of a baseline's model.
 
         Raises:
             PeerError: it cannot be made.

@@ -1,4 +1,4 @@
-"""Names of contenders: ``library:precision``, then ``:mode`` and ``@device`` where they matter.
+"""Names of baselines: ``library:precision``, then ``:mode`` and ``@device`` where they matter.
 
 transformers:float16:compile@cuda    PyTorch, torch.compile of the decoder
 seq2edge:int8                        ONNX Runtime on the CPU
@@ -25,7 +25,7 @@ _ENGINES: dict[str | None, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class _Library:
-    """What its contenders may be.
+    """What its baselines may be.
 
     Attributes:
         precisions: its names for them.
@@ -49,7 +49,7 @@ _LIBRARIES = {
     ),
 }
 
-CPU_CONTENDERS = (
+CPU_BASELINES = (
     "optimum:float32",
     "ctranslate2:float32",
     "ctranslate2:int8",
@@ -61,7 +61,7 @@ CPU_CONTENDERS = (
     "seq2edge:int4-head4",
 )
 #: float32 shows that the tokens are right; what is compared is float16 and less.
-GPU_CONTENDERS = (
+GPU_BASELINES = (
     "transformers:float32@cuda",
     "transformers:float16@cuda",
     "transformers:float16:compile@cuda",
@@ -75,7 +75,7 @@ GPU_CONTENDERS = (
 
 @dataclass(frozen=True)
 class Name:
-    """A contender's name and its parts.
+    """A baseline's name and its parts.
 
     Attributes:
         mode: of transformers ``compile``, of seq2edge the engine; None is the usual one.
@@ -93,7 +93,7 @@ class Name:
         """Take a name apart.
 
         Raises:
-            argparse.ArgumentTypeError: there is no such contender; what there is.
+            argparse.ArgumentTypeError: there is no such baseline; what there is.
         """
         rest, at, device = text.partition("@")
         library, _, rest = rest.partition(":")

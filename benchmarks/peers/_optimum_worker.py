@@ -1,4 +1,4 @@
-"""optimum-onnx as a contender: its merged decoder, as ``optimum-cli export onnx`` writes it."""
+"""optimum-onnx as a baseline: its merged decoder, as ``optimum-cli export onnx`` writes it."""
 
 # mypy: allow-untyped-calls, disable-error-code="import-not-found, import-untyped"
 

@@ -16,7 +16,7 @@ else:
 
 @dataclass(frozen=True)
 class Workload:
-    """What all contenders do; lengths in tokens. Batch size 1.
+    """What all baselines do; lengths in tokens. Batch size 1.
 
     Attributes:
         sources: generated from one after the other in a round.
@@ -48,12 +48,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A contender's tokens beside the reference's.
+    """A baseline's tokens beside the reference's.
 
     Attributes:
         sources: those whose tokens are all the same.
         tokens: the same ones from each source's first on, up to the first that differs.
-        distinct: different tokens among the contender's own: what the others prove.
+        distinct: different tokens among the baseline's own: what the others prove.
     """
 
     sources: int
@@ -72,7 +72,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Entry:
-    """One contender's part of the report.
+    """One baseline's part of the report.
 
     Attributes:
         milliseconds: of a whole generation, encoder included.
@@ -107,7 +107,7 @@ class Report:
 
     Attributes:
         model: what the checkpoint is.
-        contenders: by name.
+        baselines: by name.
         left_out: those that could not be made or started, and why.
         ratios: by ``a / b``, a's time over b's in each round.
         rooflines: seq2edge's steps beside the bandwidth, as benchmarks/roofline.py has them; empty
@@ -118,7 +118,7 @@ class Report:
 
     workload: Workload
     model: str
-    contenders: dict[str, Entry]
+    baselines: dict[str, Entry]
     left_out: dict[str, str]
     ratios: dict[str, Spread]
     rooflines: dict[str, dict[str, Any]]
@@ -127,8 +127,8 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether all contenders in float32 gave the same tokens."""
-        exact = [entry for entry in self.contenders.values() if entry.exact]
+        """Whether all baselines in float32 gave the same tokens."""
+        exact = [entry for entry in self.baselines.values() if entry.exact]
         return all(entry.agreement.sources == self.workload.sources for entry in exact)
 
 
@@ -141,12 +141,12 @@ def print_report(report: Report) -> None:
         f" {work.new_tokens} new tokens, beams {work.num_beams}, {work.rounds} rounds"
     )
     print(f"\n{'ms':52}{'p10':>9}{'p50':>9}{'p90':>9}")
-    for name, entry in report.contenders.items():
+    for name, entry in report.baselines.items():
         print(_row(f"{name} ({entry.setting})", entry.milliseconds, 1))
     print("\nratio of each round's times")
     for title, ratio in report.ratios.items():
         print(_row(title, ratio, 3))
-    for name, entry in report.contenders.items():
+    for name, entry in report.baselines.items():
         if entry.tried:
             print(f"\nsettings of {name}, {work.search_rounds} rounds, ms")
             for title, spread in entry.tried.items():
@@ -157,7 +157,7 @@ def print_report(report: Report) -> None:
     print()
     for name, reason in report.left_out.items():
         print(f"LEFT OUT: {name}: {reason}")
-    for name, entry in report.contenders.items():
+    for name, entry in report.baselines.items():
         for note in entry.notes:
             print(f"{name}: NOTE: {note}")
         print(f"{name}: {', '.join(f'{k} {v}' for k, v in entry.versions.items())}")
@@ -167,7 +167,7 @@ def print_report(report: Report) -> None:
 def _print_sizes_and_tokens(report: Report) -> None:
     work = report.workload
     print(f"\n{'':36}{'on disk':>12}{'loaded':>12}   first tokens as {report.reference}'s")
-    for name, entry in report.contenders.items():
+    for name, entry in report.baselines.items():
         sizes = (f"{count / 1e6:.1f} MB" for count in (entry.disk_bytes, entry.loaded_bytes))
         disk, loaded = sizes
         found = entry.agreement

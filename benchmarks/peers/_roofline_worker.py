@@ -1,4 +1,4 @@
-"""Prints a seq2edge contender's step beside the bandwidth as JSON, in a process of its own.
+"""Prints a seq2edge baseline's step beside the bandwidth as JSON, in a process of its own.
 
 python _roofline_worker.py MODEL ENGINE DEVICE SOURCE_LENGTH NEW_TOKENS THREADS ROUNDS
 """

@@ -1,4 +1,4 @@
-"""seq2edge as a contender, in the interpreter of whoever compares."""
+"""seq2edge as a baseline, in the interpreter of whoever compares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The side of a contender: load a model, then generate once a source for every line on stdin.
+"""The side of a baseline: load a model, then generate once a source for every line on stdin.
 
 Runs in the interpreter of each peer, so it imports the standard library only.
 """
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 @dataclass(frozen=True)
 class Task:
-    """What a contender is told on its command line, as JSON.
+    """What a baseline is told on its command line, as JSON.
 
     Attributes:
         model: its folder.
@@ -69,7 +69,7 @@ class Loaded:
 
 def serve(load: Callable[[Task], Loaded]) -> None:
     """Answer the driver until it closes our stdin: one line of JSON for each of its lines."""
-    # The driver stops idle contenders: one that outlived a killed driver would never end.
+    # The driver stops idle baselines: one that outlived a killed driver would never end.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Libraries print on stdout; what they say goes to stderr instead.
     with os.fdopen(os.dup(1), "w") as answers:

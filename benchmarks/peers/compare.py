@@ -3,9 +3,9 @@
     python benchmarks/peers/compare.py --threads 2
     python benchmarks/peers/compare.py --gpu --sources 8 --roofline --go-on
 
-All contenders run one checkpoint (T5-small's geometry with random weights, or --checkpoint). Each
+All baselines run one checkpoint (T5-small's geometry with random weights, or --checkpoint). Each
 is a process with an interpreter of its own (_driver.py); CTranslate2 first finds its best
-settings. How contenders are named: _names.py.
+settings. How baselines are named: _names.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._contest import Contest, Interpreters
+    from seq2edge.benchmarks.peers._comparison import Interpreters, PeerComparison
     from seq2edge.benchmarks.peers._driver import PeerError, Spread
     from seq2edge.benchmarks.peers._gpu import missing_gpu
     from seq2edge.benchmarks.peers._models import make_checkpoint, random_sources, size
-    from seq2edge.benchmarks.peers._names import CPU_CONTENDERS, GPU_CONTENDERS, Name, in_turns
+    from seq2edge.benchmarks.peers._names import CPU_BASELINES, GPU_BASELINES, Name, in_turns
     from seq2edge.benchmarks.peers._report import (
         Agreement,
         Entry,
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
         print_report,
     )
 else:
-    from _contest import Contest, Interpreters
+    from _comparison import Interpreters, PeerComparison
     from _driver import PeerError, Spread
     from _gpu import missing_gpu
     from _models import make_checkpoint, random_sources, size
-    from _names import CPU_CONTENDERS, GPU_CONTENDERS, Name, in_turns
+    from _names import CPU_BASELINES, GPU_BASELINES, Name, in_turns
     from _report import Agreement, Entry, Report, Workload, print_report
 
 #: build/ is ignored by git and removed by `make clean`.
@@ -75,7 +75,7 @@ def compare(asked: Comparison) -> Report:
 
     Raises:
         PeerError: there is no GPU for one, an environment or a model cannot be made, or a
-            contender failed.
+            baseline failed.
     """
     from seq2edge.deploy.doctor import cpu_model  # _check_interpreter comes first
 
@@ -89,20 +89,22 @@ def compare(asked: Comparison) -> Report:
         if checkpoint is None:
             checkpoint = folder / "checkpoint"
             make_checkpoint(interpreters.models, checkpoint)
-        contest = Contest(asked.names, asked.workload, checkpoint, interpreters, asked.go_on)
-        contest.make_models(folder)
-        tried = contest.settings()
+        comparison = PeerComparison(
+            asked.names, asked.workload, checkpoint, interpreters, asked.go_on
+        )
+        comparison.make_models(folder)
+        tried = comparison.settings()
         best = {name: min(found, key=lambda s: found[s].p50) for name, found in tried.items()}
-        results = contest.results(best)
-        rooflines = contest.rooflines() if asked.roofline else {}
-        sizes = {name: size(contest.models[name]) for name in results}
+        results = comparison.results(best)
+        rooflines = comparison.rooflines() if asked.roofline else {}
+        sizes = {name: size(comparison.models[name]) for name in results}
     exact = {name.text for name in asked.names if name.exact}
     reference = next((name for name in results if name in exact), next(iter(results)))
     made_up = "T5-small geometry, random weights"
     return Report(
         workload=asked.workload,
         model=made_up if asked.checkpoint is None else str(asked.checkpoint),
-        contenders={
+        baselines={
             name: Entry(
                 milliseconds=Spread.of(result.milliseconds),
                 rounds=result.milliseconds,
@@ -118,7 +120,7 @@ def compare(asked: Comparison) -> Report:
             )
             for name, result in results.items()
         },
-        left_out=contest.left_out,
+        left_out=comparison.left_out,
         ratios=_ratios({name: result.milliseconds for name, result in results.items()}),
         rooflines=rooflines,
         reference=reference,
@@ -127,7 +129,7 @@ def compare(asked: Comparison) -> Report:
 
 
 def _ratios(times: dict[str, list[float]]) -> dict[str, Spread]:
-    """seq2edge's over each peer's, and of seq2edge's own contenders over those before."""
+    """seq2edge's over each peer's, and of seq2edge's own baselines over those before."""
     names = list(times)
     return {
         f"{name} / {other}": Spread.of(np.divide(times[name], times[other]).tolist())
@@ -151,7 +153,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--source-length", 64, "tokens of a source"),
         ("--new-tokens", 64, "generated tokens (no end token)"),
         ("--num-beams", 1, "beams; 1 is greedy decoding"),
-        ("--rounds", 15, "timed rounds; contenders take turns in each"),
+        ("--rounds", 15, "timed rounds; baselines take turns in each"),
         ("--search-rounds", 5, "rounds for CTranslate2's settings"),
     ):
         parser.add_argument(
@@ -159,20 +161,20 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     who = parser.add_mutually_exclusive_group()
     who.add_argument(
-        "--contenders",
+        "--baselines",
         nargs="+",
         type=Name.parse,
-        default=[Name.parse(name) for name in CPU_CONTENDERS],
+        default=[Name.parse(name) for name in CPU_BASELINES],
         metavar="NAME",
         help="who takes part: library:precision[:mode][@device], such as seq2edge:fp16:tensorrt or"
-        f" transformers:float16:compile@cuda ({', '.join(CPU_CONTENDERS)})",
+        f" transformers:float16:compile@cuda ({', '.join(CPU_BASELINES)})",
     )
     who.add_argument(
         "--gpu",
-        dest="contenders",
+        dest="baselines",
         action="store_const",
-        const=[Name.parse(name) for name in GPU_CONTENDERS],
-        help=f"those for a GPU: {', '.join(GPU_CONTENDERS)}",
+        const=[Name.parse(name) for name in GPU_BASELINES],
+        help=f"those for a GPU: {', '.join(GPU_BASELINES)}",
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="a Hugging Face folder to run instead"
@@ -185,7 +187,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--go-on",
         action="store_true",
-        help="go on without contenders that cannot be made or started, and name them",
+        help="go on without baselines that cannot be made or started, and name them",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with all tokens")
     parser.add_argument(
@@ -199,7 +201,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--torch",
         type=Path,
         metavar="PYTHON",
-        help="an interpreter with torch and transformers, such as a Jetson's, for the contender"
+        help="an interpreter with torch and transformers, such as a Jetson's, for the baseline"
         " transformers (one of the environments)",
     )
     return parser.parse_args(arguments)
@@ -228,11 +230,11 @@ def _check_gpu(names: Sequence[Name]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 done, but the float32 models disagree or a contender was left out,
+    """Exit codes: 0 done, 1 done, but the float32 models disagree or a baseline was left out,
     2 no comparison was made."""
     options = _arguments(arguments)
     asked = Comparison(
-        names=in_turns(options.contenders),
+        names=in_turns(options.baselines),
         workload=Workload(
             sources=options.sources,
             source_length=options.source_length,

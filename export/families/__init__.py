@@ -10,11 +10,11 @@ from . import (
     bart,
     bert,
     blenderbot,
+    encoder_decoder,
     gpt2,
     m2m100,
     marian,
     mbart,
-    pairs,
     pegasus,
     plbart,
     roberta,
@@ -35,7 +35,7 @@ FAMILIES: tuple[Family[Any], ...] = (
     bert.FAMILY,
     roberta.FAMILY,
     gpt2.FAMILY,
-    pairs.FAMILY,
+    encoder_decoder.FAMILY,
 )
 _LOCAL = "its {} attends to parts of the source, and the graphs have whole attention"
 #: Known, and why they are not exported.
@@ -79,12 +79,12 @@ def find_family(config: dict[str, Any]) -> tuple[Family[Any], Config]:
 
 def expected_names(family: Family[Any], config: Config, checkpoint: Checkpoint) -> frozenset[str]:
     """Names that a checkpoint of this config may give its tensors, with the head and without."""
-    rules = family.rules(family.spec(config, checkpoint.without_tensors()))
-    names = {name for rule in rules for name in (*rule.sources, *rule.tied)}
+    weight_map = family.weight_map(family.spec(config, checkpoint.without_tensors()))
+    names = {name for rule in weight_map for name in (*rule.sources, *rule.tied)}
     return frozenset(names | {name.removeprefix(family.prefix) for name in names})
 
 
 def tied_names(family: Family[Any], config: Config, checkpoint: Checkpoint) -> list[frozenset[str]]:
     """Names that a checkpoint may give to one and the same tensor."""
-    rules = family.rules(family.spec(config, checkpoint))
-    return [frozenset((*rule.sources, *rule.tied)) for rule in rules if rule.tied]
+    weight_map = family.weight_map(family.spec(config, checkpoint))
+    return [frozenset((*rule.sources, *rule.tied)) for rule in weight_map if rule.tied]

@@ -19,7 +19,7 @@ from ..spec import LearnedPositions, NormKind, NormPlacement, NormSpec, Seq2SeqS
 from ..transforms import DropRows, Flatten, Shape, Transpose
 from ..weights import WeightMapping, linear, norm
 from .base import Config, Family, FamilyDoc
-from .parts import head_dim, require
+from .components import head_dim, require
 
 _SIDES = ("encoder", "decoder")
 #: Keys of relatives with other attention, and the values that mean the usual one.
@@ -91,11 +91,11 @@ def bart_line(
         name=name,
         model_types=(name,),
         spec=partial(_spec, name, variant),
-        rules=_rules,
+        weight_map=_rules,
         prefix="model.",
         ignored=(r"model\.(encoder|decoder)\.version", *ignored),
         defaults={"is_encoder_decoder": True, "activation_function": "gelu", **defaults},
-        facts={name: FamilyDoc(model, positions, norms, tokenizer, languages, at_run_time)},
+        doc={name: FamilyDoc(model, positions, norms, tokenizer, languages, at_run_time)},
     )
 
 
@@ -174,35 +174,35 @@ def _is_tied(checkpoint: Checkpoint, separate: bool) -> bool:
 
 
 def _rules(spec: BartLineSpec) -> list[WeightMapping]:
-    rules = _token_rules(spec)
+    weight_map = _token_weight_map(spec)
     if spec.logits_bias:
-        rules.append(WeightMapping("lm_head.bias", ("final_logits_bias",), Flatten()))
+        weight_map.append(WeightMapping("lm_head.bias", ("final_logits_bias",), Flatten()))
     for side, stack in zip(_SIDES, (spec.encoder, spec.decoder), strict=True):
         theirs = f"model.{side}"
-        rules.append(_position_rule(spec, side, stack))
+        weight_map.append(_position_rule(spec, side, stack))
         if stack.embedding_norm:
-            rules += norm(f"{side}.embedding_norm", f"{theirs}.layernorm_embedding", bias=True)
+            weight_map += norm(f"{side}.embedding_norm", f"{theirs}.layernorm_embedding", bias=True)
         if stack.final_norm:
-            rules += norm(f"{side}.final_norm", f"{theirs}.layer_norm", bias=True)
+            weight_map += norm(f"{side}.final_norm", f"{theirs}.layer_norm", bias=True)
         for index in range(stack.layers):
-            rules += _layer_rules(side, index)
-    return rules
+            weight_map += _layer_rules(side, index)
+    return weight_map
 
 
-def _token_rules(spec: BartLineSpec) -> list[WeightMapping]:
+def _token_weight_map(spec: BartLineSpec) -> list[WeightMapping]:
     head = ("lm_head.weight",) if spec.tied_lm_head else ()
     source, target = (f"model.{side}.embed_tokens.weight" for side in _SIDES)
     if spec.separate_decoder_embedding:
-        rules = [
+        weight_map = [
             WeightMapping("embedding.weight", (source,)),
             WeightMapping("decoder_embedding.weight", (target,), tied=head),
         ]
     else:
         tied = (source, target, *head)
-        rules = [WeightMapping("embedding.weight", ("model.shared.weight",), tied=tied)]
+        weight_map = [WeightMapping("embedding.weight", ("model.shared.weight",), tied=tied)]
     if not spec.tied_lm_head:
-        rules.append(WeightMapping("lm_head.weight", ("lm_head.weight",), Transpose()))
-    return rules
+        weight_map.append(WeightMapping("lm_head.weight", ("lm_head.weight",), Transpose()))
+    return weight_map
 
 
 def _position_rule(spec: BartLineSpec, side: str, stack: StackSpec) -> WeightMapping:
@@ -219,19 +219,19 @@ def _layer_rules(side: str, index: int) -> list[WeightMapping]:
     ours, theirs = f"{side}.layers.{index}", f"model.{side}.layers.{index}"
     attention = f"{theirs}.self_attn"
     qkv = (f"{attention}.{x}_proj" for x in "qkv")
-    rules = linear(f"{ours}.self_attention.qkv", *qkv, bias=True)
-    rules += linear(f"{ours}.self_attention.out", f"{attention}.out_proj", bias=True)
-    rules += norm(f"{ours}.self_attention_norm", f"{theirs}.self_attn_layer_norm", bias=True)
+    weight_map = linear(f"{ours}.self_attention.qkv", *qkv, bias=True)
+    weight_map += linear(f"{ours}.self_attention.out", f"{attention}.out_proj", bias=True)
+    weight_map += norm(f"{ours}.self_attention_norm", f"{theirs}.self_attn_layer_norm", bias=True)
     if side == "decoder":
         attention = f"{theirs}.encoder_attn"
         keys = (f"{attention}.{x}_proj" for x in "kv")
-        rules += linear(f"{ours}.cross_attention.query", f"{attention}.q_proj", bias=True)
-        rules += linear(f"cross.{index}.kv", *keys, bias=True)
-        rules += linear(f"{ours}.cross_attention.out", f"{attention}.out_proj", bias=True)
-        rules += norm(
+        weight_map += linear(f"{ours}.cross_attention.query", f"{attention}.q_proj", bias=True)
+        weight_map += linear(f"cross.{index}.kv", *keys, bias=True)
+        weight_map += linear(f"{ours}.cross_attention.out", f"{attention}.out_proj", bias=True)
+        weight_map += norm(
             f"{ours}.cross_attention_norm", f"{theirs}.encoder_attn_layer_norm", bias=True
         )
-    rules += linear(f"{ours}.ffn.up", f"{theirs}.fc1", bias=True)
-    rules += linear(f"{ours}.ffn.down", f"{theirs}.fc2", bias=True)
-    rules += norm(f"{ours}.ffn_norm", f"{theirs}.final_layer_norm", bias=True)
-    return rules
+    weight_map += linear(f"{ours}.ffn.up", f"{theirs}.fc1", bias=True)
+    weight_map += linear(f"{ours}.ffn.down", f"{theirs}.fc2", bias=True)
+    weight_map += norm(f"{ours}.ffn_norm", f"{theirs}.final_layer_norm", bias=True)
+    return weight_map

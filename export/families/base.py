@@ -57,14 +57,14 @@ class Family(Generic[Spec]):
     name: str
     model_types: tuple[str, ...]
     spec: Callable[[Config, Checkpoint], Spec]
-    rules: Callable[[Spec], list[WeightMapping]]
+    weight_map: Callable[[Spec], list[WeightMapping]]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     old_suffixes: Mapping[str, str] = field(default_factory=dict)
     flattened: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     defaults: Mapping[str, Any] = field(default_factory=dict)
     type_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    facts: Mapping[str, FamilyDoc] = field(default_factory=dict)
+    doc: Mapping[str, FamilyDoc] = field(default_factory=dict)
 
 
 class Config:

@@ -11,7 +11,7 @@ from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpe
 from ..transforms import PositionsOfType0, Transpose
 from ..weights import WeightMapping, linear, norm
 from .base import Config, Family, FamilyDoc
-from .parts import Head, Part, Place, cross_rules, head_dim, require
+from .components import Component, Head, Place, cross_weight_map, head_dim, require
 
 EMBEDDING = "embeddings.word_embeddings.weight"
 #: How TensorFlow's checkpoints named a norm's scale and bias.
@@ -67,7 +67,7 @@ def _norm(config: Config) -> NormSpec:
     return NormSpec(NormKind.LAYER, config.number("layer_norm_eps"))
 
 
-def rules(stack: StackSpec, place: Place) -> list[WeightMapping]:
+def weight_map(stack: StackSpec, place: Place) -> list[WeightMapping]:
     """The name map of embedding and layers."""
     positions, theirs = stack.positions, f"{place.prefix}embeddings"
     if not isinstance(positions, LearnedPositions):
@@ -97,7 +97,7 @@ def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[WeightMappi
         cross = f"{theirs}.crossattention"
         found += linear(f"{ours}.cross_attention.query", f"{cross}.self.query", bias=True)
         keys = (f"{cross}.self.key", f"{cross}.self.value")
-        found += cross_rules(index, Transpose(), keys, stack.d_model or 0, place.projection)
+        found += cross_weight_map(index, Transpose(), keys, stack.d_model or 0, place.projection)
         found += linear(f"{ours}.cross_attention.out", f"{cross}.output.dense", bias=True)
         found += norm(f"{ours}.cross_attention_norm", f"{cross}.output.LayerNorm", bias=True)
     found += linear(f"{ours}.ffn.up", f"{theirs}.intermediate.dense", bias=True)
@@ -105,7 +105,7 @@ def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[WeightMappi
     return found + norm(f"{ours}.ffn_norm", f"{theirs}.output.LayerNorm", bias=True)
 
 
-def encoder_family(part: Part, facts: FamilyDoc) -> Family[ModelSpec]:
+def encoder_family(part: Component, doc: FamilyDoc) -> Family[ModelSpec]:
     """The family of encoders alone; language-model heads in the checkpoint are not read."""
 
     def spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:  # noqa: ARG001
@@ -125,27 +125,27 @@ def encoder_family(part: Part, facts: FamilyDoc) -> Family[ModelSpec]:
     def name_map(spec: ModelSpec) -> list[WeightMapping]:
         if spec.encoder is None:
             raise TypeError("the family is one of encoders")
-        return part.rules(spec.encoder, Place(part.model, "encoder"))
+        return part.weight_map(spec.encoder, Place(part.model, "encoder"))
 
     return Family(
         name=part.kind,
         model_types=(part.kind,),
         spec=spec,
-        rules=name_map,
+        weight_map=name_map,
         prefix=part.model,
         old_suffixes=OLD_SUFFIXES,
         ignored=(*(part.model + name for name in part.ignored), r"cls\..*", r"lm_head\..*"),
         defaults=part.defaults,
-        facts={part.kind: facts},
+        doc={part.kind: doc},
     )
 
 
-PART = Part(
+COMPONENT = Component(
     kind="bert",
     model="bert.",
     defaults=DEFAULTS,
     stack=layers,
-    rules=rules,
+    weight_map=weight_map,
     embedding=EMBEDDING,
     head=Head(
         weight="cls.predictions.decoder.weight",
@@ -159,7 +159,7 @@ PART = Part(
     ignored=IGNORED,
 )
 FAMILY = encoder_family(
-    PART,
+    COMPONENT,
     FamilyDoc(
         model="BertModel",
         positions="learned",

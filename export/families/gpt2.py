@@ -10,7 +10,7 @@ from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpe
 from ..transforms import Copy
 from ..weights import WeightMapping, norm
 from .base import Config, Family, FamilyDoc
-from .parts import Head, Part, Place, cross_rules, head_dim, require
+from .components import Component, Head, Place, cross_weight_map, head_dim, require
 
 _EMBEDDING = "wte.weight"
 #: Causal masks that old checkpoints keep.
@@ -67,7 +67,7 @@ def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[WeightMappi
         cross = f"{theirs}.crossattention"
         found += _conv(f"{ours}.cross_attention.query", f"{cross}.q_attn")
         keys = (f"{cross}.c_attn",)
-        found += cross_rules(index, Copy(), keys, stack.d_model or 0, place.projection)
+        found += cross_weight_map(index, Copy(), keys, stack.d_model or 0, place.projection)
         found += _conv(f"{ours}.cross_attention.out", f"{cross}.c_proj")
         found += norm(f"{ours}.cross_attention_norm", f"{theirs}.ln_cross_attn", bias=True)
     found += _conv(f"{ours}.ffn.up", f"{theirs}.mlp.c_fc")
@@ -87,27 +87,27 @@ def _spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:
         config, "add_cross_attention", False, "there is no encoder to attend to; export the pair"
     )
     return ModelSpec(
-        family=PART.kind,
+        family=COMPONENT.kind,
         vocab_size=config.integer("vocab_size"),
         d_model=config.integer("n_embd"),
         encoder=None,
-        decoder=PART.stack(config),
+        decoder=COMPONENT.stack(config),
         norm=_norm(config),
         norm_placement=NormPlacement.PRE,
         bias=True,
-        tied_lm_head=PART.is_tied(checkpoint),
+        tied_lm_head=COMPONENT.is_tied(checkpoint),
     )
 
 
 def _name_map(spec: ModelSpec) -> list[WeightMapping]:
     if spec.decoder is None:
         raise TypeError("the family is one of decoders")
-    tied = (PART.head.weight,) if spec.tied_lm_head else ()
-    place = Place(PART.model, "decoder", tied=tied)
-    return _rules(spec.decoder, place) + PART.head_rules(spec.tied_lm_head)
+    tied = (COMPONENT.head.weight,) if spec.tied_lm_head else ()
+    place = Place(COMPONENT.model, "decoder", tied=tied)
+    return _rules(spec.decoder, place) + COMPONENT.head_rules(spec.tied_lm_head)
 
 
-PART = Part(
+COMPONENT = Component(
     kind="gpt2",
     model="transformer.",
     defaults={
@@ -125,21 +125,21 @@ PART = Part(
         "eos_token_id": 50256,
     },
     stack=_layers,
-    rules=_rules,
+    weight_map=_rules,
     embedding=_EMBEDDING,
     head=Head(weight="lm_head.weight"),
     ignored=_IGNORED,
 )
 FAMILY = Family(
-    name=PART.kind,
-    model_types=(PART.kind,),
+    name=COMPONENT.kind,
+    model_types=(COMPONENT.kind,),
     spec=_spec,
-    rules=_name_map,
-    prefix=PART.model,
-    ignored=tuple(PART.model + name for name in _IGNORED),
-    defaults=PART.defaults,
-    facts={
-        PART.kind: FamilyDoc(
+    weight_map=_name_map,
+    prefix=COMPONENT.model,
+    ignored=tuple(COMPONENT.model + name for name in _IGNORED),
+    defaults=COMPONENT.defaults,
+    doc={
+        COMPONENT.kind: FamilyDoc(
             model="GPT2LMHeadModel",
             positions="learned",
             norms="before each part, on the last states",

@@ -9,7 +9,7 @@ from ..errors import CheckpointError
 from ..spec import Activation, StackSpec
 from . import bert
 from .base import Config, FamilyDoc
-from .parts import Head, Part
+from .components import Component, Head
 
 
 def _layers(config: Config) -> StackSpec:
@@ -23,7 +23,7 @@ def _layers(config: Config) -> StackSpec:
     return bert.layers(config, padding_rows=pad + 1)
 
 
-PART = Part(
+COMPONENT = Component(
     kind="roberta",
     model="roberta.",
     defaults={
@@ -34,7 +34,7 @@ PART = Part(
         "eos_token_id": 2,
     },
     stack=_layers,
-    rules=bert.rules,
+    weight_map=bert.weight_map,
     embedding=bert.EMBEDDING,
     head=Head(
         weight="lm_head.decoder.weight",
@@ -45,7 +45,7 @@ PART = Part(
     ignored=bert.IGNORED,
 )
 FAMILY = bert.encoder_family(
-    PART,
+    COMPONENT,
     FamilyDoc(
         model="RobertaModel",
         positions="learned",

@@ -97,15 +97,15 @@ def _scales_logits(config: Config, kind: str) -> bool:
 
 def _rules(spec: Seq2SeqSpec) -> list[WeightMapping]:
     tied = (*_EMBEDDINGS, "lm_head.weight") if spec.tied_lm_head else _EMBEDDINGS
-    rules = [WeightMapping("embedding.weight", ("shared.weight",), tied=tied)]
+    weight_map = [WeightMapping("embedding.weight", ("shared.weight",), tied=tied)]
     if not spec.tied_lm_head:
-        rules.append(WeightMapping("lm_head.weight", ("lm_head.weight",), Transpose()))
+        weight_map.append(WeightMapping("lm_head.weight", ("lm_head.weight",), Transpose()))
     for side, stack in (("encoder", spec.encoder), ("decoder", spec.decoder)):
-        rules += norm(f"{side}.final_norm", f"{side}.final_layer_norm")
-        rules += _bias_rules(side, stack)
+        weight_map += norm(f"{side}.final_norm", f"{side}.final_layer_norm")
+        weight_map += _bias_rules(side, stack)
         for index in range(stack.layers):
-            rules += _layer_rules(side, index, stack.gated)
-    return rules
+            weight_map += _layer_rules(side, index, stack.gated)
+    return weight_map
 
 
 def _bias_rules(side: str, stack: StackSpec) -> list[WeightMapping]:
@@ -133,26 +133,26 @@ def _bias_rules(side: str, stack: StackSpec) -> list[WeightMapping]:
 def _layer_rules(side: str, index: int, gated: bool) -> list[WeightMapping]:
     ours, theirs = f"{side}.layers.{index}", f"{side}.block.{index}.layer"
     attention = f"{theirs}.0.SelfAttention"
-    rules = norm(f"{ours}.self_attention_norm", f"{theirs}.0.layer_norm")
-    rules += linear(f"{ours}.self_attention.qkv", *(f"{attention}.{x}" for x in "qkv"))
-    rules += linear(f"{ours}.self_attention.out", f"{attention}.o")
+    weight_map = norm(f"{ours}.self_attention_norm", f"{theirs}.0.layer_norm")
+    weight_map += linear(f"{ours}.self_attention.qkv", *(f"{attention}.{x}" for x in "qkv"))
+    weight_map += linear(f"{ours}.self_attention.out", f"{attention}.o")
     last = 1
     if side == "decoder":
         last = 2
         attention = f"{theirs}.1.EncDecAttention"
-        rules += norm(f"{ours}.cross_attention_norm", f"{theirs}.1.layer_norm")
-        rules += linear(f"{ours}.cross_attention.query", f"{attention}.q")
-        rules += linear(f"cross.{index}.kv", f"{attention}.k", f"{attention}.v")
-        rules += linear(f"{ours}.cross_attention.out", f"{attention}.o")
+        weight_map += norm(f"{ours}.cross_attention_norm", f"{theirs}.1.layer_norm")
+        weight_map += linear(f"{ours}.cross_attention.query", f"{attention}.q")
+        weight_map += linear(f"cross.{index}.kv", f"{attention}.k", f"{attention}.v")
+        weight_map += linear(f"{ours}.cross_attention.out", f"{attention}.o")
     ffn = f"{theirs}.{last}.DenseReluDense"
-    rules += norm(f"{ours}.ffn_norm", f"{theirs}.{last}.layer_norm")
+    weight_map += norm(f"{ours}.ffn_norm", f"{theirs}.{last}.layer_norm")
     if gated:
-        rules += linear(f"{ours}.ffn.gate", f"{ffn}.wi_0")
-        rules += linear(f"{ours}.ffn.up", f"{ffn}.wi_1")
+        weight_map += linear(f"{ours}.ffn.gate", f"{ffn}.wi_0")
+        weight_map += linear(f"{ours}.ffn.up", f"{ffn}.wi_1")
     else:
-        rules += linear(f"{ours}.ffn.up", f"{ffn}.wi")
-    rules += linear(f"{ours}.ffn.down", f"{ffn}.wo")
-    return rules
+        weight_map += linear(f"{ours}.ffn.up", f"{ffn}.wi")
+    weight_map += linear(f"{ours}.ffn.down", f"{ffn}.wo")
+    return weight_map
 
 
 def _facts(model: str, tokenizer: str, at_run_time: str = "") -> FamilyDoc:
@@ -169,7 +169,7 @@ FAMILY = Family(
     name="t5",
     model_types=("t5", "mt5", "umt5"),
     spec=_spec,
-    rules=_rules,
+    weight_map=_rules,
     # Early T5 checkpoints carry a bias for the cross attention that no code reads.
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     defaults={
@@ -182,7 +182,7 @@ FAMILY = Family(
         "decoder_start_token_id": 0,
     },
     type_defaults={kind: {"feed_forward_proj": "gated-gelu"} for kind in ("mt5", "umt5")},
-    facts={
+    doc={
         "t5": _facts(
             "T5",
             "spiece.model; CodeT5: vocab.json, merges.txt; ByT5: none",

@@ -21,9 +21,9 @@ _HEADER = (
 def families_table() -> str:
     """Markdown: a row for each model type that describes itself (:class:`.base.Facts`)."""
     rows = [
-        (f"`{kind}`", *(cell or "-" for cell in astuple(facts)))
+        (f"`{kind}`", *(cell or "-" for cell in astuple(doc)))
         for family in FAMILIES
-        for kind, facts in family.facts.items()
+        for kind, doc in family.doc.items()
     ]
     return _markdown(_HEADER, rows)
 
@@ -31,9 +31,9 @@ def families_table() -> str:
 def readme_table() -> str:
     """Markdown: what the README says of each model type."""
     rows = [
-        (f"`{kind}`", facts.model, facts.tokenizer or "-")
+        (f"`{kind}`", doc.model, doc.tokenizer or "-")
         for family in FAMILIES
-        for kind, facts in family.facts.items()
+        for kind, doc in family.doc.items()
     ]
     return _markdown(_HEADER[:2] + _HEADER[4:5], rows)
 

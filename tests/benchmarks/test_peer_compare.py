@@ -14,7 +14,7 @@ TOKENS = list(range(64))
 
 
 class Maker:
-    """Stands for ModelMaker: a model is a file as long as its contender's name."""
+    """Stands for ModelMaker: a model is a file as long as its baseline's name."""
 
     def __init__(self, folder: Path, *_: object) -> None:
         self._folder = folder
@@ -31,35 +31,37 @@ def compare(
     peer_module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> ModuleType:
     """The script, but environments, models and times are made up (see ``times``)."""
-    module, contest = peer_module("compare"), peer_module("_contest")
+    module, comparison = peer_module("compare"), peer_module("_comparison")
 
     def make_checkpoint(_: Path, folder: Path) -> None:
         folder.mkdir()
         (folder / "config.json").write_text('{"vocab_size": 32128}')
 
-    monkeypatch.setattr(contest, "prepare", lambda folder, _: folder / "bin" / "python")
-    monkeypatch.setattr(contest, "ModelMaker", Maker)
+    monkeypatch.setattr(comparison, "prepare", lambda folder, _: folder / "bin" / "python")
+    monkeypatch.setattr(comparison, "ModelMaker", Maker)
     monkeypatch.setattr(module, "make_checkpoint", make_checkpoint)
     monkeypatch.setattr(module, "_check_interpreter", lambda: None)
     return module
 
 
 def times(
-    contest: ModuleType, tokens: Mapping[str, list[int]], started: list[Any]
+    comparison: ModuleType, tokens: Mapping[str, list[int]], started: list[Any]
 ) -> Callable[..., dict[str, Any]]:
-    """An ``alternate`` in which a contender's time follows from how it was started."""
+    """An ``alternate`` in which a baseline's time follows from how it was started."""
 
-    def alternate(contenders: Mapping[str, Any], *, rounds: int, **_: object) -> dict[str, Any]:
+    def alternate(baselines: Mapping[str, Any], *, rounds: int, **_: object) -> dict[str, Any]:
         results = {}
-        for name, contender in contenders.items():
-            task = json.loads(contender.command[2])
-            started.append((contender.command, task, dict(contender.variables)))
+        for name, baseline in baselines.items():
+            task = json.loads(baseline.command[2])
+            started.append((baseline.command, task, dict(baseline.variables)))
             slow = {"float32": 800.0, "int8": 400.0}.get(task["precision"], 300.0)
-            if "ctranslate2" in contender.command[1]:
+            if "ctranslate2" in baseline.command[1]:
                 slow += 100 * (task["threads"] == 1)
-                slow += 200 * (contender.variables["OMP_WAIT_POLICY"] == "active")
+                slow += 200 * (baseline.variables["OMP_WAIT_POLICY"] == "active")
             made = [tokens.get(name, TOKENS), *[TOKENS] * (len(task["sources"]) - 1)]
-            results[name] = contest.Result([slow] * rounds, made, {"package": "1.0"}, 5, ["beware"])
+            results[name] = comparison.Result(
+                [slow] * rounds, made, {"package": "1.0"}, 5, ["beware"]
+            )
         return results
 
     return alternate
@@ -69,11 +71,11 @@ def times(
 def timed(
     peer_module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[Any]]:
-    """A function from tokens that differ to the list of contenders that will be started."""
+    """A function from tokens that differ to the list of baselines that will be started."""
 
     def get(tokens: Mapping[str, list[int]] | None = None) -> list[Any]:
-        contest, started = peer_module("_contest"), []  # type: ignore[var-annotated]
-        monkeypatch.setattr(contest, "alternate", times(contest, tokens or {}, started))
+        comparison, started = peer_module("_comparison"), []  # type: ignore[var-annotated]
+        monkeypatch.setattr(comparison, "alternate", times(comparison, tokens or {}, started))
         return started
 
     return get
@@ -84,10 +86,10 @@ def test_ctranslate2_is_compared_at_its_best(
 ) -> None:
     started = timed()
     names = ("ctranslate2:int8", "seq2edge:int8", "seq2edge:int4", "optimum:float32")
-    assert compare.main(["--rounds", "3", "--json", "--contenders", *names]) == 0
+    assert compare.main(["--rounds", "3", "--json", "--baselines", *names]) == 0
     report = json.loads(capsys.readouterr().out)
-    entries = report["contenders"]
-    assert list(entries) == [name for name in compare.CPU_CONTENDERS if name in names]
+    entries = report["baselines"]
+    assert list(entries) == [name for name in compare.CPU_BASELINES if name in names]
     assert len(entries["ctranslate2:int8"]["tried"]) == 4
     assert entries["ctranslate2:int8"]["setting"] == {"threads": 2, "wait_policy": "passive"}
     assert entries["seq2edge:int8"]["tried"] == {}
@@ -110,7 +112,7 @@ def test_ctranslate2_is_compared_at_its_best(
         assert ("PYTHONPATH" in variables) == (not command[1].endswith("_seq2edge_worker.py"))
 
 
-def test_contenders_are_told_mode_and_device(
+def test_baselines_are_told_mode_and_device(
     compare: ModuleType, timed: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = timed()
@@ -153,10 +155,10 @@ def test_all_tokens_are_in_the_report(
     changed = [*TOKENS[:10], 99, *TOKENS[11:]]
     timed({"seq2edge:int8": changed})
     names = ("seq2edge:int8", "seq2edge:float32")
-    assert compare.main(["--json", "--sources", "2", "--contenders", *names]) == 0
+    assert compare.main(["--json", "--sources", "2", "--baselines", *names]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["reference"] == "seq2edge:float32"
-    entry = report["contenders"]["seq2edge:int8"]
+    entry = report["baselines"]["seq2edge:int8"]
     assert entry["tokens"] == [changed, TOKENS]
     assert entry["agreement"] == {"sources": 1, "tokens": 74, "distinct": 65}
 
@@ -184,7 +186,7 @@ def test_without_a_gpu_nothing_is_made(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine that has one
     monkeypatch.setattr(compare, "make_checkpoint", lambda *_: pytest.fail("it was made"))
     for name in ("seq2edge:fp16:tensorrt", "seq2edge:fp16@cuda", "transformers:float16@cuda"):
-        assert compare.main(["--contenders", "seq2edge:float32", name]) == 2
+        assert compare.main(["--baselines", "seq2edge:float32", name]) == 2
         error = capsys.readouterr().err
         assert error.startswith(
             f"compare.py: error: {name} needs an NVIDIA GPU, and CUDA finds none on this machine: "
@@ -212,11 +214,11 @@ def test_a_folder_that_is_no_checkpoint_is_refused(
         ("optimum:float32@cuda", "'cuda' is no device of optimum:float32; there are: cpu"),
     ],
 )
-def test_a_contender_that_there_is_not(
+def test_a_baseline_that_there_is_not(
     compare: ModuleType, capsys: pytest.CaptureFixture[str], name: str, message: str
 ) -> None:
     with pytest.raises(SystemExit):
-        compare.main(["--contenders", name])
+        compare.main(["--baselines", name])
     assert message in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""Contenders in turns: real processes that only pretend to be models."""
+"""Baselines in turns: real processes that only pretend to be models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def driver(peer_module: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture
 def make(driver: ModuleType, tmp_path: Path) -> Make:
-    """A function from a name and the body of ``generate`` to a contender.
+    """A function from a name and the body of ``generate`` to a baseline.
 
     The body sees ``task``, the source's ``number`` and the folder ``shared``; ``start`` is run
     before it is ready, ``synchronize`` before each time stamp.
@@ -52,12 +52,12 @@ def make(driver: ModuleType, tmp_path: Path) -> Make:
             '{"model": "m", "precision": "int8", "mode": null, "device": "cpu",'
             ' "sources": [[5, 6], [7, 8]], "new_tokens": 2, "num_beams": 1, "threads": 1}'
         )
-        return driver.Contender((sys.executable, str(script), task), variables)
+        return driver.Baseline((sys.executable, str(script), task), variables)
 
     return get
 
 
-def test_contenders_take_turns(driver: ModuleType, make: Make, tmp_path: Path) -> None:
+def test_baselines_take_turns(driver: ModuleType, make: Make, tmp_path: Path) -> None:
     log = "with (shared / 'log').open('a') as log: log.write({!r})\n"
     log += "return [task.sources[number][0], {}]"
     rounds: list[tuple[int, int]] = []
@@ -84,10 +84,8 @@ def test_a_device_is_done_before_each_time_stamp(
 ) -> None:
     """Work that goes on when ``generate`` has returned counts, as a GPU's does."""
     sync = "time.sleep(0.05); (shared / 'log').open('a').write('s')"
-    contender = make(
-        "device", "(shared / 'log').open('a').write('g')\nreturn [7]", synchronize=sync
-    )
-    found = driver.alternate({"device": contender}, rounds=1, warmup=1)["device"]
+    baseline = make("device", "(shared / 'log').open('a').write('g')\nreturn [7]", synchronize=sync)
+    found = driver.alternate({"device": baseline}, rounds=1, warmup=1)["device"]
     assert (tmp_path / "log").read_text() == "sggssggs"
     # The mean over two sources, of a round that waits once within the stamps.
     assert found.milliseconds[0] >= 25
@@ -109,14 +107,14 @@ def test_only_one_runs_at_a_time(driver: ModuleType, make: Make) -> None:
             time.sleep(0.01)  # the kernel may not have come to it yet
         return [int('State:\\tT' in status.read_text())]
     """
-    contenders = {"spins": make("spins", "return []", spin), "looks": make("looks", look)}
-    assert driver.alternate(contenders, rounds=2, warmup=0)["looks"].tokens == [[1], [1]]
+    baselines = {"spins": make("spins", "return []", spin), "looks": make("looks", look)}
+    assert driver.alternate(baselines, rounds=2, warmup=0)["looks"].tokens == [[1], [1]]
 
 
 def test_what_a_library_prints_is_no_answer(driver: ModuleType, make: Make) -> None:
     noisy = "print('loading'); os.write(1, b'{}\\n')"
-    contender = make("noisy", f"{noisy}\nreturn [7]", noisy)
-    assert driver.alternate({"noisy": contender}, rounds=1, warmup=0)["noisy"].tokens == [[7], [7]]
+    baseline = make("noisy", f"{noisy}\nreturn [7]", noisy)
+    assert driver.alternate({"noisy": baseline}, rounds=1, warmup=0)["noisy"].tokens == [[7], [7]]
 
 
 def test_each_has_its_own_variables(
@@ -125,11 +123,11 @@ def test_each_has_its_own_variables(
     monkeypatch.setenv("PEER_TEST_GONE", "1")
     body = "return [int(os.environ.get('OMP_WAIT_POLICY') == 'active'),"
     body += " int('PEER_TEST_GONE' in os.environ)]"
-    contenders = {
+    baselines = {
         "active": make("active", body, OMP_WAIT_POLICY="active", PEER_TEST_GONE=None),
         "other": make("other", body),
     }
-    found = driver.alternate(contenders, rounds=1, warmup=0)
+    found = driver.alternate(baselines, rounds=1, warmup=0)
     assert found["active"].tokens == [[1, 0]] * 2
     assert found["other"].tokens == [[0, 1]] * 2
 
@@ -146,23 +144,23 @@ def test_one_that_fails_ends_them_all(
     driver: ModuleType, make: Make, tmp_path: Path, body: str, start: str, message: str
 ) -> None:
     note = "(shared / 'pid').write_text(str(os.getpid()))"
-    contenders = {"works": make("works", "return []", note), "fails": make("fails", body, start)}
+    baselines = {"works": make("works", "return []", note), "fails": make("fails", body, start)}
     with pytest.raises(driver.PeerError) as caught:
-        driver.alternate(contenders, rounds=1, warmup=0)
+        driver.alternate(baselines, rounds=1, warmup=0)
     assert str(caught.value) == f"fails failed: {message}"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_others_may_go_on_without_one_that_does_not_start(driver: ModuleType, make: Make) -> None:
-    contenders = {
+    baselines = {
         "fails": make("fails", "return []", "raise RuntimeError('no such model')"),
         "works": make("works", "return [3]"),
-        "missing": driver.Contender(("no-such-python", "x.py")),
+        "missing": driver.Baseline(("no-such-python", "x.py")),
     }
     left_out: dict[str, str] = {}
     found = driver.alternate(
-        contenders,
+        baselines,
         rounds=1,
         warmup=0,
         leave_out=lambda name, error: left_out.update({name: str(error)}),
@@ -173,6 +171,6 @@ def test_others_may_go_on_without_one_that_does_not_start(driver: ModuleType, ma
 
 
 def test_an_interpreter_that_is_not_there(driver: ModuleType, tmp_path: Path) -> None:
-    contender = driver.Contender((str(tmp_path / "python"), "x.py"))
+    baseline = driver.Baseline((str(tmp_path / "python"), "x.py"))
     with pytest.raises(driver.PeerError, match=r"cannot start missing: .*No such file"):
-        driver.alternate({"missing": contender}, rounds=1, warmup=0)
+        driver.alternate({"missing": baseline}, rounds=1, warmup=0)

@@ -1,4 +1,4 @@
-"""What is run to make the contenders' models."""
+"""What is run to make the baselines' models."""
 
 from __future__ import annotations
 

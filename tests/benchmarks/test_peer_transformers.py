@@ -38,12 +38,12 @@ def test_tokens_are_pytorchs(
         [
             *(part for option, value in numbers.items() for part in (option, str(value))),
             *("--checkpoint", str(checkpoint_of(shape)), "--torch", sys.executable),
-            *("--json", "--contenders", *names),
+            *("--json", "--baselines", *names),
         ]
     )
     assert code == 0
     report = json.loads(capsys.readouterr().out)
-    entries = report["contenders"]
+    entries = report["baselines"]
     assert list(entries) == ["transformers:float32", "seq2edge:int8", "seq2edge:float32"]
     assert report["reference"] == "transformers:float32"
     expected = _generate(checkpoint_of(shape), peer_module, num_beams)
@@ -105,9 +105,9 @@ def test_what_does_not_work_here_is_one_line(
     )
     # A cache of its own: what was compiled before needs no compiler.
     variables = {**variables, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    contenders = {"torch": driver.Contender(command, variables)}
+    baselines = {"torch": driver.Baseline(command, variables)}
     with pytest.raises(driver.PeerError, match=f"^torch failed: RuntimeError: .*{message}"):
-        driver.alternate(contenders, rounds=1, warmup=0)
+        driver.alternate(baselines, rounds=1, warmup=0)
 
 
 def test_a_step_is_measured_in_a_process_of_its_own(bundle_of: Callable[[str], Path]) -> None:

@@ -30,13 +30,13 @@ def test_every_row_has_a_parity_test() -> None:
     made = [getattr(transformers, config).model_type for _, config, _ in SHAPES.values()]
     tested = {*made, *(kind for kind, _ in (*ENCODERS.values(), *DECODERS.values()))}
     for family in FAMILIES:
-        assert set(family.facts) == set(family.model_types)
+        assert set(family.doc) == set(family.model_types)
         if family.name != "pair":  # PAIRS are of that one model type
-            assert set(family.facts) <= tested
+            assert set(family.doc) <= tested
 
 
 def test_the_classes_of_the_table_are_transformers_for_these_model_types() -> None:
-    described = {kind: facts for family in FAMILIES for kind, facts in family.facts.items()}
+    described = {kind: facts for family in FAMILIES for kind, facts in family.doc.items()}
     for kind, facts in described.items():
         model_class = getattr(transformers, facts.model)
         assert model_class.config_class.model_type == kind

@@ -68,12 +68,12 @@ SWAPS: list[tuple[str, str, str]] = [
 ]
 
 
-def swapped(rules: list[WeightMapping], first: str, second: str) -> list[WeightMapping]:
+def swapped(weight_map: list[WeightMapping], first: str, second: str) -> list[WeightMapping]:
     """The rules, with the two checkpoint tensors in each other's place."""
     other = {first: second, second: first}
     return [
         replace(rule, sources=tuple(other.get(name, name) for name in rule.sources))
-        for rule in rules
+        for rule in weight_map
     ]
 
 
@@ -83,11 +83,11 @@ def with_rules(
     """Let every family's rules go through ``change``."""
 
     def changed(
-        rules: Callable[[Seq2SeqSpec], list[WeightMapping]],
+        weight_map: Callable[[Seq2SeqSpec], list[WeightMapping]],
     ) -> Callable[..., list[WeightMapping]]:
-        return lambda spec: change(rules(spec))
+        return lambda spec: change(weight_map(spec))
 
-    wrong = tuple(replace(f, rules=changed(f.rules)) for f in (t5.FAMILY, bart.FAMILY))
+    wrong = tuple(replace(f, weight_map=changed(f.weight_map)) for f in (t5.FAMILY, bart.FAMILY))
     monkeypatch.setattr(families, "FAMILIES", wrong)
 
 
@@ -101,7 +101,7 @@ def test_a_name_map_with_two_tensors_swapped_is_refused(
     refusal: Refusal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with_rules(monkeypatch, lambda rules: swapped(rules, first, second))
+    with_rules(monkeypatch, lambda weight_map: swapped(weight_map, first, second))
     message = refusal(checkpoint_of(shape), ParityError, validate=True)
     assert "the bundle differs from PyTorch: encoder max error " in message
     assert "decoder logits max error " in message
@@ -115,7 +115,7 @@ def test_a_name_map_with_two_tensors_swapped_is_refused(
 def test_the_unchanged_name_map_passes(
     checkpoint_of: CheckpointOf, export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_rules(monkeypatch, lambda rules: rules)
+    with_rules(monkeypatch, lambda weight_map: weight_map)
     parity = export(checkpoint_of("t5"), validate=True).parity
     assert parity is not None
     assert parity.ok
@@ -152,7 +152,7 @@ def test_a_bundle_that_is_to_be_replaced_survives_a_failed_comparison(
 ) -> None:
     good = export(checkpoint_of("t5"))
     _, first, second = SWAPS[0]
-    with_rules(monkeypatch, lambda rules: swapped(rules, first, second))
+    with_rules(monkeypatch, lambda weight_map: swapped(weight_map, first, second))
     with pytest.raises(ParityError):
         export(checkpoint_of("t5"), overwrite=True, validate=True)
     assert [path.name for path in good.path.parent.iterdir()] == [good.path.name]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seq2edge.benchmarks.peers._driver import (
-        Contender,
+        Baseline,
         PeerError,
         Result,
         Spread,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from seq2edge.benchmarks.peers._report import Setting, Workload
     from seq2edge.benchmarks.peers._worker import Task
 else:
-    from _driver import Contender, PeerError, Result, Spread, alternate, call
+    from _driver import Baseline, PeerError, Result, Spread, alternate, call
     from _environments import REQUIREMENTS, prepare
     from _models import PEER_VARIABLES, ModelMaker, random_sources
     from _names import Name
@@ -72,8 +72,8 @@ class Interpreters:
 
 
 @dataclass
-class Contest:
-    """Contenders over one checkpoint.
+class PeerComparison:
+    """Baselines over one checkpoint.
 
     Attributes:
         names: who takes part, in turns.
@@ -94,7 +94,7 @@ class Contest:
     models: dict[str, Path] = field(default_factory=dict)
 
     def make_models(self, folder: Path) -> None:
-        """Make the contenders' models in ``folder``.
+        """Make the baselines' models in ``folder``.
 
         Raises:
             PeerError: one cannot be made, or none.
@@ -111,7 +111,7 @@ class Contest:
         """Times of the settings that each may take; one setting is not timed.
 
         Raises:
-            PeerError: a contender failed.
+            PeerError: a baseline failed.
         """
         return {name.text: self._settings(name) for name in self._running()}
 
@@ -119,7 +119,7 @@ class Contest:
         """Time all, each with its setting.
 
         Raises:
-            PeerError: a contender failed, or none is left.
+            PeerError: a baseline failed, or none is left.
         """
         results = alternate(
             {name.text: self._start(name, best[name.text]) for name in self._running()},
@@ -138,7 +138,7 @@ class Contest:
         return results
 
     def rooflines(self) -> dict[str, dict[str, Any]]:
-        """Each seq2edge contender's step beside the bandwidth, one after the other.
+        """Each seq2edge baseline's step beside the bandwidth, one after the other.
 
         Raises:
             PeerError: it cannot be measured.
@@ -163,7 +163,7 @@ class Contest:
     def _running(self) -> list[Name]:
         running = [name for name in self.names if name.text not in self.left_out]
         if not running:
-            raise PeerError(f"no contender is left: {'; '.join(self.left_out.values())}")
+            raise PeerError(f"no baseline is left: {'; '.join(self.left_out.values())}")
         return running
 
     def _leave_out(self, name: str, error: PeerError) -> None:
@@ -191,7 +191,7 @@ class Contest:
         )
         return {settings[label]: Spread.of(found.milliseconds) for label, found in results.items()}
 
-    def _start(self, name: Name, setting: Setting) -> Contender:
+    def _start(self, name: Name, setting: Setting) -> Baseline:
         work = self.workload
         sources = random_sources(self.checkpoint, work.sources, work.source_length)
         task = Task(
@@ -208,7 +208,7 @@ class Contest:
         if setting.wait_policy is not None:
             variables["OMP_WAIT_POLICY"] = setting.wait_policy
         python, worker = self.interpreters.of[name.library], _FOLDER / f"_{name.library}_worker.py"
-        return Contender((str(python), str(worker), json.dumps(asdict(task))), variables)
+        return Baseline((str(python), str(worker), json.dumps(asdict(task))), variables)
 
 
 def _say(text: str) -> None:

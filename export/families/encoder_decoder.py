@@ -15,10 +15,10 @@ from ..spec import Seq2SeqSpec
 from ..weights import WeightMapping
 from . import bert, gpt2, roberta
 from .base import Config, Family, FamilyDoc
-from .parts import Part, Place, require
+from .components import Component, Place, require
 
-_ENCODERS = {part.kind: part for part in (bert.PART, roberta.PART)}
-_DECODERS = {part.kind: part for part in (bert.PART, roberta.PART, gpt2.PART)}
+_ENCODERS = {part.kind: part for part in (bert.COMPONENT, roberta.COMPONENT)}
+_DECODERS = {part.kind: part for part in (bert.COMPONENT, roberta.COMPONENT, gpt2.COMPONENT)}
 #: Between encoder states of another width and the cross-attention.
 _PROJECTION = "enc_to_dec_proj"
 #: What a pair's config says nothing of is its decoder's.
@@ -33,7 +33,9 @@ class PairSpec(Seq2SeqSpec):
     decoder_part: str = ""
 
 
-def _part(config: Mapping[str, Any], side: str, known: Mapping[str, Part]) -> tuple[Part, Config]:
+def _component(
+    config: Mapping[str, Any], side: str, known: Mapping[str, Component]
+) -> tuple[Component, Config]:
     values = config.get(side)
     kind = str(values.get("model_type")) if isinstance(values, Mapping) else ""
     if not isinstance(values, Mapping) or kind not in known:
@@ -45,20 +47,20 @@ def _part(config: Mapping[str, Any], side: str, known: Mapping[str, Part]) -> tu
 
 
 def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
-    _, decoder = _part(config, "decoder", _DECODERS)
+    _, decoder = _component(config, "decoder", _DECODERS)
     own = {key: decoder.get(key) for key in _OF_DECODER if config.get(key) is None}
     return {**config, **own}
 
 
 def _spec(config: Config, checkpoint: Checkpoint) -> PairSpec:
     sides = {side: config.get(side) for side in ("encoder", "decoder")}
-    encoder, read = _part(sides, "encoder", _ENCODERS)
-    decoder, written = _part(sides, "decoder", _DECODERS)
+    encoder, read = _component(sides, "encoder", _ENCODERS)
+    decoder, written = _component(sides, "decoder", _DECODERS)
     require(read, "is_decoder", False, "an encoder sees the whole source")
-    if decoder.kind != gpt2.PART.kind:
+    if decoder.kind != gpt2.COMPONENT.kind:
         require(written, "is_decoder", True, "a decoder does not see what follows")
     require(written, "add_cross_attention", True, "the decoder could not see the source")
-    if decoder.kind == roberta.PART.kind:
+    if decoder.kind == roberta.COMPONENT.kind:
         _check_start(config, written, checkpoint)
     source, target = encoder.stack(read), decoder.stack(written)
     if target.d_model is None or target.norm is None or target.norm_placement is None:
@@ -111,8 +113,8 @@ def _rules(spec: PairSpec) -> list[WeightMapping]:
         projection=_PROJECTION if projected else None,
     )
     return [
-        *encoder.rules(spec.encoder, Place("encoder.", "encoder")),
-        *decoder.rules(spec.decoder, place),
+        *encoder.weight_map(spec.encoder, Place("encoder.", "encoder")),
+        *decoder.weight_map(spec.decoder, place),
         *decoder.head_rules(spec.tied_lm_head, "decoder."),
     ]
 
@@ -121,7 +123,7 @@ FAMILY = Family(
     name="pair",
     model_types=("encoder-decoder",),
     spec=_spec,
-    rules=_rules,
+    weight_map=_rules,
     flattened=_flattened,
     old_suffixes=bert.OLD_SUFFIXES,
     ignored=(
@@ -130,7 +132,7 @@ FAMILY = Family(
         # Of a head that is not tied, which has another bias.
         r"decoder\.(cls\.predictions|lm_head)\.bias",
     ),
-    facts={
+    doc={
         "encoder-decoder": FamilyDoc(
             model="EncoderDecoderModel",
             positions="learned",

@@ -53,7 +53,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """What a ``model_type`` means, alone and within a pair.
 
     Attributes:
@@ -70,7 +70,7 @@ class Part:
     model: str
     defaults: Mapping[str, Any]
     stack: Callable[[Config], StackSpec]
-    rules: Callable[[StackSpec, Place], list[WeightMapping]]
+    weight_map: Callable[[StackSpec, Place], list[WeightMapping]]
     embedding: str
     head: Head
     ignored: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def require(config: Config, key: str, wanted: object, reason: str) -> None:
         )
 
 
-def cross_rules(
+def cross_weight_map(
     index: int, inner: Transform, sources: tuple[str, ...], width: int, projection: str | None
 ) -> list[WeightMapping]:
     """Cross-attention keys and values of a layer, through ``projection`` where there is one."""
