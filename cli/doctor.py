@@ -25,18 +25,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", type=Path, metavar="BUNDLE", help="a bundle that shall run on this machine"
     )
+    parser.add_argument(
+        "--program",
+        metavar="PATH",
+        help="what runs the bundle, for the advice (a pack's run.sh; default: seq2edge run)",
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from seq2edge.deploy.doctor import advise, check_bundle, examine, runnable_engines
-    from seq2edge.runtime import BackendError, Bundle
+    from dataclasses import replace
 
+    from seq2edge.deploy.doctor import (
+        advise,
+        bundle_steps,
+        check_bundle,
+        examine,
+        runnable_engines,
+    )
+    from seq2edge.runtime import BackendError, Bundle, InputError
+
+    if options.program is not None and options.bundle is None:
+        raise InputError("--program is for --bundle: give both, or neither")
     bundle = None if options.bundle is None else Bundle.open(options.bundle)
     machine = examine()
     engines = runnable_engines(machine)
     advice = advise(machine)
     fit = None if bundle is None else check_bundle(bundle, machine)
+    if bundle is not None and fit is not None and fit.fits:
+        steps = bundle_steps(bundle, fit, machine, advice, options.program)
+        advice = replace(advice, steps=steps)
     if options.json:
         print(json.dumps(_report(machine, engines, advice, fit), indent=2))
     else:

@@ -9,6 +9,7 @@ processes of their own, because a broken GPU library may take its process with i
 from __future__ import annotations
 
 from .advice import Advice, Scheme, Step, advise
+from .bundle_advice import bundle_steps
 from .cpu import cpu_model
 from .facts import Machine
 from .findings import Finding
@@ -23,6 +24,7 @@ __all__ = [
     "Scheme",
     "Step",
     "advise",
+    "bundle_steps",
     "check_bundle",
     "cpu_model",
     "examine",

@@ -60,7 +60,8 @@ END
   fail "no virtual environment was made (on Debian and Ubuntu: apt-get install python3-venv)"
 venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps $index \
   --find-links wheels -r requirements.txt
-venv/bin/seq2edge doctor --bundle bundle || echo "install.sh: see above what is missing" >&2
+venv/bin/seq2edge doctor --bundle bundle --program "$PWD/run.sh" ||
+  echo "install.sh: see above what is missing" >&2
 @BUILD@echo "ready: $PWD/run.sh 'a text'"
 """
 

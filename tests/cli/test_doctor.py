@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,26 @@ def test_a_bundle_that_fits(cli: Cli, byte_bundle: Path) -> None:
     done = cli("doctor", "--bundle", byte_bundle)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "it can run here" in done.stdout.decode()
+
+
+def test_it_ends_with_the_next_commands_for_the_bundle(cli: Cli, byte_bundle: Path) -> None:
+    """They can be pasted: the first one runs."""
+    text = cli("doctor", "--bundle", byte_bundle).stdout.decode()
+    run, quantize = (line for line in text.splitlines() if line.startswith("seq2edge "))
+    assert run == f"seq2edge run {byte_bundle} 'a text' --threads 1"
+    assert (
+        "# run this bundle (float32) here, with onnxruntime and --threads 1: a step reads" in text
+    )
+    done = cli(*shlex.split(run)[1:], "--max-new-tokens", 2)
+    assert done.returncode == 0, done.stderr
+    assert quantize.startswith(f"seq2edge quantize {byte_bundle} {byte_bundle}.int")
+    assert text.splitlines()[-1] == quantize
+
+
+def test_a_pack_names_its_own_program(cli: Cli, refuses: Refuses, byte_bundle: Path) -> None:
+    done = cli("doctor", "--bundle", byte_bundle, "--program", "/opt/my app/run.sh")
+    assert "\n'/opt/my app/run.sh' 'a text' --threads 1\n" in done.stdout.decode()
+    assert "give both, or neither" in refuses("doctor", "--program", "run.sh")
 
 
 def test_a_bundle_that_cannot_run_here_is_exit_code_2(cli: Cli, bfloat16_bundle: Path) -> None:

@@ -78,7 +78,10 @@ def test_installed_offline_it_says_what_the_bundle_says(
     folder = unpacked("cpu")
     code, out, err = script(folder, "install.sh", "--offline", **pinned)
     assert code == 0, err
-    assert f"{folder}/run.sh" in out
+    *_, advised, ready = [line for line in out.splitlines() if line]
+    assert advised == "seq2edge quantize bundle bundle.int8.bundle --scheme int8 --target cpu"
+    assert f"{folder}/run.sh 'a text' --threads 1" in out.splitlines()
+    assert ready == f"ready: {folder}/run.sh 'a text'"
     code, out, err = script(folder, "run.sh", *WORDS, **pinned)
     assert code == 0, err
     assert out.splitlines() == list(spoken.values())
@@ -155,7 +158,7 @@ def test_on_a_board_the_engines_are_built_at_last(
     assert pip.startswith("python -m pip install")
     assert "--no-deps" in pip
     assert ("--no-index" in pip) == ("--offline" in options)
-    assert doctor == "seq2edge doctor --bundle bundle"
+    assert doctor == f"seq2edge doctor --bundle bundle --program {tmp_path}/run.sh"
     assert rest == build
 
 
