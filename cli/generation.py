@@ -113,7 +113,9 @@ def generation_config(own: GenerationConfig, options: argparse.Namespace) -> Gen
     Raises:
         InputError: a schema file that cannot be read.
     """
-    from dataclasses import fields, replace
+    from dataclasses import fields
+
+    from seq2edge.runtime.generation.options import with_options
 
     given: dict[str, Any] = {
         spec.name: getattr(options, spec.name)
@@ -128,7 +130,7 @@ def generation_config(own: GenerationConfig, options: argparse.Namespace) -> Gen
     constraint = _constraint(options)
     if constraint is not None:
         given["constraint"] = constraint
-    return replace(own, **given)
+    return with_options(own, given)
 
 
 def _add(group: Any, flags: tuple[tuple[str, Any, str, str], ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import ArrayLike
 
@@ -14,11 +14,15 @@ from .bundle.reader import Bundle
 from .errors import InputError
 from .generation import GenerationConfig, Generator
 from .generation.batch import Hypothesis
+from .generation.options import GenerationOptions, with_options
 from .model_base import LoadedModel
 from .text.detokenizer import Detokenizer, TextStream
 from .text.languages import with_languages
 from .text.sources import TextSource, checked_ids, checked_sources, tokenize
 from .text.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:  # typing has it from Python 3.11 on
+    from typing_extensions import Unpack
 
 #: Called with how many sources are done and how many there are.
 Progress = Callable[[int, int], None]
@@ -102,7 +106,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """The checkpoint's own generation options; other ones by ``dataclasses.replace``.
+        """The checkpoint's own generation options; keywords of a call put others in their place.
 
         Raises:
             InputError: the bundle's options make no sense.
@@ -114,20 +118,20 @@ class Seq2SeqModel(LoadedModel[Backend]):
         texts: str | Sequence[str],
         config: GenerationConfig | None = None,
         *,
-        max_new_tokens: int | None = None,
         batch_size: int | None = None,
         skip_special_tokens: bool = True,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> list[Generation]:
         """Generate a text for each of ``texts``.
 
-        >>> model.generate(texts, replace(model.generation_config, num_beams=4))
+        >>> model.generate(texts, num_beams=4, max_new_tokens=64)
 
         Args:
             texts: the sources; one string counts as a list of one.
             config: how to decode; None: the checkpoint's own options.
-            max_new_tokens: limit of new tokens, in place of the one in ``config``.
+            options: fields of :class:`.GenerationConfig`, in place of those of ``config``.
             batch_size: sources decoded at once, of similar lengths; None: all of them. An engine of
                 fixed shapes takes no more than it was built for.
             skip_special_tokens: leave special tokens out of the texts; False: models mark up their
@@ -148,7 +152,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
             BackendError: the engine failed, or the model was closed.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        config = self._config(config, max_new_tokens)
+        config = self._config(config, options)
         sources = [TextSource.of(tokens) for tokens in self.tokenize(texts, config)]
         results = self._decoding.run(
             sources, config, batch_size=batch_size, progress=progress, cancelled=cancelled
@@ -161,10 +165,10 @@ class Seq2SeqModel(LoadedModel[Backend]):
         attention_mask: ArrayLike | None = None,
         config: GenerationConfig | None = None,
         *,
-        max_new_tokens: int | None = None,
         batch_size: int | None = None,
         skip_special_tokens: bool = True,
         cancelled: Callable[[], bool] | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> list[Generation]:
         """Generate from token ids, for callers who have their own tokenizer.
 
@@ -172,15 +176,14 @@ class Seq2SeqModel(LoadedModel[Backend]):
             input_ids: [B, S] integers, padded on the right with the pad token.
             attention_mask: [B, S], nonzero where a token counts; None: all but padding (where the
                 pad token is an end token too, all).
-            config, max_new_tokens, batch_size, skip_special_tokens, cancelled: as in
-                :meth:`generate`.
+            config, options, batch_size, skip_special_tokens, cancelled: as in :meth:`generate`.
 
         Raises:
             InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a
                 source longer than the model allows, or an impossible option.
             BackendError: the engine failed, or the model was closed.
         """
-        config = self._config(config, max_new_tokens)
+        config = self._config(config, options)
         sources = checked_sources(input_ids, attention_mask, self.manifest)
         results = self._decoding.run(sources, config, batch_size=batch_size, cancelled=cancelled)
         return self._generations(results, config, skip_special_tokens)
@@ -190,8 +193,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
         text: str,
         config: GenerationConfig | None = None,
         *,
-        max_new_tokens: int | None = None,
         skip_special_tokens: bool = True,
+        **options: Unpack[GenerationOptions],
     ) -> TextStream:
         """Generate one text, piece by piece.
 
@@ -200,7 +203,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
 
         Args:
             text: the source.
-            config, max_new_tokens, skip_special_tokens: as in :meth:`generate`.
+            config, options, skip_special_tokens: as in :meth:`generate`.
 
         Returns:
             An iterator of pieces, with the whole :class:`Generation` as ``result`` at its end.
@@ -209,7 +212,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         Raises:
             InputError: as :meth:`generate`, or ``num_return_sequences`` above 1.
         """
-        config = self._config(config, max_new_tokens)
+        config = self._config(config, options)
         if config.num_return_sequences != 1:
             raise InputError(
                 f"a stream has one result: num_return_sequences={config.num_return_sequences}"
@@ -252,22 +255,25 @@ class Seq2SeqModel(LoadedModel[Backend]):
         return self.batch_decode([token_ids], skip_special_tokens=skip_special_tokens)[0]
 
     def tokenize(
-        self, texts: Sequence[str], config: GenerationConfig | None = None
+        self,
+        texts: Sequence[str],
+        config: GenerationConfig | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> list[list[int]]:
         """Token ids of each text, checked as :meth:`generate` checks them.
 
         Args:
             texts: the sources.
-            config: its languages put their tokens into the sources; None: the checkpoint's own.
+            config, options: as in :meth:`generate`; their languages put tokens into the sources.
 
         Raises:
             InputError: as in :meth:`generate`; the text is named by its place in ``texts``.
         """
         if self.tokenizer is None:
             raise self._no_tokenizer()
-        config = with_languages(
-            self.generation_config if config is None else config, self.manifest, self.tokenizer
-        )
+        config = self.generation_config if config is None else config
+        config = with_options(config, cast("dict[str, Any]", options))
+        config = with_languages(config, self.manifest, self.tokenizer)
         return tokenize(texts, self.tokenizer, self.manifest, config, self._length_warning)
 
     def _output_tokenizer(self) -> Tokenizer:
@@ -281,11 +287,11 @@ class Seq2SeqModel(LoadedModel[Backend]):
             " export it again with them beside the weights, or use generate_ids"
         )
 
-    def _config(self, config: GenerationConfig | None, limit: int | None) -> GenerationConfig:
+    def _config(
+        self, config: GenerationConfig | None, options: GenerationOptions
+    ) -> GenerationConfig:
         config = self.generation_config if config is None else config
-        if limit is not None:
-            config = replace(config, max_new_tokens=limit)
-        return self._decoding.check(config)
+        return self._decoding.check(with_options(config, cast("dict[str, Any]", options)))
 
     def _generations(
         self, results: list[list[Hypothesis]], config: GenerationConfig, skip_special_tokens: bool

@@ -34,9 +34,11 @@ PrefixAllowedTokens = Callable[[int, NDArray[np.int64]], Sequence[int]]
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How to decode. Take the bundle's own with ``dataclasses.replace``:
+    """How to decode. A call takes one, or single fields as keywords, in place of the bundle's own:
 
-    >>> config = replace(model.generation_config, num_beams=4)
+    >>> model.generate(texts, num_beams=4)
+    >>> config = replace(model.generation_config, num_beams=4)  # dataclasses.replace
+    >>> model.generate(texts, config)
 
     Lengths are in tokens. Where ``transformers`` has the option it has the same name, default
     and effect here; those that it lacks say so.

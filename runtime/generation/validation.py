@@ -65,13 +65,13 @@ _COMPARING = (
     "encoder_repetition_penalty",
 )
 _DEFAULTS = GenerationConfig()
-#: Options that nothing reads without ``do_sample``, without beams, or without prompt lookup. Many
-#: checkpoints carry values of them that could not work (a temperature of 0).
-_SAMPLING = frozenset(
-    ("temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+#: Options that nothing reads without another one. Many checkpoints carry values of them that could
+#: not work (a temperature of 0).
+_SAMPLING = (
+    *("temperature", "top_h", "top_k", "top_p", "min_p"),
+    *("typical_p", "epsilon_cutoff", "eta_cutoff"),
 )
-_BEAMS = frozenset(("length_penalty", "early_stopping"))
-_LOOKUP = frozenset(("max_matching_ngram_size",))
+_BEAMS = ("length_penalty", "early_stopping")
 
 
 def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:
@@ -84,7 +84,7 @@ def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:
     Raises:
         InputError: each option's name, its value and what is allowed.
     """
-    idle = _idle(config)
+    idle = frozenset(read_with(config))
     problems = [
         *_integers(config, idle),
         *_numbers(config, idle),
@@ -136,15 +136,15 @@ def _biases(value: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def _idle(config: GenerationConfig) -> frozenset[str]:
-    """The options that nothing reads."""
-    idle: frozenset[str] = frozenset()
+def read_with(config: GenerationConfig) -> dict[str, str]:
+    """The options that nothing reads, and what would have to be set for that."""
+    idle: dict[str, str] = {}
     if config.do_sample is False:
-        idle |= _SAMPLING
+        idle |= dict.fromkeys(_SAMPLING, "do_sample=True")
     if config.num_beams == 1:
-        idle |= _BEAMS
+        idle |= dict.fromkeys(_BEAMS, "num_beams above 1")
     if config.prompt_lookup_num_tokens is None:
-        idle |= _LOOKUP
+        idle["max_matching_ngram_size"] = "prompt_lookup_num_tokens"
     return idle
 
 
