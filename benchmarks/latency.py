@@ -71,6 +71,10 @@ class LatencyReport:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __repr__(self) -> str:
+        median = f"{self.milliseconds['token'].p50:.3f} ms per token"
+        return f"LatencyReport({median}, {self.tokens_per_second:.1f} tokens/s)"
+
 
 def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
     """Load a bundle and measure it.

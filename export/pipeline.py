@@ -48,6 +48,10 @@ class ExportResult:
     parity: Parity | None
     texts: TextComparison | None = None
 
+    def __repr__(self) -> str:
+        compared = "not compared with PyTorch" if self.parity is None else "same as PyTorch"
+        return f"ExportResult({str(self.path)!r}, {self.manifest!r}, {compared})"
+
 
 def export_checkpoint(
     checkpoint: str | os.PathLike[str],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,10 @@ if TYPE_CHECKING:  # typing has it from Python 3.11 on
 #: Called with how many sources are done and how many there are.
 Progress = Callable[[int, int], None]
 
+#: A result on one line, whatever its text.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 60
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -50,6 +55,11 @@ class Generation:
     score: float | None
     finish_reason: str | None
     source: int = field(default=0, compare=False)
+
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", score={self.score:.4g}"
+        count = f"{len(self.token_ids)} tokens"
+        return f"Generation({_SHORT.repr(self.text)}, {count}{score}, {self.finish_reason})"
 
 
 class Seq2SeqModel(LoadedModel[Backend]):

@@ -30,6 +30,12 @@ class LoadedModel(Generic[E]):
     def manifest(self) -> Manifest:
         return self._bundle.manifest
 
+    def __repr__(self) -> str:
+        backend = type(self._backend).__name__
+        return (
+            f"{type(self).__name__}({str(self._bundle.directory)!r}, {self.manifest!r}, {backend})"
+        )
+
     def __enter__(self: Model) -> Model:
         return self
 

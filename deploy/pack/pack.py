@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Pack:
     path: Path
     name: str
     size: int
-    manifest: dict[str, Any]
+    manifest: dict[str, Any] = field(repr=False)
 
 
 def write_pack(

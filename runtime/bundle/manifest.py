@@ -158,6 +158,11 @@ class Manifest:
     #: Where outputs have other tokens than sources; None: ``tokenizer`` is for both.
     target_tokenizer: TokenizerInfo | None = None
 
+    def __repr__(self) -> str:
+        done = self.quantization
+        made = f"{done['scheme']} for {done.get('target')}" if done.get("scheme") else "float32"
+        return f"Manifest({self.family}, {self.parameters / 1e6:.1f} M parameters, {made})"
+
     @property
     def single_stack(self) -> str | None:
         """``encoder`` or ``decoder`` where the bundle has no other stack; else None."""

@@ -133,6 +133,10 @@ class Bundle:
                 f" {command} takes the graphs of 'seq2edge export'; export the checkpoint itself"
             )
 
+    def __repr__(self) -> str:
+        size = f"{self.size / 1e6:.1f} MB"
+        return f"Bundle({os.fspath(self.directory)!r}, {self.manifest!r}, {size})"
+
     @property
     def size(self) -> int:
         """Bytes of all files that the manifest lists."""

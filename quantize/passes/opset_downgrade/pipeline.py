@@ -61,6 +61,9 @@ class LowerResult:
     path: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        return f"LowerResult({str(self.path)!r}, {self.manifest!r}, opset {self.record['opset']})"
+
     @property
     def record(self) -> Mapping[str, Any]:
         """What was done, as the manifest's ``quantization["legacy"]`` says it: ``opset``;
