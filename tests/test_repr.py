@@ -45,11 +45,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["export", "quantize", "lower", "within", "bundle", "pack", "latency", "compare", "manifest"]
-    + ["model", "generation", "long"],
-)
+NAMES = "export quantize lower within bundle pack latency compare manifest model generation long"
+
+
+@pytest.mark.parametrize("name", NAMES.split())
 def test_it_is_one_short_line(name: str, shown: dict[str, Any]) -> None:
     text = repr(shown[name])
     assert "\n" not in text
