@@ -39,8 +39,18 @@ _FOREIGN = {
 }
 #: Where training loops keep the model's tensors in what they save, most usual first.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "weights")
-#: Classes without behaviour that trainers keep beside the tensors (hyperparameters, paths).
-_HARMLESS: list[Any] = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]
+#: What unpickles to plain values, and trainers keep beside the tensors: hyperparameters, paths,
+#: and metrics as numpy's scalars and arrays. Their own contents are restricted in the same way.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.float64(0).__reduce__()[0],
+    np.zeros(0).__reduce__()[0],
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u1", "?")),
+]
 
 
 class TensorSource(Protocol):

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from seq2edge.runtime.errors import MissingDependencyError
@@ -236,5 +237,6 @@ def _bars(shown: bool) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    """What an error says, within a line: those of HTTP libraries nest several others."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return shorten(lines[0], 120, placeholder=" ...") if lines else type(error).__name__

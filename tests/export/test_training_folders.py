@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -112,6 +113,12 @@ def trainings(state: State) -> dict[str, Any]:
             "optimizer_states": [optimizer],
             "hyper_parameters": argparse.Namespace(lr=1.0, folder=Path("data")),
         },
+        "metrics": {
+            "best": np.float64(0.5),
+            "epoch": np.int64(3),
+            "losses": np.ones(3, np.float32),
+            "state_dict": state,
+        },
         "tutorial": {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": optimizer},
         "model": {"model": state, "optimizer": optimizer, "loss": torch.tensor(0.5)},
         "deepspeed": {"module": state, "lr_scheduler": None},
@@ -120,7 +127,7 @@ def trainings(state: State) -> dict[str, Any]:
     }
 
 
-KINDS = ["lightning", "tutorial", "model", "deepspeed", "nested", "own"]
+KINDS = ["metrics", "lightning", "tutorial", "model", "deepspeed", "nested", "own"]
 
 
 @pytest.mark.parametrize(
