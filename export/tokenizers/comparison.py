@@ -23,6 +23,7 @@ from seq2edge.runtime.text.tokenizer import ByteTokenizer, JsonTokenizer, Tokeni
 from ..errors import ParityError
 from .files import TokenizerFile
 from .from_transformers import quiet
+from .pieces import read_pieces
 
 #: What is compared besides all added tokens.
 TEXTS = (
@@ -96,7 +97,7 @@ def compare_texts(found: TokenizerFile) -> TextComparison | None:
         return None
     ours = _ours(found)
     texts = [*TEXTS, *_with_tokens(own)]
-    right = _right(found)
+    right = _right(found, own)
     refused: list[str] = []
     named: list[str] = []
     for text in texts:
@@ -115,7 +116,7 @@ def compare_texts(found: TokenizerFile) -> TextComparison | None:
         warnings.warn(
             f"the bundle's tokenizer ({found.info.origin}) differs from what transformers makes of"
             f" {found.folder}, whose files say otherwise: {_joined(named)}",
-            stacklevel=4,
+            stacklevel=3,
         )
     return TextComparison(len(texts), tuple(named))
 
@@ -132,7 +133,7 @@ def _load(folder: Path) -> Any:
     warnings.warn(
         f"transformers cannot load the tokenizer of {folder}, so the bundle's was not compared with"
         f" it: {reason}",
-        stacklevel=5,
+        stacklevel=4,
     )
     return None
 
@@ -175,13 +176,13 @@ def _decoded(found: TokenizerFile, own: Any, rows: Sequence[Sequence[int]]) -> l
             with quiet():
                 expected = own.decode(ids, skip_special_tokens=skip)
             text = ours.decode(ids, skip_special_tokens=skip)
-            # Spaces beside special tokens mean nothing; classes written in Python put some.
-            if text != expected and named.sub(r"\1", text) != named.sub(r"\1", expected):
+            # Spaces beside special tokens and at the ends mean nothing; classes differ in them.
+            if named.sub(r"\1", text).strip() != named.sub(r"\1", expected).strip():
                 lines.append(f"{_list(ids)}: {_cut(text)}, and by transformers {_cut(expected)}")
     return lines
 
 
-def _right(found: TokenizerFile) -> Callable[[str, list[int], list[int]], bool]:
+def _right(found: TokenizerFile, own: Any) -> Callable[[str, list[int], list[int]], bool]:
     """Whether the first of two rows of ids is what the file itself gives for a text."""
     ready = found.folder / "tokenizer.json"
     if ready.is_file():
@@ -193,7 +194,7 @@ def _right(found: TokenizerFile) -> Callable[[str, list[int], list[int]], bool]:
         )
     for name in ("source.spm", "sentencepiece.bpe.model", "spiece.model"):
         if (found.folder / name).is_file():
-            return _SentencePiece(found.folder / name, found).agrees
+            return _SentencePiece(found.folder / name, found, own).agrees
     if "BlenderbotTokenizer" in found.info.origin:  # transformers 5 forgets the end token
         return lambda _, ids, expected: ids[:-1] == expected
     return lambda *_: False
@@ -202,15 +203,19 @@ def _right(found: TokenizerFile) -> Callable[[str, list[int], list[int]], bool]:
 class _SentencePiece:
     """SentencePiece itself on a model file, with the ids of a bundle's tokens."""
 
-    def __init__(self, file: Path, found: TokenizerFile) -> None:
+    def __init__(self, file: Path, found: TokenizerFile, own: Any) -> None:
         from sentencepiece import SentencePieceProcessor
 
         if found.data is None:
             raise AssertionError("a tokenizer of bytes has no model file")
         self._pieces = SentencePieceProcessor(model_file=str(file))
         self._ours = JsonTokenizer(found.data, size=found.info.size, unknown=found.info.unknown)
-        added = FastTokenizer.from_buffer(found.data).get_added_tokens_decoder().values()
-        self._added: dict[str, AddedToken] = {token.content: token for token in added}
+        defined = {piece.text for piece in read_pieces(file).pieces if piece.user_defined}
+        self._added: dict[str, AddedToken] = {
+            token.content: token
+            for token in own.added_tokens_decoder.values()
+            if token.content and token.content not in defined
+        }
         longest_first = sorted(self._added, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         word = self._ours.encode("a", special_tokens=False)

@@ -138,7 +138,8 @@ def _byte_tokens(offset: int, directory: Path, settings: Mapping[str, Any]) -> d
 
 def _build(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built | None:
     if (directory / "tokenizer.json").is_file():
-        return _with_languages(kind, read_ready(kind, directory, settings), settings)
+        named = _without_fast(settings.get("tokenizer_class"))
+        return _with_languages(kind, read_ready(named, directory, settings), settings)
     found = build_from_pieces(kind, directory, settings)
     if found is not None:
         return found
@@ -218,13 +219,19 @@ def _class(directory: Path, settings: Mapping[str, Any]) -> str:
     """The tokenizer class of transformers, without "Fast"; "" for what has no name here."""
     config = optional_json(directory / "config.json")
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
-    kind = str(named or "").removesuffix("Fast")
-    if kind and kind not in _GENERIC:
+    kind = _without_fast(named)
+    if kind:
         return kind
     model_type = str(config.get("model_type"))
     if model_type == "m2m_100" and not (directory / "vocab.json").is_file():
         return "NllbTokenizer"
     return _CLASSES.get(model_type, "")
+
+
+def _without_fast(name: object) -> str:
+    """A class as transformers 5 names it; "" for none, and for those that say nothing."""
+    kind = str(name or "").removesuffix("Fast")
+    return "" if kind in _GENERIC else kind
 
 
 #: Classes that say nothing of the tokenizer but that it is a tokenizer.json.

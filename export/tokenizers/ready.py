@@ -26,7 +26,8 @@ def read_ready(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built
     another form (transformers 5's mBART normalizes nothing), the file is right.
 
     Args:
-        kind: the class of transformers; "" for one that takes the file as it is.
+        kind: the class of transformers that the settings name; "": none, or one that takes the file
+            as it is.
         directory: the checkpoint.
         settings: special_tokens_map.json and tokenizer_config.json.
 
@@ -35,7 +36,7 @@ def read_ready(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built
         MissingDependencyError: the settings change the tokenizer, and transformers is missing.
     """
     tokenizer = Tokenizer.from_file(str(directory / _FILE))
-    if settings.get("tokenizer_class") and kind:
+    if kind:
         found = from_transformers.find_class(kind)
         built = None if found is None else _built_by(found, directory)
         if built is not None and _form(tokenizer) == _form(built):
