@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,26 +92,24 @@ def compare_texts(found: TokenizerFile) -> TextComparison | None:
     Raises:
         ParityError: a text has other tokens than those of the checkpoint's own tokenizer.
     """
+    target = found.target or found
     own = _load(found.folder)
+    writer = own if target.folder == found.folder else _load(target.folder)
     if own is None:
         return None
-    ours = _ours(found)
-    texts = [*TEXTS, *_with_tokens(own)]
-    right = _right(found, own)
-    refused: list[str] = []
-    named: list[str] = []
-    for text in texts:
-        expected, ids = _ids(own, text), ours.encode(text)
-        if ids == expected:
-            continue
-        line = f"{_cut(text)}: {_list(ids)}, and by transformers {_list(expected)}"
-        (named if right(text, ids, expected) else refused).append(line)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers', about single texts
+        ours, texts = _ours(found), [*TEXTS, *_with_tokens(own)]
+        expected = {text: _ids(own, text) for text in texts}
+        named, refused = _differences(found, own, ours, expected)
+        if writer is not None:
+            rows = list(expected.values()) if writer is own else [_ids(writer, t) for t in TEXTS]
+            named += _decoded(ours if target is found else _ours(target), writer, rows)
     if refused:
         raise ParityError(
             f"the bundle's tokenizer reads texts otherwise than the checkpoint's own:"
             f" {_joined(refused)}. Nothing was written; --no-validate exports it all the same"
         )
-    named += _decoded(found, own, [_ids(own, text) for text in texts])
     if named:
         warnings.warn(
             f"the bundle's tokenizer ({found.info.origin}) differs from what transformers makes of"
@@ -119,6 +117,21 @@ def compare_texts(found: TokenizerFile) -> TextComparison | None:
             stacklevel=3,
         )
     return TextComparison(len(texts), tuple(named))
+
+
+def _differences(
+    found: TokenizerFile, own: Any, ours: Tokenizer, expected: Mapping[str, list[int]]
+) -> tuple[list[str], list[str]]:
+    """Texts with other ids than ``expected``, as lines: where the file says so, and the others."""
+    differ = [(text, ids) for text in expected if (ids := ours.encode(text)) != expected[text]]
+    right = _right(found, own, ours) if differ else None
+    named: list[str] = []
+    refused: list[str] = []
+    for text, ids in differ:
+        line = f"{_cut(text)}: {_list(ids)}, and by transformers {_list(expected[text])}"
+        is_right = right is not None and right(text, ids, expected[text])
+        (named if is_right else refused).append(line)
+    return named, refused
 
 
 def _load(folder: Path) -> Any:
@@ -146,9 +159,7 @@ def _ours(found: TokenizerFile) -> Tokenizer:
 
 
 def _ids(own: Any, text: str) -> list[int]:
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ids: list[int] = own(text)["input_ids"]
+    ids: list[int] = own(text)["input_ids"]
     return ids
 
 
@@ -160,21 +171,14 @@ def _with_tokens(own: Any) -> list[str]:
     return [around.replace("{}", token) for token in tokens for around in _AROUND]
 
 
-def _decoded(found: TokenizerFile, own: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+def _decoded(ours: Tokenizer, own: Any, rows: Sequence[Sequence[int]]) -> list[str]:
     """Rows whose text is another one, as lines."""
-    target = found.target if found.target is not None else found
-    if target.folder != found.folder:
-        own = _load(target.folder)
-        if own is None:
-            return []
-        rows = [_ids(own, text) for text in TEXTS]
-    ours, lines = _ours(target), []
+    lines = []
     names = [token.content for token in own.added_tokens_decoder.values() if token.content]
     named = re.compile(rf"\s*({'|'.join(map(re.escape, sorted(names, key=len)[::-1]))})\s*")
     for ids in rows:
         for skip in (True, False):
-            with quiet():
-                expected = own.decode(ids, skip_special_tokens=skip)
+            expected = own.decode(ids, skip_special_tokens=skip)
             text = ours.decode(ids, skip_special_tokens=skip)
             # Spaces beside special tokens and at the ends mean nothing; classes differ in them.
             if named.sub(r"\1", text).strip() != named.sub(r"\1", expected).strip():
@@ -182,7 +186,9 @@ def _decoded(found: TokenizerFile, own: Any, rows: Sequence[Sequence[int]]) -> l
     return lines
 
 
-def _right(found: TokenizerFile, own: Any) -> Callable[[str, list[int], list[int]], bool]:
+def _right(
+    found: TokenizerFile, own: Any, ours: Tokenizer
+) -> Callable[[str, list[int], list[int]], bool]:
     """Whether the first of two rows of ids is what the file itself gives for a text."""
     ready = found.folder / "tokenizer.json"
     if ready.is_file():
@@ -194,7 +200,7 @@ def _right(found: TokenizerFile, own: Any) -> Callable[[str, list[int], list[int
         )
     for name in ("source.spm", "sentencepiece.bpe.model", "spiece.model"):
         if (found.folder / name).is_file():
-            return _SentencePiece(found.folder / name, found, own).agrees
+            return _SentencePiece(found.folder / name, found, own, ours).agrees
     if "BlenderbotTokenizer" in found.info.origin:  # transformers 5 forgets the end token
         return lambda _, ids, expected: ids[:-1] == expected
     return lambda *_: False
@@ -203,13 +209,11 @@ def _right(found: TokenizerFile, own: Any) -> Callable[[str, list[int], list[int
 class _SentencePiece:
     """SentencePiece itself on a model file, with the ids of a bundle's tokens."""
 
-    def __init__(self, file: Path, found: TokenizerFile, own: Any) -> None:
+    def __init__(self, file: Path, found: TokenizerFile, own: Any, ours: Tokenizer) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        if found.data is None:
-            raise AssertionError("a tokenizer of bytes has no model file")
         self._pieces = SentencePieceProcessor(model_file=str(file))
-        self._ours = JsonTokenizer(found.data, size=found.info.size, unknown=found.info.unknown)
+        self._ours = ours
         defined = {piece.text for piece in read_pieces(file).pieces if piece.user_defined}
         self._added: dict[str, AddedToken] = {
             token.content: token

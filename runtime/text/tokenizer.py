@@ -69,7 +69,9 @@ class JsonTokenizer:
         self._size = self._tokenizer.get_vocab_size() if size is None else size
         self._unknown = unknown
         self._added = self._tokenizer.get_added_tokens_decoder()
-        self._kinds = _decoder_kinds(json.loads(self._tokenizer.to_str()).get("decoder"))
+        decoder = self._tokenizer.decoder
+        # Its state is its part of the file; all of that takes long to write and to read.
+        self._kinds = set() if decoder is None else _kinds(json.loads(decoder.__getstate__()))
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         found = self._tokenizer.encode(text, add_special_tokens=special_tokens)
@@ -139,11 +141,9 @@ class JsonTokenizer:
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def _decoder_kinds(decoder: dict[str, Any] | None) -> set[str]:
+def _kinds(decoder: dict[str, Any]) -> set[str]:
     """Types of a tokenizer.json's decoder and of all that it is made of."""
-    if not decoder:
-        return set()
-    return {decoder["type"]}.union(*(_decoder_kinds(d) for d in decoder.get("decoders", [])))
+    return {decoder["type"]}.union(*(_kinds(part) for part in decoder.get("decoders", [])))
 
 
 def _byte_level(token: str) -> bytes:
