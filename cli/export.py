@@ -125,7 +125,7 @@ def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportRes
 def _as_json(found: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(found)
+    return {**asdict(found), "summary": found.summary()}
 
 
 def described_source(source: Mapping[str, Any]) -> str:

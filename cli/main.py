@@ -25,6 +25,7 @@ from . import (
     importing,
     inspect,
     lower,
+    make,
     pack,
     quantize,
     run,
@@ -33,6 +34,7 @@ from . import (
 from . import eval as evaluate
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
+    "make": (make, "go from a checkpoint to what a device installs"),
     "export": (export, "export a checkpoint, or a module of your own, to a bundle"),
     "import": (importing, "make a bundle of what optimum-cli exported"),
     "quantize": (quantize, "write a bundle of fewer bits"),
@@ -52,7 +54,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parsed(arguments)
+    options = parse(arguments)
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _terminate)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
 
 
-def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; texts may also follow options, where argparse does not look for them."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)

@@ -29,7 +29,7 @@ def add_texts(parser: argparse.ArgumentParser) -> None:
     add_encoding(parser)
 
 
-def add_encoding(parser: argparse.ArgumentParser) -> None:
+def add_encoding(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--encoding-errors",
         choices=("strict", "replace"),

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from .pack.pack import Pack, write_pack
-from .targets import JETPACKS, TARGETS, Deployment, JetPack, Target, plan
+from .targets import JETPACKS, TARGETS, Deployment, JetPack, Target, advise_target, plan
 from .triton.repository import TritonModel, write_triton_model
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Pack",
     "Target",
     "TritonModel",
+    "advise_target",
     "plan",
     "write_pack",
     "write_triton_model",

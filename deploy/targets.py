@@ -13,7 +13,7 @@ from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import BackendError, InputError
 
-from .doctor import Machine, check_bundle
+from .doctor import Advice, Machine, advise, check_bundle
 from .doctor.facts import (
     Cpu,
     Cuda,
@@ -44,6 +44,8 @@ _CUDA = {
     12: ("cuda-bindings==12.9.10", "cuda-pathfinder==1.8.3"),
     13: ("cuda-bindings==13.0.3", "cuda-pathfinder==1.8.3"),
 }
+#: Where it is not known: the least that all of the pins above are for.
+_NEWEST_PYTHON: Version = (3, 11)
 #: Of a box with a GPU, the version below.
 _NEWEST_TENSORRT: Version = (10, 16)
 #: TensorRT for a box with a GPU; on a Jetson it is JetPack's. Bindings and libraries are
@@ -196,14 +198,10 @@ def plan(
         BackendError: the bundle cannot run there; why, and what to do.
     """
     bundle.require_slots("pack")
-    found = next((known for known in TARGETS if known.name == target), None)
-    if found is None:
-        names = ", ".join(known.name for known in TARGETS)
-        raise InputError(f"unknown target {target!r}; there are: {names}")
+    found = _find(target)
     there = _release(found, jetpack)
     backend = backend or _usual_engine(found, bundle.manifest)
-    if backend not in found.engines:
-        raise InputError(f"{target} has no engine {backend!r}; it has: {', '.join(found.engines)}")
+    _check_backend(found, backend)
     deployment = Deployment(
         target=found,
         jetpack=there,
@@ -214,6 +212,40 @@ def plan(
     )
     _check(bundle, deployment)
     return deployment
+
+
+def advise_target(target: str, *, jetpack: str | None = None, backend: str | None = None) -> Advice:
+    """The doctor's advice for a target: backend, quantization schemes, and whether to lower.
+
+    Args:
+        target, jetpack, backend: as of :func:`plan`.
+
+    Raises:
+        InputError: an unknown target, or a JetPack or an engine that it does not have.
+    """
+    found = _find(target)
+    there = _release(found, jetpack)
+    if backend is not None:
+        _check_backend(found, backend)
+        if backend == "onnxruntime" and found.device == "cuda":
+            backend = "onnxruntime-gpu"  # the doctor's name for it
+    machine = _machine(found, there, there.python if there else _NEWEST_PYTHON)
+    return advise(machine, backend)
+
+
+def _find(target: str) -> Target:
+    found = next((known for known in TARGETS if known.name == target), None)
+    if found is None:
+        names = ", ".join(known.name for known in TARGETS)
+        raise InputError(f"unknown target {target!r}; there are: {names}")
+    return found
+
+
+def _check_backend(target: Target, backend: str) -> None:
+    if backend not in target.engines:
+        raise InputError(
+            f"{target.name} has no engine {backend!r}; it has: {', '.join(target.engines)}"
+        )
 
 
 def _release(target: Target, version: str | None) -> JetPack | None:
@@ -274,7 +306,8 @@ def _check(bundle: Bundle, deployment: Deployment) -> None:
     name = deployment.backend
     if name == "onnxruntime" and deployment.device == "cuda":
         name = "onnxruntime-gpu"  # the doctor's name for it
-    fits = check_bundle(bundle, _machine(deployment)).engines
+    machine = _machine(deployment.target, deployment.jetpack, deployment.python)
+    fits = check_bundle(bundle, machine).engines
     problem = next(fit.problem for fit in fits if fit.backend == name)
     if problem is not None:
         raise BackendError(
@@ -282,9 +315,8 @@ def _check(bundle: Bundle, deployment: Deployment) -> None:
         )
 
 
-def _machine(deployment: Deployment) -> Machine:
+def _machine(target: Target, there: JetPack | None, python: Version) -> Machine:
     """The machine as it will be when all is installed, as far as a bundle's fit asks."""
-    target, there = deployment.target, deployment.jetpack
     gpu = target.capability is not None
     tensorrt = there.tensorrt if there else _NEWEST_TENSORRT
     attention = tensorrt >= ATTENTION_TENSORRT
@@ -293,7 +325,7 @@ def _machine(deployment: Deployment) -> Machine:
     return Machine(
         board=None,
         system=None,
-        python=_dotted(deployment.python),
+        python=_dotted(python),
         cpu=Cpu(target.name, target.machine, None, None, None, None, ()),
         memory=Memory(None, None, None, None, 0, None, None),
         onnxruntime=OnnxRuntime(

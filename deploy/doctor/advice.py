@@ -65,9 +65,16 @@ class Advice:
     findings: tuple[Finding, ...]
 
 
-def advise(machine: Machine) -> Advice:
-    """Advice for a machine."""
-    backend, reason = _backend(machine)
+def advise(machine: Machine, backend: str | None = None) -> Advice:
+    """Advice for a machine.
+
+    Args:
+        backend: to advise on, as :attr:`Advice.backend` names it; None: the best one.
+    """
+    if backend is None:
+        backend, reason = _backend(machine)
+    else:
+        reason = "it was asked for"
     schemes = _gpu_schemes(machine, backend) if backend != "onnxruntime" else _cpu_schemes(machine)
     lower = _lower(machine, backend)
     steps = []

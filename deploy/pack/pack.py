@@ -80,7 +80,7 @@ def write_pack(
         )
     check_compression(out)
     check_file(out, overwrite)
-    others = _wheels(wheels) if wheels is not None else []
+    others = find_wheels(wheels) if wheels is not None else []
     _tell(progress, "checking the bundle", 0, 0)
     bundle.verify()
     wheel, data = device_wheel()
@@ -107,7 +107,12 @@ def _bundle(bundle: Bundle) -> list[Entry]:
     return [Entry(f"bundle/{file}", path) for file, path in paths.items()]
 
 
-def _wheels(folder: Path) -> list[Path]:
+def find_wheels(folder: Path) -> list[Path]:
+    """The wheels in a folder.
+
+    Raises:
+        InputError: there are none.
+    """
     found = sorted(folder.glob("*.whl")) if folder.is_dir() else []
     if not found:
         raise InputError(f"{folder} holds no wheels (*.whl); fill it with 'pip download'")

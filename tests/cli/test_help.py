@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 COMMANDS = [
+    "make",
     "export",
     "import",
     "quantize",

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from seq2edge.deploy.pack.scripts import install_script, run_script, unit
 from seq2edge.quantize.passes.opset_downgrade import lower_bundle
 from seq2edge.runtime import Bundle
 
+from ..pinned import link_pins
 from .conftest import WORDS
 
 Unpacked = Callable[..., Path]
@@ -57,18 +57,7 @@ def script(folder: Path, name: str, *arguments: str, **environment: str) -> tupl
 @pytest.fixture
 def pinned(demo: Bundle, tmp_path: Path) -> dict[str, str]:
     """An environment whose Python has the pins of a pack for a CPU, and nothing else of ours."""
-    packages = tmp_path / "packages"
-    packages.mkdir()
-    for line in plan(demo, "cpu").requirements:
-        pin, _, marker = line.partition(" ; ")
-        name, _, wanted = pin.partition("==")
-        if marker and marker.startswith("python_version <") != (sys.version_info < (3, 11)):
-            continue
-        found = distribution(name)
-        if found.version != wanted:
-            pytest.skip(f"{name} is {found.version} here, not {wanted}")
-        for top in {file.parts[0] for file in found.files or ()} - {".."}:
-            (packages / top).symlink_to(found.locate_file(top))
+    packages = link_pins(plan(demo, "cpu").requirements, tmp_path / "packages")
     return {"PYTHON": sys.executable, "PYTHONPATH": str(packages)}
 
 
