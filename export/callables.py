@@ -57,7 +57,9 @@ class CallableSizes:
         pasts: heads and head size of each past tensor, in their order; two a layer, usually.
         vocab_size: V, tokens that the logits are over.
         source_vocab_size: tokens of sources; None: the same.
-        max_source_length, max_target_length: tokens that there are positions for; None: any.
+        max_source_length, max_target_length: tokens that there are positions for. None: the
+            functions are tried with as many tokens as their tensors have rows, up to 4096, and
+            the most that they take is the limit; if they take them all, there is none.
     """
 
     pasts: Sequence[tuple[int, int]]
@@ -111,8 +113,8 @@ def export_callables(
     put in evaluation mode for as long as it takes.
 
     Raises:
-        CheckpointError: functions that give something else, or that PyTorch cannot trace for any
-            B, S, T and Q.
+        CheckpointError: functions that give something else, that PyTorch cannot trace for any
+            B, S, T and Q, or that take fewer tokens than ``sizes`` says.
         ParityError: the graphs do not compute what the functions do; nothing is left.
         OutputExistsError, OutputError: the bundle cannot be written.
         MissingDependencyError: no torch, or no onnxruntime.
@@ -120,6 +122,7 @@ def export_callables(
     with needs("export_callables", "export", "torch", "cpu"):
         import onnxruntime  # noqa: F401  (what is traced is always compared)
 
+        from .length_limits import source_limit, target_limit
         from .tracing import Functions, compare, trace
     check_destination(Path(bundle), overwrite)
     _check(sizes, tokens)
@@ -128,7 +131,19 @@ def export_callables(
     with functions.evaluating(), BundleWriter(bundle, overwrite=overwrite) as out:
         if progress is not None:
             progress("tracing", 0, 0)
-        models = trace(functions, sizes.vocab_size, sizes.source_vocab_size or sizes.vocab_size)
+        source_tokens = sizes.source_vocab_size or sizes.vocab_size
+        models = trace(functions, sizes.vocab_size, source_tokens)
+        if progress is not None:
+            progress("trying lengths", 0, 0)
+        sizes = replace(
+            sizes,
+            max_source_length=source_limit(
+                functions, models, source_tokens, sizes.max_source_length
+            ),
+            max_target_length=target_limit(
+                functions, models, sizes.vocab_size, sizes.max_target_length
+            ),
+        )
         manifest = _write(out, models, sizes, tokens, text)
         if progress is not None:
             progress("comparing with the functions", 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -227,7 +228,7 @@ def _export(
     outputs: list[str],
     axes: tuple[Any, ...],
 ) -> ir.Model:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_torchvision():
         warnings.simplefilter("ignore")  # PyTorch's own, about its internals
         try:
             program = torch.onnx.export(
@@ -247,6 +248,24 @@ def _export(
     if program is None:
         raise AssertionError("with dynamo there is a program")
     return program.model
+
+
+@contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """Without the exporter's warnings that operators of torchvision are not there: none is used.
+
+    It writes four for each graph (torch 2.13) to a log of its own, past Python's warnings.
+    """
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("torchvision is not installed")
+
+    log.addFilter(keep)
+    try:
+        yield
+    finally:
+        log.removeFilter(keep)
 
 
 def _first_line(error: BaseException) -> str:

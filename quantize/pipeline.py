@@ -12,17 +12,18 @@ from types import MappingProxyType
 from typing import Any
 
 from seq2edge.export.serialize import Progress
-from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from seq2edge.runtime.bundle.manifest import CONCAT, MANIFEST_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
 from seq2edge.runtime.bundle.version import package_version
 
 from .calibration import Calibration
 from .check import Check, Checker, NotChecked, remedies
+from .concat import write_concat
 from .errors import QuantizationError, QuantizationWarning
 from .numerics.rounding import fitting_block
 from .passes.apply import Lowering
 from .passes.smoothquant import migrate
-from .recipe.layers import Layer, find_layers
+from .recipe.layers import Layer
 from .recipe.options import DEFAULT_BLOCK_SIZES, Options
 from .recipe.schemes import Scheme, decide, find_scheme, is_excluded, nothing
 from .recipe.weight_formats import BlockWeights, ChannelWeights, DynamicInt8, StaticInt8, Treatment
@@ -31,6 +32,7 @@ from .request import (
     Request,
     check_finite,
     find_calibration,
+    layers_of,
     load_models,
     needs_statistics,
     open_source,
@@ -179,7 +181,7 @@ def _quantized(
     source, chosen = open_source(request)
     check_destination(request.out, request.overwrite)
     models = load_models(source)
-    layers = find_layers(models)
+    layers = layers_of(source, models)
     treatments = _treatments(layers, chosen, request)
     if chosen.compute == "float32" and not any(treatments.values()):
         raise QuantizationError("every layer is left as it is; exclude fewer of them")
@@ -231,7 +233,7 @@ class _Job:
             self.request, options=replace(self.request.options, block_size=block_size)
         )
         models = load_models(self.source)
-        layers = find_layers(models)
+        layers = layers_of(self.source, models)
         treatments = _treatments(layers, chosen, request)
         inputs = seen.inputs if seen else {}
         if seen and request.options.migration is not None:
@@ -252,7 +254,9 @@ class _Job:
             record["float32_values"] = exact
         if seen:
             record["calibration"] = asdict(seen.origin)
-        written = write(self.source, models, self.writer, request.progress)
+        concat = self.source.manifest.cache == CONCAT
+        write_graphs = write_concat if concat else write
+        written = write_graphs(self.source, models, self.writer, request.progress)
         manifest = replace(
             written,
             producer=f"seq2edge {package_version()}",
@@ -310,7 +314,7 @@ def improvable_layers(request: Request) -> dict[str, bool]:
 
 
 def _layers(bundle: Bundle) -> list[Layer]:
-    return find_layers(load_models(bundle))
+    return layers_of(bundle, load_models(bundle))
 
 
 def _untouched(scheme: Scheme, request: Request) -> tuple[str, ...]:

@@ -12,13 +12,15 @@ import onnx_ir as ir
 
 from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle.atomic_write import check_file
+from seq2edge.runtime.bundle.manifest import CONCAT
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import BundleError
 
 from . import calibration as calibrating
 from .calibration import Calibration
+from .concat import concat_scheme, find_concat_layers
 from .errors import QuantizationError
-from .recipe.layers import Layer
+from .recipe.layers import Layer, find_layers
 from .recipe.options import Options, check_options
 from .recipe.schemes import Scheme, find_scheme
 
@@ -60,7 +62,8 @@ def open_source(request: Request) -> tuple[Bundle, Scheme]:
     chosen = find_scheme(request.scheme, request.target)
     check_options(request.options, request.scheme, request.target, chosen.uses)
     source = Bundle.open(request.bundle, single_stack=("encoder", "decoder"))
-    source.require_slots("quantize")
+    if source.manifest.cache == CONCAT:
+        chosen = concat_scheme(chosen, request.options)
     done = source.manifest.quantization
     if "legacy" in done:
         raise QuantizationError(
@@ -75,6 +78,17 @@ def open_source(request: Request) -> tuple[Bundle, Scheme]:
     check_paths(source, request)
     source.verify()
     return source, chosen
+
+
+def layers_of(bundle: Bundle, models: Mapping[str, ir.Model]) -> list[Layer]:
+    """The layers of a bundle's graphs; :func:`.concat.find_concat_layers` changes them.
+
+    Raises:
+        QuantizationError: there are none.
+    """
+    if bundle.manifest.cache == CONCAT:
+        return find_concat_layers(models, bundle.manifest.dimensions.vocab_size)
+    return find_layers(models)
 
 
 def load_models(bundle: Bundle) -> dict[str, ir.Model]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def replace_node(
     new.outputs[0].name, output.name = output.name, None
     new.outputs[0].type, new.outputs[0].shape = output.type, output.shape
     output.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)
-    model.graph.remove(old, safe=True)
+    _graph_of(model, old).remove(old, safe=True)
     return new
 
 
@@ -61,12 +61,21 @@ def insert_before(
     new = ir.node(op_type, inputs, attributes or {}, domain=domain, num_outputs=outputs)
     if domain:
         model.opset_imports.setdefault(domain, 1)
-    model.graph.insert_before(node, new)
+    _graph_of(model, node).insert_before(node, new)
     return new
+
+
+def _graph_of(model: ir.Model, node: ir.Node) -> ir.Graph:
+    """The graph that holds ``node``: the model's, or a branch within it."""
+    return node.graph if isinstance(node.graph, ir.Graph) else model.graph
 
 
 def remove_unused_initializers(model: ir.Model) -> None:
     """Drop weights that no node reads any more."""
-    initializers = model.graph.initializers
+    for graph in (model.graph, *model.graph.subgraphs()):
+        _remove_unused(graph.initializers)
+
+
+def _remove_unused(initializers: MutableMapping[str, ir.Value]) -> None:
     for name in [name for name, value in initializers.items() if not value.uses()]:
         del initializers[name]

@@ -6,7 +6,7 @@ into the manifest, layer by layer, so a bundle says exactly what was done to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -99,6 +99,10 @@ def _int4(options: Options, *, standard: bool = False) -> Policy:
         return table if layer.kind is Kind.EMBEDDING else weights
 
     return decide
+
+
+#: Schemes that quantize nothing but weights of linear layers, whatever the graph.
+WEIGHT_ONLY: Mapping[str, Callable[[Options], Policy]] = {"int8": _int8_weights, "int4": _int4}
 
 
 def _int4_cpu(options: Options) -> Policy:

@@ -142,7 +142,7 @@ def test_a_tokenizer_is_converted(
         assert model.tokenize(["ab!"]) == [[0, *(pieces.index(letter) for letter in "ab!"), 2]]
 
 
-@pytest.mark.parametrize("command", ["quantize", "lower", "build"])
+@pytest.mark.parametrize("command", ["lower", "build"])
 def test_commands_for_our_own_graphs_refuse_it_by_name(
     command: str,
     folders: dict[str, Path],
@@ -152,7 +152,7 @@ def test_commands_for_our_own_graphs_refuse_it_by_name(
 ) -> None:
     bundle = tmp_path / "bundle"
     assert call("import", folders["merged"], bundle).code == 0
-    more = {"quantize": (tmp_path / "out", "--scheme", "int8"), "lower": (tmp_path / "out",)}
+    more = {"lower": (tmp_path / "out",)}
     for path in (bundle, folders["merged"]):
         message = refused(command, path, *more.get(command, ()))
         assert message.startswith(f"{path} has graphs of another maker")
@@ -238,3 +238,32 @@ def _run(*command: object) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_are_quantized(
+    layout: str, folders: dict[str, Path], call: Callable[..., Done], tmp_path: Path
+) -> None:
+    assert call("import", folders[layout], tmp_path / "bundle").code == 0
+    done = call("quantize", tmp_path / "bundle", tmp_path / "int8", "--scheme", "int8", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["check"]["agreement"] > 0.9
+    assert report["check"]["mean_kl"] < 0.02
+    before = sum(path.stat().st_size for path in (tmp_path / "bundle").glob("*.onnx*"))
+    after = sum(path.stat().st_size for path in (tmp_path / "int8").glob("*.onnx*"))
+    assert after < before
+    operators = json.loads(call("inspect", tmp_path / "int8", "--json").out)["graphs"]
+    # Also in the branches of the merged decoder.
+    assert all(graph["operators"]["MatMulNBits"] > 1 for graph in operators.values())
+    ran = call("run", tmp_path / "int8", *_TEXTS, "--max-new-tokens", "6")
+    assert ran.code == 0, ran.err
+
+
+def test_a_folder_is_imported_before_it_is_quantized(
+    folders: dict[str, Path], call: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = call("quantize", folders["merged"], tmp_path / "int8", "--scheme", "int8")
+    assert done.code == 2
+    assert "seq2edge import" in done.err
+    assert not (tmp_path / "int8").exists()

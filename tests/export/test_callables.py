@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seq2edge.export.callables import CallableSizes, export_callables
 from seq2edge.export.errors import CheckpointError, ParityError
-from seq2edge.runtime import Seq2SeqModel
+from seq2edge.export.length_limits import source_limit, target_limit
+from seq2edge.export.tracing import Functions
+from seq2edge.quantize import Options, QuantizationError, quantize_bundle
+from seq2edge.quantize.check import DistributionCheck
+from seq2edge.runtime import Bundle, InputError, Seq2SeqModel
 from seq2edge.runtime.bundle.manifest import SpecialTokens
 
 HEADS, HEAD_DIM, VOCAB, SOURCE_VOCAB, POSITIONS = 2, 6, 50, 60, 40
@@ -26,7 +33,6 @@ SIZES = CallableSizes(
     vocab_size=VOCAB,
     source_vocab_size=SOURCE_VOCAB,
     max_source_length=POSITIONS,
-    max_target_length=POSITIONS,
 )
 
 
@@ -82,10 +88,30 @@ def model() -> Model:
     return model.eval()
 
 
+#: PyTorch's exporter says here that it has no torchvision, which nobody needs.
+NOISY = "torch.onnx._internal.exporter._registration"
+
+
+@contextmanager
+def caplog_of(name: str) -> Iterator[list[str]]:
+    """What is logged under that name."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger(name)
+    log.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        log.removeHandler(handler)
+
+
 @pytest.fixture(scope="module")
 def bundle(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("callables") / "bundle"
-    result = export_callables(model.encode, model.decode_step, path, sizes=SIZES, tokens=TOKENS)
+    with caplog_of(NOISY) as noise:
+        result = export_callables(model.encode, model.decode_step, path, sizes=SIZES, tokens=TOKENS)
+    assert not noise
     assert result.parity is not None
     assert result.parity.ok
     assert result.parity.decoder.maximum < 2e-4
@@ -161,6 +187,76 @@ def test_manifest_says_what_was_told(bundle: Path) -> None:
     assert manifest["dimensions"]["source_vocab_size"] == SOURCE_VOCAB
     assert manifest["generation"] == {"max_length": POSITIONS}
     assert manifest["parameter_count"] == sum(p.numel() for p in Model().parameters())
+
+
+def test_lengths_beyond_the_positions_are_refused(bundle: Path) -> None:
+    """The functions' tables end at 40 targets, which nobody said: they were tried."""
+    with Seq2SeqModel.load(bundle) as loaded:
+        with pytest.raises(InputError, match="at most 40"):
+            loaded.generate_ids([[5] * (POSITIONS + 1)])
+        with pytest.raises(InputError, match="40 target positions"):
+            loaded.generate_ids([[5]], max_new_tokens=POSITIONS + 1)
+        (found,) = loaded.generate_ids([[5]], max_new_tokens=POSITIONS)
+    assert len(found.token_ids) == POSITIONS or found.token_ids[-1] in TOKENS.eos
+
+
+def test_the_longest_inputs_are_tried_out(model: Model, bundle: Path) -> None:
+    models = {name: ir.load(bundle / f"{name}.onnx") for name in ("encoder", "decoder")}
+    table = torch.randn(17, WIDTH)
+
+    def short(ids: Tensor, mask: Tensor) -> Tensor:
+        return model.encode(ids, mask) + table[: ids.shape[1]]
+
+    pasts = ((HEADS, HEAD_DIM),) * 2
+    functions = Functions(short, model.decode_step, pasts)
+    assert source_limit(functions, models, SOURCE_VOCAB, None) == 17
+    assert source_limit(functions, models, SOURCE_VOCAB, 10) == 10
+    assert target_limit(functions, models, VOCAB, None) == POSITIONS
+    with pytest.raises(CheckpointError, match="is 18, and encode fails with more than 17 tokens"):
+        source_limit(functions, models, SOURCE_VOCAB, 18)
+    without = Functions(model.encode, model.decode_step, pasts)
+    assert source_limit(without, models, SOURCE_VOCAB, None) is None
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("int8", 8), ("int4", 4)])
+def test_weights_are_quantized(bundle: Path, tmp_path: Path, scheme: str, bits: int) -> None:
+    result = quantize_bundle(bundle, tmp_path / scheme, scheme)
+    check = result.check
+    assert isinstance(check, DistributionCheck)
+    assert check.agreement > 0.7
+    assert check.mean_kl < 0.3
+    operators = result.manifest.graphs["decoder"].operators
+    assert operators["MatMulNBits"] == 3  # query, key and value in one; gate; head
+    kinds = set(result.manifest.quantization["summary"])
+    assert any(kind.startswith(f"int{bits} weights, blocks of ") for kind in kinds)
+    assert result.manifest.parameters == Bundle.open(bundle).manifest.parameters
+    ids, mask = sources()
+    tokens = []
+    for path in (bundle, result.path):
+        Bundle.open(path).verify()
+        with Seq2SeqModel.load(path) as loaded:
+            found = loaded.generate_ids(ids, mask, max_new_tokens=8)
+        tokens.append([row.token_ids[0] for row in found])
+    assert sum(a == b for a, b in zip(*tokens, strict=True)) >= 8
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options", "message"),
+    [
+        ("fp16", {}, "has int8 and int4 for the target cpu; fp16 for cpu takes the graphs"),
+        ("int4", {"algorithm": "gptq"}, "gptq replays the graphs"),
+        ("int8", {}, "every layer is left as it is"),
+    ],
+)
+def test_what_cannot_be_quantized_is_told(
+    bundle: Path, tmp_path: Path, scheme: str, options: dict[str, Any], message: str
+) -> None:
+    exclude = ["*"] if scheme == "int8" else []
+    with pytest.raises(QuantizationError, match=message):
+        quantize_bundle(
+            bundle, tmp_path / "out", scheme, options=Options(**options), exclude=exclude
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tokenizer_goes_with_the_bundle(model: Model, tmp_path: Path) -> None:
