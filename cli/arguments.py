@@ -33,6 +33,14 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_special_tokens(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-special-tokens",
+        action="store_true",
+        help="keep special tokens in the texts: some models mark up their output with them",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
     """What runs the model, and where; ``Seq2SeqModel.load`` takes all three.
 

@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
         max_new_tokens=options.max_new_tokens,
         num_beams=options.num_beams,
         batch_size=options.batch_size,
+        skip_special_tokens=not options.keep_special_tokens,
         threads=options.threads,
         divergence_examples=options.kl_examples,
         speed_texts=options.speed_texts,

@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
                 metric,
                 config=config,
                 batch_size=options.batch_size,
+                skip_special_tokens=not options.keep_special_tokens,
                 progress=lambda done, total: progress("texts", done, total),
             )
         seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_json, add_threads, positive
+from .arguments import add_json, add_special_tokens, add_threads, positive
 from .texts import add_encoding
 
 
@@ -36,6 +36,7 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-beams", type=positive, metavar="N", help="beams of a beam search; 1: none"
     )
+    add_special_tokens(parser)
     add_encoding(parser)
     add_threads(parser)
     add_json(parser)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_device, add_json, add_threads, open_model, positive
+from .arguments import add_device, add_json, add_special_tokens, add_threads, open_model, positive
 from .generation import add_generation, generation_config, warn_of_languages
 from .progress import CountProgress
 from .texts import Texts, Window, add_texts, open_texts, write
@@ -37,11 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stream", action="store_true", help="print each text word by word, as it is generated"
     )
-    parser.add_argument(
-        "--keep-special-tokens",
-        action="store_true",
-        help="print special tokens, too: some models mark up their output with them",
-    )
+    add_special_tokens(parser)
     add_device(parser, ", and stop at a blank line of --input")
     add_threads(parser)
     add_json(parser)

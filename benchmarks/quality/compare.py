@@ -36,6 +36,7 @@ class Settings:
         data: what the examples are called in reports, such as their file's name.
         max_new_tokens, num_beams: in place of the bundles' own; None: theirs.
         batch_size: texts at once where quality is measured.
+        skip_special_tokens: False: texts are scored with their special tokens.
         threads: of an operator; None: the engine's own choice.
         divergence_examples: most examples that the divergence is averaged over.
         speed_texts: most texts that are timed.
@@ -45,6 +46,7 @@ class Settings:
     max_new_tokens: int | None = None
     num_beams: int | None = None
     batch_size: int = BATCH_SIZE
+    skip_special_tokens: bool = True
     threads: int | None = None
     divergence_examples: int = 200
     speed_texts: int = 20
@@ -165,6 +167,7 @@ def compare(
                 metric,
                 config=variant.config,
                 batch_size=settings.batch_size,
+                skip_special_tokens=settings.skip_special_tokens,
                 progress=_stage(report, f"{variant.name}: quality"),
             )
             for variant in variants

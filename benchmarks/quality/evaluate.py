@@ -52,6 +52,7 @@ def evaluate(
     *,
     config: GenerationConfig | None = None,
     batch_size: int = BATCH_SIZE,
+    skip_special_tokens: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Generate and score.
@@ -67,6 +68,8 @@ def evaluate(
         metric: see :func:`.load_metric`.
         config: how to decode; None: :func:`one_each` of the bundle's own options.
         batch_size: texts at once. Batches hold texts of similar lengths.
+        skip_special_tokens: False: score texts with their special tokens, for targets that have
+            them.
         progress: called after each batch.
 
     Raises:
@@ -79,6 +82,7 @@ def evaluate(
         [example.source for example in examples],
         one_each(model.generation_config) if config is None else config,
         batch_size=batch_size,
+        skip_special_tokens=skip_special_tokens,
         progress=progress,
     )
     found = [output.text or "" for output in outputs]

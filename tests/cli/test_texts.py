@@ -164,6 +164,18 @@ def test_special_tokens_are_printed_where_asked(
     assert kept == left.replace("yes", "yes</s>")
 
 
+def test_marked_up_outputs_can_be_scored(call: Call, byte_bundle: Path, tmp_path: Path) -> None:
+    """The targets are the model's own outputs with their special tokens."""
+    done = call("run", byte_bundle, "text", "other", "--json", "--keep-special-tokens", *LIMIT)
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    data = tmp_path / "data.jsonl"
+    data.write_text(
+        "".join(json.dumps({"source": r["source"], "target": r["text"]}) + "\n" for r in rows)
+    )
+    command = ("eval", byte_bundle, "--data", data, "--metric", "cer", "--json", *LIMIT)
+    assert json.loads(call(*command, "--keep-special-tokens").out)["value"] == 0
+
+
 def test_a_killed_run_leaves_whole_lines(
     byte_bundle: Path, environment: dict[str, str], program: list[str]
 ) -> None:
