@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "cache slots: one a token for greedy decoding, up to one a token and beam for beam"
             " search (default: 256, or the model's most)",
         ),
-        ("--max-num-tokens", "tokens a step: beams, samples, prompt or draft (default: 8)"),
+        ("--max-num-tokens", "tokens per step: beams, samples, prompt or draft (default: 8)"),
     ):
         parser.add_argument(option, type=positive, metavar="N", help=text)
     parser.add_argument(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Flag, type, metavar and what it says; the option of GenerationConfig has the flag's name.
 _SEARCH: tuple[tuple[str, Any, str, str], ...] = (
     ("--num-beams", int, "N", "beams of a beam search; 1: none"),
-    ("--num-return-sequences", int, "N", "results a text"),
+    ("--num-return-sequences", int, "N", "results per text: as many lines each"),
     ("--length-penalty", float, "X", "scores are divided by length ** X"),
 )
 _SAMPLING: tuple[tuple[str, Any, str, str], ...] = (
@@ -60,7 +60,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         dest="prompt_lookup_num_tokens",
-        help="guess up to N tokens a step from the source and the output (same text, fewer"
+        help="guess up to N tokens per step from the source and the output (same text, fewer"
         " steps where it copies)",
     )
     sampling = parser.add_argument_group("sampling")

@@ -37,7 +37,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "make": (make, "go from a checkpoint to what a device installs"),
     "export": (export, "export a checkpoint, or a module of your own, to a bundle"),
     "import": (importing, "make a bundle of what optimum-cli exported"),
-    "quantize": (quantize, "write a bundle of fewer bits"),
+    "quantize": (quantize, "write a quantized bundle"),
     "lower": (lower, "write a bundle for TensorRT 10.3, ONNX Runtime 1.23"),
     "build": (build, "build a bundle's TensorRT engines"),
     "pack": (pack, "pack a bundle with all that a device needs"),

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="text that the model will meet, a line each (or .jsonl with a source), or a saved"
+        help="text that the model will meet, one per line (or .jsonl with a source), or a saved"
         " calibration; needed by int8-qdq and gptq, and by fp16 to find out what overflows. The"
         " result is compared with the float32 bundle on it (without: on random prompts)",
     )
