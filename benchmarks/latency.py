@@ -146,12 +146,13 @@ def without_end(manifest: Manifest) -> Manifest:
 def _measure(backend: Backend, manifest: Manifest, workload: Workload) -> dict[str, Spread]:
     input_ids = random_source(manifest, workload)
     mask = np.ones(input_ids.shape, np.bool_)
-    decoding = Generator(backend, manifest, None)
+    generator = Generator(backend, manifest, None)
     sources = [TextSource.of(row.tolist()) for row in input_ids]
-    several = decoding.check(fixed_length(workload.new_tokens, workload.num_beams))
+    several = fixed_length(workload.new_tokens, workload.num_beams)
 
     def generate(config: GenerationConfig) -> Callable[[], object]:
-        return lambda: decoding.run(sources, config)
+        call = generator.prepare(config, sources)
+        return lambda: generator.run(call)
 
     parts: dict[str, Callable[[], object]] = {
         "encoder": lambda: backend.encode({"input_ids": input_ids, "attention_mask": mask}),

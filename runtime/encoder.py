@@ -12,9 +12,9 @@ from .backends import Backend, load_backend
 from .bundle.manifest import STATES
 from .bundle.reader import Bundle
 from .errors import BundleError, InputError
-from .generation import GenerationConfig
 from .generation.source import collate
 from .model_base import LoadedModel
+from .text.languages import LanguageTokens
 from .text.sources import TextSource, checked_sources, tokenize
 from .text.tokenizer import Tokenizer, load_tokenizer
 
@@ -84,7 +84,7 @@ class EncoderModel(LoadedModel[Backend]):
             raise InputError(f"{self._bundle.directory} has no tokenizer; use encode_ids")
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = tokenize(
-            texts, self.tokenizer, self.manifest, GenerationConfig(), self._length_warning
+            texts, self.tokenizer, self.manifest, LanguageTokens(), self._length_warning
         )
         sources = [TextSource.of(ids) for ids in rows]
         return self._encode(sources, pooling, batch_size)

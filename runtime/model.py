@@ -18,7 +18,7 @@ from .generation.batch import Hypothesis
 from .generation.options import GenerationOptions, with_options
 from .model_base import LoadedModel
 from .text.detokenizer import Detokenizer, TextStream
-from .text.languages import with_languages
+from .text.languages import LanguageTokens, resolve_languages
 from .text.sources import TextSource, checked_ids, checked_sources, tokenize
 from .text.tokenizer import Tokenizer, load_tokenizer
 
@@ -78,7 +78,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         self.target_tokenizer = tokenizer
         if bundle.manifest.target_tokenizer is not None:
             self.target_tokenizer = load_tokenizer(bundle, target=True)
-        self._decoding = Generator(backend, bundle.manifest, self.target_tokenizer)
+        self._generator = Generator(backend, bundle.manifest, self.target_tokenizer)
 
     @classmethod
     def load(
@@ -162,12 +162,12 @@ class Seq2SeqModel(LoadedModel[Backend]):
             BackendError: the engine failed, or the model was closed.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        config = self._config(config, options)
-        sources = [TextSource.of(tokens) for tokens in self.tokenize(texts, config)]
-        results = self._decoding.run(
-            sources, config, batch_size=batch_size, progress=progress, cancelled=cancelled
+        config, languages = self._options(config, options)
+        call = self._generator.prepare(config, self._text_sources(texts, languages))
+        results = self._generator.run(
+            call, batch_size=batch_size, progress=progress, cancelled=cancelled
         )
-        return self._generations(results, config, skip_special_tokens)
+        return self._generations(results, call.config, skip_special_tokens)
 
     def generate_ids(
         self,
@@ -193,10 +193,11 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 source longer than the model allows, or an impossible option.
             BackendError: the engine failed, or the model was closed.
         """
-        config = self._config(config, options)
+        config, _ = self._options(config, options)
         sources = checked_sources(input_ids, attention_mask, self.manifest)
-        results = self._decoding.run(sources, config, batch_size=batch_size, cancelled=cancelled)
-        return self._generations(results, config, skip_special_tokens)
+        call = self._generator.prepare(config, sources)
+        results = self._generator.run(call, batch_size=batch_size, cancelled=cancelled)
+        return self._generations(results, call.config, skip_special_tokens)
 
     def stream(
         self,
@@ -222,17 +223,17 @@ class Seq2SeqModel(LoadedModel[Backend]):
         Raises:
             InputError: as :meth:`generate`, or ``num_return_sequences`` above 1.
         """
-        config = self._config(config, options)
+        config, languages = self._options(config, options)
         if config.num_return_sequences != 1:
             raise InputError(
                 f"a stream has one result: num_return_sequences={config.num_return_sequences}"
                 " must be 1"
             )
-        source = TextSource.of(self.tokenize([text], config)[0])
-        steps = self._decoding.steps(source, config)
+        call = self._generator.prepare(config, self._text_sources([text], languages))
+        steps = self._generator.steps(call)
         generations = (
             self._generation(
-                found, config, skip_special_tokens, text=found.finish_reason is not None
+                found, call.config, skip_special_tokens, text=found.finish_reason is not None
             )
             for found in steps
         )
@@ -279,12 +280,16 @@ class Seq2SeqModel(LoadedModel[Backend]):
         Raises:
             InputError: as in :meth:`generate`; the text is named by its place in ``texts``.
         """
+        _, languages = self._options(config, options)
+        return self._tokenized(texts, languages)
+
+    def _tokenized(self, texts: Sequence[str], languages: LanguageTokens) -> list[list[int]]:
         if self.tokenizer is None:
             raise self._no_tokenizer()
-        config = self.generation_config if config is None else config
-        config = with_options(config, cast("dict[str, Any]", options))
-        config = with_languages(config, self.manifest, self.tokenizer)
-        return tokenize(texts, self.tokenizer, self.manifest, config, self._length_warning)
+        return tokenize(texts, self.tokenizer, self.manifest, languages, self._length_warning)
+
+    def _text_sources(self, texts: Sequence[str], languages: LanguageTokens) -> list[TextSource]:
+        return [TextSource.of(tokens) for tokens in self._tokenized(texts, languages)]
 
     def _output_tokenizer(self) -> Tokenizer:
         if self.target_tokenizer is None:
@@ -297,11 +302,13 @@ class Seq2SeqModel(LoadedModel[Backend]):
             " export it again with them beside the weights, or use generate_ids"
         )
 
-    def _config(
+    def _options(
         self, config: GenerationConfig | None, options: GenerationOptions
-    ) -> GenerationConfig:
+    ) -> tuple[GenerationConfig, LanguageTokens]:
+        """What a call asks for, not checked yet but for its languages, which are tokens now."""
         config = self.generation_config if config is None else config
-        return self._decoding.check(with_options(config, cast("dict[str, Any]", options)))
+        config = with_options(config, cast("dict[str, Any]", options))
+        return resolve_languages(config, self.manifest, self.tokenizer, self.target_tokenizer)
 
     def _generations(
         self, results: list[list[Hypothesis]], config: GenerationConfig, skip_special_tokens: bool

@@ -26,12 +26,12 @@ def load(task: Task) -> Loaded:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         backend = load_backend(bundle, backend=name, device=task.device, num_threads=task.threads)
-    decoding = Generator(backend, without_end(bundle.manifest), None)
-    config = decoding.check(fixed_length(task.new_tokens, task.num_beams))
-    sources = [[TextSource.of(list(source))] for source in task.sources]
+    generator = Generator(backend, without_end(bundle.manifest), None)
+    config = fixed_length(task.new_tokens, task.num_beams)
+    calls = [generator.prepare(config, [TextSource.of(list(row))]) for row in task.sources]
 
     def generate(number: int) -> list[int]:
-        return list(decoding.run(sources[number], config)[0][0].token_ids)
+        return list(generator.run(calls[number])[0][0].token_ids)
 
     gpu, loaded_bytes = _facts(bundle, name)
     library = "onnxruntime" if name.startswith("onnxruntime") else name

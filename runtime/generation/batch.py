@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from ..kv_cache.capacity import first_capacity
 from ..kv_cache.concat import ConcatKVCache
 from ..kv_cache.slots import SlotKVCache
 from .config import GenerationConfig
-from .engine_limits import forced_tokens, steps_after
+from .engine_limits import steps_after
 from .logits_processors import Processors
+from .prepared import PreparedCall
 from .stopping import StoppingRule
 
 #: The decoder graph computes logits of every token of a prompt: 64 MB of them at once at most.
@@ -43,49 +44,44 @@ class Hypothesis:
 Results = list[list[Hypothesis]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class GenerationBatch:
-    """One batch to decode; options are checked, nothing has run but the encoder.
+    """One batch of a call; nothing has run but the encoder.
 
     Attributes:
+        call: what all batches of the call have in common.
         backend, encoded: the encoder's output for the sources, and what decodes it.
         sources: their token ids without padding.
-        manifest, config: the bundle and the options.
-        new_tokens: limit of tokens after the decoder prompt.
+        lead: [B, L], what is before each source's results, filled up on the left.
+        prompts: tokens that the hypotheses of each source start with.
         stopping: ends sequences.
         processors: edit the scores.
     """
 
+    call: PreparedCall
     backend: Backend
     encoded: EncoderOutput
     sources: Sequence[Sequence[int]]
-    manifest: Manifest
-    config: GenerationConfig
-    new_tokens: int
+    lead: Ids
+    prompts: list[list[int]]
     stopping: StoppingRule
-    processors: Processors = field(default_factory=lambda: Processors([]))
-    #: Tokens of the prompt that count as generated: the forced start.
-    forced: tuple[int, ...] = field(init=False)
-    #: [B, L], what is before each source's results: the decoder start token; without an encoder
-    #: the source itself, filled up on the left.
-    lead: Ids = field(init=False)
-    #: Tokens that the hypotheses of each source start with: lead, prefix, forced start.
-    prompts: list[list[int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        # A forced start needs no step of its own: it is run with the prompt.
-        self.forced = forced_tokens(self.config, self.new_tokens)
-        leads: list[Sequence[int]] = [[self.manifest.special_tokens.decoder_start]]
-        leads = list(self.sources) if self.is_alone else leads * len(self.sources)
-        self.lead = np.zeros((len(leads), max(map(len, leads))), np.int64)
-        for row, tokens in zip(self.lead, leads, strict=True):
-            row[len(row) - len(tokens) :] = tokens
-        self.prompts = [[*lead, *self.config.decoder_prefix, *self.forced] for lead in leads]
+    processors: Processors
 
     @property
-    def is_alone(self) -> bool:
-        """Whether there is no encoder: sources are the decoder's prompts."""
-        return self.manifest.single_stack == "decoder"
+    def manifest(self) -> Manifest:
+        return self.call.manifest
+
+    @property
+    def config(self) -> GenerationConfig:
+        return self.call.config
+
+    @property
+    def new_tokens(self) -> int:
+        return self.call.new_tokens
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        return self.call.forced
 
     @property
     def batch_size(self) -> int:

@@ -89,7 +89,7 @@ def with_options(config: GenerationConfig, options: Mapping[str, Any]) -> Genera
     config = replace(config, **options)
     defaults = GenerationConfig()
     for name, condition in read_with(config).items():
-        if name in options and options[name] != getattr(defaults, name):
+        if options.get(name) not in (None, getattr(defaults, name)):
             warnings.warn(f"{name}={options[name]!r} is not read without {condition}", stacklevel=4)
     return config
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..numerics import Scores, log_softmax, top_k
+from ..numerics import Scores, logsumexp, top_k
 from .config import GenerationConfig
 
 Warper = Callable[[Scores], Scores]
@@ -58,10 +58,10 @@ def _divided(scores: Scores, *, temperature: np.float32) -> Scores:
 
 
 def _normalized(scores: Scores) -> Scores:
-    with np.errstate(invalid="ignore"):
-        normalized = log_softmax(scores)
-    normalized[np.isnan(normalized)] = -np.inf  # of a row of -inf
-    return normalized
+    """Log-probabilities [R, V]; a row of -inf stays one."""
+    normalizer = logsumexp(scores)
+    normalizer[np.isneginf(normalizer)] = 0
+    return scores - normalizer[:, None]
 
 
 def _probabilities(scores: Scores) -> Scores:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ..bundle.manifest import Manifest
 from ..bundle.tokenizer_info import (
     DECODER_START,
-    FORCED_BOS,
     NO_SOURCE,
     SOURCE_START,
     START,
@@ -26,16 +25,48 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-def with_languages(
-    config: GenerationConfig, manifest: Manifest, tokenizer: Tokenizer | None
-) -> GenerationConfig:
-    """``config`` with the token that its ``target_lang`` stands for.
+@dataclass(frozen=True)
+class LanguageTokens:
+    """Tokens that the languages of a call put into its sources.
+
+    Attributes:
+        source: the token of ``source_lang``; None: none is named.
+        at_start: whether it stands before the text and not after it.
+        replaces: whether the tokenizer has put another language's token there.
+        target: the token of ``target_lang`` where that stands before the source, or None.
+    """
+
+    source: int | None = None
+    at_start: bool = True
+    replaces: bool = False
+    target: int | None = None
+
+    def put_into(self, ids: Sequence[int]) -> list[int]:
+        """A source [S] as the tokenizer made it, with these tokens."""
+        found = list(ids)
+        if self.source is not None:
+            place = 0 if self.at_start else len(found) - 1
+            if self.replaces:
+                found[place] = self.source
+            else:
+                found.insert(place if self.at_start else place + 1, self.source)
+        return found if self.target is None else [self.target, *found]
+
+
+def resolve_languages(
+    config: GenerationConfig,
+    manifest: Manifest,
+    tokenizer: Tokenizer | None,
+    target_tokenizer: Tokenizer | None,
+) -> tuple[GenerationConfig, LanguageTokens]:
+    """``config`` with the token that its ``target_lang`` stands for, and the tokens of sources.
 
     A language is one that the tokenizer lists, or any other of its tokens.
 
     Raises:
         InputError: the bundle has no languages, or not that one, or none of sources.
     """
+    tokens = LanguageTokens()
     if config.source_lang is not None:
         languages = _languages(manifest, "source_lang")
         if languages.source == NO_SOURCE:
@@ -43,35 +74,22 @@ def with_languages(
                 f"source_lang={config.source_lang!r}: the model has one source language, which is"
                 " not named"
             )
-        language_token(languages, "source_lang", config.source_lang, tokenizer)
+        tokens = LanguageTokens(
+            language_token(languages, "source_lang", config.source_lang, tokenizer),
+            at_start=languages.source == START,
+            replaces=languages.default_source is not None,
+        )
     if config.target_lang is None:
-        return config
+        return config, tokens
     languages = _languages(manifest, "target_lang")
-    token = language_token(languages, "target_lang", config.target_lang, tokenizer)
-    if languages.target == FORCED_BOS:
-        return replace(config, forced_bos_token_id=token)
+    in_source = languages.target == SOURCE_START
+    speller = tokenizer if in_source else target_tokenizer
+    token = language_token(languages, "target_lang", config.target_lang, speller)
+    if in_source:
+        return config, replace(tokens, target=token)
     if languages.target == DECODER_START:
-        return replace(config, decoder_start_token_id=token)
-    return config
-
-
-def with_source_language(
-    ids: Sequence[int], config: GenerationConfig, manifest: Manifest, tokenizer: Tokenizer
-) -> list[int]:
-    """A source [S] as the tokenizer made it, with the tokens of the languages of ``config``."""
-    languages, found = manifest.tokenizer.languages, list(ids)
-    if languages is None:
-        return found
-    if config.source_lang is not None:
-        token = language_token(languages, "source_lang", config.source_lang, tokenizer)
-        place = 0 if languages.source == START else len(found) - 1
-        if languages.default_source is not None:
-            found[place] = token
-        else:
-            found.insert(place if languages.source == START else place + 1, token)
-    if config.target_lang is not None and languages.target == SOURCE_START:
-        found.insert(0, language_token(languages, "target_lang", config.target_lang, tokenizer))
-    return found
+        return replace(config, decoder_start_token_id=token), tokens
+    return replace(config, forced_bos_token_id=token), tokens
 
 
 def chooses_its_target(config: GenerationConfig, manifest: Manifest) -> bool:

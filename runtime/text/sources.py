@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..bundle.manifest import Manifest
 from ..errors import InputError, SourceError, SourceWarning
-from .languages import with_source_language
+from .languages import LanguageTokens
 from .tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from ..generation.config import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -73,27 +70,23 @@ def tokenize(
     texts: Sequence[str],
     tokenizer: Tokenizer,
     manifest: Manifest,
-    config: GenerationConfig,
+    languages: LanguageTokens,
     length_warning: LengthWarning,
 ) -> list[list[int]]:
-    """Token ids of each text, with the language tokens that ``config`` asks for.
+    """Token ids of each text, with the tokens of the call's languages.
 
     Raises:
         SourceError: an empty text, one that is too long, or one that the tokenizer or the model
             does not know; it is named by its place in ``texts``.
     """
-    encoded = []
     limit, vocabulary = manifest.dimensions.max_source_length, manifest.dimensions.source_tokens
-    for index, text in enumerate(texts):
+    encoded = []
+    for index, (text, ids) in enumerate(zip(texts, _encoded(texts, tokenizer), strict=True)):
         if not text.strip():
             raise SourceError(index, "is empty")
-        try:
-            ids = tokenizer.encode(text)
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise SourceError(index, f"cannot be tokenized: {error}") from None
         if not ids:
             raise SourceError(index, "has no token that the tokenizer knows")
-        ids = with_source_language(ids, config, manifest, tokenizer)
+        ids = languages.put_into(ids)
         if limit is not None and len(ids) > limit:
             raise SourceError(
                 index,
@@ -109,6 +102,21 @@ def tokenize(
         length_warning.check(index, len(ids))
         encoded.append(ids)
     return encoded
+
+
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Token ids of each text, of all at once; one by one only to name the one that cannot be."""
+    try:
+        yield from tokenizer.encode_batch(texts)
+        return
+    except Exception:  # the tokenizers library raises bare Exception
+        pass
+    for index, text in enumerate(texts):
+        try:
+            ids = tokenizer.encode(text)
+        except Exception as error:
+            raise SourceError(index, f"cannot be tokenized: {error}") from None
+        yield ids
 
 
 def checked_sources(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from tokenizers import Encoding
 from tokenizers import Tokenizer as _FastTokenizer
 
 from ..bundle.optimum import UNREADY
@@ -28,6 +29,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of ``text``, with the special tokens that the model was trained on."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with special tokens; what :meth:`encode` gives, at once."""
         ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -74,7 +79,14 @@ class JsonTokenizer:
         self._kinds = set() if decoder is None else _kinds(json.loads(decoder.__getstate__()))
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        found = self._tokenizer.encode(text, add_special_tokens=special_tokens)
+        return self._ids(self._tokenizer.encode(text, add_special_tokens=special_tokens))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(texts) == 1:  # without the library's pool of threads
+            return [self.encode(texts[0])]
+        return [self._ids(found) for found in self._tokenizer.encode_batch(list(texts))]
+
+    def _ids(self, found: Encoding) -> list[int]:
         ids: list[int] = found.ids
         if self._unknown is None:
             return ids
@@ -189,6 +201,9 @@ class ByteTokenizer:
             place = match.end()
         ids += (byte + self._offset for byte in text[place:].encode())
         return ids if not special_tokens or ids[-1:] == [self._EOS] else [*ids, self._EOS]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return b"".join(self._spell(i, skip_special_tokens) for i in ids).decode(errors="ignore")

@@ -139,15 +139,13 @@ class Searches:
             num_return_sequences=BEAMS,
             logits_processors=processors,
         )
-        decoding = Generator(self.backend, self.manifest, None)
-        decoding.run([TextSource.of(SOURCE)], replace(config, max_new_tokens=2))  # lazy imports
+        generator = Generator(self.backend, self.manifest, None)
+        source = TextSource.of(SOURCE)
+        generator.run(generator.prepare(replace(config, max_new_tokens=2), [source]))  # imports
         tracemalloc.start()
         try:
-            results = decoding.run(
-                [TextSource.of(SOURCE)] * sources,
-                config,
-                cancelled=look,  # asked once a step
-            )
+            call = generator.prepare(config, [source] * sources)
+            results = generator.run(call, cancelled=look)  # asked once a step
         finally:
             tracemalloc.stop()
         assert len(moments) == STEPS - 1

@@ -1,0 +1,43 @@
+"""One call, prepared once: what all of its batches read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..bundle.manifest import Manifest
+from .config import GenerationConfig
+from .constraints import MakeProcessor
+from .source import Source
+
+
+@dataclass(frozen=True)
+class PreparedCall:
+    """A call that is checked and can run; nothing of it is looked up, resolved or made again.
+
+    Attributes:
+        manifest: the bundle's.
+        config: the options, checked; their languages are tokens already.
+        sources: in the caller's order.
+        leads: what is before each source's results: the decoder start token; without an encoder
+            the source itself.
+        forced: tokens of the prompt that count as generated: the forced start.
+        new_tokens: limit of tokens after the decoder prompt, those of ``forced`` among them.
+        constraint: makes the processors of ``config.constraint``; None: it has none.
+    """
+
+    manifest: Manifest
+    config: GenerationConfig
+    sources: tuple[Source, ...]
+    leads: tuple[tuple[int, ...], ...]
+    forced: tuple[int, ...]
+    new_tokens: int
+    constraint: MakeProcessor | None
+
+    def prompt(self, number: int) -> list[int]:
+        """Tokens that the hypotheses of a source start with: lead, prefix, forced start."""
+        return [*self.leads[number], *self.config.decoder_prefix, *self.forced]
+
+    def lengths(self) -> Sequence[int]:
+        """Positions of each source that the encoder reads."""
+        return [len(source) for source in self.sources]
