@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers import GenerationConfig as TorchConfig
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from seq2edge.runtime.bundle.manifest import Manifest
@@ -61,10 +62,16 @@ def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
         cached = manifest.dimensions.decoder_layers <= manifest.dimensions.encoder_layers
         written, found = _generate(model, {**arguments, "use_cache": cached}, manifest)
 
+        encoded = BaseModelOutput(torch.from_numpy(states.exact))
+
         def score() -> Tensor:
-            rows = written[:, :-1]
-            logits: Tensor = model(**arguments, decoder_input_ids=rows, use_cache=False).logits
-            return logits
+            found: Tensor = model(
+                attention_mask=arguments["attention_mask"],
+                encoder_outputs=encoded,
+                decoder_input_ids=written[:, :-1],
+                use_cache=False,
+            ).logits
+            return found
 
         ties = greedy_ties(score, found, logits)
     tokens = [until_end(row, manifest.special_tokens.eos) for row in written[:, 1:].tolist()]
