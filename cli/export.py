@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--module",
         type=Path,
         metavar="FILE",
-        help="TOML that says how a model of PyTorch's transformer layers is put together"
+        help="TOML that says how a model of PyTorch's layers, or of your own, is put together"
         " (docs/pytorch.md)",
     )
     parser.add_argument(

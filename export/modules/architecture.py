@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +63,8 @@ def read_architecture(description: ModuleDescription, tensors: Checkpoint) -> Ar
         side: _stack_spec(own, options[side], stacks[side], layout, tables[side], problems)
         for side, own in sides.items()
     }
+    for side, stack in stacks.items():
+        _check_offset(stack, options[side], tensors)
     shared = _shared(tables["encoder"], tables["decoder"], tensors)
     spec = Seq2SeqSpec(
         family=_FAMILY,
@@ -97,6 +100,20 @@ def _refused(parts: ModuleParts, tensors: Checkpoint) -> list[str]:
         if names:
             problems.append(f"{what} ({names[0]})")
     return problems
+
+
+def _check_offset(stack: StackLayout, options: LayerOptions, tensors: Checkpoint) -> None:
+    """Warn if norms are stored as they are and not less what ``options`` adds."""
+    name = stack.weights.get(("ffn_norm", 0))
+    if not options.norm_offset or name not in tensors.names:
+        return
+    mean = float(tensors.load(name).mean())
+    if abs(mean - 1) < abs(mean + options.norm_offset - 1):
+        warnings.warn(
+            f"{options.norm_offset} is added to the weights of norms, and {name} is {mean:.2f} in"
+            " the mean without: if the model stores them as they are, say norm_offset = 0",
+            stacklevel=6,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ..errors import CheckpointError
 from ..spec import Activation
+from .names import Pattern, norms
 from .parts import LayerOptions, ModuleDescription, ModuleParts
 
 #: What may be a layer's activation beside modules.
@@ -64,7 +65,33 @@ def _hand_written(model: nn.Module, parts: ModuleParts) -> ModuleDescription:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.max_norm is not None:
             raise CheckpointError(f"{name} has max_norm, which changes its rows when it is used")
+    _check_epsilons(model, description)
     return description
+
+
+def _check_epsilons(model: nn.Module, description: ModuleDescription) -> None:
+    """Refuse an epsilon that PyTorch's own norms do not have: too small a difference to be seen
+    when the bundle is compared."""
+    options = {"encoder": description.encoder, "decoder": description.decoder}
+    for side, own in description.parts.sides().items():
+        asked = options[side]
+        names = own.names or {}
+        for text in (names[name] for name in norms(side) if name in names):
+            pattern = Pattern.parse(text)
+            path = f"{own.layers}.0.{text}" if pattern is None else pattern.name(0)
+            _check_epsilon(model, path, asked.epsilon, "layer_norm_eps")
+        final = asked.epsilon if asked.final_epsilon is None else asked.final_epsilon
+        if own.norm is not None:
+            _check_epsilon(model, own.norm, final, "final_norm_eps")
+
+
+def _check_epsilon(model: nn.Module, path: str, epsilon: float, option: str) -> None:
+    try:
+        norm = model.get_submodule(path)
+    except AttributeError:  # told with the tensors
+        return
+    if isinstance(norm, nn.LayerNorm | nn.RMSNorm) and norm.eps not in (None, epsilon):
+        raise CheckpointError(f"{path} has eps {norm.eps}, and {option} is {epsilon}")
 
 
 def _own(model: nn.Module, name: str, *classes: type[nn.Module]) -> Any:

@@ -33,6 +33,10 @@ from . import (
 from .half import HEADROOM, LARGEST_HALF
 
 _NORMS = ("RMSNormalization", "LayerNormalization")
+#: A norm over the standard deviation is made of these (export/graph/layers.py). They stay in
+#: float32, as other norms accumulate: a sum of squares is soon more than float16 holds.
+_DEVIATION = ("ReduceMean", "Sub", "ReduceSumSquare", "Sqrt")
+_WITHIN = ("ReduceSumSquare", "CastLike", "Div", "Sqrt", "Add")
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Lowering:
                 continue
             exact = {node for node in self._exact if node.graph is model.graph}
             exact |= {use.node for layer in excluded for use in layer.uses if use.graph == name}
+            exact |= _deviations(model)
             if target == "tensorrt":
                 exact |= {node for node in model.graph if node.op_type in _NORMS}
             keep = {f"{layer.name}.weight" for layer in excluded}
@@ -117,6 +122,19 @@ class Lowering:
             return found
 
         return seen
+
+
+def _deviations(model: ir.Model) -> set[ir.Node]:
+    """The nodes of norms over the standard deviation, up to the quotient."""
+    if not any(node.op_type == "Sqrt" for node in model.graph):
+        return set()
+    nodes = {node for node in model.graph if node.op_type in _DEVIATION}
+    for node in model.graph:  # in order: the sum with epsilon comes before the quotient
+        producers = {value.producer() for value in node.inputs if value is not None}
+        sums = {p for p in producers if p in nodes and p.op_type in _WITHIN}
+        if sums and node.op_type in _WITHIN:
+            nodes.add(node)
+    return nodes
 
 
 def _read(graph: str, value: ir.Value | None) -> Key:

@@ -140,6 +140,28 @@ def test_a_forward_that_computes_something_else_is_told(
 MODEL = randomized(Tutorial())
 
 
+def test_an_epsilon_that_the_norms_do_not_have_is_told(tmp_path: Path) -> None:
+    parts = layout_parts("tutorial", nhead=4, layer_norm_eps=1e-6)
+    message = message_of(MODEL, parts, tmp_path)
+    assert "self_attn_layer_norm has eps 1e-05, and layer_norm_eps is 1e-06" in message
+
+
+def test_norms_that_are_not_stored_less_one_are_warned_about(tmp_path: Path) -> None:
+    model = randomized(XTransformers())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gamma"):
+                parameter.add_(1)
+    with pytest.warns(UserWarning, match="say norm_offset = 0"):
+        export_module(
+            model,
+            tmp_path / "b",
+            parts=layout_parts("x-transformers"),
+            tokens=TOKENS,
+            forward=model,
+        )
+
+
 def test_without_a_forward_the_comparison_is_named_for_what_it_is(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="not with what the Tutorial computes"):
         export_module(MODEL, tmp_path / "bundle", parts=PARTS, tokens=TOKENS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from seq2edge.export import (
     layout_parts,
 )
 from seq2edge.quantize import quantize_bundle
+from seq2edge.quantize.check import DistributionCheck
 from seq2edge.quantize.passes.opset_downgrade import lower_bundle
 from seq2edge.runtime import Seq2SeqModel
 
@@ -28,6 +30,7 @@ from ...hand_written import (
     LENGTH,
     SOURCE_VOCAB,
     TOKENS,
+    WIDTH,
     Annotated,
     Fairseq,
     OpenNmt,
@@ -114,15 +117,16 @@ def sources() -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     return np.where(mask, ids, TOKENS.pad), mask
 
 
-def greedy(model: nn.Module) -> list[list[int]]:
+def greedy(
+    model: nn.Module, ids: torch.Tensor, mask: torch.Tensor, most: int = NEW_TOKENS
+) -> list[list[int]]:
     """By the module alone, without a cache."""
-    ids, mask = (torch.from_numpy(array) for array in sources())
     written = torch.full((len(ids), 1), TOKENS.decoder_start)
     with torch.inference_mode():
-        for _ in range(NEW_TOKENS):
+        for _ in range(most):
             best = model(ids, ~mask, written)[:, -1:].argmax(-1)
             written = torch.cat([written, best], 1)
-    ends = [row.index(2) + 1 if 2 in row else NEW_TOKENS for row in written[:, 1:].tolist()]
+    ends = [row.index(2) + 1 if 2 in row else most for row in written[:, 1:].tolist()]
     return [row[:end] for row, end in zip(written[:, 1:].tolist(), ends, strict=True)]
 
 
@@ -140,7 +144,7 @@ def test_logits_and_greedy_tokens_are_the_modules(
     assert parity.encoder.maximum < 2e-4
     assert parity.decoder.maximum < 2e-4
     assert parity.exact == parity.inputs
-    expected = greedy(model)
+    expected = greedy(model, *map(torch.from_numpy, sources()))
     assert answers(result.path) == expected
     assert len({tuple(row) for row in expected}) > 1
     assert max(len(set(row)) for row in expected) > 1
@@ -176,6 +180,71 @@ def test_quantized_and_lowered_bundles_answer(
     assert answers(tmp_path / "lowered") == int8
     first = [ours[0] == theirs[0] for ours, theirs in zip(int8, expected, strict=True)]
     assert sum(first) >= 7
+
+
+def test_sums_of_squares_of_half_precision_are_float32(tmp_path: Path) -> None:
+    """The deviation of large states: their squares' sum is more than float16 holds."""
+    model = randomized(Annotated())
+    with torch.no_grad():
+        for side in (model.src_embed, model.tgt_embed):
+            side[0].lut.weight.mul_(60)
+    parts = layout_parts("annotated", nhead=4)
+    export_module(model, tmp_path / "bundle", parts=parts, tokens=TOKENS, forward=model)
+    result = quantize_bundle(tmp_path / "bundle", tmp_path / "fp16", "fp16", target="cuda")
+    assert isinstance(result.check, DistributionCheck)
+    assert result.check.mean_kl < 1e-3
+
+
+def reversed_batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources of up to 5 tokens with their end, and the same backwards, padded."""
+    rows = []
+    for _ in range(48):
+        length = int(torch.randint(1, 6, (), generator=generator))
+        rows.append(torch.randint(3, 13, (length,), generator=generator))
+    end = torch.tensor([2])
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_value=TOKENS.pad)
+    source = pad([torch.cat([row, end]) for row in rows])
+    return source, pad([torch.cat([end, row.flip(0), end]) for row in rows])
+
+
+@pytest.mark.parametrize(
+    "name", ["tutorial", "annotated", "fairseq", "opennmt-3", "x-transformers"]
+)
+def test_a_trained_model_answers_alike_in_int8(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    kind, options, parts = CASES[name]
+    model = kind(**options)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=WIDTH**-0.5)
+    generator = torch.Generator().manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        source, target = reversed_batch(generator)
+        logits = model(source, source == TOKENS.pad, target[:, :-1])
+        loss = nn.functional.cross_entropy(
+            logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=TOKENS.pad
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+    export_module(
+        model, tmp_path / "bundle", parts=parts, tokens=TOKENS, forward=model, validate=True
+    )
+    quantize_bundle(tmp_path / "bundle", tmp_path / "int8", "int8")
+    source, _ = reversed_batch(generator)
+    expected = greedy(model, source, source != TOKENS.pad, 7)
+    for path, least in ((tmp_path / "bundle", 48), (tmp_path / "int8", 46)):
+        with Seq2SeqModel.load(path, num_threads=1) as loaded:
+            found = loaded.generate_ids(
+                source.numpy(), (source != TOKENS.pad).numpy(), max_new_tokens=7
+            )
+        assert sum(one.token_ids == row for one, row in zip(found, expected, strict=True)) >= least
+    rows = [row[row != TOKENS.pad].flip(0).tolist()[1:] for row in source]
+    right = [answer == [*row, 2] for row, answer in zip(rows, expected, strict=True)]
+    assert sum(right) > 24, f"{sum(right)} of 48 are learned"
 
 
 def test_a_state_dict_gives_the_same_bundle(
