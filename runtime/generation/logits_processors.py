@@ -333,10 +333,11 @@ class ExponentialDecay:
         since = rows.token_ids.shape[1] - self._start
         if since > 0:
             ends = scores[:, self._eos]
+            # A forbidden end stays so, and what remove_invalid_values made of it too.
+            allowed = np.isfinite(ends) & (ends > np.finfo(np.float32).min)
             with np.errstate(over="ignore", invalid="ignore"):
                 growth = np.float32(self._factor**since - 1)
-                added = np.where(np.isfinite(ends), np.abs(ends) * growth, 0)
-                scores[:, self._eos] = ends + added
+                scores[:, self._eos] = np.where(allowed, ends + np.abs(ends) * growth, ends)
         return scores
 
 

@@ -263,7 +263,9 @@ def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[st
     if beams > most:
         yield f"num_beams={beams} is more than a vocabulary of {vocab_size} allows ({most})"
     limit, least = config.max_new_tokens, config.min_new_tokens
-    if limit is not None and least is not None and least > limit:
+    # The checkpoint's own minimum only keeps a shorter text from ending, as in transformers.
+    asked = least != manifest.generation.get("min_new_tokens")
+    if limit is not None and least is not None and least > limit and asked:
         yield f"min_new_tokens={least} is more than max_new_tokens={limit}"
 
 

@@ -257,3 +257,14 @@ def test_max_new_tokens_of_the_checkpoint_goes_before_max_length(
     with Seq2SeqModel.load(bundle) as model:
         config = replace(model.generation_config, max_length=12)
         assert model.generate_ids([T5_ROW], config=config)[0].token_ids == expected[0, 1:].tolist()
+
+
+def test_a_minimum_of_the_checkpoint_beyond_the_limit_of_a_call_is_as_in_transformers(
+    variant_of: VariantOf, reference_of: ReferenceOf
+) -> None:
+    ends = [1, *range(3, 300)]  # the first token would end it
+    checkpoint, bundle = variant_of("t5-v1.1", min_new_tokens=10, eos_token_id=ends)
+    expected = expected_tokens(reference_of(checkpoint), T5_ROW, max_new_tokens=4)
+    with Seq2SeqModel.load(bundle) as model:
+        assert model.generate_ids([T5_ROW], max_new_tokens=4)[0].token_ids == expected
+    assert len(expected) == 4

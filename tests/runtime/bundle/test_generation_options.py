@@ -22,6 +22,7 @@ from seq2edge.runtime.bundle.generation_options import (
     names,
     warnings_about,
 )
+from seq2edge.runtime.bundle.optimum import read_optimum_folder
 
 #: A value of each option that a bundle leaves out, which asks for something.
 ASKING: dict[str, Any] = {
@@ -130,6 +131,18 @@ def test_an_export_warns_and_the_bundle_generates_without(
     with Seq2SeqModel.load(tmp_path / "bundle", num_threads=1) as model:
         assert model.manifest.generation == {"max_length": 9}
         assert len(model.generate_ids([[5, 6, 7, 1]])[0].token_ids) <= 8
+
+
+def test_a_folder_of_optimum_warns_when_it_is_read(tmp_path: Path) -> None:
+    for name in ("encoder_model.onnx", "decoder_model_merged.onnx"):
+        (tmp_path / name).write_bytes(b"")
+    sizes = {"vocab_size": 40, "d_model": 8, "num_layers": 1, "num_heads": 2, "model_type": "t5"}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    asked = {**TOKENS, "num_beams": 2, "dola_layers": "low"}
+    (tmp_path / "generation_config.json").write_text(json.dumps(asked))
+    with pytest.warns(UserWarning, match="dola_layers='low'"):
+        manifest = read_optimum_folder(tmp_path)
+    assert manifest.generation == {"num_beams": 2}
 
 
 @pytest.mark.parametrize(

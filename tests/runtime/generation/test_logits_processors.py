@@ -189,8 +189,12 @@ def test_exponential_decay_length_penalty(start: int) -> None:
 def test_exponential_decay_leaves_a_forbidden_end_forbidden() -> None:
     rows, scores = random_rows(9)
     scores[:, EOS] = -np.inf
-    found = processors_of(exponential_decay_length_penalty=(0, 1.5))(rows, scores.copy())
+    decay = {"exponential_decay_length_penalty": (0, 3.0)}
+    found = processors_of(**decay)(rows, scores.copy())
     np.testing.assert_array_equal(found, scores)
+    # transformers makes it infinitely good then, and all log-probabilities nan.
+    found = processors_of(**decay, remove_invalid_values=True)(rows, scores.copy())
+    assert (found[:, EOS] == np.finfo(np.float32).min).all()
 
 
 def test_remove_invalid_values() -> None:
