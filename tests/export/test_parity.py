@@ -15,6 +15,8 @@ from transformers import AutoModelForSeq2SeqLM
 from seq2edge.export import export_checkpoint
 from seq2edge.runtime import Seq2SeqModel
 
+from ..batches import padded_with_mask
+
 BART_LINE = [
     "mbart",
     "mbart-scaled",
@@ -44,16 +46,6 @@ def sources(vocab_size: int, pad: int, eos: int) -> list[list[int]]:
         row[-1] = eos
         rows.append([int(token) for token in row if token != pad])
     return rows
-
-
-def padded(rows: list[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), pad)
-    mask = np.zeros((len(rows), width), np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return ids, mask
 
 
 def reference_tokens(
@@ -102,7 +94,7 @@ def test_greedy_tokens_match_transformers_batched_and_alone(
     ).eval()
     config = reference.config
     rows = sources(config.vocab_size, config.pad_token_id, config.eos_token_id)
-    ids, mask = padded(rows, config.pad_token_id)
+    ids, mask = padded_with_mask(rows, config.pad_token_id)
     expected = reference_tokens(reference, ids, mask)
     with Seq2SeqModel.load(bundle_of(shape)) as model:
         batch = model.generate_ids(ids, mask, max_new_tokens=NEW_TOKENS)
@@ -124,7 +116,7 @@ def test_beam_tokens_match_transformers(
     ).eval()
     config = model.config
     rows = sources(config.vocab_size, config.pad_token_id, config.eos_token_id)[::2]
-    ids, mask = padded(rows, config.pad_token_id)
+    ids, mask = padded_with_mask(rows, config.pad_token_id)
     expected = reference_tokens(model, ids, mask, num_beams=4, max_new_tokens=20)
     with Seq2SeqModel.load(bundle_of(shape)) as loaded:
         options = replace(loaded.generation_config, num_beams=4, max_new_tokens=20)

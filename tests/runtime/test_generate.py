@@ -14,15 +14,12 @@ import torch
 
 from seq2edge.runtime import BackendError, Generation, InputError, Seq2SeqModel
 
+from ..batches import padded
+
 #: t5-v1.1 has random weights whose outputs do not settle on one token at once.
 LIVELY = "t5-v1.1"
 ROWS = [[5, 6, 7, 1], [200, 13, 77, 150, 22, 1], [300, 301, 9, 9, 1], [17, 210, 1]]
 BundleOf = Callable[[str], Path]
-
-
-def padded(rows: list[list[int]], pad: int = 0) -> np.ndarray:
-    width = max(len(row) for row in rows)
-    return np.array([row + [pad] * (width - len(row)) for row in rows])
 
 
 def expected_tokens(reference: Any, rows: list[list[int]], **options: Any) -> list[list[int]]:

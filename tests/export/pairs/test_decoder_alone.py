@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from seq2edge.runtime import BundleError, InputError, Manifest, Seq2SeqModel
 from seq2edge.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME
 
+from ...batches import padded_with_mask
+
 PathOf = Callable[[str], Path]
 PROMPTS = [[5, 6, 7, 8, 5, 6], [40], [12, 90, 12, 90, 12], [200, 201, 202], list(range(20, 60))]
 EOS, POSITIONS = 309, 100
@@ -25,13 +27,6 @@ EOS, POSITIONS = 309, 100
 def model(pair_bundle_of: PathOf) -> Any:
     with Seq2SeqModel.load(pair_bundle_of("gpt2")) as found:
         yield found
-
-
-def padded() -> tuple[np.ndarray, np.ndarray]:
-    ids = np.full((len(PROMPTS), max(map(len, PROMPTS))), EOS)
-    for row, prompt in zip(ids, PROMPTS, strict=True):
-        row[: len(prompt)] = prompt
-    return ids, ids != EOS
 
 
 @pytest.mark.parametrize(
@@ -68,22 +63,26 @@ def test_processors_see_the_prompt_as_in_transformers(
             (row,) = reference.generate(torch.tensor([prompt]), generation_config=theirs).tolist()
         expected.append(row[len(prompt) :])
     config = replace(model.generation_config, max_new_tokens=25, **options)
-    found = model.generate_ids(*padded(), config)
+    found = model.generate_ids(*padded_with_mask(PROMPTS, EOS), config)
     assert [row.token_ids for row in found] == expected
-    plain = model.generate_ids(*padded(), replace(model.generation_config, max_new_tokens=25))
+    plain = model.generate_ids(
+        *padded_with_mask(PROMPTS, EOS), replace(model.generation_config, max_new_tokens=25)
+    )
     if "min_length" not in options and "min_new_tokens" not in options:
         assert [row.token_ids for row in plain] != expected  # the option matters
 
 
 def test_prompt_lookup_gives_greedy_tokens(model: Seq2SeqModel) -> None:
     config = replace(model.generation_config, max_new_tokens=50)
-    greedy = model.generate_ids(*padded(), config)
+    greedy = model.generate_ids(*padded_with_mask(PROMPTS, EOS), config)
     for most in (2, 10):
         lookup = replace(config, prompt_lookup_num_tokens=most, max_matching_ngram_size=1)
-        assert model.generate_ids(*padded(), lookup) == greedy
+        assert model.generate_ids(*padded_with_mask(PROMPTS, EOS), lookup) == greedy
         penalty = {"repetition_penalty": 1.2}
-        edited = model.generate_ids(*padded(), replace(lookup, **penalty))
-        assert edited == model.generate_ids(*padded(), replace(config, **penalty))
+        edited = model.generate_ids(*padded_with_mask(PROMPTS, EOS), replace(lookup, **penalty))
+        assert edited == model.generate_ids(
+            *padded_with_mask(PROMPTS, EOS), replace(config, **penalty)
+        )
 
 
 def test_samples_and_scores_do_not_depend_on_the_batch(model: Seq2SeqModel) -> None:
@@ -96,7 +95,7 @@ def test_samples_and_scores_do_not_depend_on_the_batch(model: Seq2SeqModel) -> N
         return_scores=True,
         no_repeat_ngram_size=2,
     )
-    together = model.generate_ids(*padded(), config)
+    together = model.generate_ids(*padded_with_mask(PROMPTS, EOS), config)
     alone = [row for prompt in PROMPTS for row in model.generate_ids([prompt], None, config)]
     assert [row.token_ids for row in together] == [row.token_ids for row in alone]
     np.testing.assert_allclose(
@@ -107,7 +106,9 @@ def test_samples_and_scores_do_not_depend_on_the_batch(model: Seq2SeqModel) -> N
 
 def test_a_prefix_is_put_between_prompt_and_continuation(model: Seq2SeqModel) -> None:
     config = replace(model.generation_config, max_new_tokens=10)
-    with_prefix = model.generate_ids(*padded(), replace(config, decoder_prefix=(33, 34)))
+    with_prefix = model.generate_ids(
+        *padded_with_mask(PROMPTS, EOS), replace(config, decoder_prefix=(33, 34))
+    )
     for row, prompt in zip(with_prefix, PROMPTS, strict=True):
         (longer,) = model.generate_ids([[*prompt, 33, 34]], None, config)
         assert row.token_ids == [33, 34, *longer.token_ids]
@@ -118,10 +119,10 @@ def test_a_prompt_in_parts_gives_the_same(
 ) -> None:
     from seq2edge.runtime.generation import batch as call
 
-    whole = model.generate_ids(*padded())
+    whole = model.generate_ids(*padded_with_mask(PROMPTS, EOS))
     monkeypatch.setattr(call, "_MOST_LOGITS", 0)
     monkeypatch.setattr(call, "_LEAST_QUERIES", 7)
-    assert model.generate_ids(*padded()) == whole
+    assert model.generate_ids(*padded_with_mask(PROMPTS, EOS)) == whole
 
 
 def test_new_tokens_are_limited_by_what_the_prompt_leaves(model: Seq2SeqModel) -> None:

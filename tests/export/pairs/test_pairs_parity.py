@@ -15,6 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM, EncoderDecoderModel, G
 from seq2edge.export import export_checkpoint
 from seq2edge.runtime import EncoderModel, InputError, Seq2SeqModel
 
+from ...batches import padded_with_mask
+
 PathOf = Callable[[str], Path]
 ENCODERS = ["bert", "bert-relu", "roberta", "roberta-pad"]
 DECODERS = ["gpt2", "gpt2-unscaled"]
@@ -39,15 +41,6 @@ def rows_of(vocab_size: int, avoided: set[int]) -> list[list[int]]:
     generator = np.random.default_rng(7)
     words = np.setdiff1d(np.arange(vocab_size), list(avoided))
     return [generator.choice(words, n).tolist() for n in np.linspace(1, 60, 10).astype(int)]
-
-
-def padded(rows: list[list[int]], pad: int, *, left: bool = False) -> tuple[Any, Any]:
-    width = max(map(len, rows))
-    ids, mask = np.full((len(rows), width), pad), np.zeros((len(rows), width), np.int64)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(len(row))
-        ids[index, place], mask[index, place] = row, 1
-    return ids, mask
 
 
 def reference_tokens(
@@ -95,7 +88,7 @@ def test_pairs_generate_transformers_tokens(
     model = loaded(EncoderDecoderModel, pair_checkpoint_of(shape))
     encoder, decoder = model.config.encoder, model.config.decoder
     rows = rows_of(encoder.vocab_size, {encoder.pad_token_id})
-    ids, mask = padded(rows, encoder.pad_token_id)
+    ids, mask = padded_with_mask(rows, encoder.pad_token_id)
     tokens = {
         "pad_token_id": decoder.pad_token_id or 0,
         "eos_token_id": decoder.eos_token_id,
@@ -119,13 +112,13 @@ def test_decoders_go_on_with_prompts_of_different_lengths(
     model = loaded(AutoModelForCausalLM, pair_checkpoint_of(shape))
     eos = model.config.eos_token_id
     rows = rows_of(model.config.vocab_size, {eos})
-    ids, mask = padded(rows, eos, left=True)
+    ids, mask = padded_with_mask(rows, eos, left=True)
     tokens = {"pad_token_id": eos, "eos_token_id": eos}
     expected = reference_tokens(model, ids, mask, beams, ids.shape[1], **tokens)
     check_varied(expected)
     with Seq2SeqModel.load(pair_bundle_of(shape)) as bundle:
         config = replace(bundle.generation_config, num_beams=beams, max_new_tokens=NEW_TOKENS)
-        right, left = (padded(rows, eos, left=side) for side in (False, True))
+        right, left = (padded_with_mask(rows, eos, left=side) for side in (False, True))
         results = [bundle.generate_ids(*inputs, config) for inputs in (right, left)]
         alone = [bundle.generate_ids([row], None, config)[0].token_ids for row in rows]
         parts = bundle.generate_ids(*right, config, batch_size=3)
@@ -141,8 +134,8 @@ def test_encoders_give_transformers_states(
     reference = loaded(AutoModel, pair_checkpoint_of(shape))
     pad = reference.config.pad_token_id
     rows = rows_of(reference.config.vocab_size, {pad})[::-1]  # batches are of similar lengths
-    ids, mask = padded(rows, pad)
-    left = padded(rows, pad, left=True)
+    ids, mask = padded_with_mask(rows, pad)
+    left = padded_with_mask(rows, pad, left=True)
     with torch.inference_mode():
         arguments = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
         states = reference(**arguments).last_hidden_state.numpy() * mask[..., None]

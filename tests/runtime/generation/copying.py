@@ -218,9 +218,3 @@ class Recorded:
         """The rows that each ``keep`` since the last question went on with."""
         kept, self._backend.kept = self._backend.kept, []
         return kept
-
-
-def padded(rows: list[list[int]], pad: int = PAD) -> np.ndarray:
-    """[B, S] with ``pad`` on the right."""
-    width = max(len(row) for row in rows)
-    return np.array([row + [pad] * (width - len(row)) for row in rows])

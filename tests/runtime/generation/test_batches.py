@@ -12,7 +12,8 @@ import pytest
 
 from seq2edge.runtime import Generation, InputError
 
-from .copying import ENDS, Recorded, lively_bundle, padded
+from ...batches import assert_same_generations, padded
+from .copying import ENDS, Recorded, lively_bundle
 
 TEXTS = [
     "a text of some length, longer than others",
@@ -64,15 +65,6 @@ def best_of_each(found: list[Generation]) -> list[Generation]:
     return [found[sources.index(number)] for number in range(len(TEXTS))]
 
 
-def assert_same(found: list[Generation], expected: list[Generation]) -> None:
-    """Scores may differ by rounding: padding and neighbours change the order of sums."""
-    assert [replace(row, score=None) for row in found] == [
-        replace(row, score=None) for row in expected
-    ]
-    for one, other in zip(found, expected, strict=True):
-        assert one.score == pytest.approx(other.score, abs=1e-3)
-
-
 @each_way
 def test_batches_give_what_each_text_gives_alone_in_the_callers_order(
     recorded: Recorded, way: dict[str, Any]
@@ -80,11 +72,11 @@ def test_batches_give_what_each_text_gives_alone_in_the_callers_order(
     alone = [row for text in TEXTS for row in generate(recorded, [text], way)]
     assert len({tuple(row.token_ids) for row in alone}) > len(TEXTS) // 2
     for size in (1, 2, 3, 7, 100, None):
-        assert_same(generate(recorded, TEXTS, way, batch_size=size), alone)
+        assert_same_generations(generate(recorded, TEXTS, way, batch_size=size), alone)
     backwards = generate(recorded, TEXTS[::-1], way, batch_size=2)
     results = len(alone) // len(TEXTS)
     groups = [backwards[at : at + results] for at in range(0, len(backwards), results)]
-    assert_same([row for group in groups[::-1] for row in group], alone)
+    assert_same_generations([row for group in groups[::-1] for row in group], alone)
 
 
 @each_way
@@ -96,7 +88,7 @@ def test_token_ids_in_batches_give_what_each_row_gives_alone(
     alone = [row for ids in rows for row in recorded.model.generate_ids([ids], config=config)]
     for size in (2, None):
         found = recorded.model.generate_ids(padded(rows), config=config, batch_size=size)
-        assert_same(found, alone)
+        assert_same_generations(found, alone)
 
 
 @each_way
@@ -189,7 +181,7 @@ def test_a_batch_halves_once_half_of_it_is_done(
     recorded.runs(), recorded.kept()
     found = generate(recorded, TEXTS, options)
     assert [run.batch_size for run in recorded.runs()] == sizes == sizes_of_runs(lengths)
-    assert_same(found, expected)
+    assert_same_generations(found, expected)
     assert [len(row.token_ids) for row in found] == lengths
     kept = [len(rows) for rows in recorded.kept()]
     assert kept == [after for before, after in pairwise(sizes) if after < before]
@@ -236,7 +228,7 @@ def test_batches_of_beams_and_of_lookup_shrink_by_half_at_least(
         for text, length in zip(TEXTS, lengths, strict=True)
         for row in generate(recorded, [text], {**WAYS[name], **ends_after([length])})
     ]
-    assert_same(found, alone)
+    assert_same_generations(found, alone)
 
 
 @pytest.mark.parametrize("name", WAYS)

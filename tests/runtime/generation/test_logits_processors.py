@@ -23,6 +23,8 @@ from seq2edge.runtime.generation.logits_processors import (
     build_processors,
 )
 
+from ...batches import padded
+
 SHAPES = ("t5-v1.1", "bart-scaled")
 #: Sources without and with a start token, of three lengths that are in no order.
 SOURCES = {
@@ -274,11 +276,6 @@ class Subject(NamedTuple):
 
 def tokens(found: list[Generation]) -> list[list[int]]:
     return [row.token_ids for row in found]
-
-
-def padded(rows: list[list[int]], pad: int) -> list[list[int]]:
-    width = max(len(row) for row in rows)
-    return [row + [pad] * (width - len(row)) for row in rows]
 
 
 def make_subject(shape: str, bundle: Path, reference: Any) -> Subject:

@@ -12,6 +12,7 @@ import pytest
 
 from seq2edge.runtime import Generation, GenerationConfig
 
+from ...batches import padded
 from .copying import (
     ENDS,
     Recorded,
@@ -20,7 +21,6 @@ from .copying import (
     copying_bundle,
     copying_source,
     lively_bundle,
-    padded,
 )
 
 #: Sources to copy; the last one makes the cache grow twice.

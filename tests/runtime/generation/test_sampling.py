@@ -14,6 +14,8 @@ from transformers.generation import logits_process as theirs
 
 from seq2edge.runtime import Generation, Seq2SeqModel
 
+from ...batches import padded
+
 #: Sources after which many tokens are likely.
 SOURCES = {"t5-v1.1": [17, 210, 1], "bart-scaled": [0, 40, 2]}
 ROWS = [[5, 6, 7, 1], [200, 13, 77, 150, 22, 1], [17, 210, 1], [300, 301, 9, 9, 1], [8, 1]]
@@ -206,11 +208,6 @@ def test_where_only_one_token_is_left_sampling_is_greedy(
 
 
 # What a seed makes repeatable.
-
-
-def padded(rows: list[list[int]]) -> list[list[int]]:
-    width = max(len(row) for row in rows)
-    return [row + [0] * (width - len(row)) for row in rows]
 
 
 def grouped(found: list[Generation], each: int) -> list[list[list[int]]]:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2edge.runtime import Bundle, Choices, Generation, Seq2SeqModel
+from seq2edge.runtime import Bundle, Choices, Seq2SeqModel
 from seq2edge.runtime.backends import Backend, SlotCache, Step, load_backend
 from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
+from ....batches import assert_same_generations
 from .recording import cpu_target
 
 TEXTS = ["a text of some length, longer than others", "x", "three words here", "ab", "12345 67890"]
@@ -62,21 +63,12 @@ def pair(request: pytest.FixtureRequest, lively_of: Callable[[str], Path]) -> It
     found.model.close()
 
 
-def assert_same(found: list[Generation], expected: list[Generation]) -> None:
-    """Scores may differ by rounding: the padding of sources changes the order of sums."""
-    assert [replace(row, score=None) for row in found] == [
-        replace(row, score=None) for row in expected
-    ]
-    for one, other in zip(found, expected, strict=True):
-        assert one.score == pytest.approx(other.score, abs=1e-3)
-
-
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_each_way_to_decode_gives_the_cpu_engines_results(pair: Pair, way: dict[str, Any]) -> None:
     config = replace(pair.model.generation_config, max_new_tokens=90, **way)
     expected = pair.expected.generate(TEXTS, config, batch_size=3)
     for _ in range(2):  # the second time with the arrays of the first
-        assert_same(pair.model.generate(TEXTS, config, batch_size=3), expected)
+        assert_same_generations(pair.model.generate(TEXTS, config, batch_size=3), expected)
 
 
 def test_streams_give_the_same_pieces(pair: Pair) -> None:
@@ -97,7 +89,7 @@ def test_other_models_over_growing_caches(
     config = pair.model.generation_config
     config = replace(config, **WAYS[way], max_new_tokens=79 if shape == "bart-scaled" else 150)
     found = [m.generate_ids(IDS, MASK, config) for m in (pair.model, pair.expected)]
-    assert_same(found[0], found[1])
+    assert_same_generations(found[0], found[1])
     assert max(len(row.token_ids) for row in found[1]) > 64
 
 
@@ -107,7 +99,7 @@ def test_a_source_at_the_models_limit_is_not_padded_beyond_it(
     pair = pair_of(bundle_of("bart"), captures=True)
     ids = np.tile(np.arange(10, 90), (1, 1))  # BART has a position for each of 80
     found = [m.generate_ids(ids, max_new_tokens=6) for m in (pair.model, pair.expected)]
-    assert_same(found[0], found[1])
+    assert_same_generations(found[0], found[1])
 
 
 def test_float16_of_a_cuda_bundle(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
@@ -118,7 +110,7 @@ def test_float16_of_a_cuda_bundle(bundle_of: Callable[[str], Path], tmp_path: Pa
     pair = pair_of(path, captures=False)  # the same sums, so the same roundings
     config = replace(pair.model.generation_config, max_new_tokens=70, num_beams=3)
     found = [m.generate_ids(IDS, MASK, config) for m in (pair.model, pair.expected)]
-    assert_same(found[0], found[1])
+    assert_same_generations(found[0], found[1])
 
 
 def test_threads_share_one_engine(pair: Pair) -> None:
@@ -127,7 +119,7 @@ def test_threads_share_one_engine(pair: Pair) -> None:
     with ThreadPoolExecutor(len(TEXTS)) as pool:
         found = list(pool.map(lambda text: pair.model.generate(text, config), TEXTS * 3))
     for one, other in zip(found, expected * 3, strict=True):
-        assert_same(one, other)
+        assert_same_generations(one, other)
 
 
 def states(backend: Backend) -> list[np.ndarray[Any, Any]]:
