@@ -63,6 +63,11 @@ def test_the_rest_says_why_it_is_left_out() -> None:
         assert all(OPTIONS[name].note for name in names(support))
 
 
+def test_the_page_on_decoding_lists_them() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "decoding.md").read_text(encoding="utf-8")
+    assert {name for name in OPTIONS if f"`{name}`" in page} >= names(Support.UNSUPPORTED)
+
+
 @pytest.mark.parametrize("name", ASKING)
 def test_what_a_bundle_leaves_out_is_named_with_its_value_and_effect(name: str) -> None:
     value = ASKING[name]
