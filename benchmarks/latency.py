@@ -42,7 +42,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Spread:
+class LatencyPercentiles:
     """Percentiles over the runs."""
 
     p50: float
@@ -50,7 +50,7 @@ class Spread:
     p99: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Spread:
+    def of(cls, values: list[float]) -> LatencyPercentiles:
         p50, p90, p99 = np.percentile(values, [50, 90, 99])
         return cls(float(p50), float(p90), float(p99))
 
@@ -61,7 +61,7 @@ class LatencyReport:
     (each further one), ``all``. ``threads`` None: all cores."""
 
     workload: Workload
-    milliseconds: dict[str, Spread]
+    milliseconds: dict[str, LatencyPercentiles]
     tokens_per_second: float
     load_ms: float
     peak_rss_bytes: int
@@ -143,7 +143,9 @@ def without_end(manifest: Manifest) -> Manifest:
     return replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
 
 
-def _measure(backend: Backend, manifest: Manifest, workload: Workload) -> dict[str, Spread]:
+def _measure(
+    backend: Backend, manifest: Manifest, workload: Workload
+) -> dict[str, LatencyPercentiles]:
     input_ids = random_source(manifest, workload)
     mask = np.ones(input_ids.shape, np.bool_)
     generator = Generator(backend, manifest, None)
@@ -172,7 +174,7 @@ def _measure(backend: Backend, manifest: Manifest, workload: Workload) -> dict[s
             for total, first in zip(times["all"], times["first token"], strict=True)
         ]
     order = ("encoder", "first token", "token", "all")
-    return {name: Spread.of(times[name]) for name in order if name in times}
+    return {name: LatencyPercentiles.of(times[name]) for name in order if name in times}
 
 
 def engine_version(backend: str) -> str:

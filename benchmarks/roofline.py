@@ -36,9 +36,10 @@ from seq2edge.runtime.bundle.manifest import GraphInfo
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.generation.engine_limits import check_sources
+from seq2edge.runtime.progress import CountProgress
 
 from .bandwidth import DeviceMemory, HostMemory, Memory, Rates
-from .latency import Spread, Workload, random_source
+from .latency import LatencyPercentiles, Workload, random_source
 
 _STEPS_A_ROUND = 8
 #: Seconds after which the engine's idle threads have stopped spinning.
@@ -82,7 +83,7 @@ class Roofline:
     source_length: int
     batch_size: int
     threads: int | None
-    step_ms: Spread
+    step_ms: LatencyPercentiles
     step_bandwidth: float
     memory_bandwidth: float
     same_size_bandwidth: float
@@ -99,7 +100,7 @@ class Roofline:
 def measure_rooflines(
     paths: Sequence[str | os.PathLike[str]],
     workload: Workload,
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountProgress | None = None,
 ) -> list[Roofline]:
     """Measure steps of one or more bundles and the bandwidth, in turns.
 
@@ -127,20 +128,20 @@ def measure_rooflines(
         step_ms: list[list[float]] = [[] for _ in steppers]
         rates: list[_RatesOfRounds] = [_RatesOfRounds() for _ in steppers]
         for number in range(workload.warmup + workload.runs):
-            for place, stepper in enumerate(steppers):
+            for index, stepper in enumerate(steppers):
                 times = [stepper.milliseconds() for _ in range(_STEPS_A_ROUND)]
                 time.sleep(_SETTLE)
-                found = memories[stepper.threads].measure(stepper.graph.weight_bytes)
+                bandwidths = memories[stepper.threads].measure(stepper.graph.weight_bytes)
                 if number >= workload.warmup:
-                    step_ms[place] += times
-                    rates[place].add(*found)
+                    step_ms[index] += times
+                    rates[index].add(*bandwidths)
             if progress is not None:
                 progress(number + 1, workload.warmup + workload.runs)
         return [
             _roofline(
-                stepper, workload, step_ms[place], rates[place], memories[stepper.threads].device
+                stepper, workload, step_ms[index], rates[index], memories[stepper.threads].device
             )
-            for place, stepper in enumerate(steppers)
+            for index, stepper in enumerate(steppers)
         ]
 
 
@@ -221,14 +222,14 @@ class _RatesOfRounds:
     def best(self) -> tuple[float, float]:
         """The fastest reader's median, of both."""
         memory, same_size = (
-            max(statistics.median(found[name] for found in rounds) for name in rounds[0])
+            max(statistics.median(rates[name] for rates in rounds) for name in rounds[0])
             for rounds in (self._memory, self._same_size)
         )
         return memory, same_size
 
     def fastest(self) -> float:
         """The fastest reading of all."""
-        return max(rate for found in self._memory + self._same_size for rate in found.values())
+        return max(rate for rates in self._memory + self._same_size for rate in rates.values())
 
 
 def _roofline(
@@ -238,7 +239,7 @@ def _roofline(
     rates: _RatesOfRounds,
     device: str,
 ) -> Roofline:
-    graph, spread = stepper.graph, Spread.of(step_ms)
+    graph, spread = stepper.graph, LatencyPercentiles.of(step_ms)
     slots, batch = workload.new_tokens, workload.batch_size
     cache = cache_bytes(graph, batch, slots, workload.source_length)
     memory, same_size = rates.best()

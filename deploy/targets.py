@@ -198,17 +198,17 @@ def plan(
         BackendError: the bundle cannot run there; why, and what to do.
     """
     bundle.require_slots("pack")
-    found = _find(target)
-    there = _release(found, jetpack)
-    backend = backend or _usual_engine(found, bundle.manifest)
-    _check_backend(found, backend)
+    spec = _find(target)
+    jetpack_release = _release(spec, jetpack)
+    backend = backend or _usual_engine(spec, bundle.manifest)
+    _check_backend(spec, backend)
     deployment = Deployment(
-        target=found,
-        jetpack=there,
+        target=spec,
+        jetpack=jetpack_release,
         backend=backend,
-        device=found.device if backend == "onnxruntime" else "cuda",
-        python=there.python if there else _least_python(bundle.manifest),
-        requirements=_requirements(found, there, backend),
+        device=spec.device if backend == "onnxruntime" else "cuda",
+        python=jetpack_release.python if jetpack_release else _least_python(bundle.manifest),
+        requirements=_requirements(spec, jetpack_release, backend),
     )
     _check(bundle, deployment)
     return deployment
@@ -223,22 +223,22 @@ def advise_target(target: str, *, jetpack: str | None = None, backend: str | Non
     Raises:
         InputError: an unknown target, or a JetPack or an engine that it does not have.
     """
-    found = _find(target)
-    there = _release(found, jetpack)
+    spec = _find(target)
+    jetpack_release = _release(spec, jetpack)
     if backend is not None:
-        _check_backend(found, backend)
-        if backend == "onnxruntime" and found.device == "cuda":
+        _check_backend(spec, backend)
+        if backend == "onnxruntime" and spec.device == "cuda":
             backend = "onnxruntime-gpu"  # the doctor's name for it
-    machine = _machine(found, there, there.python if there else _NEWEST_PYTHON)
-    return advise(machine, backend)
+    python = jetpack_release.python if jetpack_release else _NEWEST_PYTHON
+    return advise(_machine(spec, jetpack_release, python), backend)
 
 
 def _find(target: str) -> Target:
-    found = next((known for known in TARGETS if known.name == target), None)
-    if found is None:
-        names = ", ".join(known.name for known in TARGETS)
+    match = next((candidate for candidate in TARGETS if candidate.name == target), None)
+    if match is None:
+        names = ", ".join(candidate.name for candidate in TARGETS)
         raise InputError(f"unknown target {target!r}; there are: {names}")
-    return found
+    return match
 
 
 def _check_backend(target: Target, backend: str) -> None:
@@ -253,21 +253,21 @@ def _release(target: Target, version: str | None) -> JetPack | None:
         if version is not None:
             raise InputError(f"{target.name} is no Jetson: leave out --jetpack")
         return None
-    wanted = version or target.jetpack
-    for known in _releases(target):
-        if f"{wanted}.".startswith(f"{known.version}."):
-            return known
-    versions = ", ".join(known.version for known in _releases(target))
-    raise InputError(f"{target.name} has no JetPack {wanted}; there are: {versions}")
+    requested = version or target.jetpack
+    for jetpack in _releases(target):
+        if f"{requested}.".startswith(f"{jetpack.version}."):
+            return jetpack
+    versions = ", ".join(jetpack.version for jetpack in _releases(target))
+    raise InputError(f"{target.name} has no JetPack {requested}; there are: {versions}")
 
 
 def _releases(target: Target) -> list[JetPack]:
-    return [known for known in JETPACKS if target.name in known.targets]
+    return [jetpack for jetpack in JETPACKS if target.name in jetpack.targets]
 
 
 def _usual_engine(target: Target, manifest: Manifest) -> str:
-    wanted = manifest.quantization.get("target")
-    return wanted if wanted in target.engines else target.engines[0]
+    quantized_for = manifest.quantization.get("target")
+    return quantized_for if quantized_for in target.engines else target.engines[0]
 
 
 def _least_python(manifest: Manifest) -> Version:
@@ -279,19 +279,19 @@ def _least_python(manifest: Manifest) -> Version:
     return (3, 10)
 
 
-def _requirements(target: Target, there: JetPack | None, backend: str) -> tuple[str, ...]:
+def _requirements(target: Target, jetpack: JetPack | None, backend: str) -> tuple[str, ...]:
     """Pins; with markers where the machine's Python is not known."""
     tables = [_NUMPY]
     if backend == "onnxruntime" or target.device == "cpu":  # on a Jetson also beside TensorRT
         tables.append(_ONNXRUNTIME if target.device == "cpu" else _ONNXRUNTIME_GPU)
-    if there is None:
+    if jetpack is None:
         pins = [pin + marker for table in tables for marker, pin in table.items()]
     else:
-        pins = [table[_OLD if there.python < (3, 11) else _NEW] for table in tables]
+        pins = [table[_OLD if jetpack.python < (3, 11) else _NEW] for table in tables]
     pins.append(_TOKENIZERS)
     if backend != "onnxruntime":
-        pins += _CUDA[numbers(there.stack.cuda)[0] if there else 13]
-        pins += () if there else _TENSORRT[backend]
+        pins += _CUDA[numbers(jetpack.stack.cuda)[0] if jetpack else 13]
+        pins += () if jetpack else _TENSORRT[backend]
     return tuple(pins)
 
 
@@ -315,13 +315,13 @@ def _check(bundle: Bundle, deployment: Deployment) -> None:
         )
 
 
-def _machine(target: Target, there: JetPack | None, python: Version) -> Machine:
+def _machine(target: Target, jetpack: JetPack | None, python: Version) -> Machine:
     """The machine as it will be when all is installed, as far as a bundle's fit asks."""
     gpu = target.capability is not None
-    tensorrt = there.tensorrt if there else _NEWEST_TENSORRT
+    tensorrt = jetpack.tensorrt if jetpack else _NEWEST_TENSORRT
     attention = tensorrt >= ATTENTION_TENSORRT
     update = tensorrt >= CACHE_UPDATE_TENSORRT
-    old = there is not None and there.python < (3, 11)
+    old = jetpack is not None and jetpack.python < (3, 11)
     return Machine(
         board=None,
         system=None,

@@ -26,11 +26,11 @@ from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destinati
 from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.dependencies import needs
+from seq2edge.runtime.progress import StageProgress
 
 from .concat_cache import count_parameters, describe_graph, publish
 from .errors import CheckpointError, ParityError
 from .pipeline import ExportResult, write_tokenizers
-from .serialize import Progress
 from .tokenizers import TokenizerFile, tokenizer_at
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def export_callables(
     tokens: SpecialTokens,
     tokenizer: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> ExportResult:
     """Export a model that two functions describe.
 

@@ -92,12 +92,12 @@ def check_vocabulary(manifest: Manifest) -> None:
     Raises:
         CheckpointError: both sizes.
     """
-    wanted = manifest.dimensions.vocab_size
+    vocab_size = manifest.dimensions.vocab_size
     for spec in manifest.graphs["decoder"].outputs:
         size = spec.shape[-1] if spec.shape else None
-        if spec.name == "logits" and isinstance(size, int) and size != wanted:
+        if spec.name == "logits" and isinstance(size, int) and size != vocab_size:
             raise CheckpointError(
-                f"the decoder gives logits over {size} tokens, and the vocabulary has {wanted}"
+                f"the decoder gives logits over {size} tokens, and the vocabulary has {vocab_size}"
             )
 
 

@@ -37,10 +37,10 @@ def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> S
     Raises:
         CheckpointError: one that is not set, or lies outside the vocabulary.
     """
-    known = dict(checkpoint.generation_config)
+    generation = dict(checkpoint.generation_config)
     encoder = config.get("encoder")
     if isinstance(encoder, Mapping) and encoder.get("pad_token_id") is not None:
-        known["pad_token_id"] = encoder["pad_token_id"]
+        generation["pad_token_id"] = encoder["pad_token_id"]
 
     def get(name: str) -> Any:
         if spec.decoder is None:
@@ -51,16 +51,16 @@ def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> S
 
     size, rows = spec.vocab_size, spec.source_rows
     try:
-        found = configs.special_tokens(known, get, max(size, rows), checkpoint.directory)
+        tokens = configs.special_tokens(generation, get, max(size, rows), checkpoint.directory)
     except BundleError as error:
         raise CheckpointError(str(error)) from None
-    outside = [token for token in (found.decoder_start, *found.eos) if token >= size]
-    if outside or found.pad >= rows:
+    outside = [token for token in (tokens.decoder_start, *tokens.eos) if token >= size]
+    if outside or tokens.pad >= rows:
         raise CheckpointError(
-            f"special tokens {outside or [found.pad]} lie outside the vocabulary of"
+            f"special tokens {outside or [tokens.pad]} lie outside the vocabulary of"
             f" {size if outside else rows}"
         )
     if spec.decoder is not None:
-        return found
+        return tokens
     # Nothing ends with an encoder's states; without a pad token nothing in its sources is padding.
-    return replace(found, eos=() if config.get("pad_token_id") is not None else (found.pad,))
+    return replace(tokens, eos=() if config.get("pad_token_id") is not None else (tokens.pad,))

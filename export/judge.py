@@ -150,26 +150,26 @@ def _errors(values: Array, exact: NDArray[np.float64]) -> tuple[NDArray[np.float
     if values.shape != exact.shape:
         raise AssertionError(f"{values.shape} is compared with {exact.shape}")
     largest, total = np.empty(exact.shape[:-1]), 0.0
-    for place in np.ndindex(largest.shape):
-        error = np.abs(values[place] - exact[place])
-        largest[place] = error.max()
+    for position in np.ndindex(largest.shape):
+        error = np.abs(values[position] - exact[position])
+        largest[position] = error.max()
         total += float(error.sum())
     return largest, total
 
 
-def near_ties(found: Array, expected: Expected) -> NDArray[np.bool_]:
+def near_ties(logits: Array, expected: Expected) -> NDArray[np.bool_]:
     """[..., P]: where float32 may choose either of the two best of N logits.
 
     That is where the two, in float64, are no further apart than errors that pass may move them.
 
     Args:
-        found: PyTorch's logits in float32 [..., P, N], whose error counts as well.
+        logits: PyTorch's logits in float32 [..., P, N], whose error counts as well.
     """
-    rounding = np.maximum(expected.rounding, largest_errors(found, expected.exact))
+    rounding = np.maximum(expected.rounding, largest_errors(logits, expected.exact))
     allowed = Expected(expected.exact, rounding).allowed
     margins = np.empty_like(allowed)
-    for place in np.ndindex(margins.shape):
-        second, best = np.partition(expected.exact[place], -2)[-2:]
-        margins[place] = best - second
+    for position in np.ndindex(margins.shape):
+        second, best = np.partition(expected.exact[position], -2)[-2:]
+        margins[position] = best - second
     ties: NDArray[np.bool_] = margins <= 2 * allowed
     return ties

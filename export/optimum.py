@@ -16,11 +16,11 @@ from seq2edge.runtime.bundle.optimum import is_optimum_folder, read_optimum_fold
 from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
 from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
+from seq2edge.runtime.progress import StageProgress
 
 from .concat_cache import count_parameters, describe_graph, publish
 from .errors import CheckpointError
 from .pipeline import ExportResult, write_tokenizers
-from .serialize import Progress
 from .tokenizers import find_tokenizer
 
 
@@ -29,7 +29,7 @@ def import_optimum(
     bundle: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> ExportResult:
     """Make a bundle of a folder that ``optimum-cli export onnx`` wrote.
 
@@ -58,22 +58,22 @@ def import_optimum(
             f"{source} is no folder of 'optimum-cli export onnx': it lacks config.json or"
             " encoder_model.onnx ('seq2edge export' takes checkpoints)"
         )
-    found = read_optimum_folder(source)
+    unread = read_optimum_folder(source)
     tokenizer = find_tokenizer(source)
     if tokenizer is None:
         warnings.warn(
             f"{source} has no tokenizer files: the bundle takes token ids (generate_ids), not text",
             stacklevel=2,
         )
-    models = {name: _load(source / info.file) for name, info in found.graphs.items()}
+    models = {name: _load(source / info.file) for name, info in unread.graphs.items()}
     data = {name for model in models.values() for name in _external_files(source, model)}
     graphs = {
-        name: describe_graph(model, found.graphs[name].file) for name, model in models.items()
+        name: describe_graph(model, unread.graphs[name].file) for name, model in models.items()
     }
     manifest = replace(
-        found,
+        unread,
         producer=f"seq2edge {package_version()}",
-        dimensions=_dimensions(found.dimensions, graphs),
+        dimensions=_dimensions(unread.dimensions, graphs),
         tokenizer=TokenizerInfo() if tokenizer is None else tokenizer.info,
         graphs=graphs,
         parameter_count=count_parameters(models.values()),

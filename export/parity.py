@@ -143,9 +143,9 @@ def compare(directory: Path, reference: Reference) -> Parity:
     decoder = _compare_decoder(bundle, backend, reference.inputs, reference.logits)
     with Seq2SeqModel(bundle, backend, None) as model:
         inputs, options = reference.inputs, greedy_options(bundle.manifest)
-        found = model.generate_ids(inputs.input_ids, inputs.mask, options)
+        generations = model.generate_ids(inputs.input_ids, inputs.mask, options)
     exact = ties = 0
-    for row, (ours, theirs) in enumerate(zip(found, reference.tokens, strict=True)):
+    for row, (ours, theirs) in enumerate(zip(generations, reference.tokens, strict=True)):
         if ours.token_ids == theirs:
             exact += 1
             continue
@@ -155,7 +155,7 @@ def compare(directory: Path, reference: Reference) -> Parity:
         )
         if parted is not None and reference.ties[row, parted]:
             ties += 1
-    return Parity(encoder, decoder, len(found), exact, ties)
+    return Parity(encoder, decoder, len(generations), exact, ties)
 
 
 def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
@@ -217,16 +217,16 @@ def _compare_encoder(
     if bundle.manifest.single_stack == "encoder":
         return judge([(source.numpy(STATES)[inputs.mask], states)])
     dims = bundle.manifest.dimensions
-    layers, found = [], []
+    layers, heads = [], []
     for layer in range(dims.decoder_layers):
         name = f"cross.{layer}.kv"
         biased = f"{name}.bias" in bundle.manifest.weights
         bias = _weight(bundle, f"{name}.bias") if biased else None
         layers.append((_weight(bundle, f"{name}.weight"), bias))
         for kind in ("key", "value"):
-            heads = source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3)[inputs.mask]
-            found.append(heads.reshape(len(heads), -1))
-    return judge([(np.stack(found), states.projected(layers, parts=2))])
+            projected = source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3)[inputs.mask]
+            heads.append(projected.reshape(len(projected), -1))
+    return judge([(np.stack(heads), states.projected(layers, parts=2))])
 
 
 def _compare_decoder(
@@ -247,8 +247,8 @@ def _compare_decoder(
 
 
 def _weight(bundle: Bundle, name: str) -> NDArray[np.float32]:
-    place = bundle.manifest.weights[name]
+    info = bundle.manifest.weights[name]
     mapped: NDArray[np.float32] = np.memmap(
-        bundle.path(WEIGHTS_NAME), np.dtype(place.dtype), "r", place.offset, place.shape
+        bundle.path(WEIGHTS_NAME), np.dtype(info.dtype), "r", info.offset, info.shape
     )
     return mapped

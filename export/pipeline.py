@@ -22,13 +22,14 @@ from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
 from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import MissingDependencyError
+from seq2edge.runtime.progress import StageProgress
 
 from .checkpoint import Checkpoint, ResolvedCheckpoint, merge_adapter, resolve_checkpoint
 from .families import expected_names, find_family, tied_names
 from .generation import generation_defaults, special_tokens
 from .graph import build_decoder, build_encoder, build_logsumexp
 from .parity import Parity, Reference, validate_bundle
-from .serialize import Progress, parameter_shapes, write_graph, write_weights
+from .serialize import parameter_shapes, write_graph, write_weights
 from .spec import ModelSpec
 from .tokenizers import TokenizerFile
 from .tokenizers.comparison import TextComparison, compare_texts
@@ -59,7 +60,7 @@ def export_checkpoint(
     *,
     overwrite: bool = False,
     validate: bool | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     revision: str | None = None,
     base: str | os.PathLike[str] | None = None,
 ) -> ExportResult:
@@ -148,23 +149,23 @@ def build_graphs(spec: ModelSpec) -> dict[str, ir.Model]:
     return graphs
 
 
-def write_tokenizers(out: BundleWriter, found: TokenizerFile | None) -> TokenizerInfo | None:
+def write_tokenizers(out: BundleWriter, tokenizer: TokenizerFile | None) -> TokenizerInfo | None:
     """Write a tokenizer's files; gives what is known of the one for outputs, if that is another."""
-    if found is not None and found.data is not None:
-        out.write("tokenizer.json", found.data)
-    if found is None or found.target is None:
+    if tokenizer is not None and tokenizer.data is not None:
+        out.write("tokenizer.json", tokenizer.data)
+    if tokenizer is None or tokenizer.target is None:
         return None
-    if found.target.data is None:
-        return found.target.info
-    out.write("target_tokenizer.json", found.target.data)
-    return replace(found.target.info, file="target_tokenizer.json")
+    if tokenizer.target.data is None:
+        return tokenizer.target.info
+    out.write("target_tokenizer.json", tokenizer.target.data)
+    return replace(tokenizer.target.info, file="target_tokenizer.json")
 
 
 def write_bundle(
     out: BundleWriter,
     content: Content,
     reference: Callable[[Manifest], Reference] | None,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> ExportResult:
     """Write ``content``, compare it with what ``reference`` computes (None: do not), commit it.
 
@@ -198,19 +199,19 @@ def write_bundle(
     return ExportResult(out.destination, manifest, parity)
 
 
-def can_validate(wanted: bool | None, packages: Sequence[str]) -> bool:
+def can_validate(validate: bool | None, packages: Sequence[str]) -> bool:
     """Whether to compare with PyTorch; None: if all of ``packages`` are installed.
 
     Raises:
         MissingDependencyError: it is wanted, and a package is missing.
     """
     missing = [name for name in packages if find_spec(name) is None]
-    if wanted and missing:
+    if validate and missing:
         raise MissingDependencyError(
             f"validation needs {', '.join(missing)}: pip install {' '.join(missing)}, or pass"
             " --no-validate"
         )
-    return not missing if wanted is None else wanted
+    return not missing if validate is None else validate
 
 
 def warn_of_unknown_tokens(tokenizer: TokenizerFile, spec: ModelSpec) -> None:

@@ -158,16 +158,16 @@ def measure(
     exact = [output.double().cpu().numpy() for output in outputs]
     errors: list[list[NDArray[np.float64]]] = []
     kept: list[list[NDArray[np.float32]]] = []
-    for found in _float32_runs(run):
-        errors.append([largest_errors(f, e) for f, e in zip(found, exact, strict=True)])
-        kept.append(found[:keep])
+    for float32 in _float32_runs(run):
+        errors.append([largest_errors(f, e) for f, e in zip(float32, exact, strict=True)])
+        kept.append(float32[:keep])
         if len(errors) == _RUNS and all(map(_agree, *errors, exact)):
             break
     return [
         Expected(
             wide,
             np.max([error[index] for error in errors], axis=0),
-            tuple(found[index] for found in kept) if index < keep else (),
+            tuple(float32[index] for float32 in kept) if index < keep else (),
         )
         for index, wide in enumerate(exact)
     ]
@@ -191,16 +191,16 @@ def _agree(
 
 
 def greedy_ties(
-    score: Callable[[], Tensor], found: NDArray[np.float32], logits: Expected
+    score: Callable[[], Tensor], scores: NDArray[np.float32], logits: Expected
 ) -> NDArray[np.bool_]:
     """[B, T]: where float32 may choose another token than the one it chose.
 
     Args:
         score: the logits [B, T, V] of what greedy decoding wrote.
-        found: these logits as PyTorch computed them while it decoded.
+        scores: these logits as PyTorch computed them while it decoded.
         logits: of the same sources, whose worst rounding [B, Q] counts as well.
     """
     with in_float64():
         exact = score()
-    rounding = np.broadcast_to(logits.rounding.max(1, keepdims=True), found.shape[:2])
-    return near_ties(found, Expected(exact.cpu().numpy(), rounding))
+    rounding = np.broadcast_to(logits.rounding.max(1, keepdims=True), scores.shape[:2])
+    return near_ties(scores, Expected(exact.cpu().numpy(), rounding))

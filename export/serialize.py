@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.bundle.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec, WeightInfo
 from seq2edge.runtime.bundle.reader import BundleWriter
+from seq2edge.runtime.progress import StageProgress
 
-#: Called with what is being done, how much of it is done and how much there is (0: unknown).
-Progress = Callable[[str, int, int], None]
+Progress = StageProgress
 
 #: Tensors start on a cache line.
 _ALIGNMENT = 64
@@ -46,7 +46,7 @@ def parameter_shapes(models: Iterable[ir.Model]) -> dict[str, tuple[int, ...]]:
 def write_weights(
     out: BundleWriter,
     weights: Mapping[str, Weight],
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, WeightInfo]:
     """Stream the tensors into ``weights.bin``, hashing on the way.
@@ -98,18 +98,18 @@ def write_graph(
     for key, value in model.graph.initializers.items():
         if key not in weights:
             continue
-        place = weights[key]
+        info = weights[key]
         value.const_value = ir.ExternalTensor(
             WEIGHTS_NAME,
-            place.offset,
-            place.length,
-            ir.DataType.from_numpy(np.dtype(place.dtype)),
-            shape=ir.Shape(place.shape),
+            info.offset,
+            info.length,
+            ir.DataType.from_numpy(np.dtype(info.dtype)),
+            shape=ir.Shape(info.shape),
             name=key,
             base_dir=out.directory,
         )
         if not all("Gather" in use.node.op_type for use in value.uses()):
-            read += place.length
+            read += info.length
     ir.save(model, out.directory / file)
     return GraphInfo(
         file=file,

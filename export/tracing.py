@@ -45,8 +45,8 @@ class Functions:
 
     def run_encode(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """What ``encode`` gives, as a tuple. Not checked: a check would fix sizes in a trace."""
-        found = self.encode(input_ids, attention_mask)
-        return (found,) if isinstance(found, Tensor) else tuple(found)
+        outputs = self.encode(input_ids, attention_mask)
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     def encoded(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """:meth:`run_encode`, checked."""
@@ -67,10 +67,10 @@ class Functions:
         attention_mask: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Logits and new past tensors."""
-        found = self.decode_step(input_ids, tuple(pasts), tuple(cross), attention_mask)
-        if not isinstance(found, (tuple, list)) or len(found) != 2:
+        outputs = self.decode_step(input_ids, tuple(pasts), tuple(cross), attention_mask)
+        if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
             raise CheckpointError("decode_step must give logits and new pasts, two values")
-        logits, new = found[0], tuple(found[1])
+        logits, new = outputs[0], tuple(outputs[1])
         length = pasts[0].shape[2] + input_ids.shape[1]
         if tuple(logits.shape[:2]) != tuple(input_ids.shape) or logits.dim() != 3:
             raise CheckpointError(
@@ -79,10 +79,10 @@ class Functions:
         if len(new) != len(pasts):
             raise CheckpointError(f"decode_step took {len(pasts)} pasts and gave {len(new)}")
         for number, (old, grown) in enumerate(zip(pasts, new, strict=True)):
-            wanted = (*old.shape[:2], length, old.shape[3])
-            if tuple(grown.shape) != wanted:
+            expected = (*old.shape[:2], length, old.shape[3])
+            if tuple(grown.shape) != expected:
                 raise CheckpointError(
-                    f"decode_step gave past {number} as {list(grown.shape)}, not {list(wanted)}:"
+                    f"decode_step gave past {number} as {list(grown.shape)}, not {list(expected)}:"
                     " the old one with the new tokens appended to its third axis"
                 )
         return logits, new
@@ -93,8 +93,8 @@ class Functions:
 
     def modules(self) -> list[nn.Module]:
         """The modules that the functions use, as far as they can be found."""
-        found = [m for f in (self.encode, self.decode_step) for m in _modules_of(f)]
-        return list(dict.fromkeys(found))
+        modules = [m for f in (self.encode, self.decode_step) for m in _modules_of(f)]
+        return list(dict.fromkeys(modules))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -293,8 +293,8 @@ def compare(functions: Functions, bundle: Bundle) -> Parity:
         parts = [targets[:, :prompt], *np.split(targets[:, prompt:], targets.shape[1] - prompt, 1)]
         run = partial(_run, functions, part, parts)
         expected = [_by_position(e) for e in measure(run, repeat=True)]
-        found = _run_graphs(backend, part, parts, len(expected) - len(parts))
-        pairs = [(f.reshape(e.exact.shape), e) for f, e in zip(found, expected, strict=True)]
+        outputs = _run_graphs(backend, part, parts, len(expected) - len(parts))
+        pairs = [(f.reshape(e.exact.shape), e) for f, e in zip(outputs, expected, strict=True)]
         cross, logits = cross + pairs[: -len(parts)], logits + pairs[-len(parts) :]
         apart, near = _choices(pairs[-len(parts) :])
         rows, exact = rows + count, exact + int((~apart).all(0).sum())
@@ -335,6 +335,6 @@ def _choices(
     steps: list[tuple[NDArray[np.float32], Expected]],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Each step's rows [T, R]: whether the graphs like another token best, and may."""
-    apart = [found.argmax(-1) != expected.exact.argmax(-1) for found, expected in steps]
-    near = [near_ties(found, expected) for found, expected in steps]
+    apart = [logits.argmax(-1) != expected.exact.argmax(-1) for logits, expected in steps]
+    near = [near_ties(logits, expected) for logits, expected in steps]
     return np.stack(apart), np.stack(near)

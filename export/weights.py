@@ -68,10 +68,10 @@ def bind(
     described_by: str = CONFIG,
     known: Iterable[str] = (),
 ) -> dict[str, BoundWeight]:
-    """Match rules, graph parameters and checkpoint tensors; every tensor must be used.
+    """Match name map, graph parameters and checkpoint tensors; every tensor must be used.
 
     Args:
-        rules: the family's name map.
+        weight_map: the family's name map.
         parameters: shapes of the graphs' parameters, by name.
         checkpoint: the opened checkpoint.
         ignored: regular expressions of tensors that the architecture never reads.
@@ -85,26 +85,26 @@ def bind(
     problems = Mismatch(described_by, list(known))
     bound: dict[str, BoundWeight] = {}
     used: set[str] = set()
-    for rule in weight_map:
-        sources = _resolve(rule, checkpoint)
-        used.update(sources, rule.tied)
-        if rule.computed is not None and checkpoint.names.isdisjoint(sources):
-            shape = parameters[rule.parameter]
-            bound[rule.parameter] = BoundWeight(
-                rule.parameter, shape, partial(rule.computed, shape)
+    for mapping in weight_map:
+        sources = _resolve(mapping, checkpoint)
+        used.update(sources, mapping.tied)
+        if mapping.computed is not None and checkpoint.names.isdisjoint(sources):
+            shape = parameters[mapping.parameter]
+            bound[mapping.parameter] = BoundWeight(
+                mapping.parameter, shape, partial(mapping.computed, shape)
             )
             continue
         missing = [name for name in sources if name not in checkpoint.names]
         if missing:
             problems.missing += missing
             continue
-        shape = parameters[rule.parameter]
-        wrong = _shape_problems(rule, sources, shape, checkpoint)
+        shape = parameters[mapping.parameter]
+        wrong = _shape_problems(mapping, sources, shape, checkpoint)
         problems.shapes += wrong
         if not wrong:
-            problems.ties += _tie_problems(rule, sources[0], checkpoint)
-        bound[rule.parameter] = BoundWeight(
-            rule.parameter, shape, _loader(rule.transform, sources, checkpoint)
+            problems.ties += _tie_problems(mapping, sources[0], checkpoint)
+        bound[mapping.parameter] = BoundWeight(
+            mapping.parameter, shape, _loader(mapping.transform, sources, checkpoint)
         )
     patterns = [re.compile(pattern) for pattern in ignored]
     problems.unused += sorted(
@@ -118,31 +118,31 @@ def bind(
         )
     unfilled = sorted(set(parameters) - set(bound))
     if unfilled:
-        raise AssertionError(f"the family has no rule for {unfilled}")
+        raise AssertionError(f"the family has no mapping for {unfilled}")
     return bound
 
 
-def _resolve(rule: WeightMapping, checkpoint: Checkpoint) -> tuple[str, ...]:
-    if rule.tied and rule.sources[0] not in checkpoint.names:
-        return next(((name,) for name in rule.tied if name in checkpoint.names), rule.sources)
-    return rule.sources
+def _resolve(mapping: WeightMapping, checkpoint: Checkpoint) -> tuple[str, ...]:
+    if mapping.tied and mapping.sources[0] not in checkpoint.names:
+        return next(((name,) for name in mapping.tied if name in checkpoint.names), mapping.sources)
+    return mapping.sources
 
 
 def _shape_problems(
-    rule: WeightMapping, sources: tuple[str, ...], shape: Shape, checkpoint: Checkpoint
+    mapping: WeightMapping, sources: tuple[str, ...], shape: Shape, checkpoint: Checkpoint
 ) -> list[str]:
-    expected = rule.transform.source_shapes(shape, len(sources))
+    shapes = mapping.transform.source_shapes(shape, len(sources))
     return [
-        f"tensor {name} has shape {list(checkpoint.shape(name))}, expected {list(wanted)}"
-        for name, wanted in zip(sources, expected, strict=True)
-        if checkpoint.shape(name) != wanted
+        f"tensor {name} has shape {list(checkpoint.shape(name))}, expected {list(expected)}"
+        for name, expected in zip(sources, shapes, strict=True)
+        if checkpoint.shape(name) != expected
     ]
 
 
-def _tie_problems(rule: WeightMapping, source: str, checkpoint: Checkpoint) -> list[str]:
+def _tie_problems(mapping: WeightMapping, source: str, checkpoint: Checkpoint) -> list[str]:
     return [
         f"tensor {name} differs from {source}, which it should be tied to"
-        for name in rule.tied
+        for name in mapping.tied
         if name in checkpoint.names and name != source and not checkpoint.equal(name, source)
     ]
 

@@ -59,16 +59,16 @@ class Interpreters:
             return prepare(environments / name, REQUIREMENTS[name])
 
         libraries = {name.library for name in names}
-        found = {"seq2edge": Path(sys.executable)}
+        interpreters = {"seq2edge": Path(sys.executable)}
         if "ctranslate2" in libraries:
-            found["ctranslate2"] = environment("ctranslate2")
+            interpreters["ctranslate2"] = environment("ctranslate2")
         if "transformers" in libraries:
-            found["transformers"] = torch or environment("transformers")
+            interpreters["transformers"] = torch or environment("transformers")
         if libraries & {"optimum", "ctranslate2"}:
-            found["optimum"] = models = environment("torch")
+            interpreters["optimum"] = models = environment("torch")
         else:
-            models = found.get("transformers") or torch or environment("transformers")
-        return cls(found, models)
+            models = interpreters.get("transformers") or torch or environment("transformers")
+        return cls(interpreters, models)
 
 
 @dataclass
@@ -144,7 +144,7 @@ class PeerComparison:
             PeerError: it cannot be measured.
         """
         work = self.workload
-        found: dict[str, dict[str, Any]] = {}
+        reports: dict[str, dict[str, Any]] = {}
         for name in self._running():
             if name.library != "seq2edge":
                 continue
@@ -157,8 +157,8 @@ class PeerComparison:
             except PeerError as error:
                 self._leave_out(f"{name.text} (roofline)", error)
             else:
-                found[name.text] = json.loads(text)
-        return found
+                reports[name.text] = json.loads(text)
+        return reports
 
     def _running(self) -> list[Name]:
         running = [name for name in self.names if name.text not in self.left_out]
@@ -189,7 +189,9 @@ class PeerComparison:
             warmup=_WARMUP_ROUNDS,
             progress=_progress(f"settings of {name.text}"),
         )
-        return {settings[label]: Spread.of(found.milliseconds) for label, found in results.items()}
+        return {
+            settings[label]: Spread.of(result.milliseconds) for label, result in results.items()
+        }
 
     def _start(self, name: Name, setting: Setting) -> Baseline:
         work = self.workload

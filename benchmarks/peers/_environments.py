@@ -45,9 +45,9 @@ def prepare(folder: Path, requirements: Sequence[str]) -> Path:
         PeerError: ``folder`` is something else, or the packages cannot be installed.
     """
     python, stamp = folder / "bin" / "python", folder / _STAMP
-    wanted = "\n".join([f"python {platform.python_version()}", *requirements, ""])
+    contents = "\n".join([f"python {platform.python_version()}", *requirements, ""])
     if stamp.is_file():
-        if stamp.read_text() == wanted and python.exists():
+        if stamp.read_text() == contents and python.exists():
             return python
         shutil.rmtree(folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -64,5 +64,5 @@ def prepare(folder: Path, requirements: Sequence[str]) -> Path:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    stamp.write_text(wanted)
+    stamp.write_text(contents)
     return python

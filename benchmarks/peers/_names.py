@@ -98,14 +98,14 @@ class Name:
         rest, at, device = text.partition("@")
         library, _, rest = rest.partition(":")
         precision, colon, mode = rest.partition(":")
-        known = _LIBRARIES.get(library)
-        if known is None:
+        choices = _LIBRARIES.get(library)
+        if choices is None:
             raise _unknown(text, "library", library, _LIBRARIES)
-        if precision not in known.precisions:
-            raise _unknown(text, f"precision of {library}", precision, known.precisions)
-        if (mode if colon else None) not in known.modes:
-            raise _unknown(text, f"mode of {library}", mode, filter(None, known.modes))
-        devices = known.modes[mode if colon else None]
+        if precision not in choices.precisions:
+            raise _unknown(text, f"precision of {library}", precision, choices.precisions)
+        if (mode if colon else None) not in choices.modes:
+            raise _unknown(text, f"mode of {library}", mode, filter(None, choices.modes))
+        devices = choices.modes[mode if colon else None]
         if at and device not in devices:
             raise _unknown(text, f"device of {text.partition('@')[0]}", device, devices)
         return cls(text, library, precision, mode if colon else None, device or devices[0])
@@ -134,6 +134,6 @@ def in_turns(names: list[Name]) -> list[Name]:
     return sorted(dict.fromkeys(names), key=lambda name: order.index(name.library))
 
 
-def _unknown(text: str, what: str, got: str, known: Iterable[str]) -> argparse.ArgumentTypeError:
-    there = ", ".join(known) or "none"
-    return argparse.ArgumentTypeError(f"{text!r}: {got!r} is no {what}; there are: {there}")
+def _unknown(text: str, what: str, got: str, choices: Iterable[str]) -> argparse.ArgumentTypeError:
+    listed = ", ".join(choices) or "none"
+    return argparse.ArgumentTypeError(f"{text!r}: {got!r} is no {what}; there are: {listed}")

@@ -170,11 +170,11 @@ def _print_sizes_and_tokens(report: Report) -> None:
     for name, entry in report.baselines.items():
         sizes = (f"{count / 1e6:.1f} MB" for count in (entry.disk_bytes, entry.loaded_bytes))
         disk, loaded = sizes
-        found = entry.agreement
-        whole = f", {found.sources} of {work.sources} sources whole" if work.sources > 1 else ""
+        agreement = entry.agreement
+        whole = f", {agreement.sources} of {work.sources} sources whole" if work.sources > 1 else ""
         print(
-            f"{name:36}{disk:>12}{loaded:>12}   {found.tokens} of"
-            f" {work.sources * work.new_tokens}{whole} ({found.distinct} distinct)"
+            f"{name:36}{disk:>12}{loaded:>12}   {agreement.tokens} of"
+            f" {work.sources * work.new_tokens}{whole} ({agreement.distinct} distinct)"
         )
     if not report.agrees:
         print("\nTHE TOKENS OF THE FLOAT32 MODELS DIFFER")
@@ -182,12 +182,12 @@ def _print_sizes_and_tokens(report: Report) -> None:
 
 def _print_rooflines(rooflines: dict[str, dict[str, Any]]) -> None:
     print(f"\n{'a greedy step':36}{'MB':>9}{'ms':>9}{'GB/s':>9}{'readable':>10}{'share':>9}")
-    for name, found in rooflines.items():
-        readable = max(found["memory_bandwidth"], found["same_size_bandwidth"])
+    for name, roofline in rooflines.items():
+        readable = max(roofline["memory_bandwidth"], roofline["same_size_bandwidth"])
         print(
-            f"{name:36}{(found['weight_bytes'] + found['cache_bytes']) / 1e6:9.1f}"
-            f"{found['step_ms']['p50']:9.3f}{found['step_bandwidth'] / 1e9:9.1f}"
-            f"{readable / 1e9:10.1f}{100 * found['share']:7.1f} %"
+            f"{name:36}{(roofline['weight_bytes'] + roofline['cache_bytes']) / 1e6:9.1f}"
+            f"{roofline['step_ms']['p50']:9.3f}{roofline['step_bandwidth'] / 1e9:9.1f}"
+            f"{readable / 1e9:10.1f}{100 * roofline['share']:7.1f} %"
         )
 
 

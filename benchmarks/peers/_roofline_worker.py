@@ -23,8 +23,8 @@ def main() -> None:
         backend=backend,
         device=device,
     )
-    (found,) = measure_rooflines([model], workload)
-    print(json.dumps(found.to_json()))
+    (roofline,) = measure_rooflines([model], workload)
+    print(json.dumps(roofline.to_json()))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Comparison:
     go_on: bool
 
 
-def compare(asked: Comparison) -> Report:
+def compare(request: Comparison) -> Report:
     """Make the models in a temporary folder, find CTranslate2's settings, and time all.
 
     Raises:
@@ -79,31 +79,31 @@ def compare(asked: Comparison) -> Report:
     """
     from seq2edge.deploy.doctor import cpu_model  # _check_interpreter comes first
 
-    _check_gpu(asked.names)
-    if asked.checkpoint is not None:
-        random_sources(asked.checkpoint, 1, 1)  # at once, and not after the environments
-    interpreters = Interpreters.prepare(asked.names, asked.environments, asked.torch)
+    _check_gpu(request.names)
+    if request.checkpoint is not None:
+        random_sources(request.checkpoint, 1, 1)  # at once, and not after the environments
+    interpreters = Interpreters.prepare(request.names, request.environments, request.torch)
     with tempfile.TemporaryDirectory(prefix="seq2edge-peers-") as temporary:
         folder = Path(temporary)
-        checkpoint = asked.checkpoint
+        checkpoint = request.checkpoint
         if checkpoint is None:
             checkpoint = folder / "checkpoint"
             make_checkpoint(interpreters.models, checkpoint)
         comparison = PeerComparison(
-            asked.names, asked.workload, checkpoint, interpreters, asked.go_on
+            request.names, request.workload, checkpoint, interpreters, request.go_on
         )
         comparison.make_models(folder)
         tried = comparison.settings()
-        best = {name: min(found, key=lambda s: found[s].p50) for name, found in tried.items()}
+        best = {name: min(spreads, key=lambda s: spreads[s].p50) for name, spreads in tried.items()}
         results = comparison.results(best)
-        rooflines = comparison.rooflines() if asked.roofline else {}
+        rooflines = comparison.rooflines() if request.roofline else {}
         sizes = {name: size(comparison.models[name]) for name in results}
-    exact = {name.text for name in asked.names if name.exact}
+    exact = {name.text for name in request.names if name.exact}
     reference = next((name for name in results if name in exact), next(iter(results)))
     made_up = "T5-small geometry, random weights"
     return Report(
-        workload=asked.workload,
-        model=made_up if asked.checkpoint is None else str(asked.checkpoint),
+        workload=request.workload,
+        model=made_up if request.checkpoint is None else str(request.checkpoint),
         baselines={
             name: Entry(
                 milliseconds=Spread.of(result.milliseconds),
@@ -133,9 +133,9 @@ def _ratios(times: dict[str, list[float]]) -> dict[str, Spread]:
     names = list(times)
     return {
         f"{name} / {other}": Spread.of(np.divide(times[name], times[other]).tolist())
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
         if name.startswith("seq2edge:")
-        for other in names[:place]
+        for other in names[:index]
     }
 
 
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 done, but the float32 models disagree or a baseline was left out,
     2 no comparison was made."""
     options = _arguments(arguments)
-    asked = Comparison(
+    request = Comparison(
         names=in_turns(options.baselines),
         workload=Workload(
             sources=options.sources,
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         _check_interpreter()
-        report = compare(asked)
+        report = compare(request)
     except (PeerError, OSError) as error:
         print(f"compare.py: error: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
 from seq2edge.runtime.backends import Backend, load_backend
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.generation.divergence import Divergence, TokenPair, divergences
+from seq2edge.runtime.progress import CountProgress, StageProgress
 from seq2edge.runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 from .agreement import Agreement, token_agreement
@@ -23,9 +24,6 @@ from .data import Example, sample
 from .evaluate import BATCH_SIZE, Evaluation, evaluate, one_each
 from .metrics import Metric
 from .speed import Speed, greedy, measure_speeds
-
-#: Called with a stage, how much of it is done and how much there is.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -111,8 +109,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a number that is not finite is None, for which JSON has a form."""
-        found: dict[str, Any] = finite({**asdict(self), "notes": self.notes})
-        return found
+        values: dict[str, Any] = finite({**asdict(self), "notes": self.notes})
+        return values
 
     def __repr__(self) -> str:
         names = ", ".join(variant.name for variant in self.variants)
@@ -134,7 +132,7 @@ def compare(
     examples: Sequence[Example],
     metric: Metric,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Comparison:
     """Measure bundles of one model; the first of ``paths`` is the reference.
 
@@ -160,7 +158,7 @@ def compare(
         for variant in variants[1:]:  # before any of them generates
             variant.model.tokenize(sources)
         tokens = reference.model.tokenize(sources)
-        found = [
+        evaluations = [
             evaluate(
                 variant.model,
                 examples,
@@ -173,8 +171,8 @@ def compare(
             for variant in variants
         ]
         pairs = [
-            TokenPair(tokens[place], found[0].outputs[place].token_ids)
-            for place in sample(len(examples), settings.divergence_examples)
+            TokenPair(tokens[index], evaluations[0].outputs[index].token_ids)
+            for index in sample(len(examples), settings.divergence_examples)
         ]
         report("divergence", 0, len(pairs))
         measured = divergences(
@@ -189,10 +187,10 @@ def compare(
         speeds = measure_speeds(
             [variant.model for variant in variants],
             [greedy(variant.config) for variant in variants],
-            [sources[place] for place in timed],
+            [sources[index] for index in timed],
             _stage(report, "speed"),
         )
-        rows = zip(variants, found, measured, speeds, strict=True)
+        rows = zip(variants, evaluations, measured, speeds, strict=True)
         return Comparison(
             metric=metric.name,
             definition=metric.definition,
@@ -202,7 +200,7 @@ def compare(
             divergence_examples=len(pairs),
             speed_texts=len(timed),
             settings=settings,
-            variants=tuple(_variant(*row, reference=found[0]) for row in rows),
+            variants=tuple(_variant(*row, reference=evaluations[0]) for row in rows),
             cpu=cpu_model(),
             versions=_versions(),
         )
@@ -210,7 +208,7 @@ def compare(
 
 def _variant(
     loaded: _Loaded,
-    found: Evaluation,
+    evaluation: Evaluation,
     divergence: Divergence,
     speed: Speed,
     *,
@@ -221,13 +219,13 @@ def _variant(
         scheme=str(loaded.bundle.manifest.quantization.get("scheme") or "float32"),
         target=loaded.bundle.manifest.quantization.get("target"),
         bytes=loaded.bundle.size,
-        value=found.value,
-        interval=found.interval,
-        difference=found.value - reference.value,
-        difference_interval=percentile_interval(found.resampled - reference.resampled),
+        value=evaluation.value,
+        interval=evaluation.interval,
+        difference=evaluation.value - reference.value,
+        difference_interval=percentile_interval(evaluation.resampled - reference.resampled),
         agreement=token_agreement(
             [output.token_ids for output in reference.outputs],
-            [output.token_ids for output in found.outputs],
+            [output.token_ids for output in evaluation.outputs],
         ),
         divergence=divergence.mean_kl,
         speed=speed,
@@ -243,7 +241,7 @@ def _loaded(paths: Sequence[str | os.PathLike[str]], settings: Settings) -> Iter
     for bundle, tokenizer in zip(bundles[1:], tokenizers[1:], strict=True):
         _check_vocabulary(bundles[0], tokenizers[0], bundle, tokenizer)
     with ExitStack() as stack:
-        found = []
+        loaded = []
         for name, bundle, tokenizer in zip(_names(paths), bundles, tokenizers, strict=True):
             backend = load_backend(bundle, num_threads=settings.threads)
             stack.callback(backend.close)
@@ -253,8 +251,8 @@ def _loaded(paths: Sequence[str | os.PathLike[str]], settings: Settings) -> Iter
                 max_new_tokens=settings.max_new_tokens,
                 num_beams=settings.num_beams,
             )
-            found.append(_Loaded(name, bundle, tokenizer, backend, model, config))
-        yield found
+            loaded.append(_Loaded(name, bundle, tokenizer, backend, model, config))
+        yield loaded
 
 
 def _check_vocabulary(
@@ -296,7 +294,7 @@ def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:
+def _stage(progress: StageProgress, name: str) -> CountProgress:
     return lambda done, total: progress(name, done, total)
 
 

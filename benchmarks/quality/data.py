@@ -69,7 +69,7 @@ def sample(count: int, size: int) -> list[int]:
     """
     if size >= count:
         return list(range(count))
-    return [place * count // size for place in range(size)]
+    return [index * count // size for index in range(size)]
 
 
 def _example(line: str, where: str) -> Example:

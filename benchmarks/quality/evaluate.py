@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime import Generation, GenerationConfig, Seq2SeqModel
+from seq2edge.runtime.progress import CountProgress
 
 from .bootstrap import Interval, percentile_interval, resampled_values
 from .data import Example
@@ -17,9 +18,6 @@ from .metrics import Metric
 
 #: Texts at once unless told otherwise.
 BATCH_SIZE = 32
-
-#: Called with how many texts are done and how many there are.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def evaluate(
     config: GenerationConfig | None = None,
     batch_size: int = BATCH_SIZE,
     skip_special_tokens: bool = True,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> Evaluation:
     """Generate and score.
 
@@ -85,8 +83,8 @@ def evaluate(
         skip_special_tokens=skip_special_tokens,
         progress=progress,
     )
-    found = [output.text or "" for output in outputs]
-    statistics = metric.statistics(found, examples)
+    texts = [output.text or "" for output in outputs]
+    statistics = metric.statistics(texts, examples)
     resampled = resampled_values(metric, statistics)
     return Evaluation(
         value=metric.corpus_value(statistics),

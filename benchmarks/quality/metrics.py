@@ -100,14 +100,14 @@ def _error_rate(name: str, definition: str, function: str) -> Metric:
             for target in example.targets
         ]
         numbers, outputs, targets = zip(*pairs, strict=True)
-        found = process(list(targets), list(outputs))
+        processed = process(list(targets), list(outputs))
         best: list[tuple[int, int] | None] = [None] * len(texts)
         for number, chunks, reference in zip(
-            numbers, found.alignments, found.references, strict=True
+            numbers, processed.alignments, processed.references, strict=True
         ):
             candidate = (sum(map(_errors, chunks)), len(reference))
-            known = best[number]
-            if known is None or _closeness(candidate) < _closeness(known):
+            lowest = best[number]
+            if lowest is None or _closeness(candidate) < _closeness(lowest):
                 best[number] = candidate
         return np.array(best, np.float64)
 
@@ -157,14 +157,14 @@ def _bleu() -> Metric:
         return np.array(rows, np.float64)
 
     def value(sums: Floats) -> Floats:
-        found = []
+        scores = []
         for length, reference_length, *grams in sums.astype(np.int64).tolist():
             half = len(grams) // 2
             score = scorer.compute_bleu(
                 grams[:half], grams[half:], length, reference_length, smooth_method="exp"
             )
-            found.append(score.score)
-        return np.array(found, np.float64)
+            scores.append(score.score)
+        return np.array(scores, np.float64)
 
     return Metric("bleu", "BLEU of sacrebleu, its defaults", False, statistics, value)
 
@@ -175,9 +175,9 @@ def _chrf() -> Metric:
     def matches(text: list[Any], target: str) -> list[int]:
         """[18]: of each order, the n-grams of text and target and those that match."""
         row = []
-        for ours, wanted in zip(text, count(target, _CHRF_ORDER), strict=True):
+        for ours, theirs in zip(text, count(target, _CHRF_ORDER), strict=True):
             # As in sacrebleu: an order that the target is too short for does not count.
-            row += [ours.total() if wanted else 0, wanted.total(), (ours & wanted).total()]
+            row += [ours.total() if theirs else 0, theirs.total(), (ours & theirs).total()]
         return row
 
     def statistics(texts: Texts, examples: Examples) -> Floats:
@@ -195,11 +195,11 @@ def _chrf() -> Metric:
 def _chrf_value(sums: NDArray[Any]) -> Floats:
     """F score [m] of sums [m, 18], averaged over the orders that both sides have."""
     counts = sums.reshape(len(sums), _CHRF_ORDER, 3).astype(np.float64)
-    ours, wanted, matched = counts[..., 0], counts[..., 1], counts[..., 2]
-    used = (ours > 0) & (wanted > 0)
+    ours, theirs, matched = counts[..., 0], counts[..., 1], counts[..., 2]
+    used = (ours > 0) & (theirs > 0)
     orders = np.maximum(used.sum(axis=1), 1)
     precision = (matched / np.where(used, ours, np.inf)).sum(axis=1) / orders
-    recall = (matched / np.where(used, wanted, np.inf)).sum(axis=1) / orders
+    recall = (matched / np.where(used, theirs, np.inf)).sum(axis=1) / orders
     weight = _CHRF_BETA**2
     below = weight * precision + recall
     value: Floats = 100 * (1 + weight) * precision * recall / np.where(below > 0, below, 1)

@@ -69,7 +69,7 @@ def draw(comparison: Comparison) -> bytes:
 
 
 def _plot(axes: Axes, values: Sequence[float], variants: Sequence[Variant]) -> None:
-    for place, (x, variant) in enumerate(zip(values, variants, strict=True)):
+    for index, (x, variant) in enumerate(zip(values, variants, strict=True)):
         # The interval need not hold the value, if the examples are few.
         below = max(0.0, variant.value - variant.interval.low)
         above = max(0.0, variant.interval.high - variant.value)
@@ -80,7 +80,7 @@ def _plot(axes: Axes, values: Sequence[float], variants: Sequence[Variant]) -> N
             fmt="o",
             capsize=3,
             elinewidth=1,
-            color=f"C{place % 10}",
+            color=f"C{index % 10}",
         )
     axes.set_xlim(0, 1.15 * max(values))
     axes.grid(alpha=0.3)
@@ -104,13 +104,13 @@ def _label(axes: Axes, values: Sequence[float], variants: Sequence[Variant]) -> 
         covers = box.count_overlaps([*labels, *points])
         return int(_OUTSIDE * outside + _COVERS * covers + _CROSSES * box.count_overlaps(bars))
 
-    for place, (x, variant) in enumerate(zip(values, variants, strict=True)):
+    for index, (x, variant) in enumerate(zip(values, variants, strict=True)):
         label = axes.annotate(
             variant.name,
             (x, variant.value),
             xytext=(0, 0),
             textcoords="offset points",
-            color=f"C{place % 10}",
+            color=f"C{index % 10}",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0},
         )
         label.set_in_layout(False)  # a label is no reason to lay the panels out anew

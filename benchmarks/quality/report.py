@@ -33,7 +33,7 @@ def table(comparison: Comparison) -> str:
     columns = _columns(comparison)
     rows = [[title for title, _ in columns]]
     rows += [[cell(variant) for _, cell in columns] for variant in comparison.variants]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
     lines = [_headline(comparison)]
     for row in rows:
         left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]

@@ -7,12 +7,13 @@ variant's texts down then slows down the others', too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from seq2edge.runtime import GenerationConfig, Seq2SeqModel
+from seq2edge.runtime.progress import CountProgress
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def measure_speeds(
     models: Sequence[Seq2SeqModel],
     configs: Sequence[GenerationConfig],
     texts: Sequence[str],
-    progress: Callable[[int, int], None] | None = None,
+    progress: CountProgress | None = None,
 ) -> list[Speed]:
     """Time each text on each model; the first model is the reference.
 
@@ -57,11 +58,11 @@ def measure_speeds(
     tokens = np.zeros_like(times)
     random = np.random.default_rng(0)
     for row, text in enumerate(texts):
-        for place in random.permutation(len(models)):
+        for index in random.permutation(len(models)):
             start = time.perf_counter()
-            (found,) = models[place].generate(text, configs[place])
-            times[row, place] = 1e3 * (time.perf_counter() - start)
-            tokens[row, place] = len(found.token_ids)
+            (generation,) = models[index].generate(text, configs[index])
+            times[row, index] = 1e3 * (time.perf_counter() - start)
+            tokens[row, index] = len(generation.token_ids)
         if progress is not None:
             progress(row + 1, len(texts))
     medians = np.median(times, axis=0)

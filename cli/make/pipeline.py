@@ -17,7 +17,7 @@ from .output import Output
 from .plan import FLOAT32, Plan, decide
 from .report import describe, passed, quality
 from .steps import Steps
-from .workspace import Step, Workspace, command
+from .workspace import CommandStep, Workspace, command
 
 
 def make(options: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ class _Maker:
             "on_the_device": packed,
         }
 
-    def _quantize(self, exported: Step) -> tuple[str, Step]:
+    def _quantize(self, exported: CommandStep) -> tuple[str, CommandStep]:
         """The first scheme that is good enough, and its bundle."""
         from seq2edge.quantize.errors import QuantizationError, QuantizationWarning
 
@@ -114,13 +114,13 @@ class _Maker:
             self._say(f"scheme: {later} in place of {scheme} ({reason})")
         raise AssertionError("float32 is the last of several")
 
-    def _compare(self, exported: Step, quantized: Step) -> None:
+    def _compare(self, exported: CommandStep, quantized: CommandStep) -> None:
         step = self._steps.compare(exported, quantized)
         if step is not None:
             # What is made for a GPU may need operators that the CPU does not have.
             self._run(step, failing=(BackendError,))
 
-    def _pack(self, bundle: Step) -> list[str]:
+    def _pack(self, bundle: CommandStep) -> list[str]:
         """The commands that remain, for the device."""
         step, output = self._steps.pack(bundle), self._output
         report = self._work.report(step)
@@ -138,7 +138,7 @@ class _Maker:
         self._say(f"on the device: {' && '.join(there)}")
         return there
 
-    def _finish(self, step: Step, report: dict[str, Any]) -> None:
+    def _finish(self, step: CommandStep, report: dict[str, Any]) -> None:
         """Unpack what is to be a folder, and remember that it is ours."""
         output = self._output
         if not output.is_archive:
@@ -152,7 +152,7 @@ class _Maker:
         self._work.remember(output.path, report["state"])
         self._tell(step, report)
 
-    def _run(self, step: Step, failing: tuple[type[Exception], ...] = ()) -> dict[str, Any]:
+    def _run(self, step: CommandStep, failing: tuple[type[Exception], ...] = ()) -> dict[str, Any]:
         """Do a step that is not done; an error of ``failing`` is a result like any other."""
         report = self._work.report(step)
         if report is not None:
@@ -168,7 +168,7 @@ class _Maker:
         self._tell(step, found)
         return found
 
-    def _execute(self, step: Step) -> dict[str, Any] | None:
+    def _execute(self, step: CommandStep) -> dict[str, Any] | None:
         """The report of a step's command, run in this process; None: only shown."""
         from ..main import parse
 
@@ -184,7 +184,7 @@ class _Maker:
         report: dict[str, Any] = json.loads(out.getvalue())
         return report
 
-    def _tell(self, step: Step, report: dict[str, Any], *, reused: bool = False) -> None:
+    def _tell(self, step: CommandStep, report: dict[str, Any], *, reused: bool = False) -> None:
         if reused:
             self._say(f"done before: {command(step.words)}")
         for line in describe(step.name, report):
@@ -197,7 +197,7 @@ class _Maker:
             print(line, file=sys.stderr if self._options.json else sys.stdout, flush=True)
 
 
-def _entry(step: Step, *, reused: bool, report: dict[str, Any] | None) -> dict[str, Any]:
+def _entry(step: CommandStep, *, reused: bool, report: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "step": step.name,
         "command": command(step.words),

@@ -14,7 +14,7 @@ from seq2edge.runtime.errors import InputError
 
 from .output import Output
 from .plan import FLOAT32, Plan
-from .workspace import Step, Workspace, digest, fingerprint
+from .workspace import CommandStep, Workspace, digest, fingerprint
 
 
 class Steps:
@@ -57,7 +57,7 @@ class Steps:
         }
         self._source = self._checkpoint(look_up)
 
-    def export(self) -> Step:
+    def export(self) -> CommandStep:
         """To a float32 bundle."""
         options = self._options
         key = digest(package_version(), "export", self._source)
@@ -68,7 +68,7 @@ class Steps:
             words.append("--validate" if options.validate else "--no-validate")
         return _step(words, key, bundle)
 
-    def quantize(self, source: Step, scheme: str) -> Step:
+    def quantize(self, source: CommandStep, scheme: str) -> CommandStep:
         """Of the float32 bundle, within ``--max-drop`` if that is given."""
         options, target = self._options, self._plan.quantize_target
         budget = [options.max_drop, options.metric, options.limit, self._contents.get("data")]
@@ -83,7 +83,7 @@ class Steps:
             words += ["--max-drop", f"{options.max_drop:g}", *self._data()]
         return _step([*words, *self._encoding()], key, bundle)
 
-    def compare(self, reference: Step, variant: Step) -> Step | None:
+    def compare(self, reference: CommandStep, variant: CommandStep) -> CommandStep | None:
         """The metric on ``--data``; None: there is none."""
         if self._options.data is None:
             return None
@@ -92,13 +92,13 @@ class Steps:
         words = ["compare", _written(reference), _written(variant), *self._data()]
         return _step([*words, *self._encoding()], key)
 
-    def lower(self, source: Step) -> Step:
+    def lower(self, source: CommandStep) -> CommandStep:
         """For the old runtime of the target."""
         key = digest("lower", source.key)
         bundle = self._work.bundle(f"{_written(source).name.partition('-')[0]}.legacy", key)
         return _step(["lower", _written(source), bundle], key, bundle)
 
-    def pack(self, bundle: Step) -> Step:
+    def pack(self, bundle: CommandStep) -> CommandStep:
         """The archive."""
         options, output = self._options, self._output
         about = [options.target, options.jetpack, self._plan.backend, str(output.path.absolute())]
@@ -133,11 +133,11 @@ class Steps:
         return [_files(found.path, written), _files(found.base, written), *named]
 
 
-def _step(words: list[Any], key: str, output: Path | None = None) -> Step:
-    return Step(tuple(map(str, words)), key, output)
+def _step(words: list[Any], key: str, output: Path | None = None) -> CommandStep:
+    return CommandStep(tuple(map(str, words)), key, output)
 
 
-def _written(step: Step) -> Path:
+def _written(step: CommandStep) -> Path:
     if step.output is None:
         raise AssertionError(f"{step.name} writes no bundle")
     return step.output

@@ -41,7 +41,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Step:
+class CommandStep:
     """One command and what its result depends on.
 
     Attributes:
@@ -73,7 +73,7 @@ class Workspace:
         """The path of a bundle that is made from what ``key`` stands for."""
         return self.folder / f"{label}-{key}.bundle"
 
-    def report(self, step: Step) -> dict[str, Any] | None:
+    def report(self, step: CommandStep) -> dict[str, Any] | None:
         """What a step's command said, if its result is there and whole."""
         try:
             report = json.loads(self._file(step).read_bytes())
@@ -88,7 +88,7 @@ class Workspace:
                 return None
         return report
 
-    def keep(self, step: Step, report: dict[str, Any]) -> None:
+    def keep(self, step: CommandStep, report: dict[str, Any]) -> None:
         """Remember that a step is done."""
         with output_file(self._file(step)) as file:
             file.write(json.dumps(report, indent=2).encode())
@@ -137,7 +137,7 @@ class Workspace:
                     partial.unlink(missing_ok=True)
             yield
 
-    def _file(self, step: Step) -> Path:
+    def _file(self, step: CommandStep) -> Path:
         return self.folder / f"{step.name}-{step.key}.json"
 
 

@@ -8,7 +8,7 @@ processes of their own, because a broken GPU library may take its process with i
 
 from __future__ import annotations
 
-from .advice import Advice, Scheme, Step, advise
+from .advice import Advice, Instruction, SchemeAdvice, advise
 from .bundle_advice import bundle_steps
 from .cpu import cpu_model
 from .facts import Machine
@@ -20,9 +20,9 @@ __all__ = [
     "Advice",
     "BundleFit",
     "Finding",
+    "Instruction",
     "Machine",
-    "Scheme",
-    "Step",
+    "SchemeAdvice",
     "advise",
     "bundle_steps",
     "check_bundle",

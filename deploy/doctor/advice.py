@@ -26,7 +26,7 @@ _LITTLE_MEMORY = 2_000_000_000
 
 
 @dataclass(frozen=True)
-class Scheme:
+class SchemeAdvice:
     """``seq2edge quantize --scheme scheme --target target``, and when that is right."""
 
     scheme: str
@@ -35,7 +35,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Step:
+class Instruction:
     """Commands to paste, and what they are for."""
 
     what: str
@@ -59,9 +59,9 @@ class Advice:
     backend: str
     reason: str
     alternatives: tuple[str, ...]
-    schemes: tuple[Scheme, ...]
+    schemes: tuple[SchemeAdvice, ...]
     lower: str | None
-    steps: tuple[Step, ...]
+    steps: tuple[Instruction, ...]
     findings: tuple[Finding, ...]
 
 
@@ -80,7 +80,7 @@ def advise(machine: Machine, backend: str | None = None) -> Advice:
     steps = []
     commands = install_commands(machine, backend)
     if commands:
-        steps.append(Step("install, on this machine", commands))
+        steps.append(Instruction("install, on this machine", commands))
     steps += _model_steps(backend, schemes[0], lower)
     return Advice(
         backend=backend,
@@ -103,8 +103,8 @@ def _backend(machine: Machine) -> tuple[str, str]:
     driver = (numbers(cuda.driver) or (DRIVER_OF_CUDA[13],))[0]
     if driver < DRIVER_OF_CUDA[12]:
         return "onnxruntime", f"the GPU's driver {cuda.driver} is too old: the CPU runs the model"
-    known = machine.library("tensorrt-rtx").compute_capabilities or _RTX
-    if capability in known and driver >= DRIVER_OF_CUDA[13]:
+    capabilities = machine.library("tensorrt-rtx").compute_capabilities or _RTX
+    if capability in capabilities and driver >= DRIVER_OF_CUDA[13]:
         return (
             "tensorrt-rtx",
             f"{gpu.name} (compute capability {capability}): fused attention, a cache in place,"
@@ -135,16 +135,18 @@ def _engine_of_jetson(machine: Machine, jetson: Jetson) -> tuple[str, str]:
 
 
 def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
-    found = []
+    alternatives = []
     capability = machine.gpu.compute_capability if machine.gpu else None
     arm = machine.cpu.architecture == "aarch64"
     if machine.gpu is not None and backend != "onnxruntime-gpu":
         if machine.onnxruntime.runs("CUDAExecutionProvider"):
-            found.append("onnxruntime-gpu, which is installed and runs")
+            alternatives.append("onnxruntime-gpu, which is installed and runs")
         elif not arm or capability in ARM_WHEEL_GPUS:
-            found.append("onnxruntime-gpu in place of onnxruntime: pip install onnxruntime-gpu")
+            alternatives.append(
+                "onnxruntime-gpu in place of onnxruntime: pip install onnxruntime-gpu"
+            )
         else:
-            found.append(
+            alternatives.append(
                 "not onnxruntime-gpu: the index's aarch64 wheel has kernels for compute capability"
                 f" {', '.join(ARM_WHEEL_GPUS)} alone, not {capability or 'this one'}, and no"
                 " TensorRT provider, whatever it lists"
@@ -154,19 +156,19 @@ def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
         how = ", which is installed and runs" if runs else ": pip install onnxruntime"
         old = _lower(machine, "onnxruntime")
         lowered = "" if old is None else f"; with a lowered bundle ({old})"
-        found.append(f"onnxruntime on the CPU{how}{lowered}")
+        alternatives.append(f"onnxruntime on the CPU{how}{lowered}")
     elif machine.gpu is None and machine.library("tensorrt-rtx").version is not None:
-        found.append(
+        alternatives.append(
             "tensorrt-rtx is installed: seq2edge build --compute-capability builds here for the"
             " GPUs of other machines"
         )
-    return tuple(found)
+    return tuple(alternatives)
 
 
-def _cpu_schemes(machine: Machine) -> tuple[Scheme, ...]:
+def _cpu_schemes(machine: Machine) -> tuple[SchemeAdvice, ...]:
     fast = [name for name in INT8_FEATURES if name in machine.cpu.features]
-    int8 = Scheme("int8", "cpu", "8 bit weights, int8 arithmetic in the encoder")
-    int4 = Scheme("int4", "cpu", "the fewest bytes to hold and to read a token")
+    int8 = SchemeAdvice("int8", "cpu", "8 bit weights, int8 arithmetic in the encoder")
+    int4 = SchemeAdvice("int4", "cpu", "the fewest bytes to hold and to read a token")
     if fast:
         dynamic = f"beams or batches, which int8 arithmetic ({fast[0]}) may help: measure both"
     else:
@@ -175,24 +177,26 @@ def _cpu_schemes(machine: Machine) -> tuple[Scheme, ...]:
     first, second = int8, int4
     if usable is not None and usable < _LITTLE_MEMORY:
         first, second = int4, int8
-    return first, Scheme("int8-dynamic", "cpu", dynamic), second
+    return first, SchemeAdvice("int8-dynamic", "cpu", dynamic), second
 
 
-def _gpu_schemes(machine: Machine, backend: str) -> tuple[Scheme, ...]:
+def _gpu_schemes(machine: Machine, backend: str) -> tuple[SchemeAdvice, ...]:
     gpu = machine.gpu or Gpu("unknown")
     target = "cuda" if backend == "onnxruntime-gpu" else "tensorrt"
-    schemes = [Scheme("fp16", target, "start here; --calibration finds out what overflows")]
+    schemes = [SchemeAdvice("fp16", target, "start here; --calibration finds out what overflows")]
     turing = backend == "tensorrt-rtx" and not gpu.supports(8, 0)
     if target == "cuda":
-        schemes.append(Scheme("int8", target, "half of fp16's weights"))
+        schemes.append(SchemeAdvice("int8", target, "half of fp16's weights"))
     elif not turing:  # TensorRT-RTX's support matrix: 7.5 has float16 alone
         schemes.append(
-            Scheme("int8-qdq", target, "long sources and batches; needs --calibration with text")
+            SchemeAdvice(
+                "int8-qdq", target, "long sources and batches; needs --calibration with text"
+            )
         )
     if not turing:
-        schemes.append(Scheme("int4", target, "single sentences, and where memory is small"))
+        schemes.append(SchemeAdvice("int4", target, "single sentences, and where memory is small"))
     if gpu.supports(8, 0):
-        schemes.append(Scheme("bf16", target, "models that overflow float16"))
+        schemes.append(SchemeAdvice("bf16", target, "models that overflow float16"))
     return tuple(schemes)
 
 
@@ -217,7 +221,7 @@ def _lower(machine: Machine, backend: str) -> str | None:
     return None
 
 
-def _model_steps(backend: str, scheme: Scheme, lower: str | None) -> list[Step]:
+def _model_steps(backend: str, scheme: SchemeAdvice, lower: str | None) -> list[Instruction]:
     bundle = f"model.{scheme.scheme}.bundle"
     commands = [
         f"seq2edge quantize model.bundle {bundle} --scheme {scheme.scheme} --target {scheme.target}"
@@ -226,8 +230,8 @@ def _model_steps(backend: str, scheme: Scheme, lower: str | None) -> list[Step]:
         lowered = f"model.{scheme.scheme}.legacy.bundle"
         commands.append(f"seq2edge lower {bundle} {lowered}")
         bundle = lowered
-    steps = [Step("prepare the model, on a workstation", tuple(commands))]
+    steps = [Instruction("prepare the model, on a workstation", tuple(commands))]
     here = [f"seq2edge doctor --bundle {bundle}"]
     if backend.startswith("tensorrt"):
         here.append(f"seq2edge build {bundle} --backend {backend}")
-    return [*steps, Step("then, on this machine", tuple(here))]
+    return [*steps, Instruction("then, on this machine", tuple(here))]

@@ -82,10 +82,10 @@ def ask_cuda() -> dict[str, Any]:
         runtime = importlib.import_module("cuda.bindings.runtime")
     except ModuleNotFoundError:  # another package called cuda, or cuda-python before 12.6
         return {}
-    found: dict[str, Any] = {"bindings": bindings.__version__, "gpus": []}
+    answer: dict[str, Any] = {"bindings": bindings.__version__, "gpus": []}
     _, driver = runtime.cudaDriverGetVersion()
     if driver:
-        found["driver_cuda"] = _cuda_version(driver)
+        answer["driver_cuda"] = _cuda_version(driver)
     error, count = runtime.cudaGetDeviceCount()
     if error != _SUCCESS:
         name = getattr(error, "name", error)
@@ -93,12 +93,12 @@ def ask_cuda() -> dict[str, Any]:
             name = f"the driver is for CUDA {_cuda_version(driver)}, and cuda-bindings is newer"
         elif error == _INSUFFICIENT_DRIVER:
             name = "there is no NVIDIA driver"
-        return {**found, "devices": 0, "error": str(name)}
-    found["devices"] = count
+        return {**answer, "devices": 0, "error": str(name)}
+    answer["devices"] = count
     for index in range(count):
         error, properties = runtime.cudaGetDeviceProperties(index)
         if error == _SUCCESS:
-            found["gpus"].append(
+            answer["gpus"].append(
                 {
                     "name": properties.name.decode(errors="replace").strip("\0"),
                     "compute_capability": f"{properties.major}.{properties.minor}",
@@ -106,7 +106,7 @@ def ask_cuda() -> dict[str, Any]:
                     "shared_memory": bool(properties.integrated),
                 }
             )
-    return found
+    return answer
 
 
 def main(what: str, *names: str) -> None:

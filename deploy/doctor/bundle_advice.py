@@ -6,14 +6,14 @@ import shlex
 
 from ...runtime.backends.onnxruntime.cpu import chosen_threads
 from ...runtime.bundle.reader import Bundle
-from .advice import Advice, Step
+from .advice import Advice, Instruction
 from .facts import Machine
 from .fit import BundleFit
 
 
 def bundle_steps(
     bundle: Bundle, fit: BundleFit, machine: Machine, advice: Advice, program: str | None = None
-) -> tuple[Step, ...]:
+) -> tuple[Instruction, ...]:
     """Commands to paste that make the bundle run here, and smaller where it is still float32.
 
     Args:
@@ -36,8 +36,8 @@ def bundle_steps(
         run = [f"seq2edge build {name} --backend {backend}"] if built else []
         run.append(" ".join(["seq2edge run", name, "'a text'", *options]))
     done = bundle.manifest.quantization
-    made = f"{done['scheme']} for {done['target']}" if done.get("scheme") else "float32"
-    steps = [Step(f"run this bundle ({made}) here, with {backend}{reason}", tuple(run))]
+    scheme = f"{done['scheme']} for {done['target']}" if done.get("scheme") else "float32"
+    steps = [Instruction(f"run this bundle ({scheme}) here, with {backend}{reason}", tuple(run))]
     if fit.target == "any" and not done.get("scheme"):
         steps.append(_quantize(bundle, advice))
     return tuple(steps)
@@ -67,7 +67,7 @@ def _options(backend: str, threads: int, bundle: Bundle) -> tuple[list[str], str
     return ["--threads", str(threads)], f" and --threads {threads}{reason}"
 
 
-def _quantize(bundle: Bundle, advice: Advice) -> Step:
+def _quantize(bundle: Bundle, advice: Advice) -> Instruction:
     scheme = advice.schemes[0]
     folder = bundle.directory
     out = folder.with_name(f"{folder.name.removesuffix('.bundle')}.{scheme.scheme}.bundle")
@@ -75,4 +75,4 @@ def _quantize(bundle: Bundle, advice: Advice) -> Step:
         f"seq2edge quantize {shlex.quote(str(folder))} {shlex.quote(str(out))}"
         f" --scheme {scheme.scheme} --target {scheme.target}"
     )
-    return Step(f"make it smaller and faster, on a workstation: {scheme.when}", (command,))
+    return Instruction(f"make it smaller and faster, on a workstation: {scheme.when}", (command,))

@@ -53,8 +53,8 @@ class Memory:
         left = None
         if self.cgroup_limit is not None:
             left = max(0, self.cgroup_limit - (self.cgroup_used or 0))
-        known = [size for size in (self.available, left) if size is not None]
-        return min(known, default=None)
+        bounds = [size for size in (self.available, left) if size is not None]
+        return min(bounds, default=None)
 
 
 @dataclass(frozen=True)
@@ -258,18 +258,18 @@ class Machine:
 
     def library(self, backend: str) -> TensorRt:
         """The facts about ``tensorrt`` or ``tensorrt-rtx``."""
-        found = (entry for entry in self.tensorrt if entry.backend == backend)
-        return next(found, TensorRt(backend))
+        libraries = (entry for entry in self.tensorrt if entry.backend == backend)
+        return next(libraries, TensorRt(backend))
 
 
 def numbers(version: str | None) -> tuple[int, ...]:
     """The leading numbers of a version, (12, 6) of ``12.6rc1``; empty if there are none."""
-    found = []
+    leading = []
     for part in (version or "").split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
         if not digits:
             break
-        found.append(int(digits))
+        leading.append(int(digits))
         if digits != part:
             break
-    return tuple(found)
+    return tuple(leading)

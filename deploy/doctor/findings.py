@@ -61,8 +61,8 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
             )
     if jetson is not None and jetson.stack is not None:
         # JetPack's Python packages are for the Python of its Ubuntu.
-        wanted = numbers(jetson.stack.python)
-        if numbers(machine.python)[:2] != wanted:
+        required = numbers(jetson.stack.python)
+        if numbers(machine.python)[:2] != required:
             yield Finding(
                 f"JetPack's TensorRT is for Python {jetson.stack.python}, and this is"
                 f" {machine.python}: use /usr/bin/python3"

@@ -129,10 +129,10 @@ def _provider(machine: Machine, name: str) -> str | None:
     runtime = machine.onnxruntime
     if runtime.version is None:
         return runtime.problem or "not installed"
-    found = next((entry for entry in runtime.providers if entry.name == name), None)
-    if found is None:
+    provider = next((entry for entry in runtime.providers if entry.name == name), None)
+    if provider is None:
         return f"the installed onnxruntime has no {name}"
-    return None if found.runs else found.problem or f"{name} does not run"
+    return None if provider.runs else provider.problem or f"{name} does not run"
 
 
 def _onnxruntime(manifest: Manifest, machine: Machine, backend: str) -> str | None:
@@ -156,8 +156,11 @@ def _tensorrt(manifest: Manifest, machine: Machine, backend: str) -> str | None:
     used = {name for graph in manifest.graphs.values() for name in graph.operators}
     missing = [
         name
-        for name, there in ((_ATTENTION, library.attention), (_CACHE_UPDATE, library.cache_update))
-        if name in used and not there
+        for name, supported in (
+            (_ATTENTION, library.attention),
+            (_CACHE_UPDATE, library.cache_update),
+        )
+        if name in used and not supported
     ]
     if missing:
         return f"it has no {' and no '.join(missing)}: run seq2edge lower on the bundle"
@@ -173,5 +176,5 @@ def _target(manifest: Manifest) -> str:
 
 def _type(decoder: GraphInfo) -> str:
     """What the decoder computes in: its cache's type."""
-    found = (spec.dtype for spec in decoder.inputs if spec.name.startswith("past_"))
-    return next(found, "float32")
+    types = (spec.dtype for spec in decoder.inputs if spec.name.startswith("past_"))
+    return next(types, "float32")

@@ -30,7 +30,7 @@ def examine_gpu(root: Path, run: Runner, jetson: Jetson | None) -> Cuda:
     gpus, driver = _parse(done.out) if done.code == 0 else ([], None)
     answer, problem = attempt(run, "cuda")
     gpus = _complete(gpus, [_gpu(entry) for entry in answer.get("gpus", ())], jetson)
-    found = Cuda(
+    cuda = Cuda(
         gpus=tuple(gpus),
         driver=driver,
         driver_cuda=answer.get("driver_cuda"),
@@ -41,11 +41,11 @@ def examine_gpu(root: Path, run: Runner, jetson: Jetson | None) -> Cuda:
     error = answer.get("error")
     if gpus or not _on_bus(root):
         old = _too_old(driver) if jetson is None else None
-        return replace(found, problem=old or problem or (error if gpus else None))
-    said = short(done.out + done.err) or "nvidia-smi is not installed"
+        return replace(cuda, problem=old or problem or (error if gpus else None))
+    output = short(done.out + done.err) or "nvidia-smi is not installed"
     return replace(
-        found,
-        problem=f"an NVIDIA GPU is there and its driver is not ({said}): install NVIDIA's driver"
+        cuda,
+        problem=f"an NVIDIA GPU is there and its driver is not ({output}): install NVIDIA's driver"
         f" {DRIVER_OF_CUDA[13]} or newer",
     )
 
@@ -84,16 +84,16 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
     )
 
 
-def _complete(listed: list[Gpu], asked: list[Gpu], jetson: Jetson | None) -> list[Gpu]:
+def _complete(listed: list[Gpu], enumerated: list[Gpu], jetson: Jetson | None) -> list[Gpu]:
     """The driver's list with what CUDA knows besides, or CUDA's where the driver has none."""
     if jetson is not None:
-        known = Gpu(f"GPU of {jetson.soc or 'a Jetson'}", compute_capability(jetson.soc))
-        first = (listed or asked or [known])[0]
-        capability = first.compute_capability or known.compute_capability
+        soc_gpu = Gpu(f"GPU of {jetson.soc or 'a Jetson'}", compute_capability(jetson.soc))
+        first = (listed or enumerated or [soc_gpu])[0]
+        capability = first.compute_capability or soc_gpu.compute_capability
         # What it reports as its memory is main memory, which the CPU uses as well.
         return [Gpu(first.name, capability, shared_memory=True)]
-    if len(asked) != len(listed):  # CUDA_VISIBLE_DEVICES hides some
-        return listed or asked
+    if len(enumerated) != len(listed):  # CUDA_VISIBLE_DEVICES hides some
+        return listed or enumerated
     return [
         replace(
             ours,
@@ -101,7 +101,7 @@ def _complete(listed: list[Gpu], asked: list[Gpu], jetson: Jetson | None) -> lis
             memory_total=ours.memory_total or theirs.memory_total,
             shared_memory=theirs.shared_memory,
         )
-        for ours, theirs in zip(listed, asked, strict=True)
+        for ours, theirs in zip(listed, enumerated, strict=True)
     ]
 
 

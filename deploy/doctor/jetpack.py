@@ -53,13 +53,13 @@ def release(l4t: str | None) -> tuple[str | None, Stack | None]:
     A version that is not in the table is taken for a later update of the one before it.
     """
     number = numbers(l4t)
-    found: tuple[str | None, Stack | None] = (None, None)
-    for known, name, stack in _RELEASES:
-        if known[:1] != number[:1] or known > number:
+    latest: tuple[str | None, Stack | None] = (None, None)
+    for version, name, stack in _RELEASES:
+        if version[:1] != number[:1] or version > number:
             continue
-        exact = number[: len(known)] == known
-        found = name if exact else f"later than {name}", stack
-    return found
+        exact = number[: len(version)] == version
+        latest = name if exact else f"later than {name}", stack
+    return latest
 
 
 def family(soc: str | None) -> str | None:

@@ -55,9 +55,9 @@ def examine_jetson(root: Path, run: Runner) -> Jetson | None:
 
 
 def _power_mode(root: Path, run: Runner, modes: tuple[PowerMode, ...]) -> PowerMode | None:
-    said = _MODE.search(run(["nvpmodel", "-q"], PROGRAM_SECONDS).out)
-    if said is not None:
-        name, number = said.groups()
+    reported = _MODE.search(run(["nvpmodel", "-q"], PROGRAM_SECONDS).out)
+    if reported is not None:
+        name, number = reported.groups()
         return PowerMode(None if number is None else int(number), name)
     status = _STATUS.search(read_text(root / "var/lib/nvpmodel/status") or "")
     if status is None:

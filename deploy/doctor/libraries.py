@@ -24,11 +24,11 @@ def examine_onnxruntime(run: Runner) -> OnnxRuntime:
 
 def examine_tensorrt(run: Runner) -> tuple[TensorRt, ...]:
     """Load TensorRT-RTX and TensorRT and look for the layers that bundles use."""
-    found = []
+    libraries = []
     for backend in _TENSORRTS:
         answer, problem = attempt(run, backend)
         version = answer.get("version")
-        found.append(
+        libraries.append(
             TensorRt(
                 backend,
                 version=None if version is None else str(version),
@@ -38,7 +38,7 @@ def examine_tensorrt(run: Runner) -> tuple[TensorRt, ...]:
                 problem=problem,
             )
         )
-    return tuple(found)
+    return tuple(libraries)
 
 
 def _try(run: Runner, name: str) -> Provider:

@@ -66,13 +66,13 @@ def tensorrt_problem(machine: Machine, backend: str) -> str | None:
 
 def runnable_engines(machine: Machine) -> tuple[str, ...]:
     """The engines that run something here, the fastest first."""
-    found = [
+    engines = [
         entry.backend
         for entry in machine.tensorrt
         if tensorrt_problem(machine, entry.backend) is None
     ]
     if machine.onnxruntime.runs("CUDAExecutionProvider"):
-        found.append("onnxruntime-gpu")
+        engines.append("onnxruntime-gpu")
     if machine.onnxruntime.runs("CPUExecutionProvider"):
-        found.append("onnxruntime")
-    return tuple(found)
+        engines.append("onnxruntime")
+    return tuple(engines)

@@ -46,11 +46,11 @@ def fields(lines: list[str]) -> Iterator[tuple[str, str]]:
 def folders(parent: Path, pattern: str) -> list[Path]:
     """Folders and links to folders that match, in the order of the numbers in their names."""
     try:
-        found = list(parent.glob(pattern))
+        paths = list(parent.glob(pattern))
     except OSError:
         return []
 
     def order(path: Path) -> list[tuple[int, str]]:
         return [(int(part or -1), text) for text, part in re.findall(r"(\D*)(\d*)", path.name)]
 
-    return sorted(found, key=order)
+    return sorted(paths, key=order)

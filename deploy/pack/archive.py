@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from seq2edge.runtime.bundle.atomic_write import output_file
 from seq2edge.runtime.dependencies import needs
 from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.progress import CountProgress
 
 #: Names of packs and of Triton's models: they stand in paths, shell scripts and systemd units.
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -27,9 +28,6 @@ SUFFIXES = {".tar.zst": "zstd", ".tar.gz": "gzip", ".tgz": "gzip", ".tar": "none
 _ZSTD_LEVEL = 10
 #: gzip's own choice; 9, Python's, took twice as long and saved 1 %.
 _GZIP_LEVEL = 6
-
-#: Called with the bytes that were packed and those that there are.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,9 @@ def check_compression(path: Path) -> None:
         import zstandard  # noqa: F401
 
 
-def write_archive(path: Path, entries: Sequence[Entry], progress: Progress | None = None) -> None:
+def write_archive(
+    path: Path, entries: Sequence[Entry], progress: CountProgress | None = None
+) -> None:
     """Write ``entries`` to ``path``, sorted by name, whole or not at all.
 
     Owners are root and times are SOURCE_DATE_EPOCH's (reproducible-builds.org), or 1970.

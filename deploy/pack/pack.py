@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 from seq2edge.runtime.bundle.reader import Bundle, sha256_of
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.progress import StageProgress
 
 from ..serve import server
 from ..targets import Deployment
@@ -24,9 +25,6 @@ from .wheel import device_wheel
 
 PACK_NAME = "manifest.json"
 FORMAT_VERSION = 1
-
-#: Called with what is being done, how much of it is done and how much there is (bytes).
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def write_pack(
     *,
     wheels: Path | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Pack:
     """Write an archive: bundle, runtime, pins, scripts and a systemd unit in one top folder.
 
@@ -113,10 +111,10 @@ def find_wheels(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    found = sorted(folder.glob("*.whl")) if folder.is_dir() else []
-    if not found:
+    wheels = sorted(folder.glob("*.whl")) if folder.is_dir() else []
+    if not wheels:
         raise InputError(f"{folder} holds no wheels (*.whl); fill it with 'pip download'")
-    return found
+    return wheels
 
 
 def _texts(name: str, deployment: Deployment, wheel: str) -> list[Entry]:
@@ -135,7 +133,7 @@ def _manifest(
     name: str, bundle: Bundle, deployment: Deployment, entries: Sequence[Entry]
 ) -> dict[str, Any]:
     done = bundle.manifest.quantization
-    known = {f"bundle/{file}": info.sha256 for file, info in bundle.manifest.files.items()}
+    digests = {f"bundle/{file}": info.sha256 for file, info in bundle.manifest.files.items()}
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -148,7 +146,7 @@ def _manifest(
         "family": bundle.manifest.family,
         "quantization": f"{done['scheme']} for {done['target']}" if done else None,
         "files": {
-            entry.name: {"size": entry.size, "sha256": known.get(entry.name) or _sha256(entry)}
+            entry.name: {"size": entry.size, "sha256": digests.get(entry.name) or _sha256(entry)}
             for entry in sorted(entries, key=lambda entry: entry.name)
         },
     }
@@ -172,6 +170,6 @@ def _warn_of_target(bundle: Bundle, deployment: Deployment) -> None:
         )
 
 
-def _tell(progress: Progress | None, stage: str, done: int, total: int) -> None:
+def _tell(progress: StageProgress | None, stage: str, done: int, total: int) -> None:
     if progress is not None:
         progress(stage, done, total)

@@ -65,13 +65,16 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             if not text.strip():
                 raise InputError("the text is empty")
             with self._one_at_a_time:
-                found = self._model.generate(text)[0]
+                generation = self._model.generate(text)[0]
         except UnicodeDecodeError:
             return {"error": "the line is not UTF-8"}
         except Seq2EdgeError as error:
             return {"error": str(error)}
-        answer: dict[str, object] = {"text": found.text, "finish_reason": found.finish_reason}
-        return answer if found.score is None else {**answer, "score": found.score}
+        answer: dict[str, object] = {
+            "text": generation.text,
+            "finish_reason": generation.finish_reason,
+        }
+        return answer if generation.score is None else {**answer, "score": generation.score}
 
 
 class _Connection(socketserver.StreamRequestHandler):

@@ -50,11 +50,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle beside this file. A failure is the model's state ``UNAVAILABLE``."""
         parameters = json.loads(args["model_config"])["parameters"]
-        given = {key: value["string_value"] for key, value in parameters.items()}
+        strings = {key: value["string_value"] for key, value in parameters.items()}
         self._model = Seq2SeqModel.load(
             Path(__file__).with_name("bundle"),
-            backend=given.get("backend", "onnxruntime"),
-            device=given.get("device"),
+            backend=strings.get("backend", "onnxruntime"),
+            device=strings.get("device"),
         )
 
     def execute(self, requests: list[Any]) -> None:
@@ -89,8 +89,8 @@ class TritonPythonModel:
             streams.append((request, self._model.stream(request.text, config)))
             return
         self._model.tokenize([request.text])  # a wrong text fails alone, not with its batch
-        for known, members in batches:
-            if known == config:
+        for batch_config, members in batches:
+            if batch_config == config:
                 members.append(request)
                 return
         batches.append((config, [request]))
@@ -101,7 +101,7 @@ class TritonPythonModel:
         if not waiting:
             return
         try:
-            found = self._model.generate(
+            generations = self._model.generate(
                 [request.text for request in waiting],
                 config,
                 cancelled=lambda: all(request.cancelled for request in waiting),
@@ -110,12 +110,12 @@ class TritonPythonModel:
             for request in waiting:
                 request.fail(error)
             return
-        results = {result.source: result for result in found}
-        for place, request in enumerate(waiting):
-            if place not in results:
+        results = {result.source: result for result in generations}
+        for index, request in enumerate(waiting):
+            if index not in results:
                 request.fail(InputError("the constraint allows no text for this source"))
             elif not request.end_if_cancelled():
-                result = results[place]
+                result = results[index]
                 with_errors_sent(request, request.finish, result, result.text or "")
 
 
@@ -220,27 +220,27 @@ def options(own: GenerationConfig, text: str) -> GenerationConfig:
         InputError: no JSON object, or an option that does not exist.
     """
     try:
-        given = json.loads(text)
+        parameters = json.loads(text)
     except ValueError as error:
         raise InputError(f"sampling_parameters is not JSON: {error}") from None
-    if not isinstance(given, dict):
+    if not isinstance(parameters, dict):
         raise InputError("sampling_parameters must be a JSON object")
-    constraints = [name for name in _CONSTRAINTS if name in given]
-    unknown = sorted(set(given) - _OPTIONS - set(constraints))
+    constraints = [name for name in _CONSTRAINTS if name in parameters]
+    unknown = sorted(set(parameters) - _OPTIONS - set(constraints))
     if unknown:
-        known = ", ".join(sorted([*_OPTIONS, *_CONSTRAINTS]))
-        raise InputError(f"unknown option {unknown[0]!r}; there are: {known}")
+        choices = ", ".join(sorted([*_OPTIONS, *_CONSTRAINTS]))
+        raise InputError(f"unknown option {unknown[0]!r}; there are: {choices}")
     if len(constraints) > 1:
         raise InputError(f"{' and '.join(constraints)}: give one of them")
-    values = {name: _frozen(value) for name, value in given.items() if name in _OPTIONS}
+    values = {name: _frozen(value) for name, value in parameters.items() if name in _OPTIONS}
     if isinstance(values.get("sequence_bias"), dict):  # JSON's keys are strings
         biases = values["sequence_bias"].items()
         values["sequence_bias"] = {_token(key): bias for key, bias in biases}
     for name in constraints:
         kind, make = _CONSTRAINTS[name]
-        if not isinstance(given[name], kind):
-            raise InputError(f"{name} must be a JSON {_JSON[kind]}, not {given[name]!r}")
-        values["constraint"] = make(given[name])
+        if not isinstance(parameters[name], kind):
+            raise InputError(f"{name} must be a JSON {_JSON[kind]}, not {parameters[name]!r}")
+        values["constraint"] = make(parameters[name])
     return replace(own, **values)
 
 

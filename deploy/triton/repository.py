@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from seq2edge.runtime.bundle.atomic_write import OutputFolder, check_folder
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import BackendError, BundleError, InputError
+from seq2edge.runtime.progress import CountProgress
 
 from ..pack.archive import NAME
 
@@ -29,9 +29,6 @@ _KIND = "a Triton model of seq2edge"
 
 #: Engines and their devices, the usual one first.
 _DEVICES = {**BACKENDS, "tensorrt": ("cuda",), "tensorrt-rtx": ("cuda",)}
-
-#: Called with how many bytes of the bundle are copied and how many there are.
-Progress = Callable[[int, int], None]
 
 #: What a request may hold and a response holds: name, type, whether it may be left out. The
 #: names are those that Triton's generate extension and its clients for language models use.
@@ -94,7 +91,7 @@ def write_triton_model(
     model: TritonModel,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
 ) -> Path:
     """Write ``repository/NAME``: ``config.pbtxt``, ``1/model.py`` and ``1/bundle``.
 
@@ -132,16 +129,16 @@ def write_triton_model(
 
 
 def _check_target(bundle: Bundle, model: TritonModel) -> None:
-    wanted = "cpu"
+    required = "cpu"
     if model.on_gpu:
-        wanted = "cuda" if model.backend == "onnxruntime" else "tensorrt"
+        required = "cuda" if model.backend == "onnxruntime" else "tensorrt"
         bundle.require_slots(f"the engine {model.backend} on a GPU")
-    target = bundle.manifest.quantization.get("target", wanted)
-    if target != wanted and not (wanted == "cpu" and _runs_on_cpu(bundle)):
+    target = bundle.manifest.quantization.get("target", required)
+    if target != required and not (required == "cpu" and _runs_on_cpu(bundle)):
         raise BackendError(
             f"{bundle.directory} is quantized for {target}, and {model.backend} on"
-            f" {model.device or _DEVICES[model.backend][0]} takes bundles for {wanted}: choose"
-            f" another engine or device, or quantize with --target {wanted}"
+            f" {model.device or _DEVICES[model.backend][0]} takes bundles for {required}: choose"
+            f" another engine or device, or quantize with --target {required}"
         )
 
 
@@ -165,7 +162,7 @@ def config(model: TritonModel) -> str:
         if value is not None
     )
     # The runtime takes the first GPU; without a list Triton would start instances on all.
-    place = "KIND_GPU gpus: [ 0 ]" if model.on_gpu else "KIND_CPU"
+    instance_kind = "KIND_GPU gpus: [ 0 ]" if model.on_gpu else "KIND_CPU"
     return f"""\
 # Written by seq2edge; docs/triton.md tells what a request may hold.
 name: "{model.name}"
@@ -182,7 +179,7 @@ model_transaction_policy {{ decoupled: true }}
 # Requests that wait are handed over together; none waits for others.
 dynamic_batching {{ }}
 instance_group [
-  {{ count: {model.instances} kind: {place} }}
+  {{ count: {model.instances} kind: {instance_kind} }}
 ]
 parameters [
 {parameters}
@@ -190,7 +187,7 @@ parameters [
 """
 
 
-def _copy(bundle: Bundle, folder: Path, progress: Progress | None) -> None:
+def _copy(bundle: Bundle, folder: Path, progress: CountProgress | None) -> None:
     paths = [bundle.path(name) for name in bundle.manifest.files]
     done, total = 0, bundle.size
     for path in (bundle.directory / MANIFEST_NAME, *paths):

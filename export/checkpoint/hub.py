@@ -30,7 +30,7 @@ from .files import (
 )
 
 if TYPE_CHECKING:
-    from ..serialize import Progress
+    from seq2edge.runtime.progress import StageProgress
 
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
 _CONFIGS = ("config.json", "generation_config.json", ADAPTER_CONFIG)
@@ -46,7 +46,9 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None and ".." not in name and not name.endswith(".")
 
 
-def download(repository: str, revision: str | None, progress: Progress | None) -> tuple[Path, str]:
+def download(
+    repository: str, revision: str | None, progress: StageProgress | None
+) -> tuple[Path, str]:
     """The folder in the hub's cache with a checkpoint's files, and their commit.
 
     Raises:
@@ -80,7 +82,7 @@ def download(repository: str, revision: str | None, progress: Progress | None) -
 
 
 def _fetched(
-    repository: str, revision: str | None, names: Collection[str], progress: Progress | None
+    repository: str, revision: str | None, names: Collection[str], progress: StageProgress | None
 ) -> tuple[Path, str]:
     first, *others = _needed(repository, names)
     # The branch is asked once, so that it cannot move between two files; and then it is known to

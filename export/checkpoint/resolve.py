@@ -15,7 +15,7 @@ from .files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing
 from .hub import download, is_hub_id
 
 if TYPE_CHECKING:
-    from ..serialize import Progress
+    from seq2edge.runtime.progress import StageProgress
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def resolve_checkpoint(
     name: str | os.PathLike[str],
     revision: str | None = None,
     base: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> ResolvedCheckpoint:
     """Find a checkpoint on this machine, or bring it here from the hub.
 
@@ -113,7 +113,7 @@ def resolve_checkpoint(
 
 
 def _located(
-    name: str | os.PathLike[str], revision: str | None, progress: Progress | None
+    name: str | os.PathLike[str], revision: str | None, progress: StageProgress | None
 ) -> tuple[Path, dict[str, str]]:
     """Where it is here, and for the manifest where it is from."""
     path, text = Path(name), os.fspath(name)

@@ -73,18 +73,18 @@ def find_family(config: dict[str, Any]) -> tuple[Family[Any], Config]:
             return family, Config(family.flattened(config), defaults)
     if isinstance(kind, str) and kind in REFUSED:
         raise CheckpointError(f"config.json: model_type {kind!r} is not supported: {REFUSED[kind]}")
-    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
-    raise CheckpointError(f"config.json: model_type {kind!r} is not supported; known: {known}")
+    supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    raise CheckpointError(f"config.json: model_type {kind!r} is not supported; known: {supported}")
 
 
 def expected_names(family: Family[Any], config: Config, checkpoint: Checkpoint) -> frozenset[str]:
     """Names that a checkpoint of this config may give its tensors, with the head and without."""
     weight_map = family.weight_map(family.spec(config, checkpoint.without_tensors()))
-    names = {name for rule in weight_map for name in (*rule.sources, *rule.tied)}
+    names = {name for mapping in weight_map for name in (*mapping.sources, *mapping.tied)}
     return frozenset(names | {name.removeprefix(family.prefix) for name in names})
 
 
 def tied_names(family: Family[Any], config: Config, checkpoint: Checkpoint) -> list[frozenset[str]]:
     """Names that a checkpoint may give to one and the same tensor."""
     weight_map = family.weight_map(family.spec(config, checkpoint))
-    return [frozenset((*rule.sources, *rule.tied)) for rule in weight_map if rule.tied]
+    return [frozenset((*mapping.sources, *mapping.tied)) for mapping in weight_map if mapping.tied]

@@ -91,7 +91,7 @@ def bart_line(
         name=name,
         model_types=(name,),
         spec=partial(_spec, name, variant),
-        weight_map=_rules,
+        weight_map=_weight_map,
         prefix="model.",
         ignored=(r"model\.(encoder|decoder)\.version", *ignored),
         defaults={"is_encoder_decoder": True, "activation_function": "gelu", **defaults},
@@ -101,8 +101,8 @@ def bart_line(
 
 def _in_words(variant: Variant) -> tuple[str, str]:
     positions = "sinusoids" if variant.sinusoids is not None else "learned"
-    places = "before" if variant.norm_placement is NormPlacement.PRE else "after"
-    norms = [f"{places} each part"]
+    position = "before" if variant.norm_placement is NormPlacement.PRE else "after"
+    norms = [f"{position} each part"]
     if variant.embedding_norm:
         norms.append("on the embeddings")
     if variant.final_norm:
@@ -173,7 +173,7 @@ def _is_tied(checkpoint: Checkpoint, separate: bool) -> bool:
     return checkpoint.equal("lm_head.weight", embedding)
 
 
-def _rules(spec: BartLineSpec) -> list[WeightMapping]:
+def _weight_map(spec: BartLineSpec) -> list[WeightMapping]:
     weight_map = _token_weight_map(spec)
     if spec.logits_bias:
         weight_map.append(WeightMapping("lm_head.bias", ("final_logits_bias",), Flatten()))
@@ -185,7 +185,7 @@ def _rules(spec: BartLineSpec) -> list[WeightMapping]:
         if stack.final_norm:
             weight_map += norm(f"{side}.final_norm", f"{theirs}.layer_norm", bias=True)
         for index in range(stack.layers):
-            weight_map += _layer_rules(side, index)
+            weight_map += _layer_weight_map(side, index)
     return weight_map
 
 
@@ -215,7 +215,7 @@ def _position_rule(spec: BartLineSpec, side: str, stack: StackSpec) -> WeightMap
     return WeightMapping(parameter, (stored,), DropRows(stack.positions.offset))
 
 
-def _layer_rules(side: str, index: int) -> list[WeightMapping]:
+def _layer_weight_map(side: str, index: int) -> list[WeightMapping]:
     ours, theirs = f"{side}.layers.{index}", f"model.{side}.layers.{index}"
     attention = f"{theirs}.self_attn"
     qkv = (f"{attention}.{x}_proj" for x in "qkv")

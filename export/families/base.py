@@ -44,7 +44,7 @@ class Family(Generic[Spec]):
         model_types: values of ``model_type`` that it reads.
         spec: config and checkpoint to spec; it may look at which tensors exist, because
             configs do not always say what is tied.
-        rules: the name map for a spec.
+        weight_map: the name map for a spec.
         prefix: what a model saved without its head lacks before the names.
         ignored: regular expressions of tensors that the architecture never reads.
         old_suffixes: ends of names in old checkpoints, and what they are now.
@@ -121,7 +121,7 @@ def parse_activation(key: str, value: Any) -> Activation:
     try:
         return Activation(_ACTIVATION_ALIASES.get(value, value))
     except (ValueError, TypeError):
-        known = ", ".join(sorted([a.value for a in Activation] + list(_ACTIVATION_ALIASES)))
+        supported = ", ".join(sorted([a.value for a in Activation] + list(_ACTIVATION_ALIASES)))
         raise CheckpointError(
-            f"config.json: {key} {value!r} is not supported; known activations: {known}"
+            f"config.json: {key} {value!r} is not supported; known activations: {supported}"
         ) from None

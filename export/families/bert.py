@@ -11,7 +11,7 @@ from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpe
 from ..transforms import PositionsOfType0, Transpose
 from ..weights import WeightMapping, linear, norm
 from .base import Config, Family, FamilyDoc
-from .components import Component, Head, Place, cross_weight_map, head_dim, require
+from .components import Component, Head, SideNames, cross_weight_map, head_dim, require
 
 EMBEDDING = "embeddings.word_embeddings.weight"
 #: How TensorFlow's checkpoints named a norm's scale and bias.
@@ -67,42 +67,42 @@ def _norm(config: Config) -> NormSpec:
     return NormSpec(NormKind.LAYER, config.number("layer_norm_eps"))
 
 
-def weight_map(stack: StackSpec, place: Place) -> list[WeightMapping]:
+def weight_map(stack: StackSpec, names: SideNames) -> list[WeightMapping]:
     """The name map of embedding and layers."""
-    positions, theirs = stack.positions, f"{place.prefix}embeddings"
+    positions, theirs = stack.positions, f"{names.prefix}embeddings"
     if not isinstance(positions, LearnedPositions):
         raise TypeError("BERT has learned positions")
-    found = [
-        WeightMapping(place.embedding, (place.prefix + EMBEDDING,), tied=place.tied),
+    mappings = [
+        WeightMapping(names.embedding, (names.prefix + EMBEDDING,), tied=names.tied),
         WeightMapping(
-            f"{place.side}.positions.weight",
+            f"{names.side}.positions.weight",
             (f"{theirs}.position_embeddings.weight", f"{theirs}.token_type_embeddings.weight"),
             PositionsOfType0(positions.offset, positions.token_types),
         ),
-        *norm(f"{place.side}.embedding_norm", f"{theirs}.LayerNorm", bias=True),
+        *norm(f"{names.side}.embedding_norm", f"{theirs}.LayerNorm", bias=True),
     ]
     for index in range(stack.layers):
-        found += _layer_rules(stack, place, index)
-    return found
+        mappings += _layer_weight_map(stack, names, index)
+    return mappings
 
 
-def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[WeightMapping]:
-    ours, theirs = f"{place.side}.layers.{index}", f"{place.prefix}encoder.layer.{index}"
+def _layer_weight_map(stack: StackSpec, names: SideNames, index: int) -> list[WeightMapping]:
+    ours, theirs = f"{names.side}.layers.{index}", f"{names.prefix}encoder.layer.{index}"
     own = f"{theirs}.attention"
     qkv = (f"{own}.self.{name}" for name in ("query", "key", "value"))
-    found = linear(f"{ours}.self_attention.qkv", *qkv, bias=True)
-    found += linear(f"{ours}.self_attention.out", f"{own}.output.dense", bias=True)
-    found += norm(f"{ours}.self_attention_norm", f"{own}.output.LayerNorm", bias=True)
-    if place.crossed:
+    mappings = linear(f"{ours}.self_attention.qkv", *qkv, bias=True)
+    mappings += linear(f"{ours}.self_attention.out", f"{own}.output.dense", bias=True)
+    mappings += norm(f"{ours}.self_attention_norm", f"{own}.output.LayerNorm", bias=True)
+    if names.crossed:
         cross = f"{theirs}.crossattention"
-        found += linear(f"{ours}.cross_attention.query", f"{cross}.self.query", bias=True)
+        mappings += linear(f"{ours}.cross_attention.query", f"{cross}.self.query", bias=True)
         keys = (f"{cross}.self.key", f"{cross}.self.value")
-        found += cross_weight_map(index, Transpose(), keys, stack.d_model or 0, place.projection)
-        found += linear(f"{ours}.cross_attention.out", f"{cross}.output.dense", bias=True)
-        found += norm(f"{ours}.cross_attention_norm", f"{cross}.output.LayerNorm", bias=True)
-    found += linear(f"{ours}.ffn.up", f"{theirs}.intermediate.dense", bias=True)
-    found += linear(f"{ours}.ffn.down", f"{theirs}.output.dense", bias=True)
-    return found + norm(f"{ours}.ffn_norm", f"{theirs}.output.LayerNorm", bias=True)
+        mappings += cross_weight_map(index, Transpose(), keys, stack.d_model or 0, names.projection)
+        mappings += linear(f"{ours}.cross_attention.out", f"{cross}.output.dense", bias=True)
+        mappings += norm(f"{ours}.cross_attention_norm", f"{cross}.output.LayerNorm", bias=True)
+    mappings += linear(f"{ours}.ffn.up", f"{theirs}.intermediate.dense", bias=True)
+    mappings += linear(f"{ours}.ffn.down", f"{theirs}.output.dense", bias=True)
+    return mappings + norm(f"{ours}.ffn_norm", f"{theirs}.output.LayerNorm", bias=True)
 
 
 def encoder_family(part: Component, doc: FamilyDoc) -> Family[ModelSpec]:
@@ -125,7 +125,7 @@ def encoder_family(part: Component, doc: FamilyDoc) -> Family[ModelSpec]:
     def name_map(spec: ModelSpec) -> list[WeightMapping]:
         if spec.encoder is None:
             raise TypeError("the family is one of encoders")
-        return part.weight_map(spec.encoder, Place(part.model, "encoder"))
+        return part.weight_map(spec.encoder, SideNames(part.model, "encoder"))
 
     return Family(
         name=part.kind,

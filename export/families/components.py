@@ -31,8 +31,8 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a part lies.
+class SideNames:
+    """How the tensors of one side are named.
 
     Attributes:
         prefix: what is before its tensors' names in the checkpoint.
@@ -60,7 +60,7 @@ class Component:
         model: what is before all names but the head's, in a model that has a head.
         defaults: config values that the model's code assumes where config.json is silent.
         stack: its layers, by its config.
-        rules: the name map of its embedding and layers.
+        weight_map: the name map of its embedding and layers.
         embedding: name of its token embedding.
         head: of a decoder.
         ignored: regular expressions of names that it never reads; without ``model``.
@@ -70,7 +70,7 @@ class Component:
     model: str
     defaults: Mapping[str, Any]
     stack: Callable[[Config], StackSpec]
-    weight_map: Callable[[StackSpec, Place], list[WeightMapping]]
+    weight_map: Callable[[StackSpec, SideNames], list[WeightMapping]]
     embedding: str
     head: Head
     ignored: tuple[str, ...] = ()
@@ -86,20 +86,22 @@ class Component:
         """``ModelSpec.head_transform``."""
         return None if self.head.transform is None else self.head.transform[2](config)
 
-    def head_rules(self, tied: bool, prefix: str = "") -> list[WeightMapping]:
+    def head_weight_map(self, tied: bool, prefix: str = "") -> list[WeightMapping]:
         """The name map of the head, but for a tied weight."""
-        found: list[WeightMapping] = []
+        mappings: list[WeightMapping] = []
         biases = tuple(prefix + name for name in self.head.biases)
         if not tied:
-            found.append(WeightMapping("lm_head.weight", (prefix + self.head.weight,), Transpose()))
+            mappings.append(
+                WeightMapping("lm_head.weight", (prefix + self.head.weight,), Transpose())
+            )
             biases = biases[-1:]
         if biases:
-            found.append(WeightMapping("lm_head.bias", biases[:1], tied=biases[1:]))
+            mappings.append(WeightMapping("lm_head.bias", biases[:1], tied=biases[1:]))
         if self.head.transform is not None:
             dense, last, _ = self.head.transform
-            found += linear("head_transform.dense", prefix + dense, bias=True)
-            found += norm("head_transform.norm", prefix + last, bias=True)
-        return found
+            mappings += linear("head_transform.dense", prefix + dense, bias=True)
+            mappings += norm("head_transform.norm", prefix + last, bias=True)
+        return mappings
 
 
 def head_dim(config: Config, width: str, heads: str) -> int:
@@ -117,13 +119,13 @@ def head_dim(config: Config, width: str, heads: str) -> int:
     return size // count
 
 
-def require(config: Config, key: str, wanted: object, reason: str) -> None:
-    """Refuse another value than ``wanted``.
+def require(config: Config, key: str, expected: object, reason: str) -> None:
+    """Refuse another value than ``expected``.
 
     Raises:
         CheckpointError: it is another one.
     """
-    if config.get(key) != wanted:
+    if config.get(key) != expected:
         raise CheckpointError(
             f"config.json: {config.where}{key} {config.get(key)!r} is not supported: {reason}"
         )

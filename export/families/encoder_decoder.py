@@ -15,7 +15,7 @@ from ..spec import Seq2SeqSpec
 from ..weights import WeightMapping
 from . import bert, gpt2, roberta
 from .base import Config, Family, FamilyDoc
-from .components import Component, Place, require
+from .components import Component, SideNames, require
 
 _ENCODERS = {part.kind: part for part in (bert.COMPONENT, roberta.COMPONENT)}
 _DECODERS = {part.kind: part for part in (bert.COMPONENT, roberta.COMPONENT, gpt2.COMPONENT)}
@@ -34,16 +34,16 @@ class PairSpec(Seq2SeqSpec):
 
 
 def _component(
-    config: Mapping[str, Any], side: str, known: Mapping[str, Component]
+    config: Mapping[str, Any], side: str, components: Mapping[str, Component]
 ) -> tuple[Component, Config]:
     values = config.get(side)
     kind = str(values.get("model_type")) if isinstance(values, Mapping) else ""
-    if not isinstance(values, Mapping) or kind not in known:
+    if not isinstance(values, Mapping) or kind not in components:
         raise CheckpointError(
             f"config.json: {side}.model_type {kind!r} is not supported; known {side}s of pairs:"
-            f" {', '.join(sorted(known))}"
+            f" {', '.join(sorted(components))}"
         )
-    return known[kind], Config(values, known[kind].defaults, where=f"{side}.")
+    return components[kind], Config(values, components[kind].defaults, where=f"{side}.")
 
 
 def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,10 +101,10 @@ def _check_start(config: Config, decoder: Config, checkpoint: Checkpoint) -> Non
         )
 
 
-def _rules(spec: PairSpec) -> list[WeightMapping]:
+def _weight_map(spec: PairSpec) -> list[WeightMapping]:
     encoder, decoder = _ENCODERS[spec.encoder_part], _DECODERS[spec.decoder_part]
     projected = spec.width(spec.encoder) != spec.width(spec.decoder)
-    place = Place(
+    names = SideNames(
         prefix=f"decoder.{decoder.model}",
         side="decoder",
         embedding="decoder_embedding.weight",
@@ -113,9 +113,9 @@ def _rules(spec: PairSpec) -> list[WeightMapping]:
         projection=_PROJECTION if projected else None,
     )
     return [
-        *encoder.weight_map(spec.encoder, Place("encoder.", "encoder")),
-        *decoder.weight_map(spec.decoder, place),
-        *decoder.head_rules(spec.tied_lm_head, "decoder."),
+        *encoder.weight_map(spec.encoder, SideNames("encoder.", "encoder")),
+        *decoder.weight_map(spec.decoder, names),
+        *decoder.head_weight_map(spec.tied_lm_head, "decoder."),
     ]
 
 
@@ -123,7 +123,7 @@ FAMILY = Family(
     name="pair",
     model_types=("encoder-decoder",),
     spec=_spec,
-    weight_map=_rules,
+    weight_map=_weight_map,
     flattened=_flattened,
     old_suffixes=bert.OLD_SUFFIXES,
     ignored=(

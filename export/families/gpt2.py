@@ -10,7 +10,7 @@ from ..spec import LearnedPositions, ModelSpec, NormKind, NormPlacement, NormSpe
 from ..transforms import Copy
 from ..weights import WeightMapping, norm
 from .base import Config, Family, FamilyDoc
-from .components import Component, Head, Place, cross_weight_map, head_dim, require
+from .components import Component, Head, SideNames, cross_weight_map, head_dim, require
 
 _EMBEDDING = "wte.weight"
 #: Causal masks that old checkpoints keep.
@@ -47,32 +47,32 @@ def _norm(config: Config) -> NormSpec:
     return NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon"))
 
 
-def _rules(stack: StackSpec, place: Place) -> list[WeightMapping]:
-    found = [
-        WeightMapping(place.embedding, (place.prefix + _EMBEDDING,), tied=place.tied),
-        WeightMapping(f"{place.side}.positions.weight", (f"{place.prefix}wpe.weight",)),
-        *norm(f"{place.side}.final_norm", f"{place.prefix}ln_f", bias=True),
+def _weight_map(stack: StackSpec, names: SideNames) -> list[WeightMapping]:
+    mappings = [
+        WeightMapping(names.embedding, (names.prefix + _EMBEDDING,), tied=names.tied),
+        WeightMapping(f"{names.side}.positions.weight", (f"{names.prefix}wpe.weight",)),
+        *norm(f"{names.side}.final_norm", f"{names.prefix}ln_f", bias=True),
     ]
     for index in range(stack.layers):
-        found += _layer_rules(stack, place, index)
-    return found
+        mappings += _layer_weight_map(stack, names, index)
+    return mappings
 
 
-def _layer_rules(stack: StackSpec, place: Place, index: int) -> list[WeightMapping]:
-    ours, theirs = f"{place.side}.layers.{index}", f"{place.prefix}h.{index}"
-    found = _conv(f"{ours}.self_attention.qkv", f"{theirs}.attn.c_attn")
-    found += _conv(f"{ours}.self_attention.out", f"{theirs}.attn.c_proj")
-    found += norm(f"{ours}.self_attention_norm", f"{theirs}.ln_1", bias=True)
-    if place.crossed:
+def _layer_weight_map(stack: StackSpec, names: SideNames, index: int) -> list[WeightMapping]:
+    ours, theirs = f"{names.side}.layers.{index}", f"{names.prefix}h.{index}"
+    mappings = _conv(f"{ours}.self_attention.qkv", f"{theirs}.attn.c_attn")
+    mappings += _conv(f"{ours}.self_attention.out", f"{theirs}.attn.c_proj")
+    mappings += norm(f"{ours}.self_attention_norm", f"{theirs}.ln_1", bias=True)
+    if names.crossed:
         cross = f"{theirs}.crossattention"
-        found += _conv(f"{ours}.cross_attention.query", f"{cross}.q_attn")
+        mappings += _conv(f"{ours}.cross_attention.query", f"{cross}.q_attn")
         keys = (f"{cross}.c_attn",)
-        found += cross_weight_map(index, Copy(), keys, stack.d_model or 0, place.projection)
-        found += _conv(f"{ours}.cross_attention.out", f"{cross}.c_proj")
-        found += norm(f"{ours}.cross_attention_norm", f"{theirs}.ln_cross_attn", bias=True)
-    found += _conv(f"{ours}.ffn.up", f"{theirs}.mlp.c_fc")
-    found += _conv(f"{ours}.ffn.down", f"{theirs}.mlp.c_proj")
-    return found + norm(f"{ours}.ffn_norm", f"{theirs}.ln_2", bias=True)
+        mappings += cross_weight_map(index, Copy(), keys, stack.d_model or 0, names.projection)
+        mappings += _conv(f"{ours}.cross_attention.out", f"{cross}.c_proj")
+        mappings += norm(f"{ours}.cross_attention_norm", f"{theirs}.ln_cross_attn", bias=True)
+    mappings += _conv(f"{ours}.ffn.up", f"{theirs}.mlp.c_fc")
+    mappings += _conv(f"{ours}.ffn.down", f"{theirs}.mlp.c_proj")
+    return mappings + norm(f"{ours}.ffn_norm", f"{theirs}.ln_2", bias=True)
 
 
 def _conv(parameter: str, source: str) -> list[WeightMapping]:
@@ -103,8 +103,8 @@ def _name_map(spec: ModelSpec) -> list[WeightMapping]:
     if spec.decoder is None:
         raise TypeError("the family is one of decoders")
     tied = (COMPONENT.head.weight,) if spec.tied_lm_head else ()
-    place = Place(COMPONENT.model, "decoder", tied=tied)
-    return _rules(spec.decoder, place) + COMPONENT.head_rules(spec.tied_lm_head)
+    names = SideNames(COMPONENT.model, "decoder", tied=tied)
+    return _weight_map(spec.decoder, names) + COMPONENT.head_weight_map(spec.tied_lm_head)
 
 
 COMPONENT = Component(
@@ -125,7 +125,7 @@ COMPONENT = Component(
         "eos_token_id": 50256,
     },
     stack=_layers,
-    weight_map=_rules,
+    weight_map=_weight_map,
     embedding=_EMBEDDING,
     head=Head(weight="lm_head.weight"),
     ignored=_IGNORED,

@@ -95,20 +95,20 @@ def _scales_logits(config: Config, kind: str) -> bool:
     return config.get("tie_word_embeddings") is not False
 
 
-def _rules(spec: Seq2SeqSpec) -> list[WeightMapping]:
+def _weight_map(spec: Seq2SeqSpec) -> list[WeightMapping]:
     tied = (*_EMBEDDINGS, "lm_head.weight") if spec.tied_lm_head else _EMBEDDINGS
     weight_map = [WeightMapping("embedding.weight", ("shared.weight",), tied=tied)]
     if not spec.tied_lm_head:
         weight_map.append(WeightMapping("lm_head.weight", ("lm_head.weight",), Transpose()))
     for side, stack in (("encoder", spec.encoder), ("decoder", spec.decoder)):
         weight_map += norm(f"{side}.final_norm", f"{side}.final_layer_norm")
-        weight_map += _bias_rules(side, stack)
+        weight_map += _bias_weight_map(side, stack)
         for index in range(stack.layers):
-            weight_map += _layer_rules(side, index, stack.gated)
+            weight_map += _layer_weight_map(side, index, stack.gated)
     return weight_map
 
 
-def _bias_rules(side: str, stack: StackSpec) -> list[WeightMapping]:
+def _bias_weight_map(side: str, stack: StackSpec) -> list[WeightMapping]:
     positions = stack.positions
     if not isinstance(positions, RelativeBias):
         raise TypeError("T5 has relative positions")
@@ -130,7 +130,7 @@ def _bias_rules(side: str, stack: StackSpec) -> list[WeightMapping]:
     ]
 
 
-def _layer_rules(side: str, index: int, gated: bool) -> list[WeightMapping]:
+def _layer_weight_map(side: str, index: int, gated: bool) -> list[WeightMapping]:
     ours, theirs = f"{side}.layers.{index}", f"{side}.block.{index}.layer"
     attention = f"{theirs}.0.SelfAttention"
     weight_map = norm(f"{ours}.self_attention_norm", f"{theirs}.0.layer_norm")
@@ -169,7 +169,7 @@ FAMILY = Family(
     name="t5",
     model_types=("t5", "mt5", "umt5"),
     spec=_spec,
-    weight_map=_rules,
+    weight_map=_weight_map,
     # Early T5 checkpoints carry a bias for the cross attention that no code reads.
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     defaults={

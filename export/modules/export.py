@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from seq2edge.runtime.bundle.manifest import Manifest, SpecialTokens
 from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
 from seq2edge.runtime.dependencies import needs
+from seq2edge.runtime.progress import StageProgress
 
 from ..checkpoint import Checkpoint
 from ..parity import Reference
@@ -24,7 +25,7 @@ from ..pipeline import (
     warn_of_unknown_tokens,
     write_bundle,
 )
-from ..serialize import Progress, parameter_shapes
+from ..serialize import parameter_shapes
 from ..tokenizers import tokenizer_at
 from ..weights import bind
 from .architecture import Architecture, read_architecture
@@ -51,7 +52,7 @@ def export_module(
     forward: Forward | None = None,
     overwrite: bool = False,
     validate: bool | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> ExportResult:
     """Export a module: PyTorch's own transformer layers, or hand-written ones with their names.
 
@@ -107,7 +108,7 @@ def export_state_dict(
     tokenizer: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     validate: bool | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> ExportResult:
     """Export a saved state dict that a TOML file describes; the model's code is not needed.
 
@@ -155,7 +156,7 @@ def _export(
     bundle: str | os.PathLike[str],
     tokenizer: str | os.PathLike[str] | None,
     overwrite: bool,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> ExportResult:
     text = None if tokenizer is None else tokenizer_at(Path(tokenizer))
     with source.tensors as tensors, BundleWriter(bundle, overwrite=overwrite) as out:

@@ -62,8 +62,8 @@ def load_backend(
     from .onnxruntime import BACKENDS, load_onnxruntime
 
     if backend not in BACKENDS:
-        known = ", ".join((*BACKENDS, *_TENSORRT))
-        raise BackendError(f"unknown engine {backend!r}; this version has: {known}")
+        supported = ", ".join((*BACKENDS, *_TENSORRT))
+        raise BackendError(f"unknown engine {backend!r}; this version has: {supported}")
     return load_onnxruntime(
         bundle, backend=backend, device=device, strict=strict, num_threads=num_threads
     )

@@ -197,22 +197,22 @@ def warnings_about(generation: Mapping[str, Any], config: Getter) -> list[str]:
     """
     read = _reader(generation, config)
     file = "generation_config.json" if generation else "config.json"
-    found = []
-    asked = {name: read(name) for name in sorted(names(Support.UNSUPPORTED))}
-    asked = {
+    texts = []
+    requested = {name: read(name) for name in sorted(names(Support.UNSUPPORTED))}
+    requested = {
         name: value
-        for name, value in asked.items()
+        for name, value in requested.items()
         if value is not None and value not in OPTIONS[name].neutral
     }
-    if asked:
-        listed = "; ".join(f"{name}={v!r} ({OPTIONS[name].note})" for name, v in asked.items())
-        found.append(
+    if requested:
+        listed = "; ".join(f"{name}={v!r} ({OPTIONS[name].note})" for name, v in requested.items())
+        texts.append(
             f"{file} asks for what seq2edge does not do, and the bundle generates without it:"
             f" {listed}"
         )
     unknown = [name for name, v in generation.items() if name not in OPTIONS and v is not None]
     if unknown:
-        found.append(
+        texts.append(
             f"{file} has options that seq2edge does not know, and the bundle generates without"
             f" them: {', '.join(f'{name}={generation[name]!r}' for name in sorted(unknown))}"
         )
@@ -222,18 +222,18 @@ def warnings_about(generation: Mapping[str, Any], config: Getter) -> list[str]:
         if generation and not _says(generation, name) and config(name) is not None
     ]
     if missing:
-        found.append(
+        texts.append(
             f"{file} lacks {' and '.join(missing)}, so config.json's value is used;"
             " transformers' generate does not look there"
         )
     tasks = config("task_specific_params")
     if isinstance(tasks, Mapping) and tasks:
-        found.append(
+        texts.append(
             f"config.json has options for single tasks ({', '.join(map(str, tasks))}), which"
             " transformers' pipelines apply and its generate does not; the bundle does as"
             " generate: put a task's prefix before the text and pass its options to the call"
         )
-    return found
+    return texts
 
 
 def _says(generation: Mapping[str, Any], name: str) -> bool:

@@ -160,8 +160,8 @@ class Manifest:
 
     def __repr__(self) -> str:
         done = self.quantization
-        made = f"{done['scheme']} for {done.get('target')}" if done.get("scheme") else "float32"
-        return f"Manifest({self.family}, {self.parameters / 1e6:.1f} M parameters, {made})"
+        scheme = f"{done['scheme']} for {done.get('target')}" if done.get("scheme") else "float32"
+        return f"Manifest({self.family}, {self.parameters / 1e6:.1f} M parameters, {scheme})"
 
     @property
     def single_stack(self) -> str | None:
@@ -315,7 +315,7 @@ def _weight(r: FieldReader, raw: dict[str, Any], where: str) -> WeightInfo:
 
 def _graph(r: FieldReader, raw: dict[str, Any], where: str) -> GraphInfo:
     def specs(key: str) -> tuple[TensorSpec, ...]:
-        found = []
+        tensors = []
         for item in r.items(raw, key, where):
             entry = item if isinstance(item, dict) else {}
             shape = r.items(entry, "shape", f"{where}{key}.")
@@ -324,8 +324,8 @@ def _graph(r: FieldReader, raw: dict[str, Any], where: str) -> GraphInfo:
             dtype = r.text(entry, "dtype", f"{where}{key}.")
             if dtype not in DTYPE_BITS:
                 r.problems.append(f"{where}{key}.dtype {dtype!r} is unknown")
-            found.append(TensorSpec(r.text(entry, "name", f"{where}{key}."), dtype, tuple(shape)))
-        return tuple(found)
+            tensors.append(TensorSpec(r.text(entry, "name", f"{where}{key}."), dtype, tuple(shape)))
+        return tuple(tensors)
 
     operators = r.table(raw, "operators", where)
     return GraphInfo(

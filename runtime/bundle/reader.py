@@ -232,11 +232,11 @@ class BundleWriter(OutputFolder):
 
     def files(self) -> Mapping[str, FileInfo]:
         """Size and hash of every file written so far."""
-        found = {}
+        infos = {}
         for file in sorted(self.directory.iterdir()):
             digest = self._hashes.get(file.name) or sha256_of(file)
-            found[file.name] = FileInfo(file.stat().st_size, digest)
-        return found
+            infos[file.name] = FileInfo(file.stat().st_size, digest)
+        return infos
 
     def commit(self, manifest: Manifest) -> None:
         """Write the manifest and put the bundle in its place."""

@@ -93,26 +93,26 @@ def read_tokenizer(r: FieldReader, raw: dict[str, Any], key: str) -> TokenizerIn
 
 
 def _added_tokens(r: FieldReader, raw: dict[str, Any], where: str) -> tuple[AddedByteToken, ...]:
-    found, where = [], f"{where}added_tokens."
+    tokens, where = [], f"{where}added_tokens."
     for item in r.items(raw, "added_tokens", where):
         entry = item if isinstance(item, dict) else {}
         number, content = r.number(entry, "id", where), r.text(entry, "content", where)
         flags = [bool(entry.get(name)) for name in ("special", "lstrip", "rstrip")]
-        found.append(AddedByteToken(number, content, *flags))
-    return tuple(found)
+        tokens.append(AddedByteToken(number, content, *flags))
+    return tuple(tokens)
 
 
 def _languages(r: FieldReader, raw: dict[str, Any], where: str) -> Languages:
     info, where = r.table(raw, "languages", where), f"{where}languages."
     codes, default = r.table(info, "codes", where), info.get("default_source")
-    found = Languages(
+    languages = Languages(
         codes={code: r.number(codes, code, f"{where}codes.") for code in codes},
         source=r.text(info, "source", where),
         target=r.text(info, "target", where),
         default_source=None if default is None else r.text(info, "default_source", where),
     )
-    if found.source not in (START, END, NO_SOURCE):
-        r.problems.append(f"{where}source {found.source!r} is unknown")
-    if found.target not in (FORCED_BOS, DECODER_START, SOURCE_START):
-        r.problems.append(f"{where}target {found.target!r} is unknown")
-    return found
+    if languages.source not in (START, END, NO_SOURCE):
+        r.problems.append(f"{where}source {languages.source!r} is unknown")
+    if languages.target not in (FORCED_BOS, DECODER_START, SOURCE_START):
+        r.problems.append(f"{where}target {languages.target!r} is unknown")
+    return languages

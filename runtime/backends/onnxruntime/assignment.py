@@ -53,15 +53,15 @@ def assigned_nodes(session: Any) -> list[Node] | None:
 
 def fallbacks(nodes: Iterable[Node], providers: Iterable[str]) -> list[Node]:
     """The nodes that are on none of ``providers`` and are not mere shape arithmetic."""
-    wanted = frozenset(providers)
+    required = frozenset(providers)
     return [
         node
         for node in nodes
-        if node.provider not in wanted and node.operator not in _SHAPE_OPERATORS
+        if node.provider not in required and node.operator not in _SHAPE_OPERATORS
     ]
 
 
-def describe(found: Mapping[str, tuple[list[Node], int]]) -> str:
+def describe(by_graph: Mapping[str, tuple[list[Node], int]]) -> str:
     """Say which nodes fell back: of each graph those and how many nodes it has.
 
     >>> describe({"decoder": ([Node("a/Attention_1", "Attention", "CPUExecutionProvider")], 74)})
@@ -69,7 +69,7 @@ def describe(found: Mapping[str, tuple[list[Node], int]]) -> str:
     """
     return "; ".join(
         f"{len(nodes)} of {total} nodes of the {graph}: {_operators(nodes)}"
-        for graph, (nodes, total) in found.items()
+        for graph, (nodes, total) in by_graph.items()
         if nodes
     )
 

@@ -26,16 +26,16 @@ from .session import check_version, give_back_memory, import_onnxruntime, open_s
 _SINGLE_THREAD_BYTES = 4_000_000
 
 
-def chosen_threads(wanted: int | None, bundle: Bundle) -> int | None:
-    """Threads of an operator; ``wanted`` None: one for a small model, else None, all cores.
+def chosen_threads(num_threads: int | None, bundle: Bundle) -> int | None:
+    """Threads of an operator; ``num_threads`` None: one for a small model, else None, all cores.
 
     Raises:
-        BackendError: ``wanted`` is below 1.
+        BackendError: ``num_threads`` is below 1.
     """
-    if wanted is not None and wanted < 1:
-        raise BackendError(f"num_threads must be at least 1, not {wanted}")
+    if num_threads is not None and num_threads < 1:
+        raise BackendError(f"num_threads must be at least 1, not {num_threads}")
     small = _main_graph(bundle).weight_bytes <= _SINGLE_THREAD_BYTES
-    return 1 if wanted is None and small else wanted
+    return 1 if num_threads is None and small else num_threads
 
 
 def _main_graph(bundle: Bundle) -> GraphInfo:

@@ -85,7 +85,7 @@ class OrtDeviceBackend:
         if target.device != "cpu":
             preload_libraries(self._ort)
         self._bundle, self._target = bundle, target
-        self._place = DeviceContext(self._ort, target.device, bundle.manifest.graphs, {})
+        self._context = DeviceContext(self._ort, target.device, bundle.manifest.graphs, {})
         self.graphs_off = None if target.captures else f"{target.required[0]} has none here"
         failure = self._failure_to_load()
         if failure is not None and target.captures:
@@ -94,7 +94,7 @@ class OrtDeviceBackend:
             failure = self._failure_to_load()
         if failure is not None:
             raise explained(self._ort, failure)
-        self.capabilities = Capabilities(computes_logsumexp="logsumexp" in self._place.sessions)
+        self.capabilities = Capabilities(computes_logsumexp="logsumexp" in self._context.sessions)
         self._report(strict)
 
     def encode(self, inputs: EncoderInputs) -> DeviceEncoderOutput:
@@ -106,8 +106,8 @@ class OrtDeviceBackend:
         ids[:, :length] = input_ids
         mask = np.zeros((batch, 1, 1, padded), np.bool_)
         mask[:, 0, 0, :length] = inputs["attention_mask"]
-        with self._place.working("encoder"):
-            self._place.session("encoder")  # a closed engine has nothing to lend
+        with self._context.working("encoder"):
+            self._context.session("encoder")  # a closed engine has nothing to lend
             source = DeviceEncoderOutput(self._sources, SourceKey(batch, padded))
             source.buffers.ids.write(ids)
             source.buffers.mask.write(mask)
@@ -118,13 +118,13 @@ class OrtDeviceBackend:
         """See :class:`seq2edge.runtime.backends.base.SlotBackend`."""
         if not isinstance(encoded, DeviceEncoderOutput) or encoded.pool is not self._sources:
             raise TypeError("the sources were encoded by another backend")
-        with self._place.working("decoder"):
-            return DeviceSlots(self._place, encoded, max_cache_len)
+        with self._context.working("decoder"):
+            return DeviceSlots(self._context, encoded, max_cache_len)
 
     def close(self) -> None:
         """Let go of the sessions, their graphs and what is kept for later calls."""
-        with self._place.working("decoder"):
-            self._place.sessions.clear()
+        with self._context.working("decoder"):
+            self._context.sessions.clear()
             self._sources.clear()
 
     def _failure_to_load(self) -> BackendError | None:
@@ -139,7 +139,7 @@ class OrtDeviceBackend:
     def _load(self) -> None:
         """Open all graphs anew, look where their nodes are, and run them once."""
         capture = self.graphs_off is None
-        self._place.sessions.clear()
+        self._context.sessions.clear()
         graphs = self._bundle.manifest.graphs
         sessions = {}
         for name, info in graphs.items():
@@ -156,12 +156,12 @@ class OrtDeviceBackend:
         nodes = {name: assigned_nodes(session) for name, session in sessions.items()}
         #: By graph: the nodes that fell back, and how many nodes there are; None: not known.
         self._fallbacks: dict[str, tuple[list[Node], int]] | None = {}
-        for name, found in nodes.items():
-            if found is None or self._fallbacks is None:
+        for name, assigned in nodes.items():
+            if assigned is None or self._fallbacks is None:
                 self._fallbacks = None
             else:
-                self._fallbacks[name] = fallbacks(found, self._target.required), len(found)
-        self._place = place = DeviceContext(
+                self._fallbacks[name] = fallbacks(assigned, self._target.required), len(assigned)
+        self._context = context = DeviceContext(
             self._ort,
             self._target.device,
             graphs,
@@ -171,7 +171,7 @@ class OrtDeviceBackend:
             rebinds=not capture and (self._fallbacks is None or self._fell_back()),
         )
         self._sources: Pool[SourceKey, SourceBuffers] = Pool(
-            lambda key: SourceBuffers(place, key), place.budget
+            lambda key: SourceBuffers(context, key), context.budget
         )
         self._probe()
 
@@ -185,12 +185,12 @@ class OrtDeviceBackend:
         step = Step.allocate(1, 1, cache.max_cache_len)
         step.input_ids[:] = special.decoder_start
         step.attention_mask[..., 0] = True
-        found = []
-        for _ in range(RUNS_BEFORE_CAPTURE + 1 if self._place.captures else 1):
+        tokens = []
+        for _ in range(RUNS_BEFORE_CAPTURE + 1 if self._context.captures else 1):
             cache.forward(step)
-            found.append(int(step.next_token_ids[0, 0]))
-        if len(set(found)) > 1:
-            raise BackendError(f"a replayed CUDA graph gives other tokens: {found}")
+            tokens.append(int(step.next_token_ids[0, 0]))
+        if len(set(tokens)) > 1:
+            raise BackendError(f"a replayed CUDA graph gives other tokens: {tokens}")
 
     def _fell_back(self) -> bool:
         return any(nodes for nodes, _ in (self._fallbacks or {}).values())
@@ -219,7 +219,7 @@ class OrtDeviceBackend:
             warnings.warn(f"steps are not captured as CUDA graphs: {self.graphs_off}", stacklevel=4)
 
     def _padded(self, length: int) -> int:
-        if not self._place.captures:
+        if not self._context.captures:
             return length
         padded = -(-length // _SOURCE_MULTIPLE) * _SOURCE_MULTIPLE
         limit = self._bundle.manifest.dimensions.max_source_length
@@ -255,10 +255,10 @@ class DeviceSlots(SlotCache):
     """See :class:`seq2edge.runtime.backends.base.SlotCache`."""
 
     def __init__(
-        self, place: DeviceContext, source: DeviceEncoderOutput, max_cache_len: int
+        self, context: DeviceContext, source: DeviceEncoderOutput, max_cache_len: int
     ) -> None:
         super().__init__()
-        self._place = place
+        self._context = context
         self._source = source
         self._cache, self._give_back = source.buffers.caches.lend(max_cache_len, self)
         # A masked slot's weight is 0, and 0 x NaN is NaN, be it of new memory or an earlier call.
@@ -268,7 +268,7 @@ class DeviceSlots(SlotCache):
 
     def _grow(self, max_cache_len: int) -> None:
         positions = self.cache_position_ids
-        with self._place.working("decoder"):
+        with self._context.working("decoder"):
             old = self._replace(max_cache_len)
             for name, array in self._cache.arrays.items():
                 new = np.zeros(array.shape, array.storage)
@@ -279,7 +279,7 @@ class DeviceSlots(SlotCache):
 
     def compact(self, slots: Ids) -> None:
         count, rows = slots.shape[1], np.arange(len(slots))[:, None]
-        with self._place.working("decoder"):
+        with self._context.working("decoder"):
             for array in self._cache.arrays.values():
                 host = array.read()
                 host[:, :, :count] = host.swapaxes(1, 2)[rows, slots].swapaxes(1, 2)
@@ -288,7 +288,7 @@ class DeviceSlots(SlotCache):
         positions[:, :count] = positions[rows, slots]
 
     def _select_batch(self, rows: Ids) -> None:
-        with self._place.working("decoder"):
+        with self._context.working("decoder"):
             self._source = self._source.rows(rows)
             old = self._replace(self.max_cache_len)
             for name, array in self._cache.arrays.items():
@@ -296,15 +296,15 @@ class DeviceSlots(SlotCache):
         self.cache_position_ids = self.cache_position_ids[rows]
 
     def _bind(self, step: Step) -> Callable[[], None]:
-        place, source, cache, key = self._place, self._source, self._cache, StepKey.of(step)
-        with place.working("decoder"):
+        context, source, cache, key = self._context, self._source, self._cache, StepKey.of(step)
+        with context.working("decoder"):
             if key not in cache.steps:
-                cache.steps[key] = StepBuffers(place, source.buffers, cache, key)
+                cache.steps[key] = StepBuffers(context, source.buffers, cache, key)
         buffers, positions = cache.steps[key], self.cache_position_ids
 
         # The closure keeps the arrays that are bound by address.
         def run_step() -> None:
-            with place.working("decoder"):
+            with context.working("decoder"):
                 buffers.run(step, positions, source.buffers, cache)
 
         return run_step

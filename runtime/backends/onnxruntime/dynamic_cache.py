@@ -145,17 +145,21 @@ def _check(encoder: _Graph, decoder: _Graph, prompt: _Graph) -> None:
     Raises:
         BackendError: which graph, and which inputs.
     """
-    given = {_IDS, _SOURCE_MASK}
-    made = {
+    encoder_inputs = {_IDS, _SOURCE_MASK}
+    decoder_inputs = {
         *encoder.outputs,
         _IDS,
         _DECODER_MASK,
         *(name for name, output in _STATES.items() if output in encoder.outputs),
     }
     needed = {name.replace(_PAST, _PRESENT, 1) for name in decoder.caches()}
-    for graph, known in ((encoder, given), (decoder, made), (prompt, made)):
+    for graph, supplied in (
+        (encoder, encoder_inputs),
+        (decoder, decoder_inputs),
+        (prompt, decoder_inputs),
+    ):
         caches = {*graph.caches(), _BRANCH} if graph is decoder else set()
-        unknown = sorted(set(graph.inputs) - known - caches)
+        unknown = sorted(set(graph.inputs) - supplied - caches)
         if unknown or _IDS not in graph.inputs:
             raise BackendError(
                 f"{graph.file} takes {', '.join(unknown or graph.inputs)}, which is not known here:"
@@ -227,10 +231,10 @@ class OrtRows:
         self._tokens[:] = tokens
         for name, value in self._cache.items():
             self._binding.bind_ortvalue_input(name, value)
-        found = self._decoder.run(self._binding, [_LOGITS, *self._outputs], "decoder")
+        outputs = self._decoder.run(self._binding, [_LOGITS, *self._outputs], "decoder")
         for name, output in zip(self._cache, self._outputs, strict=True):
-            self._cache[name] = found[output]
-        return _last_logits(found[_LOGITS])
+            self._cache[name] = outputs[output]
+        return _last_logits(outputs[_LOGITS])
 
     def index_select(self, rows: Ids) -> None:
         self._rows = len(rows)
@@ -253,13 +257,13 @@ class OrtRows:
             inputs[_BRANCH] = self._value.ortvalue_from_numpy(np.array([False]))
             self._fixed[_BRANCH] = self._value.ortvalue_from_numpy(np.array([True]))
         pasts = {name: name.replace(_PAST, _PRESENT, 1) for name in self._decoder.caches()}
-        found = graph.run(graph.bind(inputs), [_LOGITS, *pasts.values()], "decoder")
+        outputs = graph.run(graph.bind(inputs), [_LOGITS, *pasts.values()], "decoder")
         for name, output in pasts.items():
             kept = self._fixed if _CROSS in name else self._cache
-            kept[name] = found[output]
+            kept[name] = outputs[output]
         # What only the prompt needed is not to be copied with the rows.
         self._fixed = {n: v for n, v in self._fixed.items() if n in self._decoder.inputs}
-        return _last_logits(found[_LOGITS])
+        return _last_logits(outputs[_LOGITS])
 
     def _empty(self, name: str) -> Any:
         """A cache [R, H, 0, Dh]."""

@@ -90,15 +90,15 @@ class SourceBuffers:
 
     kept = False
 
-    def __init__(self, place: DeviceContext, key: SourceKey) -> None:
-        self._place = place
+    def __init__(self, context: DeviceContext, key: SourceKey) -> None:
+        self._context = context
         self.batch, self.length = key
-        self.ids = place.array((self.batch, self.length), "int64")
-        self.mask = place.array((self.batch, 1, 1, self.length), "bool")
+        self.ids = context.array((self.batch, self.length), "int64")
+        self.mask = context.array((self.batch, 1, 1, self.length), "bool")
         sizes = {"batch": self.batch, "source": self.length}
         self.cross = {
-            spec.name: place.array(_shape(spec.shape, sizes), spec.dtype)
-            for spec in place.graphs["encoder"].outputs
+            spec.name: context.array(_shape(spec.shape, sizes), spec.dtype)
+            for spec in context.graphs["encoder"].outputs
         }
 
     @property
@@ -108,13 +108,13 @@ class SourceBuffers:
     @cached_property
     def caches(self) -> Pool[int, CacheBuffers]:
         """By T. What is bound to arrays that go with their owner is not worth keeping."""
-        place, batch = self._place, self.batch
-        budget = place.budget if self.kept else Budget(0, 0)
-        return Pool(lambda slots: CacheBuffers(place, batch, slots), budget)
+        context, batch = self._context, self.batch
+        budget = context.budget if self.kept else Budget(0, 0)
+        return Pool(lambda slots: CacheBuffers(context, batch, slots), budget)
 
     def run_encoder(self) -> None:
         """Fill ``cross`` from ``ids`` and ``mask``."""
-        session = self._place.session("encoder")
+        session = self._context.session("encoder")
         binding = session.io_binding()
         self.ids.bind(binding.bind_input, "input_ids")
         self.mask.bind(binding.bind_input, "encoder_attention_mask")
@@ -128,16 +128,16 @@ class CacheBuffers:
 
     kept = False
 
-    def __init__(self, place: DeviceContext, batch: int, slots: int) -> None:
+    def __init__(self, context: DeviceContext, batch: int, slots: int) -> None:
         self.batch, self.slots = batch, slots
         sizes = {"batch": batch, "slots": slots}
-        inputs = place.graphs["decoder"].inputs
+        inputs = context.graphs["decoder"].inputs
         self.arrays = {
-            spec.name: place.array(_shape(spec.shape, sizes), spec.dtype)
+            spec.name: context.array(_shape(spec.shape, sizes), spec.dtype)
             for spec in inputs
             if spec.name.startswith(("past_key.", "past_value."))
         }
-        self.positions = place.array((batch, slots), "int64")
+        self.positions = context.array((batch, slots), "int64")
         self.steps: dict[StepKey, StepBuffers] = {}
 
     @property
@@ -155,8 +155,8 @@ class StepKey(NamedTuple):
     @classmethod
     def of(cls, step: Step) -> StepKey:
         size = None if step.logits is None else step.logits.shape[2]
-        wanted = step.logits is not None and step.logsumexp is not None
-        return cls(step.input_ids.shape[1], size, wanted)
+        logsumexp = step.logits is not None and step.logsumexp is not None
+        return cls(step.input_ids.shape[1], size, logsumexp)
 
 
 class StepBuffers:
@@ -166,23 +166,23 @@ class StepBuffers:
     """
 
     def __init__(
-        self, place: DeviceContext, source: SourceBuffers, cache: CacheBuffers, key: StepKey
+        self, context: DeviceContext, source: SourceBuffers, cache: CacheBuffers, key: StepKey
     ) -> None:
-        self._place = place
+        self._context = context
         batch, num_tokens = cache.batch, key.num_tokens
         rows = (batch, num_tokens)
-        self._ids = place.array(rows, "int64")
-        self._positions = place.array(rows, "int64")
-        self._mask = place.array((batch, 1, num_tokens, cache.slots), "bool")
-        self._write_indices = place.array((batch,), "int64")
+        self._ids = context.array(rows, "int64")
+        self._positions = context.array(rows, "int64")
+        self._mask = context.array((batch, 1, num_tokens, cache.slots), "bool")
+        self._write_indices = context.array((batch,), "int64")
         # Not the memory of the ids, as in the CPU's engine: a first run may be several.
-        self._next_token_ids = place.array(rows, "int64")
+        self._next_token_ids = context.array(rows, "int64")
         self._logits = (
-            None if key.vocab_size is None else place.array((*rows, key.vocab_size), "float32")
+            None if key.vocab_size is None else context.array((*rows, key.vocab_size), "float32")
         )
-        scored = key.logsumexp and "logsumexp" in place.sessions
-        self._logsumexp = place.array(rows, "float32") if scored else None
-        self._session = place.session("decoder")
+        scored = key.logsumexp and "logsumexp" in context.sessions
+        self._logsumexp = context.array(rows, "float32") if scored else None
+        self._session = context.session("decoder")
         self._binding = self._session.io_binding()
         self._bind_inputs(source, cache)
         for name, array in cache.arrays.items():
@@ -191,12 +191,12 @@ class StepBuffers:
         if self._logits is not None:
             self._logits.bind(self._binding.bind_output, "logits")
         self._runs = 0
-        self._capturable = place.captures and source.kept and cache.kept
-        self._options = place.ort.RunOptions()
-        if place.captures:
+        self._capturable = context.captures and source.kept and cache.kept
+        self._options = context.ort.RunOptions()
+        if context.captures:
             self._options.add_run_config_entry("gpu_graph_id", "-1")  # run, and capture nothing
         if cache.kept:
-            place.budget.bytes -= self._nbytes
+            context.budget.bytes -= self._nbytes
 
     def run(self, step: Step, positions: Ids, source: SourceBuffers, cache: CacheBuffers) -> None:
         """Copy what ``step`` holds to the device, run it, and copy its results back."""
@@ -205,7 +205,7 @@ class StepBuffers:
         self._mask.write(step.attention_mask)
         self._write_indices.write(step.write_indices)
         cache.positions.write(positions)
-        if self._place.rebinds:
+        if self._context.rebinds:
             self._bind_inputs(source, cache)
         self._prepare_capture()
         self._session.run_with_iobinding(self._binding, self._options)
@@ -217,8 +217,8 @@ class StepBuffers:
 
     @property
     def _nbytes(self) -> int:
-        found = (self._ids, self._positions, self._mask, self._next_token_ids, self._logits)
-        return sum(array.nbytes for array in found if array is not None)
+        arrays = (self._ids, self._positions, self._mask, self._next_token_ids, self._logits)
+        return sum(array.nbytes for array in arrays if array is not None)
 
     def _bind_inputs(self, source: SourceBuffers, cache: CacheBuffers) -> None:
         arrays = {
@@ -231,23 +231,23 @@ class StepBuffers:
             **source.cross,
             **cache.arrays,
         }
-        for name in self._place.graphs["decoder"].input_names():
+        for name in self._context.graphs["decoder"].input_names():
             arrays[name].bind(self._binding.bind_input, name)
 
     def _prepare_capture(self) -> None:
         """Give the step a graph of its own, once it has proved to be a common one."""
         self._runs += 1
-        budget = self._place.budget
+        budget = self._context.budget
         if self._runs != RUNS_BEFORE_CAPTURE or not self._capturable or budget.graphs <= 0:
             return
         budget.graphs -= 1
-        self._options = self._place.ort.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(next(self._place.graph_ids)))
+        self._options = self._context.ort.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(next(self._context.graph_ids)))
 
     def _normalize(self) -> NDArray[np.float32]:
         if self._logits is None or self._logsumexp is None:
             raise AssertionError("both are there where a normalizer is asked for")
-        session = self._place.session("logsumexp")
+        session = self._context.session("logsumexp")
         binding = session.io_binding()
         self._logits.bind(binding.bind_input, "logits")
         self._logsumexp.bind(binding.bind_output, "logsumexp")

@@ -30,7 +30,7 @@ ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
-class Gpu:
+class DeviceProperties:
     """The GPU of this machine; ``compute_capability`` such as ``8.7``, sizes in bytes."""
 
     name: str
@@ -79,12 +79,14 @@ class Cuda:
             raise BackendError(self._reason(name, error))
         return values[0] if len(values) == 1 else tuple(values)
 
-    def gpu(self) -> Gpu:
+    def gpu(self) -> DeviceProperties:
         """What the GPU is."""
-        found = self.call("cudaGetDeviceProperties", 0)
-        name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-        capability = f"{found.major}.{found.minor}"
-        return Gpu(name.rstrip("\0"), capability, int(found.totalGlobalMem))
+        properties = self.call("cudaGetDeviceProperties", 0)
+        name = (
+            properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+        )
+        capability = f"{properties.major}.{properties.minor}"
+        return DeviceProperties(name.rstrip("\0"), capability, int(properties.totalGlobalMem))
 
     def free_bytes(self, meminfo: Path = Path("/proc/meminfo")) -> int:
         """Device memory that can be had now.
@@ -143,9 +145,9 @@ class Cuda:
         """
         mode = self._module.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", stream, mode)
-        found: list[Any] = []
+        graphs: list[Any] = []
         try:
-            yield found
+            yield graphs
         except BaseException:
             # The first error is the one that matters.
             error, graph = self._module.cudaStreamEndCapture(stream)
@@ -155,7 +157,7 @@ class Cuda:
             raise
         graph = self.call("cudaStreamEndCapture", stream)
         try:
-            found.append(self.call("cudaGraphInstantiate", graph, 0))
+            graphs.append(self.call("cudaGraphInstantiate", graph, 0))
         finally:
             self.call("cudaGraphDestroy", graph)
 
@@ -167,11 +169,11 @@ class Cuda:
 
     def _reason(self, name: str, error: Any) -> str:
         _, text = self._module.cudaGetErrorString(error)
-        said = text.decode() if isinstance(text, bytes) else str(text)
+        reason = text.decode() if isinstance(text, bytes) else str(text)
         hint = ""
         if str(getattr(error, "name", "")) in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice"):
             hint = "; is there an NVIDIA GPU with a driver that is new enough? (nvidia-smi)"
-        return f"{name} failed: {said} ({int(error)}){hint}"
+        return f"{name} failed: {reason} ({int(error)}){hint}"
 
 
 class Buffer:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...bundle.manifest import WEIGHTS_NAME
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from .cuda import Gpu
+from .cuda import DeviceProperties
 from .engine_store import ENGINES_NAME, GRAPHS, EngineKey, EngineSet, read_engines, read_plan
 from .library import Library
 
@@ -45,13 +45,13 @@ def sound_engines(folder: Path) -> EngineSet:
     Raises:
         BackendError: it is incomplete, truncated or changed.
     """
-    made = read_engines(folder)
-    for engine in made.engines.values():
+    engines = read_engines(folder)
+    for engine in engines.engines.values():
         read_plan(folder, engine)
-    return made
+    return engines
 
 
-def find_engines(bundle: Bundle, library: Library, gpu: Gpu) -> tuple[Path, EngineSet]:
+def find_engines(bundle: Bundle, library: Library, gpu: DeviceProperties) -> tuple[Path, EngineSet]:
     """The newest of a bundle's engines that this machine can run.
 
     Raises:
@@ -60,48 +60,52 @@ def find_engines(bundle: Bundle, library: Library, gpu: Gpu) -> tuple[Path, Engi
     refused = []
     for folder in _folders(cache_folder(bundle)):
         try:
-            made = read_engines(folder)
+            engines = read_engines(folder)
         except BackendError as error:
             refused.append(str(error))
             continue
-        reasons = mismatches(made.key, bundle, library, gpu)
+        reasons = mismatches(engines.key, bundle, library, gpu)
         if not reasons:
-            return folder, made
+            return folder, engines
         refused.append(f"{folder.name}: {', '.join(reasons)}")
-    there = "" if not refused else " (there are others: " + "; ".join(refused[:_MOST_REASONS]) + ")"
+    others = (
+        "" if not refused else " (there are others: " + "; ".join(refused[:_MOST_REASONS]) + ")"
+    )
     raise BackendError(
         f"{bundle.directory} has no engines of {library.engine} {library.version} for this"
-        f" {gpu.name} (compute capability {gpu.compute_capability}){there}; build them here:"
+        f" {gpu.name} (compute capability {gpu.compute_capability}){others}; build them here:"
         f" seq2edge build {bundle.directory} --backend {library.engine}"
     )
 
 
 def _folders(cache: Path) -> list[Path]:
     """Folders of engines, the newest first; hidden ones are being written or taken away."""
-    found = []
+    folders = []
     for file in cache.glob(f"*/{ENGINES_NAME}"):
         with contextlib.suppress(OSError):  # a build has just replaced it
             if not file.parent.name.startswith("."):
-                found.append((file.stat().st_mtime, file.parent))
-    return [folder for _, folder in sorted(found, reverse=True)]
+                folders.append((file.stat().st_mtime, file.parent))
+    return [folder for _, folder in sorted(folders, reverse=True)]
 
 
-def mismatches(key: EngineKey, bundle: Bundle, library: Library, gpu: Gpu) -> list[str]:
+def mismatches(
+    key: EngineKey, bundle: Bundle, library: Library, gpu: DeviceProperties
+) -> list[str]:
     """Why engines of that key are none for this bundle, TensorRT and GPU; empty: they are."""
-    found = []
+    reasons = []
     if key.engine != library.engine:
-        found.append(f"built by {key.engine}, not {library.engine}")
+        reasons.append(f"built by {key.engine}, not {library.engine}")
     elif key.version != library.version:
-        found.append(f"built by {key.engine} {key.version}, and {library.version} is installed")
+        reasons.append(f"built by {key.engine} {key.version}, and {library.version} is installed")
     if gpu.compute_capability not in key.compute_capabilities:
-        found.append(
+        reasons.append(
             f"built for compute capability {', '.join(key.compute_capabilities)}, and this GPU"
             f" has {gpu.compute_capability}"
         )
     elif key.gpu not in (None, gpu.name):
-        found.append(f"built on {key.gpu}, and this GPU is {gpu.name}")
+        reasons.append(f"built on {key.gpu}, and this GPU is {gpu.name}")
     hashes = graph_hashes(bundle)
     changed = sorted(name for name in hashes if key.bundle_sha256.get(name) != hashes[name])
     if changed:
-        found.append(f"built from another {' and '.join(changed)} than the bundle's")
-    return found
+        reasons.append(f"built from another {' and '.join(changed)} than the bundle's")
+    return reasons

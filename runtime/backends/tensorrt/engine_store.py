@@ -101,9 +101,9 @@ class EngineWriter(OutputFolder):
         (self.directory / name).write_bytes(view)
         return name, view.nbytes, hashlib.sha256(view).hexdigest()
 
-    def commit(self, made: EngineSet) -> None:
+    def commit(self, engines: EngineSet) -> None:
         """Write ``engines.json`` and put the folder in its place."""
-        text = json.dumps(made.to_json(), indent=2, sort_keys=True) + "\n"
+        text = json.dumps(engines.to_json(), indent=2, sort_keys=True) + "\n"
         self.write(ENGINES_NAME, text.encode())
         self.publish()
 
@@ -124,10 +124,10 @@ def read_engines(folder: Path) -> EngineSet:
     if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
         raise BackendError(f"{file} is of another format than this seq2edge reads")
     reader = FieldReader()
-    made = _engine_set(reader, raw)
+    engines = _engine_set(reader, raw)
     if reader.problems:
         raise BackendError(f"{file} is malformed: " + "; ".join(reader.problems))
-    for engine in made.engines.values():
+    for engine in engines.engines.values():
         plan = folder / engine.file
         if Path(engine.file).name != engine.file:
             raise BackendError(f"{file}: {engine.file!r} leads out of the folder")
@@ -135,7 +135,7 @@ def read_engines(folder: Path) -> EngineSet:
         if size != engine.size:
             state = "missing" if size is None else f"truncated: {size} of {engine.size} bytes"
             raise BackendError(f"{plan} is {state}")
-    return made
+    return engines
 
 
 def read_plan(folder: Path, engine: EngineFile) -> bytes:

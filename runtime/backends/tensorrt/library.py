@@ -40,9 +40,9 @@ class Library:
 
         TensorRT has none: it builds for the GPU of the machine that it runs on.
         """
-        known = getattr(self.module, "ComputeCapability", None)
-        found = sorted(int(name[2:]) for name in dir(known) if re.fullmatch(r"SM\d+", name))
-        return {f"{sm // 10}.{sm % 10}": getattr(known, f"SM{sm}") for sm in found}
+        members = getattr(self.module, "ComputeCapability", None)
+        versions = sorted(int(name[2:]) for name in dir(members) if re.fullmatch(r"SM\d+", name))
+        return {f"{sm // 10}.{sm % 10}": getattr(members, f"SM{sm}") for sm in versions}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.deploy.doctor import Machine, Step, advise, bundle_steps, check_bundle
+from seq2edge.deploy.doctor import Instruction, Machine, advise, bundle_steps, check_bundle
 from seq2edge.deploy.doctor.bundle_advice import threads_for
 from seq2edge.runtime import Bundle
 
@@ -18,7 +18,7 @@ Examined = Callable[[str], Machine]
 BundleOf = Callable[[str], Path]
 
 
-def steps(bundle: Bundle, machine: Machine, program: str | None = None) -> tuple[Step, ...]:
+def steps(bundle: Bundle, machine: Machine, program: str | None = None) -> tuple[Instruction, ...]:
     return bundle_steps(bundle, check_bundle(bundle, machine), machine, advise(machine), program)
 
 

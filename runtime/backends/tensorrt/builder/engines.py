@@ -16,12 +16,13 @@ from typing import Any
 from ....bundle.atomic_write import check_folder
 from ....bundle.reader import Bundle
 from ....errors import BackendError, InputError, OutputExistsError
+from ....progress import StageProgress
 from ...limits import Limits, check_limits
-from ..cuda import Gpu, load_cuda
+from ..cuda import DeviceProperties, load_cuda
 from ..engine_cache import cache_folder, folder_of, graph_hashes, sound_engines
 from ..engine_store import ENGINES_NAME, GRAPHS, EngineFile, EngineKey, EngineSet, EngineWriter
 from ..library import Library, load_library
-from .plan import Progress, Target, build_plan
+from .plan import Target, build_plan
 from .report import Gemm
 from .timing import TimingCache
 
@@ -59,7 +60,7 @@ def build_engines(
     options: Options | None = None,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> EngineSet:
     """Build the encoder's and the decoder's engine into the folder ``out``, whole or not at all.
 
@@ -93,7 +94,7 @@ def ensure_engines(
     options: Options | None = None,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> tuple[Path, EngineSet, bool]:
     """The bundle's engines of these options, from the cache beside it or built into it.
 
@@ -113,12 +114,12 @@ def ensure_engines(
         _require_engines(folder)
     if folder.exists() and not overwrite:
         try:
-            made = sound_engines(folder)
+            engines = sound_engines(folder)
         except BackendError as error:
             warnings.warn(f"{error}; it is built again", stacklevel=2)
         else:
-            _refuse_fallback(library=target.library, engines=made.engines, options=options)
-            return folder, made, False
+            _refuse_fallback(library=target.library, engines=engines.engines, options=options)
+            return folder, engines, False
     return folder, _build(bundle, folder, target, key, options, True, progress), True
 
 
@@ -160,7 +161,7 @@ def _resolve(bundle: Bundle, options: Options) -> tuple[Target, EngineKey]:
     return Target(library, tuple(capabilities), limits, options.workspace_bytes), key
 
 
-def _gpu(library: Library) -> Gpu:
+def _gpu(library: Library) -> DeviceProperties:
     try:
         return load_cuda().gpu()
     except BackendError as error:
@@ -177,7 +178,7 @@ def _build(
     key: EngineKey,
     options: Options,
     overwrite: bool,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> EngineSet:
     bundle.verify()  # the key tells engines of these bytes by the manifest's hashes
     files = {}
@@ -192,11 +193,11 @@ def _build(
             plan = build_plan(bundle, name, target, report, timing)
             files[name] = EngineFile(*writer.write(f"{name}.engine", plan.data), plan.report)
         _refuse_fallback(target.library, files, options)
-        made = EngineSet(key, files)
-        writer.commit(made)
+        engines = EngineSet(key, files)
+        writer.commit(engines)
     timing.save()
     _warn_of_float32(bundle)  # not of what failed: the error is enough
-    return made
+    return engines
 
 
 def _refuse_fallback(library: Library, engines: Mapping[str, EngineFile], options: Options) -> None:
@@ -218,8 +219,8 @@ def _lost(gemms: Sequence[Gemm]) -> str:
 
 def _capabilities(library: Library, names: Sequence[str]) -> list[Any]:
     """Members of TensorRT-RTX's ``ComputeCapability``; none for TensorRT, which has no choice."""
-    known = getattr(library.module, "ComputeCapability", None)
-    if known is None:
+    members = getattr(library.module, "ComputeCapability", None)
+    if members is None:
         if names:
             raise BackendError(
                 f"{library.engine} builds for the GPU of the machine that it runs on; build on"
@@ -227,16 +228,16 @@ def _capabilities(library: Library, names: Sequence[str]) -> list[Any]:
             )
         return []
     if not names:
-        return [known.CURRENT]
-    there = library.compute_capabilities()
-    unknown = [name for name in names if name not in there]
+        return [members.CURRENT]
+    supported = library.compute_capabilities()
+    unknown = [name for name in names if name not in supported]
     if unknown:
         raise BackendError(
             f"{library.engine} {library.version} does not build for compute capability"
-            f" {unknown[0]!r}; it does for {', '.join(there)}"
+            f" {unknown[0]!r}; it does for {', '.join(supported)}"
             " (for Jetson Orin's 8.7, build with tensorrt on the device)"
         )
-    return [there[name] for name in dict.fromkeys(names)]
+    return [supported[name] for name in dict.fromkeys(names)]
 
 
 def _warn_of_float32(bundle: Bundle) -> None:

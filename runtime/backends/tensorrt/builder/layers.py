@@ -138,5 +138,5 @@ def _tensors(text: str) -> tuple[EngineTensor, ...]:
 
 
 def _last_number(pattern: re.Pattern[str], texts: list[str]) -> int | None:
-    found = [match for text in texts if (match := pattern.search(text))]
-    return int(found[-1][1]) if found else None
+    matches = [match for text in texts if (match := pattern.search(text))]
+    return int(matches[-1][1]) if matches else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ....bundle.manifest import GraphInfo
 from ....bundle.reader import Bundle
 from ....errors import BackendError
+from ....progress import StageProgress
 from ...limits import Limits
 from ..library import Library, Message, deferred_interrupts, logger, recorded
 from .layers import read_log
@@ -18,9 +19,6 @@ from .onnx_shapes import set_dimension
 from .profile import SLOTS, profiles
 from .report import GraphReport, make_report
 from .timing import TimingCache
-
-#: Called with what is being done, how much of it is done and how much there is.
-Progress = Callable[[str, int, int], None]
 
 #: Messages of a failed build can hold a whole graph.
 _LONGEST_REASON = 600
@@ -60,7 +58,7 @@ def build_plan(
     bundle: Bundle,
     graph: str,
     target: Target,
-    progress: Progress,
+    progress: StageProgress,
     timing: TimingCache | None = None,
 ) -> Plan:
     """Build one graph of a bundle, ``encoder`` or ``decoder``.
@@ -144,12 +142,12 @@ def _config(target: Target, builder: Any) -> Any:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_bytes)
     if target.capabilities:
         config.num_compute_capabilities = len(target.capabilities)
-        for place, capability in enumerate(target.capabilities):
-            config.set_compute_capability(capability, place)
+        for index, capability in enumerate(target.capabilities):
+            config.set_compute_capability(capability, index)
     return config
 
 
-def _monitor(trt: Any, progress: Progress, stopped: list[BaseException]) -> Any:
+def _monitor(trt: Any, progress: StageProgress, stopped: list[BaseException]) -> Any:
     """TensorRT's progress monitor over ``progress``; a build ends once ``stopped`` is not empty."""
     totals: dict[str, int] = {}
 

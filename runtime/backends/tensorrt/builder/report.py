@@ -155,7 +155,7 @@ def _built(gemm: AskedGemm, layers: tuple[EngineLayer, ...]) -> Gemm:
     return Gemm(gemm.name, gemm.precision, None, "")
 
 
-def _precision(layer: EngineLayer, asked: Precision) -> Precision | None:
+def _precision(layer: EngineLayer, requested: Precision) -> Precision | None:
     """Types of a layer's weights and inputs; None if it is not the GEMM, but adds its bias,
     say, or only dequantizes its weights."""
     if not layer.inputs:
@@ -164,7 +164,7 @@ def _precision(layer: EngineLayer, asked: Precision) -> Precision | None:
     weights = max(layer.constants, key=lambda tensor: tensor.matrix_elements, default=None)
     if weights is not None and weights.matrix_elements:
         fused = layer.kind != "gemm"  # reads what other operations need as well
-        inputs = asked.inputs if fused and asked.inputs in types else types[0]
+        inputs = requested.inputs if fused and requested.inputs in types else types[0]
         return Precision(weights.dtype, inputs)
     if layer.kind == "gemm":  # another kernel wrote the weights, in this precision
         return Precision(types[-1], types[0])

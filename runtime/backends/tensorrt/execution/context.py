@@ -87,17 +87,17 @@ class Runner:
     def _captured(self, enqueue: Callable[[], None]) -> Any:
         cuda, stream = self._device.cuda, self._device.stream
         # TensorRT-RTX knows; TensorRT finds out.
-        asked = getattr(self._context, "is_stream_capturable", None)
-        self._captures = asked is None or bool(asked(int(stream)))
+        is_capturable = getattr(self._context, "is_stream_capturable", None)
+        self._captures = is_capturable is None or bool(is_capturable(int(stream)))
         if not self._captures:
             return None
         try:
-            with cuda.captured(stream) as found:
+            with cuda.captured(stream) as graphs:
                 enqueue()
         except BackendError:
             self._captures = False
             return None
-        return found[0]
+        return graphs[0]
 
     def _unbind(self) -> None:
         self._owner = None

@@ -19,7 +19,7 @@ from ....errors import BackendError
 from ...base import Ids, SlotCache, Step
 from .context import Runner
 from .stream_context import FOUND, STEPS_PER_LAUNCH, StreamContext
-from .tensors import Block, Layout, Mirror, Placed, fill
+from .tensors import Block, BlockLayout, Mirror, Placed, fill
 
 
 @dataclass
@@ -119,14 +119,14 @@ class TensorRTSlots(SlotCache):
             written=written,
         )
 
-    def _layout(self, specs: list[TensorSpec], num_tokens: int = 1) -> Layout:
+    def _layout(self, specs: list[TensorSpec], num_tokens: int = 1) -> BlockLayout:
         sizes = {
             "batch": self._source.batch_size,
             "source": self._source.length,
             "queries": num_tokens,
             "slots": self.max_cache_len,
         }
-        return Layout.of(specs, sizes)
+        return BlockLayout.of(specs, sizes)
 
 
 @dataclass
@@ -222,7 +222,7 @@ class _Chain:
         self._inputs = tensors.inputs.tensors()
         self._next_ids = tensors.outputs.tensors()["next_token_ids"]
         self._found = shared.found.reshaped(
-            Layout.of([FOUND], {"ahead": STEPS_PER_LAUNCH, "batch": tensors.batch})
+            BlockLayout.of([FOUND], {"ahead": STEPS_PER_LAUNCH, "batch": tensors.batch})
         )
         self._work = _Work(tensors)
 

@@ -24,7 +24,7 @@ from .decoder import TensorRTEncoderOutput, TensorRTSlots
 from .memory import check_memory, in_place
 from .runtime_cache import RuntimeCache
 from .stream_context import STEPS_PER_LAUNCH, StreamContext
-from .tensors import Layout, Mirror, fill, largest_sizes
+from .tensors import BlockLayout, Mirror, fill, largest_sizes
 
 
 class TensorRTBackend:
@@ -80,7 +80,7 @@ class TensorRTBackend:
             ]
         self._plans = opened
         self._encoder = runners["encoder"][0]
-        staging = Layout.of(self._encoder_info.inputs, largest_sizes(self._limits))
+        staging = BlockLayout.of(self._encoder_info.inputs, largest_sizes(self._limits))
         self._staging = Mirror(
             staging, device.memory.take(staging.size), device.pinned.take(staging.size)
         )
@@ -101,7 +101,7 @@ class TensorRTBackend:
         input_ids = inputs["input_ids"]
         batch, length = input_ids.shape
         sizes = {"batch": batch, "source": length}
-        layout = Layout.of(self._encoder_info.inputs, sizes)
+        layout = BlockLayout.of(self._encoder_info.inputs, sizes)
         names = {spec.name for spec in self._encoder_info.outputs}
         crossed = [spec for spec in self._decoder_info.inputs if spec.name in names]
         with shared.lock():
@@ -109,8 +109,8 @@ class TensorRTBackend:
                 context=shared,
                 batch_size=batch,
                 length=length,
-                mask=shared.block(Layout.of([_MASK], sizes)),
-                cross=shared.block(Layout.of(crossed, sizes)),
+                mask=shared.block(BlockLayout.of([_MASK], sizes)),
+                cross=shared.block(BlockLayout.of(crossed, sizes)),
             )
             staged = self._staging.reshaped(layout)
             mask = inputs["attention_mask"][:, None, None, :]
@@ -162,12 +162,12 @@ class TensorRTBackend:
                 f"{self._library.engine} {self._library.version} cannot open the engine of"
                 f" {info.file}: {errors[-1] if errors else 'it gave no reason'}"
             )
-        there = {plan.get_tensor_name(i) for i in range(plan.num_io_tensors)}
+        names = {plan.get_tensor_name(i) for i in range(plan.num_io_tensors)}
         expected = {spec.name for spec in (*info.inputs, *info.outputs)}
-        if there != expected:
+        if names != expected:
             raise BackendError(
                 f"the engine of {info.file} has other inputs and outputs than the bundle:"
-                f" {', '.join(sorted(there ^ expected))}; build it again"
+                f" {', '.join(sorted(names ^ expected))}; build it again"
             )
         return plan
 

@@ -9,7 +9,7 @@ from ....bundle.manifest import GraphInfo, Manifest
 from ....errors import BackendError
 from ...limits import Limits
 from ..engine_store import EngineSet
-from .tensors import Layout, largest_sizes
+from .tensors import BlockLayout, largest_sizes
 
 #: What CUDA and TensorRT take for themselves is not in the plan: a margin for it.
 _MARGIN = 64 << 20
@@ -116,9 +116,9 @@ def _what_fits(manifest: Manifest, engines: EngineSet, free: int) -> str:
         ),
     )
     for option, most, step, smaller in fewer:
-        found = _largest(most, step, smaller, fits)
-        if found is not None:
-            return f"engines built with {option} {found} would fit"
+        largest = _largest(most, step, smaller, fits)
+        if largest is not None:
+            return f"engines built with {option} {largest} would fit"
     return (
         "quantize the bundle to fewer bits, free memory, or build for a smaller batch, fewer"
         " slots and shorter sources"
@@ -142,7 +142,7 @@ def _size(info: GraphInfo, limits: Limits, prefix: str) -> int:
         for spec in (*info.inputs, *info.outputs)
         if (spec.name.startswith(prefix) if prefix else not spec.name.startswith(large))
     ]
-    return Layout.of(specs, largest_sizes(limits)).size
+    return BlockLayout.of(specs, largest_sizes(limits)).size
 
 
 def _megabytes(size: int) -> str:

@@ -13,7 +13,7 @@ from ....errors import BackendError
 from ...limits import Limits
 from ..cuda import Buffer, Device
 from .context import Runner
-from .tensors import Block, Layout, Mirror, Results, largest_sizes
+from .tensors import Block, BlockLayout, Mirror, Results, largest_sizes
 
 #: Greedy steps that run without the host: its waiting and the download are paid once for all.
 #: More would be lost where a text ends early.
@@ -57,11 +57,11 @@ class StreamContext:
         self.step_inputs = [spec for spec in info.inputs if _is_step_input(spec)]
         self.step_outputs = [s for s in info.outputs if not s.name.startswith("present_")]
         most = largest_sizes(limits) | {"ahead": STEPS_PER_LAUNCH}
-        self.inputs = self._mirror(Layout.of(self.step_inputs, most))
-        self.outputs = self.block(Layout.of(self.step_outputs, most))
-        self.written = None if in_place else self.block(Layout.of(self.cache_inputs, most))
-        self.found = self._mirror(Layout.of([FOUND], most))
-        self.rows = self._mirror(Layout.of([_ROWS], most))
+        self.inputs = self._mirror(BlockLayout.of(self.step_inputs, most))
+        self.outputs = self.block(BlockLayout.of(self.step_outputs, most))
+        self.written = None if in_place else self.block(BlockLayout.of(self.cache_inputs, most))
+        self.found = self._mirror(BlockLayout.of([FOUND], most))
+        self.rows = self._mirror(BlockLayout.of([_ROWS], most))
         self.rows.host["rows"][:] = np.arange(limits.max_target_length)[:, None]
         self.rows.upload(device)
 
@@ -92,7 +92,7 @@ class StreamContext:
             first, self._closed = not self._closed, True
             yield first
 
-    def block(self, layout: Layout) -> Block:
+    def block(self, layout: BlockLayout) -> Block:
         """New memory, of any content."""
         return Block(layout, self.device.memory.take(layout.size))
 
@@ -104,7 +104,7 @@ class StreamContext:
         """The one whose profile is for steps of so many tokens."""
         return self.runners[0 if num_tokens == 1 else -1]
 
-    def _mirror(self, layout: Layout) -> Mirror:
+    def _mirror(self, layout: BlockLayout) -> Mirror:
         memory, pinned = self.device.memory, self.device.pinned
         return Mirror(layout, memory.take(layout.size), pinned.take(layout.size))
 

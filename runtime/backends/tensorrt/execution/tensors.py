@@ -24,7 +24,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Extent:
     offset: int
     shape: tuple[int, ...]
     dtype: str
@@ -35,50 +35,50 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """Where tensors are within a block of ``size`` bytes."""
 
-    places: Mapping[str, _Place]
+    extents: Mapping[str, _Extent]
     size: int
 
     @classmethod
-    def of(cls, specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Layout:
+    def of(cls, specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> BlockLayout:
         """One after the other, each at an address that TensorRT takes.
 
         ``sizes`` are those of the named dimensions.
         """
-        places = {}
+        extents = {}
         end = 0
         for spec in specs:
             shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape)
-            places[spec.name] = _Place(end, shape, spec.dtype)
-            end = aligned(end + places[spec.name].nbytes)
-        return cls(places, end)
+            extents[spec.name] = _Extent(end, shape, spec.dtype)
+            end = aligned(end + extents[spec.name].nbytes)
+        return cls(extents, end)
 
-    def narrowed(self, batch: int) -> Layout:
+    def narrowed(self, batch: int) -> BlockLayout:
         """The first rows of each tensor, where they are."""
-        places = {
-            name: replace(place, shape=(batch, *place.shape[1:]))
-            for name, place in self.places.items()
+        extents = {
+            name: replace(extent, shape=(batch, *extent.shape[1:]))
+            for name, extent in self.extents.items()
         }
-        return Layout(places, self.size)
+        return BlockLayout(extents, self.size)
 
     def spans(self) -> list[tuple[int, int]]:
         """Start and size of all that the tensors take, neighbours together."""
-        found: list[tuple[int, int]] = []
-        for place in self.places.values():
-            start, size = found[-1] if found else (0, 0)
-            if found and aligned(start + size) == place.offset:
-                found[-1] = (start, place.offset + place.nbytes - start)
+        spans: list[tuple[int, int]] = []
+        for extent in self.extents.values():
+            start, size = spans[-1] if spans else (0, 0)
+            if spans and aligned(start + size) == extent.offset:
+                spans[-1] = (start, extent.offset + extent.nbytes - start)
             else:
-                found.append((place.offset, place.nbytes))
-        return found
+                spans.append((extent.offset, extent.nbytes))
+        return spans
 
 
 class Block:
     """Tensors on the device, in ``memory`` that has room for them."""
 
-    def __init__(self, layout: Layout, memory: Buffer) -> None:
+    def __init__(self, layout: BlockLayout, memory: Buffer) -> None:
         if layout.size > memory.size:
             raise AssertionError("limits are checked before a call runs")
         self.layout = layout
@@ -95,11 +95,11 @@ class Block:
     def tensors(self) -> dict[str, Placed]:
         """Each by its name."""
         return {
-            name: Placed(self.address + place.offset, place.shape)
-            for name, place in self.layout.places.items()
+            name: Placed(self.address + extent.offset, extent.shape)
+            for name, extent in self.layout.extents.items()
         }
 
-    def reshaped(self, layout: Layout) -> Block:
+    def reshaped(self, layout: BlockLayout) -> Block:
         """The same memory, for tensors of other shapes that need no more of it."""
         return Block(layout, self._memory)
 
@@ -109,9 +109,9 @@ class Block:
         A row moves to the place of one that was moved before or that goes, so that no memory
         is needed beside the block's own.
         """
-        for place in self.layout.places.values():
-            size = place.nbytes // place.shape[0]
-            start = self.address + place.offset
+        for extent in self.layout.extents.values():
+            size = extent.nbytes // extent.shape[0]
+            start = self.address + extent.offset
             for number, row in enumerate(rows):
                 if row != number:
                     device.cuda.copy(start + number * size, start + row * size, size, device.stream)
@@ -123,11 +123,11 @@ class Block:
         A slot moves to the place of one that was moved before or that goes, as in
         :meth:`keep_rows`.
         """
-        for place in self.layout.places.values():
-            batch, heads, count, _ = place.shape
-            size = place.nbytes // (batch * heads * count)
+        for extent in self.layout.extents.values():
+            batch, heads, count, _ = extent.shape
+            size = extent.nbytes // (batch * heads * count)
             for head in range(batch * heads):
-                start = self.address + place.offset + head * count * size
+                start = self.address + extent.offset + head * count * size
                 for number, slot in enumerate(slots[head // heads]):
                     if slot != number:
                         to, source = start + number * size, start + slot * size
@@ -139,12 +139,12 @@ class Mirror(Block):
 
     host: Mapping[str, NDArray[Any]]
 
-    def __init__(self, layout: Layout, memory: Buffer, pinned: Buffer) -> None:
+    def __init__(self, layout: BlockLayout, memory: Buffer, pinned: Buffer) -> None:
         super().__init__(layout, memory)
         self._pinned = pinned
         self.host = _arrays(layout, pinned)
 
-    def reshaped(self, layout: Layout) -> Mirror:
+    def reshaped(self, layout: BlockLayout) -> Mirror:
         return Mirror(layout, self._memory, self._pinned)
 
     def upload(self, device: Device) -> None:
@@ -160,28 +160,28 @@ class Results:
     host: Mapping[str, NDArray[Any]]
 
     def __init__(self, block: Block, names: Sequence[str], pinned: Callable[[int], Buffer]) -> None:
-        places = block.layout.places
-        specs = [TensorSpec(name, places[name].dtype, places[name].shape) for name in names]
-        self._layout = Layout.of(specs, {})
+        extents = block.layout.extents
+        specs = [TensorSpec(name, extents[name].dtype, extents[name].shape) for name in names]
+        self._layout = BlockLayout.of(specs, {})
         self._block = block
         self._pinned = pinned(self._layout.size)
         self.host = _arrays(self._layout, self._pinned)
 
     def download(self, device: Device) -> None:
-        for name, place in self._layout.places.items():
-            source = self._block.address + self._block.layout.places[name].offset
-            to = self._pinned.address + place.offset
-            device.cuda.download(to, source, place.nbytes, device.stream)
+        for name, extent in self._layout.extents.items():
+            source = self._block.address + self._block.layout.extents[name].offset
+            to = self._pinned.address + extent.offset
+            device.cuda.download(to, source, extent.nbytes, device.stream)
 
 
-def _arrays(layout: Layout, pinned: Buffer) -> dict[str, NDArray[Any]]:
+def _arrays(layout: BlockLayout, pinned: Buffer) -> dict[str, NDArray[Any]]:
     """Page-locked memory as arrays; good for as long as it is held."""
     bytes_ = host_bytes(pinned)
     return {
-        name: bytes_[place.offset : place.offset + place.nbytes]
-        .view(place.dtype)
-        .reshape(place.shape)
-        for name, place in layout.places.items()
+        name: bytes_[extent.offset : extent.offset + extent.nbytes]
+        .view(extent.dtype)
+        .reshape(extent.shape)
+        for name, extent in layout.extents.items()
     }
 
 

@@ -159,7 +159,7 @@ def test_without_strict_it_warns_and_generates_the_same(
     bundle = Bundle.open(bundle_of("t5"))
     with pytest.warns(UserWarning, match=f"runs on the CPU what {AZURE} has no kernels for"):
         backend = OrtDeviceBackend(bundle, falling_back)
-    backend._place.sessions["decoder"] = CopyingSession(backend._place.sessions["decoder"])
+    backend._context.sessions["decoder"] = CopyingSession(backend._context.sessions["decoder"])
     models = [Seq2SeqModel(bundle, e, None) for e in (backend, load_backend(bundle, num_threads=1))]
     ids = np.array([[200, 13, 77, 150, 22, 1], [5, 6, 1, 0, 0, 0]])
     for _ in range(2):

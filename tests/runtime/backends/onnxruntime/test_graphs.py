@@ -47,8 +47,8 @@ class Recorded:
 def recorded(bundle_of: Callable[[str], Path]) -> Recorded:
     bundle = Bundle.open(bundle_of("t5-v1.1"))
     backend = OrtDeviceBackend(bundle, cpu_target())
-    session = RecordingSession(backend._place.sessions["decoder"])
-    backend._place.sessions["decoder"] = session
+    session = RecordingSession(backend._context.sessions["decoder"])
+    backend._context.sessions["decoder"] = session
     # What the probe bound was not recorded.
     backend._sources.clear()
     model = Seq2SeqModel(bundle, backend, None)
@@ -111,7 +111,7 @@ def test_what_the_budget_does_not_hold_is_run_without_a_graph_and_freed(
     recorded: Recorded,
 ) -> None:
     expected = recorded.model.generate_ids(np.array([SOURCE]), max_new_tokens=20)
-    recorded.backend._place.budget.bytes = 0
+    recorded.backend._context.budget.bytes = 0
     recorded.backend._sources.clear()
     runs = recorded.runs([SOURCE])
     assert set(ids(runs)) == {"-1"} and len(runs) == 20
@@ -126,7 +126,7 @@ def test_what_the_budget_does_not_hold_is_run_without_a_graph_and_freed(
 
 
 def test_no_more_graphs_than_the_budget(recorded: Recorded) -> None:
-    recorded.backend._place.budget.graphs = 1
+    recorded.backend._context.budget.graphs = 1
     assert set(ids(recorded.runs([SOURCE]))) == {"-1", "2"}  # 1 was the probe's
     assert set(ids(recorded.runs([SOURCE, SOURCE]))) == {"-1"}
 

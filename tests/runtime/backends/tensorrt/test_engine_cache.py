@@ -13,7 +13,7 @@ import pytest
 
 from seq2edge.runtime import BackendError, Bundle
 from seq2edge.runtime.backends.tensorrt import EngineKey, Limits, Options, ensure_engines
-from seq2edge.runtime.backends.tensorrt.cuda import Gpu
+from seq2edge.runtime.backends.tensorrt.cuda import DeviceProperties
 from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
 from seq2edge.runtime.backends.tensorrt.engine_store import read_engines
 from seq2edge.runtime.backends.tensorrt.library import Library
@@ -21,7 +21,7 @@ from seq2edge.runtime.backends.tensorrt.library import Library
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 _OPTIONS = Options(limits=Limits(1, 16, 16, 2), compute_capabilities=("8.6", "8.9"))
-_GPU = Gpu("NVIDIA A2", "8.6", 1 << 34)
+_GPU = DeviceProperties("NVIDIA A2", "8.6", 1 << 34)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_engines_for_this_machine_are_found(bundle: Bundle) -> None:
 def test_engines_for_another_gpu_or_version_are_refused(bundle: Bundle) -> None:
     library = library_of(bundle)
     with pytest.raises(BackendError, match=r"built for compute capability 8.6, 8.9, and .* 8.7"):
-        find_engines(bundle, library, Gpu("Orin", "8.7", 1))
+        find_engines(bundle, library, DeviceProperties("Orin", "8.7", 1))
     newer = replace(library, version="99")
     with pytest.raises(BackendError, match=r"built by tensorrt-rtx .*, and 99 is installed"):
         find_engines(bundle, newer, _GPU)

@@ -12,14 +12,14 @@ import pytest
 
 from seq2edge.runtime import BackendError, Bundle, BundleError, InputError
 from seq2edge.runtime.backends.tensorrt import Limits, Options, ensure_engines, load_library
-from seq2edge.runtime.backends.tensorrt.cuda import Gpu
+from seq2edge.runtime.backends.tensorrt.cuda import DeviceProperties
 from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
 from seq2edge.runtime.errors import OutputExistsError
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 OPTIONS = Options("tensorrt-rtx", compute_capabilities=("8.6",))
-GPU = Gpu("GeForce", "8.6", 1 << 33)
+GPU = DeviceProperties("GeForce", "8.6", 1 << 33)
 
 
 @pytest.fixture
