@@ -281,15 +281,13 @@ class Seq2SeqModel(LoadedModel[Backend]):
             InputError: as in :meth:`generate`; the text is named by its place in ``texts``.
         """
         _, languages = self._options(config, options)
-        return self._tokenized(texts, languages)
-
-    def _tokenized(self, texts: Sequence[str], languages: LanguageTokens) -> list[list[int]]:
-        if self.tokenizer is None:
-            raise self._no_tokenizer()
-        return tokenize(texts, self.tokenizer, self.manifest, languages, self._length_warning)
+        return [source.tokens() for source in self._text_sources(texts, languages)]
 
     def _text_sources(self, texts: Sequence[str], languages: LanguageTokens) -> list[TextSource]:
-        return [TextSource.of(tokens) for tokens in self._tokenized(texts, languages)]
+        if self.tokenizer is None:
+            raise self._no_tokenizer()
+        rows = tokenize(texts, self.tokenizer, self.manifest, languages, self._length_warning)
+        return [TextSource.of(tokens) for tokens in rows]
 
     def _output_tokenizer(self) -> Tokenizer:
         if self.target_tokenizer is None:
