@@ -76,12 +76,3 @@ def open_model(options: argparse.Namespace) -> Seq2SeqModel:
         strict=options.strict,
         num_threads=options.threads,
     )
-
-
-def human_bytes(count: float) -> str:
-    """Bytes in decimal units, as disks and networks count them."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_device, add_json, add_threads, human_bytes, positive
+from .arguments import add_device, add_json, add_threads, positive
+from .output import human_bytes, print_result
+from .progress import Progress
 
 if TYPE_CHECKING:
     from seq2edge.benchmarks.latency import LatencyReport, Workload
@@ -71,22 +72,14 @@ def run(options: argparse.Namespace) -> int:
     report = measure(options.bundle, workload)
     rooflines = _rooflines(bundles, workload) if options.roofline else []
     memory = _memory(options.bundle, workload) if options.memory else None
-    if options.json:
-        document = report.to_json()
-        if rooflines:
-            document["roofline"] = rooflines[0].to_json()
-        if options.reference is not None:
-            document["reference"] = rooflines[1].to_json()
-        if memory is not None:
-            document["memory"] = memory.to_json()
-        print(json.dumps(document, indent=2))
-        return 0
-    _print_latency(options.bundle, report)
-    for bundle, roofline in zip(bundles, rooflines, strict=False):
-        _print_roofline(bundle, roofline)
+    document, lines = report.to_json(), [*_latency_lines(options.bundle, report)]
+    for name, bundle, roofline in zip(("roofline", "reference"), bundles, rooflines, strict=False):
+        document[name] = roofline.to_json()
+        lines += _roofline_lines(bundle, roofline)
     if memory is not None:
-        _print_memory(memory)
-    return 0
+        document["memory"] = memory.to_json()
+        lines += _memory_lines(memory)
+    return print_result(options, document, lines)
 
 
 def _check_device(options: argparse.Namespace) -> None:
@@ -112,14 +105,10 @@ def _check_reference(options: argparse.Namespace) -> None:
 def _rooflines(bundles: list[Path], workload: Workload) -> list[Roofline]:
     from seq2edge.benchmarks.roofline import measure_rooflines
 
-    return measure_rooflines(bundles, workload, _show_round)
-
-
-def _show_round(done: int, total: int) -> None:
-    # No tqdm: a device has none.
-    if sys.stderr.isatty():
-        end = "\r\x1b[K" if done == total else ""
-        print(f"\rroofline: round {done} of {total}{end}", end="", file=sys.stderr, flush=True)
+    with Progress() as progress:
+        return measure_rooflines(
+            bundles, workload, lambda done, total: progress("roofline", done, total)
+        )
 
 
 def _memory(bundle: Path, workload: Workload) -> MemoryReport:
@@ -128,35 +117,35 @@ def _memory(bundle: Path, workload: Workload) -> MemoryReport:
     return measure_memory(bundle, workload)
 
 
-def _print_latency(bundle: Path, report: LatencyReport) -> None:
+def _latency_lines(bundle: Path, report: LatencyReport) -> Iterator[str]:
     workload = report.workload
-    print(
+    yield (
         f"{bundle}: batch {workload.batch_size}, source {workload.source_length},"
         f" {workload.new_tokens} new tokens, beams {workload.num_beams},"
         f" {workload.backend}{f' on {workload.device}' if workload.device else ''},"
         f" {report.threads or 'all'} threads,"
         f" {workload.runs} runs"
     )
-    print(f"{'ms':14}{'p50':>10}{'p90':>10}{'p99':>10}")
+    yield f"{'ms':14}{'p50':>10}{'p90':>10}{'p99':>10}"
     for name, spread in report.milliseconds.items():
-        print(f"{name:14}{spread.p50:10.3f}{spread.p90:10.3f}{spread.p99:10.3f}")
-    print(f"{'tokens/s':14}{report.tokens_per_second:10.1f}")
-    print(
+        yield f"{name:14}{spread.p50:10.3f}{spread.p90:10.3f}{spread.p99:10.3f}"
+    yield f"{'tokens/s':14}{report.tokens_per_second:10.1f}"
+    yield (
         f"load {report.load_ms:.0f} ms, peak memory {human_bytes(report.peak_rss_bytes)},"
         f" {workload.backend} {report.engine_version}"
     )
 
 
-def _print_roofline(bundle: Path, roofline: Roofline) -> None:
-    print(
+def _roofline_lines(bundle: Path, roofline: Roofline) -> Iterator[str]:
+    yield (
         f"\nroofline of {bundle}: a step reads {human_bytes(roofline.weight_bytes)} of weights"
         f" and {human_bytes(roofline.cache_bytes)} of cache"
         f" (batch {roofline.batch_size}, {roofline.cache_slots} slots,"
         f" {f'{roofline.threads} threads' if roofline.threads else roofline.device})"
     )
     if roofline.plan_weight_bytes is not None:
-        print(f"its engine holds {human_bytes(roofline.plan_weight_bytes)} of weights")
-    print(f"{'':10}{'step ms':>10}{'GB/s':>10}{'readable':>10}{'share':>10}{'bound ms':>10}")
+        yield f"its engine holds {human_bytes(roofline.plan_weight_bytes)} of weights"
+    yield f"{'':10}{'step ms':>10}{'GB/s':>10}{'readable':>10}{'share':>10}{'bound ms':>10}"
     read = roofline.weight_bytes + roofline.cache_bytes
     highest = max(roofline.memory_bandwidth, roofline.same_size_bandwidth)
     for name, step_ms, bandwidth, share in (
@@ -164,26 +153,26 @@ def _print_roofline(bundle: Path, roofline: Roofline) -> None:
         ("best", roofline.best_step_ms, roofline.best_bandwidth, roofline.best_share),
     ):
         reached = read / step_ms / 1e6
-        print(
+        yield (
             f"{name:10}{step_ms:10.3f}{reached:10.2f}{bandwidth / 1e9:10.2f}"
             f"{100 * share:8.1f} %{share * step_ms:10.3f}"
         )
-    print(
+    yield (
         f"readable: {roofline.memory_bandwidth / 1e9:.2f} GB/s from memory,"
         f" {roofline.same_size_bandwidth / 1e9:.2f} GB/s from a buffer of the weights' size"
     )
 
 
-def _print_memory(memory: MemoryReport) -> None:
-    print(f"\nmemory of a fresh process; the bundle has {human_bytes(memory.bundle_bytes)}")
-    print(f"{'MB':14}{'resident':>10}{'anonymous':>11}{'file':>10}{'VmRSS':>10}{'/ bundle':>10}")
+def _memory_lines(memory: MemoryReport) -> Iterator[str]:
+    yield f"\nmemory of a fresh process; the bundle has {human_bytes(memory.bundle_bytes)}"
+    yield f"{'MB':14}{'resident':>10}{'anonymous':>11}{'file':>10}{'VmRSS':>10}{'/ bundle':>10}"
     for name, stage in memory.stages.items():
         values = (stage.total, stage.anonymous, stage.file_backed, stage.vm_rss)
         total, anonymous, file_backed, vm_rss = (value / 1e6 for value in values)
-        print(
+        yield (
             f"{name:14}{total:10.1f}{anonymous:11.1f}{file_backed:10.1f}{vm_rss:10.1f}"
             f"{stage.total / memory.bundle_bytes:10.2f}"
         )
-    print(f"loading adds {memory.added_ratio:.2f} x the bundle; peak {human_bytes(memory.peak)}")
+    yield f"loading adds {memory.added_ratio:.2f} x the bundle; peak {human_bytes(memory.peak)}"
     parts = sorted(memory.parts.items(), key=lambda part: -part[1])
-    print(f"at the end: {', '.join(f'{name} {human_bytes(size)}' for name, size in parts)}")
+    yield f"at the end: {', '.join(f'{name} {human_bytes(size)}' for name, size in parts)}"

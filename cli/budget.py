@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import positive
-from .progress import CountProgress
+from .progress import Progress
 
 if TYPE_CHECKING:
     from seq2edge.quantize import Budgeted, BudgetError, Request
@@ -49,7 +49,7 @@ def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
     examples = read_examples(options.data, options.limit, encoding_errors=options.encoding_errors)
     stage = ""
 
-    with CountProgress() as progress:
+    with Progress() as progress:
 
         def measuring(label: str, number: int) -> None:
             nonlocal stage

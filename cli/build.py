@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 import tempfile
@@ -15,13 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from .arguments import add_json, human_bytes, positive
+from .arguments import add_json, positive
+from .output import human_bytes, human_seconds, print_result
+from .progress import Progress
 
 if TYPE_CHECKING:
     from seq2edge.runtime.backends.tensorrt import EngineSet, GraphReport
-
-#: Progress lines are cut to what every terminal shows on one line.
-_WIDTH = 79
 
 _MOST_NAMES = 8
 
@@ -91,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         max_target_length=options.max_target_length,
         max_num_tokens=options.max_num_tokens,
     )
-    wanted = Options(
+    build_options = Options(
         engine=options.backend,
         limits=limits,
         compute_capabilities=tuple(options.compute_capability),
@@ -99,22 +97,27 @@ def run(options: argparse.Namespace) -> int:
         allow_fallback=options.allow_fallback,
     )
     output, built = options.output, True
-    with _own_stderr() as terminal, _Progress(terminal) as progress:
+    with _own_stderr() as terminal, Progress(stream=terminal) as progress:
         if output is None:
-            output, made, built = ensure_engines(
-                bundle, wanted, overwrite=options.force, progress=progress
+            output, engines, built = ensure_engines(
+                bundle, build_options, overwrite=options.force, progress=progress
             )
         else:
-            made = build_engines(bundle, output, wanted, overwrite=options.force, progress=progress)
+            engines = build_engines(
+                bundle, output, build_options, overwrite=options.force, progress=progress
+            )
     seconds = time.perf_counter() - start
-    memory = plan_memory(bundle.manifest, made)
-    if options.json:
-        said = {"path": str(output), "built": built, "seconds": seconds, **made.to_json()}
-        print(json.dumps({**said, "device_memory_bytes": asdict(memory)}, indent=2))
-        return 0
-    _print(made, output, f"built in {seconds:.1f} s" if built else "there already")
-    print(f"device memory of the largest call: {memory}")
-    return 0
+    memory = plan_memory(bundle.manifest, engines)
+    document = {
+        "path": str(output),
+        "built": built,
+        "seconds": seconds,
+        **engines.to_json(),
+        "device_memory_bytes": asdict(memory),
+    }
+    how = f"built in {human_seconds(seconds)}" if built else "there already"
+    lines = (*_lines(engines, output, how), f"device memory of the largest call: {memory}")
+    return print_result(options, document, lines)
 
 
 @contextmanager
@@ -143,71 +146,50 @@ def _own_stderr() -> Iterator[TextIO]:
             sys.stderr = python
 
 
-class _Progress:
-    """A line on a terminal that says which phase of the build is under way."""
-
-    def __init__(self, terminal: TextIO) -> None:
-        self._terminal = terminal
-        self._shown = False
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            print(f"\r{'':{_WIDTH}}\r", end="", file=self._terminal, flush=True)
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        if self._terminal.isatty():
-            self._shown = True
-            text = f"{phase} {done}/{total}"[:_WIDTH]
-            print(f"\r{text:{_WIDTH}}\r", end="", file=self._terminal, flush=True)
-
-
-def _print(made: EngineSet, output: Path, how: str) -> None:
-    key = made.key
+def _lines(engines: EngineSet, output: Path, how: str) -> Iterator[str]:
+    key = engines.key
     gpus = key.gpu or f"compute capability {', '.join(key.compute_capabilities)}"
-    print(f"{output}: {key.engine} {key.version} for {gpus}, {how}")
+    yield f"{output}: {key.engine} {key.version} for {gpus}, {how}"
     limits = key.limits
-    print(
+    yield (
         f"at most: batch {limits.max_batch}, source {limits.max_source_length},"
         f" slots {limits.max_target_length}, queries {limits.max_num_tokens}"
     )
-    for name, backend in made.engines.items():
-        _print_report(name, backend.report)
+    for name, engine in engines.engines.items():
+        yield from _report_lines(name, engine.report)
 
 
-def _print_report(name: str, report: GraphReport) -> None:
+def _report_lines(name: str, report: GraphReport) -> Iterator[str]:
     sizes = [human_bytes(report.plan_bytes)]
     if report.weight_bytes is not None:
         sizes.append(f"{human_bytes(report.weight_bytes)} of weights")
     if report.activation_bytes is not None:
         sizes.append(f"{human_bytes(report.activation_bytes)} of activations")
-    print(f"{name}: {', '.join(sizes)}")
-    for (asked, built, kept), count in report.outcomes().items():
+    yield f"{name}: {', '.join(sizes)}"
+    for (requested, built, kept), count in report.outcomes().items():
         if built is None:
             outcome = "what was built is not known"
-        elif built == asked:
+        elif built == requested:
             outcome = "as the graph asks"
         elif kept:
             outcome = f"as the graph asks, fused with what reads {built.inputs}"
         else:
             outcome = f"built with {built}"
-        print(f"{count:5} GEMMs of {asked}: {outcome}")
+        yield f"{count:5} GEMMs of {requested}: {outcome}"
     for gemm in report.lost[:_MOST_NAMES]:
-        print(f"      not as the graph asks: {gemm.name}")
+        yield f"      not as the graph asks: {gemm.name}"
     if len(report.lost) > _MOST_NAMES:
-        print(f"      and {len(report.lost) - _MOST_NAMES} more (--json names all)")
+        yield f"      and {len(report.lost) - _MOST_NAMES} more (--json names all)"
     if report.cache_updates:
-        print(f"{report.cache_updates:5} cache updates in place")
+        yield f"{report.cache_updates:5} cache updates in place"
     if not report.profiles:
-        print(f"{report.attentions:5} attentions")
+        yield f"{report.attentions:5} attentions"
     for profile, steps in zip(report.profiles, _STEPS, strict=False):
         if len(report.profiles) > 1:
-            print(f"  {steps}")
+            yield f"  {steps}"
         fused = profile.fused_attentions
-        print(f"{fused:5} of {report.attentions} attentions fused to one kernel")
+        yield f"{fused:5} of {report.attentions} attentions fused to one kernel"
         if profile.cache_copies:
-            print(f"{profile.cache_copies:5} kernels that only copy keys or values")
+            yield f"{profile.cache_copies:5} kernels that only copy keys or values"
         layers = ", ".join(f"{count} {kind}" for kind, count in profile.layers.items())
-        print(f"{sum(profile.layers.values()):5} layers: {layers}")
+        yield f"{sum(profile.layers.values()):5} layers: {layers}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from .arguments import positive
-from .progress import CountProgress
+from .output import print_result
+from .progress import Progress
 from .quality import add_quality
 
 
@@ -55,14 +55,11 @@ def run(options: argparse.Namespace) -> int:
         speed_texts=options.speed_texts,
     )
     examples = read_examples(options.data, options.limit, encoding_errors=options.encoding_errors)
-    with CountProgress() as progress:
-        found = compare([options.reference, *options.bundle], examples, metric, settings, progress)
+    with Progress() as progress:
+        comparison = compare(
+            [options.reference, *options.bundle], examples, metric, settings, progress
+        )
     if options.output is not None:
-        write_report(found, options.output, options.force)
-    if options.json:
-        print(json.dumps(found.to_json(), indent=2))
-        return 0
-    print(table(found))
-    if options.output is not None:
-        print(f"{options.output}: {', '.join(REPORT_FILES)}")
-    return 0
+        write_report(comparison, options.output, options.force)
+    files = [] if options.output is None else [f"{options.output}: {', '.join(REPORT_FILES)}"]
+    return print_result(options, comparison.to_json(), [table(comparison), *files])

@@ -6,13 +6,13 @@ Exit code 0: the bundle can run here, or, without one, an engine runs. 2: not; w
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_json, human_bytes
+from .arguments import add_json
+from .output import human_bytes, print_result
 
 if TYPE_CHECKING:
     from seq2edge.deploy.doctor import Advice, BundleFit, Machine
@@ -55,11 +55,8 @@ def run(options: argparse.Namespace) -> int:
     if bundle is not None and fit is not None and fit.fits:
         steps = bundle_steps(bundle, fit, machine, advice, options.program)
         advice = replace(advice, steps=steps)
-    if options.json:
-        print(json.dumps(_report(machine, engines, advice, fit), indent=2))
-    else:
-        for line in (*_machine(machine, engines), *_bundle(fit), *_advice(advice)):
-            print(line)
+    lines = (*_machine(machine, engines), *_bundle(fit), *_advice(advice))
+    print_result(options, _report(machine, engines, advice, fit), lines)
     if fit is not None and not fit.fits:
         raise BackendError(f"{fit.bundle} cannot run here: {fit.problem}")
     if fit is None and not engines:
@@ -98,8 +95,8 @@ def _cpu(machine: Machine) -> Iterator[str]:
     cpu = machine.cpu
     yield _row("CPU", f"{cpu.model} ({cpu.architecture or 'unknown'})")
     cores = (
-        f"{_known(cpu.physical_cores)} physical, {_known(cpu.logical_cores)} logical,"
-        f" {_known(cpu.usable_cores)} for this process"
+        f"{_shown(cpu.physical_cores)} physical, {_shown(cpu.logical_cores)} logical,"
+        f" {_shown(cpu.usable_cores)} for this process"
     )
     if cpu.cgroup_cores is not None:
         cores += f", of which the control group allows {cpu.cgroup_cores:g}"
@@ -109,13 +106,15 @@ def _cpu(machine: Machine) -> Iterator[str]:
 
 def _memory(machine: Machine) -> Iterator[str]:
     memory = machine.memory
-    yield _row("memory", f"{_size(memory.total)}, {_size(memory.available)} available")
+    yield _row("memory", f"{human_bytes(memory.total)}, {human_bytes(memory.available)} available")
     if memory.cgroup_limit is not None:
-        used = _size(memory.cgroup_used)
-        yield _row("", f"the control group allows {_size(memory.cgroup_limit)}, {used} used")
+        used = human_bytes(memory.cgroup_used)
+        yield _row("", f"the control group allows {human_bytes(memory.cgroup_limit)}, {used} used")
     if memory.swap_total:
-        zram = f", {_size(memory.zram_total)} of it zram" if memory.zram_total else ""
-        yield _row("swap", f"{_size(memory.swap_total)}, {_size(memory.swap_free)} free{zram}")
+        zram = f", {human_bytes(memory.zram_total)} of it zram" if memory.zram_total else ""
+        yield _row(
+            "swap", f"{human_bytes(memory.swap_total)}, {human_bytes(memory.swap_free)} free{zram}"
+        )
 
 
 def _jetson(machine: Machine) -> Iterator[str]:
@@ -124,25 +123,25 @@ def _jetson(machine: Machine) -> Iterator[str]:
         return
     yield _row(
         "Jetson",
-        f"{_known(jetson.family)} ({_known(jetson.soc)}), L4T {_known(jetson.l4t)},"
-        f" JetPack {_known(jetson.jetpack)}",
+        f"{_shown(jetson.family)} ({_shown(jetson.soc)}), L4T {_shown(jetson.l4t)},"
+        f" JetPack {_shown(jetson.jetpack)}",
     )
     if jetson.stack is not None:
         stack = jetson.stack
         brings = f"CUDA {stack.cuda}, TensorRT {stack.tensorrt}, Python {stack.python}"
         yield _row("", f"which brings {brings}")
     mode = jetson.power_mode
-    yield _row("power mode", "unknown" if mode is None else f"{mode.name} ({_known(mode.number)})")
+    yield _row("power mode", "unknown" if mode is None else f"{mode.name} ({_shown(mode.number)})")
 
 
 def _gpus(machine: Machine) -> Iterator[str]:
     cuda = machine.cuda
     for gpu in cuda.gpus:
-        memory = "main memory" if gpu.shared_memory else _size(gpu.memory_total)
+        memory = "main memory" if gpu.shared_memory else human_bytes(gpu.memory_total)
         if gpu.memory_free is not None:
-            memory += f", {_size(gpu.memory_free)} free"
+            memory += f", {human_bytes(gpu.memory_free)} free"
         yield _row(
-            "GPU", f"{gpu.name}, compute capability {_known(gpu.compute_capability)}, {memory}"
+            "GPU", f"{gpu.name}, compute capability {_shown(gpu.compute_capability)}, {memory}"
         )
     if cuda.problem is not None:
         yield _row("" if cuda.gpus else "GPU", cuda.problem)
@@ -152,17 +151,17 @@ def _gpus(machine: Machine) -> Iterator[str]:
         bindings = cuda.bindings or "not installed"
         yield _row(
             "CUDA",
-            f"driver {_known(cuda.driver)}, for CUDA {_known(cuda.driver_cuda)} and older;"
+            f"driver {_shown(cuda.driver)}, for CUDA {_shown(cuda.driver_cuda)} and older;"
             f" cuda-bindings {bindings}",
         )
 
 
 def _sensors(machine: Machine) -> Iterator[str]:
     sensors = machine.sensors
-    for place, clock in enumerate(sensors.clocks):
+    for index, clock in enumerate(sensors.clocks):
         state = "locked" if clock.locked else f"of {_megahertz(clock.maximum)}"
         now = f"{clock.name} {_megahertz(clock.current)}"
-        yield _row("" if place else "clocks", f"{now}, {state}")
+        yield _row("" if index else "clocks", f"{now}, {state}")
     if sensors.zones:
         zones = ", ".join(f"{zone.name} {zone.celsius:.0f}" for zone in sensors.zones)
         yield _row("degrees", zones)
@@ -199,10 +198,10 @@ def _bundle(fit: BundleFit | None) -> Iterator[str]:
     yield _row("made for", f"{fit.target}, opset {fit.opset}")
     yield _row(
         "memory",
-        f"{_size(fit.needed_bytes)}: weights {_size(fit.weight_bytes)}, cache"
-        f" {_size(fit.cache_bytes)} for {fit.limits.max_source_length} source tokens and"
+        f"{human_bytes(fit.needed_bytes)}: weights {human_bytes(fit.weight_bytes)}, cache"
+        f" {human_bytes(fit.cache_bytes)} for {fit.limits.max_source_length} source tokens and"
         f" {fit.limits.max_target_length} slots, and the process;"
-        f" {_size(fit.usable_bytes)} can be used",
+        f" {human_bytes(fit.usable_bytes)} can be used",
     )
     for backend in fit.engines:
         yield _row(backend.backend, "runs it" if backend.runs else f"no: {backend.problem}")
@@ -216,9 +215,9 @@ def _advice(advice: Advice) -> Iterator[str]:
     yield _row("", advice.reason)
     for text in advice.alternatives:
         yield _row("or", text)
-    for place, scheme in enumerate(advice.schemes):
+    for index, scheme in enumerate(advice.schemes):
         flags = f"--scheme {scheme.scheme} --target {scheme.target}"
-        yield _row("" if place else "quantize", f"{flags}: {scheme.when}")
+        yield _row("" if index else "quantize", f"{flags}: {scheme.when}")
     if advice.lower is not None:
         yield _row("lower", f"needed: {advice.lower}")
     for finding in advice.findings:
@@ -235,12 +234,8 @@ def _row(name: str, text: str) -> str:
     return f"  {name:{_NAMES}}{text}"
 
 
-def _known(value: object) -> str:
+def _shown(value: object) -> str:
     return "unknown" if value is None else str(value)
-
-
-def _size(count: int | None) -> str:
-    return "unknown" if count is None else human_bytes(count)
 
 
 def _megahertz(hertz: int | None) -> str:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .arguments import add_threads, positive
-from .progress import CountProgress
+from .progress import Progress
 from .texts import add_texts, open_texts, write
 
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     with (
         open_texts(options, blank=not options.strict) as texts,
         EncoderModel.load(options.bundle, num_threads=options.threads) as model,
-        CountProgress(not (sys.stdout and sys.stdout.isatty())) as progress,
+        Progress(not (sys.stdout and sys.stdout.isatty())) as progress,
     ):
         for window in texts.windows(options.batch_size):
             with window.naming():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 from .arguments import add_device, open_model
 from .generation import add_languages, warn_of_languages
-from .progress import CountProgress
+from .output import human_seconds, print_result
+from .progress import Progress
 from .quality import add_quality
 
 
@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
         )
         warn_of_languages(config, model)
         start = time.perf_counter()
-        with CountProgress() as progress:
-            found = evaluate(
+        with Progress() as progress:
+            evaluation = evaluate(
                 model,
                 examples,
                 metric,
@@ -69,29 +69,27 @@ def run(options: argparse.Namespace) -> int:
             )
         seconds = time.perf_counter() - start
     if options.predictions is not None:
-        data = predictions(examples, found.texts).encode()
+        data = predictions(examples, evaluation.texts).encode()
         with output_file(options.predictions) as file:
             file.write(data)
-    low, high = found.interval.low, found.interval.high
-    if options.json:
-        report = {
-            "bundle": str(options.bundle),
-            "data": str(options.data),
-            "examples": len(examples),
-            "metric": metric.name,
-            "definition": metric.definition,
-            "unit": metric.unit,
-            "lower_is_better": metric.lower_is_better,
-            "value": found.value,
-            "interval": asdict(found.interval),
-            "confidence": CONFIDENCE,
-            "resamples": RESAMPLES,
-            "seconds": seconds,
-        }
-        print(json.dumps(report, indent=2))
-        return 0
-    print(
-        f"{options.bundle}: {metric.name} {found.value:.2f} {metric.unit}"
-        f" (95 % interval {low:.2f} to {high:.2f}), {len(examples)} examples, {seconds:.1f} s"
+    low, high = evaluation.interval.low, evaluation.interval.high
+    report = {
+        "bundle": str(options.bundle),
+        "data": str(options.data),
+        "examples": len(examples),
+        "metric": metric.name,
+        "definition": metric.definition,
+        "unit": metric.unit,
+        "lower_is_better": metric.lower_is_better,
+        "value": evaluation.value,
+        "interval": asdict(evaluation.interval),
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+        "seconds": seconds,
+    }
+    line = (
+        f"{options.bundle}: {metric.name} {evaluation.value:.2f} {metric.unit}"
+        f" (95 % interval {low:.2f} to {high:.2f}), {len(examples)} examples,"
+        f" {human_seconds(seconds)}"
     )
-    return 0
+    return print_result(options, report, [line])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_json, human_bytes
-from .progress import StageProgress
+from .arguments import add_json
+from .output import human_bytes, human_parameters, human_seconds, print_result
+from .progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,40 +59,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
-    with StageProgress() as progress:
+    with Progress() as progress:
         result = _exported(options, progress)
     seconds = time.perf_counter() - start
     manifest, parity = result.manifest, result.parity
     size = sum(info.size for info in manifest.files.values())
-    if options.json:
-        report: dict[str, Any] = {
-            "bundle": str(result.path),
-            "family": manifest.family,
-            "source": dict(manifest.source),
-            "parameters": manifest.parameters,
-            "bytes": size,
-            "seconds": round(seconds, 3),
-            "parity": None if parity is None else _as_json(parity),
-            "texts": None if result.texts is None else _as_json(result.texts),
-        }
-        print(json.dumps(report, indent=2))
-        return 0
-    print(
-        f"{result.path}: {manifest.family}, {manifest.parameters / 1e6:.1f} M parameters,"
-        f" {human_bytes(size)}, {seconds:.1f} s"
-    )
-    if manifest.source:
-        print(f"made of {described_source(manifest.source)}")
-    if parity is None:
-        print("not compared with PyTorch")
-    else:
-        print(f"same as PyTorch: {parity.summary()}")
-    if result.texts is not None:
-        print(f"tokenizer as the checkpoint's own: {result.texts.summary()}")
-    return 0
+    report: dict[str, Any] = {
+        "bundle": str(result.path),
+        "family": manifest.family,
+        "source": dict(manifest.source),
+        "parameters": manifest.parameters,
+        "bytes": size,
+        "seconds": round(seconds, 3),
+        "parity": None if parity is None else _as_json(parity),
+        "texts": None if result.texts is None else _as_json(result.texts),
+    }
+    lines = [
+        f"{result.path}: {manifest.family}, {human_parameters(manifest.parameters)},"
+        f" {human_bytes(size)}, {human_seconds(seconds)}",
+        *([f"made of {described_source(manifest.source)}"] if manifest.source else []),
+        *comparisons(report),
+    ]
+    return print_result(options, report, lines)
 
 
-def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportResult:
+def comparisons(report: Mapping[str, Any]) -> list[str]:
+    """How the bundle compares with its checkpoint, from the report that ``--json`` prints."""
+    parity, texts = report["parity"], report["texts"]
+    return [
+        "not compared with PyTorch" if parity is None else f"same as PyTorch: {parity['summary']}",
+        *([] if texts is None else [f"tokenizer as the checkpoint's own: {texts['summary']}"]),
+    ]
+
+
+def _exported(options: argparse.Namespace, progress: Progress) -> ExportResult:
     from seq2edge.runtime.dependencies import needs
 
     with needs("export", "export"):
@@ -122,10 +122,10 @@ def _exported(options: argparse.Namespace, progress: StageProgress) -> ExportRes
     )
 
 
-def _as_json(found: Any) -> dict[str, Any]:
+def _as_json(comparison: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(found), "summary": found.summary()}
+    return {**asdict(comparison), "summary": comparison.summary()}
 
 
 def described_source(source: Mapping[str, Any]) -> str:

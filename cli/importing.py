@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
-from .arguments import add_json, human_bytes
-from .progress import StageProgress
+from .arguments import add_json
+from .output import human_bytes, human_parameters, human_seconds, print_result
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,26 +25,23 @@ def run(options: argparse.Namespace) -> int:
         from seq2edge.export.optimum import import_optimum
 
     start = time.perf_counter()
-    with StageProgress() as progress:
+    with Progress() as progress:
         result = import_optimum(
             options.folder, options.bundle, overwrite=options.force, progress=progress
         )
     seconds = time.perf_counter() - start
     manifest = result.manifest
     size = sum(info.size for info in manifest.files.values())
-    if options.json:
-        report = {
-            "bundle": str(result.path),
-            "family": manifest.family,
-            "cache": manifest.cache,
-            "parameters": manifest.parameters,
-            "bytes": size,
-            "seconds": round(seconds, 3),
-        }
-        print(json.dumps(report, indent=2))
-        return 0
-    print(
-        f"{result.path}: {manifest.family}, {manifest.parameters / 1e6:.1f} M parameters,"
-        f" {human_bytes(size)}, a cache that grows, {seconds:.1f} s"
+    report = {
+        "bundle": str(result.path),
+        "family": manifest.family,
+        "cache": manifest.cache,
+        "parameters": manifest.parameters,
+        "bytes": size,
+        "seconds": round(seconds, 3),
+    }
+    line = (
+        f"{result.path}: {manifest.family}, {human_parameters(manifest.parameters)},"
+        f" {human_bytes(size)}, a concatenating cache, {human_seconds(seconds)}"
     )
-    return 0
+    return print_result(options, report, [line])

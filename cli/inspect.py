@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_json, human_bytes
+from .arguments import add_json
 from .export import described_source
+from .output import human_bytes, print_result
 
 if TYPE_CHECKING:
     from seq2edge.runtime import Bundle
@@ -30,12 +30,7 @@ def run(options: argparse.Namespace) -> int:
         bundle.verify()
     report = describe(bundle)
     report["verified"] = options.verify
-    if options.json:
-        print(json.dumps(report, indent=2))
-        return 0
-    for line in _lines(report):
-        print(line)
-    return 0
+    return print_result(options, report, _lines(report))
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

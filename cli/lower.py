@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_json, human_bytes
+from .arguments import add_json
+from .output import human_bytes, human_seconds, print_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,14 +30,10 @@ def run(options: argparse.Namespace) -> int:
     result = lower_bundle(options.bundle, options.out, overwrite=options.force)
     seconds = time.perf_counter() - start
     size = sum(file.size for file in result.manifest.files.values())
-    if options.json:
-        report = {"bundle": str(result.path), "bytes": size, "seconds": seconds, **result.record}
-        print(json.dumps(report, indent=2))
-        return 0
-    print(f"{result.path}: opset {result.record['opset']}, {human_bytes(size)}, {seconds:.1f} s")
-    for line in _lines(result.record):
-        print(line)
-    return 0
+    report = {"bundle": str(result.path), "bytes": size, "seconds": seconds, **result.record}
+    sizes = f"{human_bytes(size)}, {human_seconds(seconds)}"
+    first = f"{result.path}: opset {result.record['opset']}, {sizes}"
+    return print_result(options, report, (first, *_lines(result.record)))
 
 
 def _lines(done: Mapping[str, Any]) -> Iterator[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from pathlib import Path
 
-from .arguments import add_json, human_bytes
-from .progress import StageProgress
+from .arguments import add_json
+from .output import human_bytes, print_result
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
     bundle = Bundle.open(options.bundle)
     deployment = plan(bundle, options.target, jetpack=options.jetpack, backend=options.backend)
-    with StageProgress() as progress:
+    with Progress() as progress:
         pack = write_pack(
             bundle,
             deployment,
@@ -74,12 +74,11 @@ def run(options: argparse.Namespace) -> int:
             " use it; a program of yours can, with generate_ids",
             stacklevel=2,
         )
-    if options.json:
-        print(json.dumps({"path": str(pack.path), "bytes": pack.size, **pack.manifest}, indent=2))
-        return 0
-    print(
+    lines = (
         f"{pack.path}: {human_bytes(pack.size)} for {deployment.place}, engine"
-        f" {deployment.backend} on {deployment.device}"
+        f" {deployment.backend} on {deployment.device}",
+        f"on the device: tar -xf {pack.path.name} && {pack.name}/install.sh &&"
+        f" {pack.name}/run.sh TEXT",
     )
-    print(f"there: tar -xf {pack.path.name} && {pack.name}/install.sh && {pack.name}/run.sh TEXT")
-    return 0
+    document = {"path": str(pack.path), "bytes": pack.size, **pack.manifest}
+    return print_result(options, document, lines)

@@ -1,70 +1,51 @@
-"""Progress of long work that goes through stages."""
+"""Progress of long work: one line on a terminal, and nothing elsewhere."""
 
 from __future__ import annotations
 
+import shutil
 import sys
-from typing import Any
+import time
+from typing import TextIO
+
+#: Seconds between two lines: a terminal is slower than much of the work.
+_INTERVAL = 0.1
+_ERASE = "\r\x1b[K"
 
 
-class StageProgress:
-    """A progress bar on stderr, for people only."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._stage = ""
-
-    def __enter__(self) -> StageProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        if stage != self._stage:
-            self._close()
-            self._stage = stage
-            if total:
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=total, desc=stage, leave=False)
-            else:
-                print(f"{stage} ...", file=sys.stderr)
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-class CountProgress:
-    """One line on stderr that counts within a stage, for people only.
+class Progress:
+    """A line on stderr, ``stage: 12 of 40, 3 s left``, written over and erased at the end.
 
     Args:
         shown: False: never.
+        stream: the terminal; None: stderr.
     """
 
-    def __init__(self, shown: bool = True) -> None:
-        self._to_people = shown and sys.stderr.isatty()
-        self._width = 0
+    def __init__(self, shown: bool = True, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._shown = shown and self._stream is not None and self._stream.isatty()
+        self._stage: str | None = None
+        self._started = self._written = 0.0
 
-    def __enter__(self) -> CountProgress:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._show("")
-        if self._width:
-            print("\r", end="", file=sys.stderr, flush=True)
+        if self._stage is not None:
+            print(_ERASE, end="", file=self._stream, flush=True)
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """``done`` of ``total`` of a stage; None: nobody knows."""
-        self._show(f"{stage}: {done}" + ("" if total is None else f" of {total}"))
-
-    def _show(self, text: str) -> None:
-        if self._to_people:
-            # Blanks cover what a longer line before has left.
-            print(f"\r{text:{self._width}}", end="", file=sys.stderr, flush=True)
-            self._width = max(self._width, len(text))
+        """``done`` of ``total`` of a stage; 0 or None: how many there are is not known."""
+        if not self._shown:
+            return
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started = stage, now
+        elif now - self._written < _INTERVAL and done != total:
+            return
+        self._written = now
+        counts = f"{done} of {total}" if total else str(done) if done else "..."
+        if total and 0 < done < total:
+            counts += f", {(now - self._started) * (total - done) / done:.0f} s left"
+        width = shutil.get_terminal_size().columns - 1
+        line = f"{stage[: max(0, width - len(counts) - 2)]}: {counts}"[:width]
+        print(f"{_ERASE}{line}", end="", file=self._stream, flush=True)

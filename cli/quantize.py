@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_json, human_bytes
+from .arguments import add_json
 from .budget import add_budget, print_table, within_budget
-from .progress import StageProgress
+from .output import human_bytes
+from .progress import Progress
 from .texts import add_encoding
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     request = _request(options)
     start = time.perf_counter()
     budgeted = None
-    with StageProgress() as progress:
+    with Progress() as progress:
         request = replace(request, progress=progress)
         if options.max_drop is None:
             result = quantize_request(request)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import add_device, add_json, add_special_tokens, add_threads, open_model, positive
 from .generation import add_generation, generation_config, warn_of_languages
-from .progress import CountProgress
+from .progress import Progress
 from .texts import Texts, Window, add_texts, open_texts, write
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             _stream_all(model, config, texts, not options.keep_special_tokens)
             return 0
         # On a terminal the lines themselves show how far it is.
-        with CountProgress(not (sys.stdout and sys.stdout.isatty())) as progress:
+        with Progress(not (sys.stdout and sys.stdout.isatty())) as progress:
             _generate_all(model, config, texts, options, progress)
     return 0
 
@@ -66,7 +66,7 @@ def _generate_all(
     config: GenerationConfig,
     texts: Texts,
     options: argparse.Namespace,
-    progress: CountProgress,
+    progress: Progress,
 ) -> None:
     """Print ``num_return_sequences`` lines per text, a window of texts at a time.
 

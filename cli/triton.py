@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from .arguments import add_json, positive
-from .progress import StageProgress
+from .output import print_result
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         instances=options.instances,
         max_batch_size=options.max_batch_size,
     )
-    with StageProgress() as progress:
+    with Progress() as progress:
         folder = write_triton_model(
             bundle,
             options.repository,
@@ -65,8 +65,5 @@ def run(options: argparse.Namespace) -> int:
             overwrite=options.force,
             progress=lambda done, total: progress("copying the bundle", done, total),
         )
-    if options.json:
-        print(json.dumps({"path": str(folder), "name": model.name}, indent=2))
-        return 0
-    print(f"{folder}: start it with tritonserver --model-repository {options.repository}")
-    return 0
+    line = f"{folder}: start it with tritonserver --model-repository {options.repository}"
+    return print_result(options, {"path": str(folder), "name": model.name}, [line])

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..arguments import human_bytes
+from ..export import comparisons
+from ..output import human_bytes, human_parameters
 
 Report = Mapping[str, Any]
 
@@ -22,13 +23,8 @@ def passed(report: Report) -> bool:
 
 
 def _export(report: Report) -> list[str]:
-    size = f"{report['parameters'] / 1e6:.1f} M parameters, {human_bytes(report['bytes'])}"
-    parity, texts = report["parity"], report["texts"]
-    return [
-        f"{report['family']}, {size}",
-        "not compared with PyTorch" if parity is None else f"same as PyTorch: {parity['summary']}",
-        *([] if texts is None else [f"tokenizer as the checkpoint's own: {texts['summary']}"]),
-    ]
+    size = f"{human_parameters(report['parameters'])}, {human_bytes(report['bytes'])}"
+    return [f"{report['family']}, {size}", *comparisons(report)]
 
 
 def _quantize(report: Report) -> list[str]:

@@ -21,7 +21,7 @@ def test_an_archive_and_what_to_do_with_it(
     first, second = done.out.splitlines()
     assert first.startswith(f"{archive}: ")
     assert first.endswith("for cpu, engine onnxruntime on cpu")
-    assert second == "there: tar -xf app.tar && app/install.sh && app/run.sh TEXT"
+    assert second == "on the device: tar -xf app.tar && app/install.sh && app/run.sh TEXT"
     with tarfile.open(archive) as tar:
         assert "app/bundle/seq2edge.json" in tar.getnames()
 
