@@ -218,8 +218,8 @@ def _advice(advice: Advice) -> Iterator[str]:
     for index, scheme in enumerate(advice.schemes):
         flags = f"--scheme {scheme.scheme} --target {scheme.target}"
         yield _row("" if index else "quantize", f"{flags}: {scheme.when}")
-    if advice.lower is not None:
-        yield _row("lower", f"needed: {advice.lower}")
+    if advice.downgrade is not None:
+        yield _row("downgrade", f"needed: {advice.downgrade}")
     for finding in advice.findings:
         yield _row("look at", finding.text)
         if finding.command is not None:

@@ -112,11 +112,11 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if done:
         if done["target"] != "any":
             lines.append(f"quantized     {done['scheme']} for {done['target']}")
-        if "legacy" in done:
-            lines.append(f"legacy        operators of opset {done['legacy']['opset']}")
+        if "opset_downgrade" in done:
+            lines.append(f"downgraded    to operators of opset {done['opset_downgrade']['opset']}")
         lines += [
-            f"              {count} layers: {treatment}"
-            for treatment, count in done["summary"].items()
+            f"              {count} layers: {weight_format}"
+            for weight_format, count in done["summary"].items()
         ]
     for name, graph in report["graphs"].items():
         operators = ", ".join(f"{kind} {count}" for kind, count in graph["operators"].items())

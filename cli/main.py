@@ -20,11 +20,11 @@ from . import (
     build,
     compare,
     doctor,
+    downgrade,
     encode,
     export,
     importing,
     inspect,
-    lower,
     make,
     pack,
     quantize,
@@ -38,7 +38,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "export": (export, "export a checkpoint, or a module of your own, to a bundle"),
     "import": (importing, "make a bundle of what optimum-cli exported"),
     "quantize": (quantize, "write a quantized bundle"),
-    "lower": (lower, "write a bundle for TensorRT 10.3, ONNX Runtime 1.23"),
+    "downgrade": (downgrade, "write a bundle for TensorRT 10.3, ONNX Runtime 1.23"),
     "build": (build, "build a bundle's TensorRT engines"),
     "pack": (pack, "pack a bundle with all that a device needs"),
     "triton": (triton, "write a bundle as a model of NVIDIA Triton"),
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="seq2edge",
         description="Encoder-decoder transformers on edge devices: export, quantize, run, measure.",
     )
-    parser.add_argument("--version", action=_Version)
+    parser.add_argument("-V", "--version", action=_Version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module, summary) in _COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=module.__doc__)

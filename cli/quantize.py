@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_json
-from .budget import add_budget, print_table, within_budget
+from .mixed_precision import add_max_drop, print_table, quantize_within_max_drop
 from .output import human_bytes
 from .progress import Progress
 from .texts import add_encoding
@@ -75,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         metavar="NAME",
         help="how int8-qdq chooses ranges: percentile (default), entropy, or minmax (with"
-        " --migration always)",
+        " --smoothquant always)",
     )
     parser.add_argument(
-        "--migration",
+        "--smoothquant",
         type=float,
         metavar="ALPHA",
         help="move outliers of int8-qdq's inputs into weights, 0 to 1, as SmoothQuant does",
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not compare the result with the float32 bundle",
     )
     add_encoding(parser)
-    add_budget(parser)
+    add_max_drop(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     add_json(parser)
 
@@ -108,26 +108,26 @@ def run(options: argparse.Namespace) -> int:
         from seq2edge.quantize import quantize_request
     request = _request(options)
     start = time.perf_counter()
-    budgeted = None
+    mixed = None
     with Progress() as progress:
         request = replace(request, progress=progress)
         if options.max_drop is None:
             result = quantize_request(request)
         else:
-            budgeted = within_budget(request, options)
-            result = budgeted.result
+            mixed = quantize_within_max_drop(request, options)
+            result = mixed.result
     seconds = time.perf_counter() - start
     done = result.manifest.quantization
     if options.json:
         report = {"bundle": str(result.path), "bytes": result.bytes, "seconds": seconds, **done}
         print(json.dumps(report, indent=2))
         return 0
-    if budgeted is not None:
-        print_table(budgeted, options)
+    if mixed is not None:
+        print_table(mixed, options)
     made = f"{done['scheme']} for {done['target']}"
     print(f"{result.path}: {made}, {human_bytes(result.bytes)}, {seconds:.1f} s")
-    for treatment, count in done["summary"].items():
-        print(f"{count:5} layers: {treatment}")
+    for weight_format, count in done["summary"].items():
+        print(f"{count:5} layers: {weight_format}")
     for line in (*_float32_values(done), *_block_sizes(done)):
         print(line)
     print(result.check.describe())
@@ -153,7 +153,7 @@ def _request(options: argparse.Namespace) -> Request:
         raise QuantizationError("--data, --metric and --limit mean nothing without --max-drop")
     if options.max_drop is not None and not (options.data and options.metric):
         raise QuantizationError("--max-drop needs --data and --metric to measure with")
-    names = ("block_size", "symmetric", "algorithm", "head_bits", "method", "migration")
+    names = ("block_size", "symmetric", "algorithm", "head_bits", "method", "smoothquant")
     calibration = None
     if options.calibration is not None:
         calibration = CalibrationFiles(

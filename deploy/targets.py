@@ -301,7 +301,7 @@ def _check(bundle: Bundle, deployment: Deployment) -> None:
         raise BackendError(
             f"the newest onnxruntime for the Python of {deployment.place} is"
             f" {_version_of(_ONNXRUNTIME[_OLD])}, too old for the bundle's operators: run"
-            " 'seq2edge lower' on the bundle, or use a newer JetPack"
+            " 'seq2edge downgrade' on the bundle, or use a newer JetPack"
         )
     name = deployment.backend
     if name == "onnxruntime" and deployment.device == "cuda":

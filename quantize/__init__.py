@@ -6,21 +6,29 @@
 
 from __future__ import annotations
 
+from .candidates import QuantizeResult
 from .check import DistributionCheck, NotChecked, StateCheck
 from .errors import QuantizationError, QuantizationWarning
-from .pipeline import QuantizeResult, quantize_bundle, quantize_request
-from .recipe.mixed_precision import Budgeted, BudgetError, Loss, quantize_within
+from .mixed_precision import (
+    Loss,
+    MixedPrecision,
+    MixedPrecisionError,
+    quantize_mixed_precision,
+)
+from .passes.opset_downgrade import DowngradeResult, downgrade_opset
+from .pipeline import quantize_bundle, quantize_request
 from .recipe.options import Options
 from .recipe.schemes import SCHEMES
 from .request import CalibrationFiles, Request
 
 __all__ = [
     "SCHEMES",
-    "BudgetError",
-    "Budgeted",
     "CalibrationFiles",
     "DistributionCheck",
+    "DowngradeResult",
     "Loss",
+    "MixedPrecision",
+    "MixedPrecisionError",
     "NotChecked",
     "Options",
     "QuantizationError",
@@ -28,7 +36,8 @@ __all__ = [
     "QuantizeResult",
     "Request",
     "StateCheck",
+    "downgrade_opset",
     "quantize_bundle",
+    "quantize_mixed_precision",
     "quantize_request",
-    "quantize_within",
 ]

@@ -2,7 +2,7 @@
 
 Without labelled data the source bundle is the teacher: both are fed the source's own greedy
 outputs, and their next-token distributions are compared at every position. An encoder alone has
-no tokens to predict; there the last hidden states are compared.
+no tokens to predict: its last hidden states are compared.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from seq2edge.runtime.generation.source import collate
 from seq2edge.runtime.text.sources import TextSource
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
-from .recipe.options import Options
-from .recipe.schemes import Scheme
+from .recipe.options import DEFAULT_BLOCK_SIZES
+from .recipe.schemes import QuantizationScheme
+from .request import Request
 
 #: A mean KL up to this, in nats per token, is not warned about: a part that every model may
 #: lose, a share of what the source itself leaves open (its entropy), and a ceiling. Measured in
@@ -215,10 +216,10 @@ class Checker:
             if not self._pairs:
                 model = Seq2SeqModel(self._bundle, source, None)
                 self._pairs = _answered_prompts(self._bundle, model, self._most)
-            (found,) = divergences(
+            (divergence,) = divergences(
                 source, [backend], self._bundle.manifest, self._pairs, self._report
             )
-        return _distribution_check(self._prompts, len(self._pairs), found)
+        return _distribution_check(self._prompts, len(self._pairs), divergence)
 
     def _compare_states(self, candidate: Bundle) -> StateCheck:
         sources = random_sources(self._bundle, np.random.default_rng(0), _SEQUENCES)
@@ -313,17 +314,17 @@ def _answered_prompts(bundle: Bundle, model: Seq2SeqModel, most: int) -> list[To
     return pairs
 
 
-def _distribution_check(prompts: str, sequences: int, found: Divergence) -> DistributionCheck:
-    share = found.agreements / found.positions if found.positions else math.nan
+def _distribution_check(prompts: str, sequences: int, divergence: Divergence) -> DistributionCheck:
+    share = divergence.agreements / divergence.positions if divergence.positions else math.nan
     return DistributionCheck(
         prompts,
         sequences,
-        found.positions,
+        divergence.positions,
         share,
-        wilson_interval(found.agreements, found.positions),
-        max(found.mean_kl, 0.0),  # rounding
-        max(found.max_kl, 0.0),
-        found.mean_entropy,
+        wilson_interval(divergence.agreements, divergence.positions),
+        max(divergence.mean_kl, 0.0),  # rounding
+        max(divergence.max_kl, 0.0),
+        divergence.mean_entropy,
     )
 
 
@@ -338,20 +339,27 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def remedies(scheme: Scheme, options: Options) -> str:
-    """What to try where a check fails, as the command line spells it."""
+def complaint(check: Check, scheme: QuantizationScheme, request: Request) -> str | None:
+    """What is wrong with a bundle that did not pass, and what to try; None if it did."""
+    if isinstance(check, NotChecked) or check.passed:
+        return None
+    options = request.options
+    size = options.block_size
+    tried_all = size is None or size <= min(DEFAULT_BLOCK_SIZES)
     tried = []
-    if "block_size" in scheme.uses and (options.block_size is None or options.block_size > 16):
+    if "block_size" in scheme.uses and not tried_all:
         tried.append("smaller blocks (--block-size 32 or 16)")
     if "algorithm" in scheme.uses and options.algorithm != "gptq":
         tried.append("--algorithm gptq with --calibration TEXT")
     if options.head_bits == 4:
         tried.append("--head-bits 8")
-    if "migration" in scheme.uses and options.migration is None:
-        tried.append("--migration 0.5")
+    if "smoothquant" in scheme.uses and options.smoothquant is None:
+        tried.append("--smoothquant 0.5")
     tried.append("--max-drop, which keeps the layers that lose most more exact")
-    tried.append("or a scheme of more bits")
-    return ", ".join(tried)
+    return (
+        f"{request.out} computes something else than {request.bundle}: {check.excess()};"
+        f" {check.describe()}. Try {', '.join(tried)}, or a scheme of more bits"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -1,28 +1,15 @@
-"""What is to be quantized, and the float32 bundle that it names, opened and checked."""
+"""What is to be quantized, and how."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
-
 from seq2edge.export.serialize import Progress
-from seq2edge.runtime.bundle.atomic_write import check_file
-from seq2edge.runtime.bundle.manifest import CONCAT
-from seq2edge.runtime.bundle.reader import Bundle
-from seq2edge.runtime.errors import BundleError
 
-from . import calibration as calibrating
 from .calibration import Calibration
-from .concat import concat_scheme, find_concat_layers
-from .errors import QuantizationError
-from .recipe.layers import Layer, find_layers
-from .recipe.options import Options, check_options
-from .recipe.schemes import Scheme, find_scheme
+from .recipe.options import Options
 
 
 @dataclass(frozen=True)
@@ -42,7 +29,11 @@ class CalibrationFiles:
 
 @dataclass(frozen=True)
 class Request:
-    """What :func:`quantize_request` is to do; see :func:`quantize_bundle`."""
+    """What :func:`.quantize_request` is to do; see :func:`.quantize_bundle`.
+
+    Attributes:
+        fallback_layers: patterns of layers that get the scheme's more exact format.
+    """
 
     bundle: Path
     out: Path
@@ -51,146 +42,7 @@ class Request:
     options: Options = field(default_factory=Options)
     calibration: CalibrationFiles | Calibration | None = None
     exclude: tuple[str, ...] = ()
-    more_exact: tuple[str, ...] = ()
+    fallback_layers: tuple[str, ...] = ()
     overwrite: bool = False
     progress: Progress | None = None
     check: bool = True
-
-
-def open_source(request: Request) -> tuple[Bundle, Scheme]:
-    """The bundle and the scheme, once both and the paths are known to fit."""
-    chosen = find_scheme(request.scheme, request.target)
-    check_options(request.options, request.scheme, request.target, chosen.uses)
-    source = Bundle.open(request.bundle, single_stack=("encoder", "decoder"))
-    if source.manifest.cache == CONCAT:
-        chosen = concat_scheme(chosen, request.options)
-    done = source.manifest.quantization
-    if "legacy" in done:
-        raise QuantizationError(
-            f"{source.directory} has legacy operators; quantize the bundle that it was made from,"
-            " then lower it"
-        )
-    if done:
-        raise QuantizationError(
-            f"{source.directory} is quantized already ({done['scheme']}); start from the"
-            " float32 bundle"
-        )
-    check_paths(source, request)
-    source.verify()
-    return source, chosen
-
-
-def layers_of(bundle: Bundle, models: Mapping[str, ir.Model]) -> list[Layer]:
-    """The layers of a bundle's graphs; :func:`.concat.find_concat_layers` changes them.
-
-    Raises:
-        QuantizationError: there are none.
-    """
-    if bundle.manifest.cache == CONCAT:
-        return find_concat_layers(models, bundle.manifest.dimensions.vocab_size)
-    return find_layers(models)
-
-
-def load_models(bundle: Bundle) -> dict[str, ir.Model]:
-    models = {}
-    for name, info in bundle.manifest.graphs.items():
-        path = bundle.path(info.file)
-        try:
-            models[name] = ir.load(path)
-        except Exception as error:  # protobuf's are of no common class
-            raise BundleError(f"{path} is damaged: {error}; export the bundle again") from None
-    return models
-
-
-def check_paths(source: Bundle, request: Request) -> None:
-    """Keep what is written from replacing what is read, or something else that is written.
-
-    Raises:
-        QuantizationError: two paths are one, or one lies in the other.
-    """
-    given = request.calibration
-    read = {"the bundle": source.directory}
-    written = {"the output": request.out}
-    if isinstance(given, CalibrationFiles):
-        read["the calibration text"] = Path(given.source)
-        if given.save is not None:
-            written["the saved calibration"] = Path(given.save)
-    folders = {"the bundle", "the output"}
-    for name, path in written.items():
-        for other, taken in {**read, **written}.items():
-            if name == other:
-                continue
-            ours, theirs = path.resolve(), taken.resolve()
-            if ours == theirs:
-                raise QuantizationError(f"{name} and {other} are the same: {path}")
-            inside = other in folders and ours.is_relative_to(theirs)
-            if inside or (name in folders and theirs.is_relative_to(ours)):
-                raise QuantizationError(
-                    f"{name} and {other} lie in one another: {path}, {taken}; choose other paths"
-                )
-
-
-def check_finite(models: Mapping[str, ir.Model]) -> None:
-    wrong = {
-        name: None
-        for model in models.values()
-        for name, value in model.graph.initializers.items()
-        if value.dtype == ir.DataType.FLOAT
-        and value.const_value is not None
-        and not np.isfinite(value.const_value.numpy()).all()
-    }
-    if wrong:
-        raise QuantizationError(f"weights that are not finite numbers in {', '.join(wrong)}")
-
-
-def needs_statistics(scheme: Scheme, options: Options) -> bool:
-    """Whether the scheme makes use of the values in a calibration, if there is one."""
-    return scheme.calibrated or options.algorithm == "gptq" or scheme.compute == "float16"
-
-
-def find_calibration(
-    bundle: Bundle, layers: Collection[Layer], scheme: Scheme, request: Request
-) -> Calibration | None:
-    """The calibration that the request names, made now if it is text.
-
-    Where the scheme needs none, it holds only texts to check the copy on.
-    """
-    given, gptq = request.calibration, request.options.algorithm == "gptq"
-    used = needs_statistics(scheme, request.options)
-    if given is None:
-        if scheme.calibrated or gptq:
-            needing = "gptq" if gptq else f"{scheme.name} for {scheme.target}"
-            raise QuantizationError(
-                f"{needing} needs to see the model at work: give it text with --calibration"
-            )
-        return None
-    if bundle.manifest.single_stack is not None:
-        raise QuantizationError(
-            f"{bundle.directory} holds only one of encoder and decoder, and a calibration replays"
-            " both; choose a scheme without one"
-        )
-    if isinstance(given, Calibration):
-        calibrating.check_origin(given, bundle)
-        return given
-    if not used and (given.save is not None or not request.check):
-        save, gptq_too = given.save is not None, "algorithm" in scheme.uses
-        raise QuantizationError(
-            f"{scheme.name} for {scheme.target} does not look at a calibration"
-            + (", and has none to save; leave out --save-calibration" if save else "; leave it out")
-            + (", or choose the algorithm gptq" if gptq_too else "")
-        )
-    if given.save is not None:
-        check_file(Path(given.save), request.overwrite)
-    inputs = calibrating.linear_inputs(layers)
-    calibration = calibrating.load_or_calibrate(
-        given.source,
-        bundle,
-        inputs,
-        moments=gptq,
-        statistics=used,
-        progress=request.progress,
-        encoding_errors=given.encoding_errors,
-    )
-    if given.save is not None:
-        calibrating.save(calibration, given.save)
-    return calibration

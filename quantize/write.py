@@ -16,7 +16,6 @@ from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.errors import BundleError
 
 from .passes import aliases
-from .passes.rewrite import remove_unused_initializers
 
 #: Larger constants go to weights.bin, smaller ones stay in the graph.
 _INLINE_BYTES = 1024
@@ -36,7 +35,6 @@ def write(
     manifest = source.manifest
     weights: dict[str, _Tensor] = {}
     for model in models.values():
-        remove_unused_initializers(model)
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
             if tensor is not None and (

@@ -13,8 +13,12 @@ from seq2edge.benchmarks.quality.data import read_examples
 from seq2edge.benchmarks.quality.metrics import load_metric
 from seq2edge.deploy import plan, write_pack
 from seq2edge.export import export_checkpoint
-from seq2edge.quantize import Request, quantize_bundle, quantize_within
-from seq2edge.quantize.passes.opset_downgrade import lower_bundle
+from seq2edge.quantize import (
+    Request,
+    downgrade_opset,
+    quantize_bundle,
+    quantize_mixed_precision,
+)
 from seq2edge.runtime import Bundle, Generation, Seq2SeqModel
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "g2p"
@@ -28,8 +32,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found: dict[str, Any] = {
         "export": export_checkpoint(EXAMPLE / "model", g2p, validate=False),
         "quantize": quantize_bundle(g2p, int8, "int8"),
-        "lower": lower_bundle(g2p, folder / "lowered.bundle"),
-        "within": quantize_within(Request(g2p, folder / "within.bundle", "int8"), 1.0, lambda _: 0),
+        "downgrade": downgrade_opset(g2p, folder / "downgraded.bundle"),
+        "mixed": quantize_mixed_precision(
+            Request(g2p, folder / "mixed.bundle", "int8"), 1.0, lambda _: 0
+        ),
         "bundle": Bundle.open(int8),
         "pack": write_pack(Bundle.open(int8), plan(Bundle.open(int8), "cpu"), folder / "app.tar"),
         "latency": measure(int8, Workload(runs=1, warmup=1, new_tokens=2, source_length=4)),
@@ -45,7 +51,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-NAMES = "export quantize lower within bundle pack latency compare manifest model generation long"
+NAMES = "export quantize downgrade mixed bundle pack latency compare manifest model generation long"
 
 
 @pytest.mark.parametrize("name", NAMES.split())

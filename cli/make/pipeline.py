@@ -74,10 +74,10 @@ class _Maker:
         if not dry and exported.output is not None:
             Bundle.open(exported.output)  # of a whole encoder-decoder, which packs are for
         scheme, bundle = self._quantize(exported)
-        if self._plan.lower:
-            lowered = self._steps.lower(bundle)
-            self._run(lowered)
-            bundle = lowered
+        if self._plan.downgrade:
+            downgraded = self._steps.downgrade(bundle)
+            self._run(downgraded)
+            bundle = downgraded
         packed = self._pack(bundle)
         return {
             "output": str(self._output.path),

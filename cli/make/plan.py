@@ -40,13 +40,13 @@ class Plan:
         backend: as ``seq2edge pack --backend`` names it.
         quantize_target: as ``seq2edge quantize --target`` names it.
         schemes: in the order in which they are tried; more than one: until one is good enough.
-        lower: whether the bundle is downgraded.
+        downgrade: whether the bundle is downgraded.
     """
 
     backend: str
     quantize_target: str
     schemes: tuple[str, ...]
-    lower: bool
+    downgrade: bool
     decisions: tuple[Decision, ...]
 
 
@@ -65,7 +65,7 @@ def decide(options: argparse.Namespace) -> Plan:
         backend=backend,
         quantize_target=target,
         schemes=schemes,
-        lower=advice.lower is not None,
+        downgrade=advice.downgrade is not None,
         decisions=(
             _machine(options),
             Decision("backend", backend, advice.reason),
@@ -110,6 +110,6 @@ def _schemes(
 
 
 def _operators(advice: Advice) -> Decision:
-    if advice.lower is None:
+    if advice.downgrade is None:
         return Decision("operators", "as exported", "the target's runtime has all of them")
-    return Decision("operators", "downgraded", advice.lower)
+    return Decision("operators", "downgraded", advice.downgrade)

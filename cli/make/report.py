@@ -61,7 +61,7 @@ def _compare(report: Report) -> list[str]:
     ]
 
 
-def _lower(report: Report) -> list[str]:
+def _downgrade(report: Report) -> list[str]:
     return [f"opset {report['opset']}, {human_bytes(report['bytes'])}"]
 
 
@@ -82,6 +82,6 @@ _LINES: Mapping[str, Callable[[Report], list[str]]] = {
     "export": _export,
     "quantize": _quantize,
     "compare": _compare,
-    "lower": _lower,
+    "downgrade": _downgrade,
     "pack": _pack,
 }

@@ -92,11 +92,11 @@ class Steps:
         words = ["compare", _written(reference), _written(variant), *self._data()]
         return _step([*words, *self._encoding()], key)
 
-    def lower(self, source: CommandStep) -> CommandStep:
+    def downgrade(self, source: CommandStep) -> CommandStep:
         """For the old runtime of the target."""
-        key = digest("lower", source.key)
-        bundle = self._work.bundle(f"{_written(source).name.partition('-')[0]}.legacy", key)
-        return _step(["lower", _written(source), bundle], key, bundle)
+        key = digest("downgrade", source.key)
+        bundle = self._work.bundle(f"{_written(source).name.partition('-')[0]}.downgraded", key)
+        return _step(["downgrade", _written(source), bundle], key, bundle)
 
     def pack(self, bundle: CommandStep) -> CommandStep:
         """The archive."""

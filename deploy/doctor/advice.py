@@ -51,7 +51,7 @@ class Advice:
         reason: why.
         alternatives: other engines, and what is to be known of them.
         schemes: the first is where to start.
-        lower: None, or why ``seq2edge lower`` is needed.
+        downgrade: None, or why ``seq2edge downgrade`` is needed.
         steps: from here to a running model.
         findings: what is wrong or slow at the moment.
     """
@@ -60,7 +60,7 @@ class Advice:
     reason: str
     alternatives: tuple[str, ...]
     schemes: tuple[SchemeAdvice, ...]
-    lower: str | None
+    downgrade: str | None
     steps: tuple[Instruction, ...]
     findings: tuple[Finding, ...]
 
@@ -76,18 +76,18 @@ def advise(machine: Machine, backend: str | None = None) -> Advice:
     else:
         reason = "it was asked for"
     schemes = _gpu_schemes(machine, backend) if backend != "onnxruntime" else _cpu_schemes(machine)
-    lower = _lower(machine, backend)
+    downgrade = _downgrade(machine, backend)
     steps = []
     commands = install_commands(machine, backend)
     if commands:
         steps.append(Instruction("install, on this machine", commands))
-    steps += _model_steps(backend, schemes[0], lower)
+    steps += _model_steps(backend, schemes[0], downgrade)
     return Advice(
         backend=backend,
         reason=reason,
         alternatives=_alternatives(machine, backend),
         schemes=schemes,
-        lower=lower,
+        downgrade=downgrade,
         steps=tuple(steps),
         findings=findings(machine),
     )
@@ -154,9 +154,9 @@ def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
     if backend != "onnxruntime":
         runs = machine.onnxruntime.runs("CPUExecutionProvider")
         how = ", which is installed and runs" if runs else ": pip install onnxruntime"
-        old = _lower(machine, "onnxruntime")
-        lowered = "" if old is None else f"; with a lowered bundle ({old})"
-        alternatives.append(f"onnxruntime on the CPU{how}{lowered}")
+        old = _downgrade(machine, "onnxruntime")
+        downgraded = "" if old is None else f"; with a downgraded bundle ({old})"
+        alternatives.append(f"onnxruntime on the CPU{how}{downgraded}")
     elif machine.gpu is None and machine.library("tensorrt-rtx").version is not None:
         alternatives.append(
             "tensorrt-rtx is installed: seq2edge build --compute-capability builds here for the"
@@ -200,7 +200,7 @@ def _gpu_schemes(machine: Machine, backend: str) -> tuple[SchemeAdvice, ...]:
     return tuple(schemes)
 
 
-def _lower(machine: Machine, backend: str) -> str | None:
+def _downgrade(machine: Machine, backend: str) -> str | None:
     if backend == "tensorrt":
         library, jetson = machine.library(backend), machine.jetson
         if library.version is not None:
@@ -221,15 +221,15 @@ def _lower(machine: Machine, backend: str) -> str | None:
     return None
 
 
-def _model_steps(backend: str, scheme: SchemeAdvice, lower: str | None) -> list[Instruction]:
+def _model_steps(backend: str, scheme: SchemeAdvice, downgrade: str | None) -> list[Instruction]:
     bundle = f"model.{scheme.scheme}.bundle"
     commands = [
         f"seq2edge quantize model.bundle {bundle} --scheme {scheme.scheme} --target {scheme.target}"
     ]
-    if lower is not None:
-        lowered = f"model.{scheme.scheme}.legacy.bundle"
-        commands.append(f"seq2edge lower {bundle} {lowered}")
-        bundle = lowered
+    if downgrade is not None:
+        downgraded = f"model.{scheme.scheme}.downgraded.bundle"
+        commands.append(f"seq2edge downgrade {bundle} {downgraded}")
+        bundle = downgraded
     steps = [Instruction("prepare the model, on a workstation", tuple(commands))]
     here = [f"seq2edge doctor --bundle {bundle}"]
     if backend.startswith("tensorrt"):

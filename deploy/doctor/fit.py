@@ -16,10 +16,10 @@ from .machine import tensorrt_problem
 #: memory").
 _PROCESS_BYTES = 59_000_000
 
-#: What a float32 bundle is "quantized" for, as it is or lowered.
+#: What a float32 bundle is "quantized" for, as it is or downgraded.
 _ANY = "any"
 
-#: Operators that a lowered bundle has not, and that TensorRT has since 10.14 and 10.15.
+#: Operators that a downgraded bundle has not, and that TensorRT has since 10.14 and 10.15.
 _ATTENTION, _CACHE_UPDATE = "Attention", "TensorScatter"
 
 
@@ -163,7 +163,7 @@ def _tensorrt(manifest: Manifest, machine: Machine, backend: str) -> str | None:
         if name in used and not supported
     ]
     if missing:
-        return f"it has no {' and no '.join(missing)}: run seq2edge lower on the bundle"
+        return f"it has no {' and no '.join(missing)}: run seq2edge downgrade on the bundle"
     bfloat16 = _type(manifest.graphs["decoder"]) == "bfloat16"
     if bfloat16 and machine.gpu is not None and not machine.gpu.supports(8, 0):
         return "bfloat16 needs compute capability 8.0"

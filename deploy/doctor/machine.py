@@ -14,8 +14,8 @@ from .libraries import examine_onnxruntime, examine_tensorrt
 from .memory import examine_memory
 from .sensors import examine_sensors
 
-#: First TensorRT that lowered bundles build with, and those that have the other bundles' operators,
-#: Attention and an in-place cache (https://docs.nvidia.com/deeplearning/tensorrt/latest/
+#: First TensorRT that downgraded bundles build with, and those that have the other bundles'
+#: operators, Attention and an in-place cache (https://docs.nvidia.com/deeplearning/tensorrt/latest/
 #: getting-started/release-notes-10/10.15.1.html).
 OLDEST_TENSORRT, ATTENTION_TENSORRT, CACHE_UPDATE_TENSORRT = (10, 3), (10, 14), (10, 15)
 

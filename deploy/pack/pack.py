@@ -161,7 +161,7 @@ def _sha256(entry: Entry) -> str:
 def _warn_of_target(bundle: Bundle, deployment: Deployment) -> None:
     made_for = bundle.manifest.quantization.get("target")
     fits = {"cpu"} if deployment.device == "cpu" else {"cuda", "tensorrt"}
-    # What is not quantized says nothing; a legacy bundle that is not says "any".
+    # What is not quantized says nothing; a downgraded bundle that is not says "any".
     if made_for not in {None, "any", *fits}:
         warnings.warn(
             f"{bundle.directory} was quantized for {made_for!r} and will run on"

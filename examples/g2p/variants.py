@@ -42,7 +42,9 @@ VARIANTS = (
     Variant("int8", "int8"),
     Variant("int8-dynamic", "int8-dynamic"),
     Variant("int8-qdq", "int8-qdq", calibrated=True),
-    Variant("int8-qdq-migrated", "int8-qdq", ("--method", "minmax", "--migration", "0.5"), True),
+    Variant(
+        "int8-qdq-smoothquant", "int8-qdq", ("--method", "minmax", "--smoothquant", "0.5"), True
+    ),
     Variant("int4", "int4"),
     Variant("int4-k-quant-32", "int4", ("--algorithm", "k-quant", "--block-size", "32")),
     Variant("int4-gptq-32", "int4", ("--algorithm", "gptq", "--block-size", "32"), True),

@@ -31,15 +31,15 @@ from .texts import Text
 #: A value: the graph ("encoder", "decoder") and its name there.
 Key = tuple[str, str]
 #: Called with a value's contents in one run of its graph.
-Look = Callable[[Key, NDArray[np.float32]], None]
+Observer = Callable[[Key, NDArray[np.float32]], None]
 
 _BATCH = 16
 
 
-def replay(
-    bundle: Bundle, texts: Sequence[Text], look: Look, progress: Progress | None = None
+def capture_activations(
+    bundle: Bundle, texts: Sequence[Text], observe: Observer, progress: Progress | None = None
 ) -> list[TokenPair]:
-    """Show ``look`` every float32 value that the graphs compute over ``texts``.
+    """Show ``observe`` every float32 value that the graphs compute over ``texts``.
 
     Returns:
         Each text's token ids and those that were generated from it.
@@ -57,10 +57,10 @@ def replay(
                 progress("calibrating", number, len(pairs))
             mask = np.ones((1, 1, 1, len(pair.source)), np.bool_)
             ids = np.array([pair.source], np.int64)
-            encoded = encoder.run({"input_ids": ids, "encoder_attention_mask": mask}, look)
+            encoded = encoder.run({"input_ids": ids, "encoder_attention_mask": mask}, observe)
             # The last token is never read: it ends the sequence, or the limit did.
             target = [start, *pair.target[:-1]]
-            decoder.run(_decoder_inputs(decoder.info, target, mask, encoded), look)
+            decoder.run(_decoder_inputs(decoder.info, target, mask, encoded), observe)
     return pairs
 
 
@@ -120,15 +120,15 @@ class _Tapped:
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], look: Look) -> dict[str, NDArray[Any]]:
-        """Show all values to ``look``; the graph's own outputs."""
-        wanted = self.info.input_names()
+    def run(self, inputs: Mapping[str, NDArray[Any]], observe: Observer) -> dict[str, NDArray[Any]]:
+        """Show all values to ``observe``; the graph's own outputs."""
+        input_names = self.info.input_names()
         names = [*self._taps, *(spec.name for spec in self.info.outputs)]
         names = list(dict.fromkeys(names))
-        feeds = {name: array for name, array in inputs.items() if name in wanted}
+        feeds = {name: array for name, array in inputs.items() if name in input_names}
         values = dict(zip(names, self._session.run(names, feeds), strict=True))
         for name in self._taps:
-            look((self._name, name), values[name])
+            observe((self._name, name), values[name])
         return values
 
 

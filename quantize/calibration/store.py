@@ -24,7 +24,7 @@ from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation.divergence import TokenPair
 
 from ..errors import QuantizationError
-from .capture import Key, generate_pairs, replay
+from .capture import Key, capture_activations, generate_pairs
 from .statistics import BINS, Activation
 from .texts import Text, parse_texts, read_bytes
 
@@ -73,6 +73,10 @@ class Calibration:
     inputs: dict[Key, Activation] = field(default_factory=dict)
     examples: tuple[TokenPair, ...] = ()
 
+    def largest_in(self, graph: str) -> dict[str, float]:
+        """Magnitudes of the values of one graph, by name."""
+        return {name: value for (of, name), value in self.largest.items() if of == graph}
+
 
 def calibrate(
     bundle: Bundle,
@@ -99,23 +103,23 @@ def calibrate(
     largest: dict[Key, float] = {}
     activations: dict[Key, Activation] = {}
 
-    def look(key: Key, values: NDArray[np.float32]) -> None:
+    def observe(key: Key, values: NDArray[np.float32]) -> None:
         if not values.size:
             return
-        found = max(float(values.max()), -float(values.min()))
-        if not math.isfinite(found):
+        most = max(float(values.max()), -float(values.min()))
+        if not math.isfinite(most):
             raise QuantizationError(
                 f"the {key[0]}'s value {key[1]} is not a finite number over the calibration"
                 " text: the float32 bundle itself overflows"
             )
-        largest[key] = max(largest.get(key, 0.0), found)
+        largest[key] = max(largest.get(key, 0.0), most)
         if key in inputs:
             if key not in activations:
                 activations[key] = Activation.empty(values.shape[-1], moments=moments)
             activations[key].add(values)
 
     if statistics:
-        pairs = replay(bundle, texts, look, progress)
+        pairs = capture_activations(bundle, texts, observe, progress)
     else:
         pairs = generate_pairs(bundle, _spread(texts), progress)
     text = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
@@ -164,13 +168,13 @@ def load_or_calibrate(
         return calibrate(
             bundle, texts, inputs, moments=moments, statistics=statistics, progress=progress
         )
-    found = _parsed(path, data)
-    check_origin(found, bundle, path)
-    if moments and not all(kept.moments is not None for kept in found.inputs.values()):
+    calibration = _parsed(path, data)
+    check_origin(calibration, bundle, path)
+    if moments and not all(kept.moments is not None for kept in calibration.inputs.values()):
         raise QuantizationError(
             f"{path} holds no second moments, which gptq needs; give the text instead"
         )
-    return found
+    return calibration
 
 
 def check_origin(

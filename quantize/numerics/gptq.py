@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..recipe.weight_formats import BlockWeights
+from ..recipe.weight_formats import WeightOnly
 from .rounding import BlockTensors, Floats, pack, quantize_blocks, unpack
 
 #: Added to the moments' diagonal, as a share of its mean (the paper's 1 %).
 _DAMPING = 0.01
 
 
-def gptq_blocks(weight: Floats, moments: NDArray[Any], plan: BlockWeights) -> BlockTensors:
+def gptq_blocks(weight: Floats, moments: NDArray[Any], weight_format: WeightOnly) -> BlockTensors:
     """Quantize [K, N] in blocks along K, given the sum over tokens of x x^T [K, K].
 
     A block's scales are those of rounding to nearest what is left of it when its turn comes.
@@ -30,12 +30,12 @@ def gptq_blocks(weight: Floats, moments: NDArray[Any], plan: BlockWeights) -> Bl
     upper = _inverse_root(moments)
     # An input that was never seen has no say, and no error to pass on.
     rest[np.diag(moments) == 0] = 0
-    size, top = plan.block_size, 2**plan.bits - 1
+    size, top = weight_format.block_size, 2**weight_format.bits - 1
     count = -(-inputs // size)
     values = np.zeros((count * size, outputs), np.uint8)
     scales = np.zeros((outputs, count), np.float32)
     zeros = np.zeros((outputs, count), np.uint8)
-    nearest = replace(plan, algorithm="rtn")
+    nearest = replace(weight_format, algorithm="rtn")
     for block in range(count):
         start, stop = block * size, min((block + 1) * size, inputs)
         grid = quantize_blocks(rest[start:stop], nearest)
@@ -43,7 +43,7 @@ def gptq_blocks(weight: Floats, moments: NDArray[Any], plan: BlockWeights) -> Bl
         zeros[:, block] = (
             (top + 1) // 2
             if grid.zero_points is None
-            else unpack(grid.zero_points, plan.bits)[:, 0]
+            else unpack(grid.zero_points, weight_format.bits)[:, 0]
         )
         zero = zeros[:, block].astype(np.float32)
         step = np.where(scale == 0, 1, scale)
@@ -57,9 +57,9 @@ def gptq_blocks(weight: Floats, moments: NDArray[Any], plan: BlockWeights) -> Bl
         rest[stop:] -= upper[start:stop, stop:].T @ errors
     blocks = values.T.reshape(outputs, count, size)
     return BlockTensors(
-        packed=pack(blocks, plan.bits),
+        packed=pack(blocks, weight_format.bits),
         scales=scales,
-        zero_points=None if plan.symmetric else pack(zeros, plan.bits),
+        zero_points=None if weight_format.symmetric else pack(zeros, weight_format.bits),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..recipe.options import BLOCK_SIZES
-from ..recipe.weight_formats import BlockWeights
+from ..recipe.weight_formats import WeightOnly
 
 Floats = NDArray[np.float32]
 
@@ -36,8 +36,8 @@ class BlockTensors:
     zero_points: NDArray[np.uint8] | None
 
 
-def fitting_block(inputs: int, plan: BlockWeights, *, whole: bool) -> int:
-    """The block size, at most ``plan.block_size``, that stores ``inputs`` in the fewest bytes.
+def fitting_block(inputs: int, weight_format: WeightOnly, *, whole: bool) -> int:
+    """The block size, at most the format's, that stores ``inputs`` in the fewest bytes.
 
     Blocks that do not divide ``inputs`` pad it. ``whole`` allows none that pads (a table whose
     rows are looked up has no padding); 0 if there is none.
@@ -45,22 +45,22 @@ def fitting_block(inputs: int, plan: BlockWeights, *, whole: bool) -> int:
 
     def stored(block: int) -> tuple[int, int]:
         blocks = -(-inputs // block)
-        return blocks * (block * plan.bits // 8 + 4), -block
+        return blocks * (block * weight_format.bits // 8 + 4), -block
 
-    sizes = [block for block in BLOCK_SIZES if block <= plan.block_size]
+    sizes = [block for block in BLOCK_SIZES if block <= weight_format.block_size]
     return min((b for b in sizes if not (whole and inputs % b)), key=stored, default=0)
 
 
-def quantize_blocks(weight: Floats, plan: BlockWeights) -> BlockTensors:
+def quantize_blocks(weight: Floats, weight_format: WeightOnly) -> BlockTensors:
     """Quantize [K, N] in blocks along K; a last block that is not full is padded with zeros."""
-    if plan.algorithm == "k-quant":
-        return _k_quant(weight, plan)
-    if plan.standard and plan.symmetric and plan.bits == 4:
-        return _nearest_positive(weight, plan)
-    return _nearest(weight, plan)
+    if weight_format.algorithm == "k-quant":
+        return _k_quant(weight, weight_format)
+    if weight_format.standard and weight_format.symmetric and weight_format.bits == 4:
+        return _nearest_positive(weight, weight_format)
+    return _nearest(weight, weight_format)
 
 
-def _nearest_positive(weight: Floats, plan: BlockWeights) -> BlockTensors:
+def _nearest_positive(weight: Floats, weight_format: WeightOnly) -> BlockTensors:
     """Scales above 0, which are all that TensorRT's parser takes; the best of a few a block.
 
     ONNX Runtime's quantizer makes -8 of the weight of largest magnitude, so that a scale is
@@ -68,7 +68,7 @@ def _nearest_positive(weight: Floats, plan: BlockWeights) -> BlockTensors:
     loses is won by the finer scale.
     """
     inputs, outputs = weight.shape
-    block = plan.block_size
+    block = weight_format.block_size
     count = -(-inputs // block)
     columns = np.pad(weight.T, ((0, 0), (0, count * block - inputs)))
     columns = columns.reshape(outputs, count, block)
@@ -84,26 +84,26 @@ def _nearest_positive(weight: Floats, plan: BlockWeights) -> BlockTensors:
         best = np.where(better, errors, best)
         scales = np.where(better, tried, scales)
         values = np.where(better[..., None], rounded.astype(np.int8), values)
-    return BlockTensors(pack(values + 8, plan.bits), scales.astype(np.float32), None)
+    return BlockTensors(pack(values + 8, weight_format.bits), scales.astype(np.float32), None)
 
 
-def _nearest(weight: Floats, plan: BlockWeights) -> BlockTensors:
+def _nearest(weight: Floats, weight_format: WeightOnly) -> BlockTensors:
     from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
 
     inputs, outputs = weight.shape
-    block, per_byte = plan.block_size, 8 // plan.bits
+    block, per_byte = weight_format.block_size, 8 // weight_format.bits
     count = -(-inputs // block)
     packed = np.zeros((outputs, count, block // per_byte), np.uint8)
     scales = np.zeros((outputs, count), np.float32)
     zero_points = np.zeros((outputs, -(-count // per_byte)), np.uint8)
-    quantize = quantize_matmul_4bits if plan.bits == 4 else quantize_matmul_8bits
+    quantize = quantize_matmul_4bits if weight_format.bits == 4 else quantize_matmul_8bits
     # The kernel reads whole blocks of rows in C order; np.pad keeps Fortran's if it finds it.
     padded = np.ascontiguousarray(np.pad(weight, ((0, count * block - inputs), (0, 0))))
-    quantize(packed, padded, scales, zero_points, block, outputs, inputs, plan.symmetric)
-    return BlockTensors(packed, scales, None if plan.symmetric else zero_points)
+    quantize(packed, padded, scales, zero_points, block, outputs, inputs, weight_format.symmetric)
+    return BlockTensors(packed, scales, None if weight_format.symmetric else zero_points)
 
 
-def _k_quant(weight: Floats, plan: BlockWeights) -> BlockTensors:
+def _k_quant(weight: Floats, weight_format: WeightOnly) -> BlockTensors:
     """ONNX Runtime's search for each block, where it is nearer than rounding to nearest.
 
     Its zero point is rounded after the search and stays within the block's bits, which loses
@@ -112,28 +112,30 @@ def _k_quant(weight: Floats, plan: BlockWeights) -> BlockTensors:
     from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
 
     inputs, outputs = weight.shape
-    block = plan.block_size
+    block = weight_format.block_size
     count = -(-inputs // block)
     columns = np.pad(weight.T, ((0, 0), (0, count * block - inputs)))
     with np.errstate(invalid="ignore", divide="ignore"):  # a block of equal values
-        values, scales, zero_points = quant_tensor_k_quant_cpu(columns, plan.bits, block)
+        values, scales, zero_points = quant_tensor_k_quant_cpu(columns, weight_format.bits, block)
     searched = BlockTensors(
-        packed=pack(values.reshape(outputs, count, block), plan.bits),
+        packed=pack(values.reshape(outputs, count, block), weight_format.bits),
         scales=scales.reshape(outputs, count).astype(np.float32),
-        zero_points=pack(zero_points.reshape(outputs, count), plan.bits),
+        zero_points=pack(zero_points.reshape(outputs, count), weight_format.bits),
     )
-    nearest = _nearest(weight, replace(plan, symmetric=False))
-    wanted = columns.reshape(outputs, count, block)
+    nearest = _nearest(weight, replace(weight_format, symmetric=False))
+    expected = columns.reshape(outputs, count, block)
     errors = [
-        np.square(block_values(tensors, plan.bits) - wanted).sum(axis=-1)
+        np.square(block_values(tensors, weight_format.bits) - expected).sum(axis=-1)
         for tensors in (searched, nearest)
     ]
     better = ~(errors[0] <= errors[1])  # not a number is not better
-    zeros = [_zeros(tensors, plan.bits).astype(np.uint8) for tensors in (searched, nearest)]
+    zeros = [
+        _zeros(tensors, weight_format.bits).astype(np.uint8) for tensors in (searched, nearest)
+    ]
     return BlockTensors(
         packed=np.where(better[..., None], nearest.packed, searched.packed),
         scales=np.where(better, nearest.scales, searched.scales),
-        zero_points=pack(np.where(better, zeros[1], zeros[0]), plan.bits),
+        zero_points=pack(np.where(better, zeros[1], zeros[0]), weight_format.bits),
     )
 
 
@@ -142,8 +144,8 @@ def block_values(tensors: BlockTensors, bits: int) -> Floats:
     count = tensors.scales.shape[1]
     values = unpack(tensors.packed, bits).reshape(len(tensors.scales), count, -1)
     centred = values.astype(np.float32) - _zeros(tensors, bits)[..., None]
-    found: Floats = centred * tensors.scales[..., None]
-    return found
+    restored: Floats = centred * tensors.scales[..., None]
+    return restored
 
 
 def _zeros(tensors: BlockTensors, bits: int) -> Floats:

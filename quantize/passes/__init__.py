@@ -1,21 +1,28 @@
-"""Graph transformations: one kind of treatment a file."""
+"""Changes of a graph: one pass, of onnx_ir's form, per file."""
 
 from __future__ import annotations
 
-from .dynamic_quant import lower_dynamic
-from .fp16_weights import lower_storage
-from .half import lower_compute
-from .qdq import lower_static
-from .weight_only import aliases, lower_blocks
-from .weight_only_standard import lower_channels, lower_standard_blocks
+from .dynamic_quant import DynamicQuantPass
+from .fp16_weights import Fp16WeightsPass
+from .half import HalfPrecisionPass
+from .per_channel import PerChannelPass
+from .qdq import QDQPass
+from .rewrite import apply_passes
+from .smoothquant import SmoothQuantPass
+from .unused_initializers import RemoveUnusedInitializersPass
+from .weight_only import WeightOnlyPass, aliases
+from .weight_only_standard import WeightOnlyStandardPass
 
 __all__ = [
+    "DynamicQuantPass",
+    "Fp16WeightsPass",
+    "HalfPrecisionPass",
+    "PerChannelPass",
+    "QDQPass",
+    "RemoveUnusedInitializersPass",
+    "SmoothQuantPass",
+    "WeightOnlyPass",
+    "WeightOnlyStandardPass",
     "aliases",
-    "lower_blocks",
-    "lower_channels",
-    "lower_compute",
-    "lower_dynamic",
-    "lower_standard_blocks",
-    "lower_static",
-    "lower_storage",
+    "apply_passes",
 ]

@@ -21,47 +21,57 @@ from ..recipe.layers import Layer
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 
-def migrate(
-    models: Mapping[str, ir.Model],
-    layers: Collection[Layer],
-    inputs: Mapping[Key, Activation],
-    alpha: float,
-) -> dict[Key, Activation]:
-    """Even out the channels of those norms whose every reader is among ``layers``.
+class SmoothQuantPass(ir.passes.InPlacePass):
+    """Evens out the channels of those norms whose every reader is among ``layers``.
 
     Weights of the layers and of the norms are replaced.
 
     Args:
+        layers: layers with quantized inputs.
+        inputs: statistics of what they read.
         alpha: 0 moves nothing into the weights that they do not have; 1 moves all outliers.
 
-    Returns:
-        Statistics of the layers' inputs as they are now.
+    Attributes:
+        inputs: after the call, statistics of the layers' inputs as they are now.
     """
-    readers: dict[ir.Value, list[Layer]] = {}
-    for layer in layers:
-        for use in layer.uses:
-            value = use.node.inputs[0]
-            if value is not None:
-                readers.setdefault(value, []).append(layer)
-    graph_of = {node: name for name, model in models.items() for node in model.graph}
-    known = dict(inputs)
-    for value, reading in readers.items():
-        norm = value.producer()
-        if norm is None or norm.op_type not in _NORMS or not _all_read(value, reading):
-            continue
-        key = graph_of[norm], str(value.name)
-        if key not in known:
-            continue
-        factor = _factors(known[key].channel_max, reading, alpha)
-        for parameter in norm.inputs[1:]:
-            if parameter is not None and parameter.const_value is not None:
-                scaled = parameter.const_value.numpy() / factor
-                parameter.const_value = ir.tensor(scaled.astype(np.float32), name=parameter.name)
-        for layer in reading:
-            weight = layer.weight.numpy() * factor[:, None]
-            layer.weight = ir.tensor(weight.astype(np.float32), name=layer.weight.name)
-        known[key] = known[key].scaled(np.reciprocal(factor))
-    return known
+
+    def __init__(
+        self, layers: Collection[Layer], inputs: Mapping[Key, Activation], alpha: float
+    ) -> None:
+        super().__init__()
+        self._layers = layers
+        self._alpha = alpha
+        self.inputs = dict(inputs)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        readers: dict[tuple[str, ir.Value], list[Layer]] = {}
+        for layer in self._layers:
+            for use in layer.uses:
+                value = use.node.inputs[0]
+                if value is not None and use.model is model:
+                    readers.setdefault((use.graph, value), []).append(layer)
+        modified = False
+        for (graph, value), reading in readers.items():
+            norm, key = value.producer(), (graph, str(value.name))
+            if norm is None or norm.op_type not in _NORMS or not _all_read(value, reading):
+                continue
+            if key in self.inputs:
+                factor = _factors(self.inputs[key].channel_max, reading, self._alpha)
+                _scale(norm, reading, factor)
+                self.inputs[key] = self.inputs[key].scaled(np.reciprocal(factor))
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _scale(norm: ir.Node, reading: Collection[Layer], factor: NDArray[np.float32]) -> None:
+    """Divide the norm's channels by ``factor`` [D], and multiply the weights that read them."""
+    for parameter in norm.inputs[1:]:
+        if parameter is not None and parameter.const_value is not None:
+            scaled = parameter.const_value.numpy() / factor
+            parameter.const_value = ir.tensor(scaled.astype(np.float32), name=parameter.name)
+    for layer in reading:
+        weight = layer.weight.numpy() * factor[:, None]
+        layer.weight = ir.tensor(weight.astype(np.float32), name=layer.weight.name)
 
 
 def _all_read(value: ir.Value, reading: Collection[Layer]) -> bool:

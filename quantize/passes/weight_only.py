@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import onnx_ir as ir
 
 from ..numerics.rounding import BlockTensors
-from ..recipe.layers import Layer, Use
-from ..recipe.weight_formats import BlockWeights
-from .rewrite import MICROSOFT, initializer, replace_node
+from ..recipe.layers import Layer
+from ..recipe.weight_formats import WeightOnly
+from .rewrite import MICROSOFT, LayerPass, NodeBuilder
 
 #: int8 arithmetic within the kernel. 8 bit without it was 36 times slower (docs/design.md).
 _ACCURACY_LEVEL = 4
@@ -25,64 +25,61 @@ def aliases(names: Collection[str]) -> dict[str, str]:
     return {name: other for name, other in pairs.items() if other in names}
 
 
-def lower_blocks(
-    models: Mapping[str, ir.Model], layer: Layer, plan: BlockWeights, tensors: BlockTensors
-) -> None:
-    """Replace the layer's nodes in all graphs; they share the quantized weight."""
-    for use in layer.uses:
-        model = models[use.graph]
-        if use.node.op_type == "Gather":
-            _lower_gather(model, layer, use, tensors, plan)
-        else:
-            _lower_matmul(model, layer, use, tensors, plan)
+class WeightOnlyPass(LayerPass):
+    """Replaces a layer's nodes by ONNX Runtime's own, which share the quantized weight."""
 
+    def __init__(self, layer: Layer, weight_format: WeightOnly, tensors: BlockTensors) -> None:
+        super().__init__(layer)
+        self._format = weight_format
+        self._tensors = tensors
 
-def _lower_matmul(
-    model: ir.Model,
-    layer: Layer,
-    use: Use,
-    tensors: BlockTensors,
-    plan: BlockWeights,
-) -> None:
-    node = use.node
-    in_features, out_features = layer.matrix_shape
-    inputs = [
-        node.inputs[0],
-        initializer(model, f"{layer.name}.packed", tensors.packed),
-        initializer(model, f"{layer.name}.scales", tensors.scales),
-        None
-        if tensors.zero_points is None
-        else initializer(model, f"{layer.name}.zero_points", tensors.zero_points),
-    ]
-    if node.op_type == "Gemm" and len(node.inputs) > 2:
-        inputs += [None, node.inputs[2]]  # no group index; the bias
-    attributes = {
-        "K": in_features,
-        "N": out_features,
-        "bits": plan.bits,
-        "block_size": plan.block_size,
-        "accuracy_level": _ACCURACY_LEVEL,
-    }
-    replace_node(model, node, "MatMulNBits", inputs, attributes, domain=MICROSOFT)
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = self.nodes(model)
+        for node in nodes:
+            builder = NodeBuilder(model, node)
+            if node.op_type == "Gather":
+                self._replace_gather(builder)
+            else:
+                self._replace_product(builder)
+        return ir.passes.PassResult(model, modified=bool(nodes))
 
+    def _replace_product(self, builder: NodeBuilder) -> None:
+        node, name, tensors = builder.node, self.layer.name, self._tensors
+        in_features, out_features = self.layer.matrix_shape
+        inputs = [
+            node.inputs[0],
+            builder.initializer(f"{name}.packed", tensors.packed),
+            builder.initializer(f"{name}.scales", tensors.scales),
+            None
+            if tensors.zero_points is None
+            else builder.initializer(f"{name}.zero_points", tensors.zero_points),
+        ]
+        if node.op_type == "Gemm" and len(node.inputs) > 2:
+            inputs += [None, node.inputs[2]]  # no group index; the bias
+        attributes = {
+            "K": in_features,
+            "N": out_features,
+            "bits": self._format.bits,
+            "block_size": self._format.block_size,
+            "accuracy_level": _ACCURACY_LEVEL,
+        }
+        builder.replace("MatMulNBits", inputs, attributes, domain=MICROSOFT)
 
-def _lower_gather(
-    model: ir.Model, layer: Layer, use: Use, tensors: BlockTensors, plan: BlockWeights
-) -> None:
-    node = use.node
-    # The same bytes under another shape: a row for each token.
-    rows = tensors.packed.reshape(len(tensors.packed), -1)
-    inputs = [
-        initializer(model, f"{layer.name}{_ROWS}", rows),
-        node.inputs[1],
-        initializer(model, f"{layer.name}.scales", tensors.scales),
-    ]
-    if tensors.zero_points is not None:
-        inputs.append(initializer(model, f"{layer.name}.zero_points", tensors.zero_points))
-    attributes = {
-        "bits": plan.bits,
-        "block_size": plan.block_size,
-        "gather_axis": 0,
-        "quantize_axis": 1,
-    }
-    replace_node(model, node, "GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)
+    def _replace_gather(self, builder: NodeBuilder) -> None:
+        name, tensors = self.layer.name, self._tensors
+        # The same bytes under another shape: a row for each token.
+        rows = tensors.packed.reshape(len(tensors.packed), -1)
+        inputs = [
+            builder.initializer(f"{name}{_ROWS}", rows),
+            builder.node.inputs[1],
+            builder.initializer(f"{name}.scales", tensors.scales),
+        ]
+        if tensors.zero_points is not None:
+            inputs.append(builder.initializer(f"{name}.zero_points", tensors.zero_points))
+        attributes = {
+            "bits": self._format.bits,
+            "block_size": self._format.block_size,
+            "gather_axis": 0,
+            "quantize_axis": 1,
+        }
+        builder.replace("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)

@@ -27,7 +27,14 @@ class Use:
     """One node that reads the weight; ``MatMul`` takes it [in, out], ``Gemm`` [out, in]."""
 
     graph: str
+    model: ir.Model = field(repr=False)
     node: ir.Node
+
+    @property
+    def input_name(self) -> str:
+        """Name of the value that the node reads beside the weight."""
+        value = self.node.inputs[0]
+        return str(value.name if value is not None else None)
 
 
 @dataclass
@@ -88,7 +95,7 @@ def find_layers(graphs: Mapping[str, ir.Model]) -> list[Layer]:
                 layer = layers.setdefault(
                     name, Layer(name.removesuffix(".weight"), Kind.LINEAR, tensor)
                 )
-                layer.uses += [Use(graph, node) for node in nodes]
+                layer.uses += [Use(graph, model, node) for node in nodes]
     for layer in layers.values():
         layer.kind = _kind(layer)
     return list(layers.values())

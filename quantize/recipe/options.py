@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..calibration.statistics import METHODS
 from ..errors import QuantizationError
@@ -26,7 +27,7 @@ class Options:
         head_bits: 4 or 8, of the head and the embedding where the other layers have 4.
         algorithm: one of :data:`ALGORITHMS`, for 4 bit weights.
         method: one of :data:`.calibration.METHODS`, for static int8.
-        migration: SmoothQuant's alpha, 0 to 1: how much of the outliers of static int8's
+        smoothquant: SmoothQuant's alpha, 0 to 1: how much of the outliers of static int8's
             inputs moves into the weights; None: nothing moves.
     """
 
@@ -35,7 +36,11 @@ class Options:
     head_bits: int | None = None
     algorithm: str | None = None
     method: str | None = None
-    migration: float | None = None
+    smoothquant: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not None, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def check_options(options: Options, scheme: str, target: str, uses: frozenset[str]) -> None:
@@ -44,8 +49,8 @@ def check_options(options: Options, scheme: str, target: str, uses: frozenset[st
     Raises:
         QuantizationError: the option and what is allowed.
     """
-    for name, value in asdict(options).items():
-        if value is not None and name not in uses:
+    for name in options.given():
+        if name not in uses:
             takes = ", ".join(sorted(uses)) or "no options"
             raise QuantizationError(
                 f"{name} means nothing to {scheme} for {target}, which takes {takes}"
@@ -58,11 +63,11 @@ def check_options(options: Options, scheme: str, target: str, uses: frozenset[st
         raise QuantizationError(f"head_bits {options.head_bits}; allowed: 4, 8")
     if options.method is not None and options.method not in METHODS:
         raise QuantizationError(f"calibration method {options.method!r}; there are: {METHODS}")
-    if options.migration is not None and not 0 <= options.migration <= 1:
-        raise QuantizationError(f"migration {options.migration} must lie in 0..1")
-    if options.migration is not None and options.method not in (None, "minmax"):
+    if options.smoothquant is not None and not 0 <= options.smoothquant <= 1:
+        raise QuantizationError(f"smoothquant {options.smoothquant} must lie in 0..1")
+    if options.smoothquant is not None and options.method not in (None, "minmax"):
         raise QuantizationError(
-            f"method {options.method!r} with migration: only ranges are known after it, so the"
+            f"method {options.method!r} with smoothquant: only ranges are known after it, so the"
             " method is minmax"
         )
     if options.algorithm == "k-quant" and options.symmetric:

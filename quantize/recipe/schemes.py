@@ -1,32 +1,32 @@
-"""What is done to which layer: schemes are predicates over layers.
+"""Quantization schemes: the format that each layer's weight gets on a target.
 
-A :class:`Scheme` gives each layer a treatment or leaves it as it is. The decisions are written
-into the manifest, layer by layer, so a bundle says exactly what was done to it.
+A scheme's recipe is a function from a layer to a :data:`.WeightFormat`, or to None for a layer that
+is left as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from ..errors import QuantizationError
 from .layers import Kind, Layer
 from .options import DEFAULT_BLOCK_SIZES, Options
 from .weight_formats import (
-    BlockWeights,
-    ChannelWeights,
-    DynamicInt8,
-    HalfStorage,
-    StaticInt8,
-    Treatment,
+    QDQ,
+    DynamicQuant,
+    Fp16Weights,
+    PerChannel,
+    WeightFormat,
+    WeightOnly,
 )
 
-Policy = Callable[[Layer], Treatment | None]
+#: The format of a layer's weight; None: as it was exported.
+Recipe = Callable[[Layer], WeightFormat | None]
 
 
 @dataclass(frozen=True)
-class Scheme:
+class QuantizationScheme:
     """A named way to quantize for a target.
 
     Attributes:
@@ -42,56 +42,56 @@ class Scheme:
     target: str
     summary: str
     precision: str
-    policy: Callable[[Options], Policy]
+    recipe: Callable[[Options], Recipe]
     compute: str = "float32"
     uses: frozenset[str] = frozenset()
     calibrated: bool = False
-    fallback: Callable[[Options], Policy] | None = None
+    fallback: Callable[[Options], Recipe] | None = None
 
 
-def _blocks(options: Options, bits: int, *, standard: bool = False) -> BlockWeights:
+def _blocks(options: Options, bits: int, *, standard: bool = False) -> WeightOnly:
     size = options.block_size or DEFAULT_BLOCK_SIZES[0]
     if bits == 8:
-        return BlockWeights(8, size)
+        return WeightOnly(8, size)
     algorithm = options.algorithm or "rtn"
     symmetric = standard or algorithm == "rtn"
     if options.symmetric is not None:
         symmetric = options.symmetric
-    return BlockWeights(4, size, symmetric, algorithm, standard)
+    return WeightOnly(4, size, symmetric, algorithm, standard)
 
 
-def _int8_cpu(options: Options) -> Policy:
+def _int8_cpu(options: Options) -> Recipe:
     weights = _blocks(options, 8)
 
-    def decide(layer: Layer) -> Treatment:
+    def decide(layer: Layer) -> WeightFormat:
         # The encoder sees the whole source at once: it is bound by arithmetic, where int8
         # inputs help; a decoder step is bound by reading weights, where they do not.
         encoder = layer.kind is Kind.LINEAR and layer.stage == "encoder"
-        return DynamicInt8() if encoder else weights
+        return DynamicQuant() if encoder else weights
 
     return decide
 
 
-def _int8_dynamic(_options: Options) -> Policy:
-    return lambda _layer: DynamicInt8()
+def _int8_dynamic(_options: Options) -> Recipe:
+    return lambda _layer: DynamicQuant()
 
 
-def _int8_weights(options: Options) -> Policy:
+def _int8_weight_only(options: Options) -> Recipe:
     weights = _blocks(options, 8)
     return lambda _layer: weights
 
 
-def _int4(options: Options, *, standard: bool = False) -> Policy:
+def _int4(options: Options, *, standard: bool = False) -> Recipe:
     """4 bit blocks; head and embedding 8 bit unless ``head_bits`` says otherwise.
 
     The head chooses among all tokens and the embedding is every layer's input.
     """
     weights = _blocks(options, 4, standard=standard)
-    exact: Treatment = ChannelWeights() if standard else _blocks(options, 8)
+    exact: WeightFormat = PerChannel() if standard else _blocks(options, 8)
     # What is only looked up has no output for gptq to keep.
     table = replace(weights, algorithm="rtn") if weights.algorithm == "gptq" else weights
 
-    def decide(layer: Layer) -> Treatment:
+    def decide(layer: Layer) -> WeightFormat:
         if layer.kind is Kind.LINEAR:
             return weights
         if options.head_bits != 4:
@@ -102,58 +102,60 @@ def _int4(options: Options, *, standard: bool = False) -> Policy:
 
 
 #: Schemes that quantize nothing but weights of linear layers, whatever the graph.
-WEIGHT_ONLY: Mapping[str, Callable[[Options], Policy]] = {"int8": _int8_weights, "int4": _int4}
+WEIGHT_ONLY: Mapping[str, Callable[[Options], Recipe]] = {"int8": _int8_weight_only, "int4": _int4}
 
 
-def _int4_cpu(options: Options) -> Policy:
-    policy, weights = _int4(options), _blocks(options, 4)
+def _int4_cpu(options: Options) -> Recipe:
+    recipe, weights = _int4(options), _blocks(options, 4)
 
-    def decide(layer: Layer) -> Treatment | None:
+    def decide(layer: Layer) -> WeightFormat | None:
         # 4 bit kernels save reading, which does not bind an encoder (see _int8_cpu).
         encoder = layer.kind is Kind.LINEAR and layer.stage == "encoder"
-        return DynamicInt8(weights) if encoder else policy(layer)
+        return DynamicQuant(weights) if encoder else recipe(layer)
 
     return decide
 
 
-def _int4_standard(options: Options) -> Policy:
+def _int4_standard(options: Options) -> Recipe:
     return _int4(options, standard=True)
 
 
-def _channels(_options: Options) -> Policy:
-    return lambda _layer: ChannelWeights()
+def _per_channel(_options: Options) -> Recipe:
+    return lambda _layer: PerChannel()
 
 
 def _method(options: Options) -> str:
-    """Of the values after migration only the ranges are known."""
-    return options.method or ("percentile" if options.migration is None else "minmax")
+    """Of the values after SmoothQuant only the ranges are known."""
+    return options.method or ("percentile" if options.smoothquant is None else "minmax")
 
 
-def _static_cpu(options: Options) -> Policy:
-    static, ends = StaticInt8(_method(options), unsigned=True), _blocks(options, 8)
+def _qdq_cpu(options: Options) -> Recipe:
+    static, ends = QDQ(_method(options), unsigned=True), _blocks(options, 8)
     return lambda layer: static if layer.kind is Kind.LINEAR else ends
 
 
-def _static_tensorrt(options: Options) -> Policy:
-    static = StaticInt8(_method(options))
+def _qdq_tensorrt(options: Options) -> Recipe:
+    static = QDQ(_method(options))
     return lambda layer: static if layer.kind is Kind.LINEAR else None
 
 
-def _storage(_options: Options) -> Policy:
-    return lambda _layer: HalfStorage()
+def _fp16_weights(_options: Options) -> Recipe:
+    return lambda _layer: Fp16Weights()
 
 
-def nothing(_options: Options) -> Policy:
+def leave_layers(_options: Options) -> Recipe:
     """Leave every layer to what the scheme computes in."""
     return lambda _layer: None
 
 
 _BLOCK = frozenset({"block_size"})
 _ROUNDING = _BLOCK | {"symmetric", "algorithm", "head_bits"}
-_STATIC = frozenset({"method", "migration"})
+_QDQ_OPTIONS = frozenset({"method", "smoothquant"})
 SCHEMES = (
-    Scheme("fp16", "cpu", "half the file; computes in float32", "float16 storage", _storage),
-    Scheme(
+    QuantizationScheme(
+        "fp16", "cpu", "half the file; computes in float32", "float16 storage", _fp16_weights
+    ),
+    QuantizationScheme(
         "int8",
         "cpu",
         "8 bit weights, int8 arithmetic in the encoder",
@@ -161,80 +163,82 @@ SCHEMES = (
         _int8_cpu,
         uses=_BLOCK,
     ),
-    Scheme(
+    QuantizationScheme(
         "int8-dynamic",
         "cpu",
         "int8 weights and inputs everywhere",
         "int8",
         _int8_dynamic,
-        fallback=_int8_weights,
+        fallback=_int8_weight_only,
     ),
-    Scheme(
+    QuantizationScheme(
         "int4",
         "cpu",
         "4 bit weights, 8 bit embedding and head",
         "int4",
         _int4_cpu,
         uses=_ROUNDING,
-        fallback=_int8_weights,
+        fallback=_int8_weight_only,
     ),
-    Scheme(
+    QuantizationScheme(
         "int8-qdq",
         "cpu",
         "static int8, calibrated; 8 bit embedding and head",
         "int8 Q/DQ",
-        _static_cpu,
-        uses=_STATIC | _BLOCK,
+        _qdq_cpu,
+        uses=_QDQ_OPTIONS | _BLOCK,
         calibrated=True,
-        fallback=_int8_weights,
+        fallback=_int8_weight_only,
     ),
-    Scheme("fp16", "cuda", "float16", "float16", nothing, compute="float16"),
-    Scheme("bf16", "cuda", "bfloat16", "bfloat16", nothing, compute="bfloat16"),
-    Scheme(
+    QuantizationScheme("fp16", "cuda", "float16", "float16", leave_layers, compute="float16"),
+    QuantizationScheme("bf16", "cuda", "bfloat16", "bfloat16", leave_layers, compute="bfloat16"),
+    QuantizationScheme(
         "int8",
         "cuda",
         "8 bit weights, float16",
         "int8",
-        _int8_weights,
+        _int8_weight_only,
         uses=_BLOCK,
         compute="float16",
     ),
-    Scheme(
+    QuantizationScheme(
         "int4",
         "cuda",
         "4 bit weights, 8 bit embedding and head, float16",
         "int4",
         _int4,
         uses=_ROUNDING,
-        fallback=_int8_weights,
+        fallback=_int8_weight_only,
         compute="float16",
     ),
-    Scheme("fp16", "tensorrt", "float16", "float16", nothing, compute="float16"),
-    Scheme("bf16", "tensorrt", "bfloat16", "bfloat16", nothing, compute="bfloat16"),
-    Scheme(
+    QuantizationScheme("fp16", "tensorrt", "float16", "float16", leave_layers, compute="float16"),
+    QuantizationScheme(
+        "bf16", "tensorrt", "bfloat16", "bfloat16", leave_layers, compute="bfloat16"
+    ),
+    QuantizationScheme(
         "int8-qdq",
         "tensorrt",
         "static int8, calibrated; the rest float16",
         "int8 Q/DQ",
-        _static_tensorrt,
-        uses=_STATIC,
+        _qdq_tensorrt,
+        uses=_QDQ_OPTIONS,
         calibrated=True,
         compute="float16",
     ),
-    Scheme(
+    QuantizationScheme(
         "int4",
         "tensorrt",
         "4 bit weights, 8 bit embedding and head, float16",
         "int4",
         _int4_standard,
         uses=_ROUNDING,
-        fallback=_channels,
+        fallback=_per_channel,
         compute="float16",
     ),
 )
 
 
-def find_scheme(name: str, target: str) -> Scheme:
+def find_scheme(name: str, target: str) -> QuantizationScheme:
     """The scheme of that name for that target.
 
     Raises:
@@ -244,29 +248,7 @@ def find_scheme(name: str, target: str) -> Scheme:
         if (scheme.name, scheme.target) == (name, target):
             return scheme
     if target not in {scheme.target for scheme in SCHEMES}:
-        known = ", ".join(dict.fromkeys(scheme.target for scheme in SCHEMES))
-        raise QuantizationError(f"unknown target {target!r}; there are: {known}")
-    known = ", ".join(scheme.name for scheme in SCHEMES if scheme.target == target)
-    raise QuantizationError(f"unknown scheme {name!r} for {target!r}; there are: {known}")
-
-
-def decide(
-    layers: Iterable[Layer], policy: Policy, exclude: Sequence[str]
-) -> list[tuple[Layer, Treatment | None]]:
-    """Each layer with its treatment; layers that match ``exclude`` are left as they are.
-
-    Raises:
-        QuantizationError: a pattern that matches no layer.
-    """
-    layers = list(layers)
-    for pattern in exclude:
-        if not any(fnmatchcase(layer.name, pattern) for layer in layers):
-            names = ", ".join(layer.name for layer in layers[:3])
-            raise QuantizationError(
-                f"the pattern {pattern!r} matches no layer; layers are named like {names}"
-            )
-    return [(layer, None if is_excluded(layer, exclude) else policy(layer)) for layer in layers]
-
-
-def is_excluded(layer: Layer, exclude: Sequence[str]) -> bool:
-    return any(fnmatchcase(layer.name, pattern) for pattern in exclude)
+        targets = ", ".join(dict.fromkeys(scheme.target for scheme in SCHEMES))
+        raise QuantizationError(f"unknown target {target!r}; there are: {targets}")
+    names = ", ".join(scheme.name for scheme in SCHEMES if scheme.target == target)
+    raise QuantizationError(f"unknown scheme {name!r} for {target!r}; there are: {names}")

@@ -1,4 +1,4 @@
-"""What can be done to a layer. Each has a graph transformation in ``passes/``."""
+"""Formats that a layer's weight can have. Each has a pass in ``passes/``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class BlockWeights:
+class WeightOnly:
     """Weights of ``bits`` bits, a scale for each block of ``block_size`` inputs.
 
     ``algorithm``: ``rtn`` rounds to nearest; ``k-quant`` searches each block's scale and zero
@@ -27,7 +27,7 @@ class BlockWeights:
 
 
 @dataclass(frozen=True)
-class ChannelWeights:
+class PerChannel:
     """int8 weights, a scale for each output; whatever loads them computes in floats."""
 
     def describe(self) -> str:
@@ -35,13 +35,13 @@ class ChannelWeights:
 
 
 @dataclass(frozen=True)
-class DynamicInt8:
+class DynamicQuant:
     """int8 weights, a scale for each output; inputs are quantized as they come.
 
     ``stored``: weights in the file as these blocks, which become int8 when they are loaded.
     """
 
-    stored: BlockWeights | None = None
+    stored: WeightOnly | None = None
 
     def describe(self) -> str:
         inputs = "dynamic int8 inputs"
@@ -51,7 +51,7 @@ class DynamicInt8:
 
 
 @dataclass(frozen=True)
-class StaticInt8:
+class QDQ:
     """int8 weights, a scale for each output; inputs in a range known from calibration.
 
     ``method`` chooses the range (:data:`.calibration.METHODS`). ``unsigned``: uint8 inputs and
@@ -66,11 +66,11 @@ class StaticInt8:
 
 
 @dataclass(frozen=True)
-class HalfStorage:
+class Fp16Weights:
     """Weights stored in float16; whatever loads them computes in float32."""
 
     def describe(self) -> str:
         return "float16 storage"
 
 
-Treatment = BlockWeights | ChannelWeights | DynamicInt8 | StaticInt8 | HalfStorage
+WeightFormat = WeightOnly | PerChannel | DynamicQuant | QDQ | Fp16Weights

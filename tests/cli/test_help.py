@@ -15,7 +15,7 @@ COMMANDS = [
     "export",
     "import",
     "quantize",
-    "lower",
+    "downgrade",
     "build",
     "pack",
     "triton",

@@ -142,7 +142,7 @@ def test_a_tokenizer_is_converted(
         assert model.tokenize(["ab!"]) == [[0, *(pieces.index(letter) for letter in "ab!"), 2]]
 
 
-@pytest.mark.parametrize("command", ["lower", "build"])
+@pytest.mark.parametrize("command", ["downgrade", "build"])
 def test_commands_for_our_own_graphs_refuse_it_by_name(
     command: str,
     folders: dict[str, Path],
@@ -152,7 +152,7 @@ def test_commands_for_our_own_graphs_refuse_it_by_name(
 ) -> None:
     bundle = tmp_path / "bundle"
     assert call("import", folders["merged"], bundle).code == 0
-    more = {"lower": (tmp_path / "out",)}
+    more = {"downgrade": (tmp_path / "out",)}
     for path in (bundle, folders["merged"]):
         message = refused(command, path, *more.get(command, ()))
         assert message.startswith(f"{path} has graphs of another maker")

@@ -64,8 +64,8 @@ def test_every_target_gets_a_pack_that_fits_it(
 ) -> None:
     report = make(DEMO, target, "app.tar", "--texts", texts)
     old = target == "jetson-orin"  # JetPack 6.2
-    lower = ["LOWER"] if old else []
-    assert steps(report) == ["EXPORT", "QUANTIZE", *lower, "PACK"]
+    downgrade = ["DOWNGRADE"] if old else []
+    assert steps(report) == ["EXPORT", "QUANTIZE", *downgrade, "PACK"]
     with tarfile.open(tmp_path / "app.tar") as tar:
         tar.extractall(tmp_path / "there", filter="data")
     there = tmp_path / "there" / "app"
@@ -75,7 +75,7 @@ def test_every_target_gets_a_pack_that_fits_it(
     assert pack["target"] == target
     assert pack["backend"] == report["backend"]
     assert (done["scheme"], done["target"]) == (("int8", "cpu") if cpu else ("fp16", "tensorrt"))
-    assert ("legacy" in done) == old
+    assert ("opset_downgrade" in done) == old
     assert done["check"]["prompts"] == "calibration text"
     assert report["scheme"] == done["scheme"]
     decided = {decision["about"]: decision for decision in report["decisions"]}
@@ -240,16 +240,16 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     done = call(*words, "--dry-run")
     assert done.code == 0, done.err
     assert [line.split()[2] for line in done.out.splitlines() if line.startswith("$ ")] == [
-        *("export", "quantize", "lower", "pack"),
+        *("export", "quantize", "downgrade", "pack"),
     ]
     assert not list(tmp_path.iterdir())
     make(DEMO, "jetson-orin", "app.tar")
     done = call(*words, "--dry-run", "--scheme", "int4")
     assert [line.split()[2] for line in done.out.splitlines() if line.startswith("$ ")] == [
-        *("quantize", "lower", "pack"),
+        *("quantize", "downgrade", "pack"),
     ]
     report = json.loads(call(*words, "--dry-run", "--json").out)
-    assert steps(report) == ["export", "quantize", "lower", "pack"]
+    assert steps(report) == ["export", "quantize", "downgrade", "pack"]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def set_weights(bundle: Path, layer: str, *values: float) -> None:
 @pytest.mark.parametrize(
     "scheme",
     [
-        (*STATIC, "--migration", "0.5"),
+        (*STATIC, "--smoothquant", "0.5"),
         (*STATIC, "--method", "entropy"),
         (*STATIC, "--target", "tensorrt"),
         GPTQ,

@@ -13,7 +13,7 @@ import pytest
 
 from seq2edge.deploy import TARGETS, plan
 from seq2edge.deploy.pack.scripts import install_script, run_script, unit
-from seq2edge.quantize.passes.opset_downgrade import lower_bundle
+from seq2edge.quantize import downgrade_opset
 from seq2edge.runtime import Bundle
 
 from ..pinned import link_pins
@@ -36,10 +36,10 @@ esac
 
 
 @pytest.fixture(scope="module")
-def lowered(demo: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def downgraded(demo: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """For the TensorRT of JetPack 6."""
-    path = tmp_path_factory.mktemp("lowered") / "g2p.legacy.bundle"
-    lower_bundle(demo.directory, path)
+    path = tmp_path_factory.mktemp("downgraded") / "g2p.downgraded.bundle"
+    downgrade_opset(demo.directory, path)
     return Bundle.open(path)
 
 
@@ -138,10 +138,12 @@ def write_scripts(folder: Path, bundle: Bundle, target: str = "jetson-orin") -> 
     ],
 )
 def test_on_a_board_the_engines_are_built_at_last(
-    lowered: Bundle, tmp_path: Path, options: list[str], build: list[str]
+    downgraded: Bundle, tmp_path: Path, options: list[str], build: list[str]
 ) -> None:
     environment = board(tmp_path)
-    code, _, err = script(write_scripts(tmp_path, lowered), "install.sh", *options, **environment)
+    code, _, err = script(
+        write_scripts(tmp_path, downgraded), "install.sh", *options, **environment
+    )
     assert code == 0, err
     pip, doctor, *rest = Path(environment["CALLS"]).read_text().splitlines()
     assert pip.startswith("python -m pip install")
@@ -200,21 +202,21 @@ def test_the_unit_of_a_raspberry_pi_says_what_slows_it_down(unpacked: Unpacked) 
     ],
 )
 def test_another_machine_is_refused(
-    lowered: Bundle, tmp_path: Path, change: dict[str, str], message: str
+    downgraded: Bundle, tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     environment = board(tmp_path)
     for name, text in change.items():
         (tmp_path / "tools" / name).write_text(f"#!/bin/sh\n{text}\n")
-    code, _, err = script(write_scripts(tmp_path, lowered), "install.sh", **environment)
+    code, _, err = script(write_scripts(tmp_path, downgraded), "install.sh", **environment)
     assert code == 1
     assert message in err.splitlines()[-1]
     assert not (tmp_path / "venv").exists()
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_scripts_have_no_open_places_and_parse(lowered: Bundle, target: object) -> None:
+def test_scripts_have_no_open_places_and_parse(downgraded: Bundle, target: object) -> None:
     for backend in target.engines:  # type: ignore[attr-defined]
-        deployment = plan(lowered, target.name, backend=backend)  # type: ignore[attr-defined]
+        deployment = plan(downgraded, target.name, backend=backend)  # type: ignore[attr-defined]
         for text in (install_script("app", deployment), run_script(deployment)):
             assert "@NAME@" not in text and text.count("@") == text.count('"$@"')
             subprocess.run(["sh", "-n"], input=text.encode(), check=True)

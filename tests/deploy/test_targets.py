@@ -19,8 +19,8 @@ def changed(bundle: Bundle, **quantization: Any) -> Bundle:
     return Bundle(bundle.directory, replace(bundle.manifest, quantization=quantization))
 
 
-def lowered(bundle: Bundle, **quantization: Any) -> Bundle:
-    """As ``seq2edge lower`` writes it, as far as a plan reads it."""
+def downgraded(bundle: Bundle, **quantization: Any) -> Bundle:
+    """As ``seq2edge downgrade`` writes it, as far as a plan reads it."""
     graphs = {
         name: replace(
             graph,
@@ -57,7 +57,7 @@ def test_a_jetson_gets_wheels_of_its_python_and_cuda(
     onnxruntime: str,
     cuda: str,
 ) -> None:
-    found = plan(lowered(demo), "jetson-orin", jetpack=jetpack)
+    found = plan(downgraded(demo), "jetson-orin", jetpack=jetpack)
     assert (found.backend, found.device, found.python) == ("tensorrt", "cuda", python)
     pins = dict(pin.split("==") for pin in found.requirements)
     assert set(pins) == {"numpy", "onnxruntime", "tokenizers", "cuda-bindings", "cuda-pathfinder"}
@@ -69,12 +69,12 @@ def test_a_jetson_gets_wheels_of_its_python_and_cuda(
 def test_everything_is_pinned_exactly(demo: Bundle) -> None:
     for target in TARGETS:
         for backend in target.engines:
-            for pin in plan(lowered(demo), target.name, backend=backend).requirements:
+            for pin in plan(downgraded(demo), target.name, backend=backend).requirements:
                 assert re.match(r"[a-z0-9-]+==[0-9.]+( ; python_version [<>=]+ \"3.11\")?$", pin)
 
 
 def test_the_usual_jetpack(demo: Bundle) -> None:
-    low = lowered(demo)
+    low = downgraded(demo)
     assert plan(low, "jetson-orin").place == "jetson-orin (JetPack 6.2)"
     assert plan(low, "jetson-thor").place == "jetson-thor (JetPack 7.2)"
     assert plan(low, "jetson-orin", jetpack="6.2.1").jetpack == plan(low, "jetson-orin").jetpack
@@ -89,14 +89,14 @@ def test_opset_24_needs_a_new_engine(demo: Bundle, release: Any, backend: str) -
     if runs:
         assert plan(demo, target, **choices).backend == backend
     else:
-        with pytest.raises(BackendError, match=rf"JetPack {release.version}.*seq2edge lower"):
+        with pytest.raises(BackendError, match=rf"JetPack {release.version}.*seq2edge downgrade"):
             plan(demo, target, **choices)
-    assert plan(lowered(demo), target, **choices).backend == backend
+    assert plan(downgraded(demo), target, **choices).backend == backend
 
 
 def test_an_old_python_is_enough_for_lowered_graphs(demo: Bundle) -> None:
     assert plan(demo, "cpu").python == (3, 11)
-    assert plan(lowered(demo), "cpu").python == (3, 10)
+    assert plan(downgraded(demo), "cpu").python == (3, 10)
 
 
 @pytest.mark.parametrize(

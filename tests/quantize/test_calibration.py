@@ -18,7 +18,7 @@ from seq2edge.quantize.calibration import (
     calibrate,
     linear_inputs,
 )
-from seq2edge.quantize.calibration.capture import replay
+from seq2edge.quantize.calibration.capture import capture_activations
 from seq2edge.quantize.calibration.statistics import BINS
 from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.runtime import Bundle, Seq2SeqModel
@@ -34,24 +34,25 @@ SOURCES = [[5, 6, 7, 8, 1], [9, 4, 1], [3, 30, 300, 33, 3, 1]]
 
 
 @pytest.mark.parametrize("shape", ["t5", "umt5", "bart"])
-def test_replay_shows_what_steps_with_the_cache_compute(shape: str, short_of: BundleOf) -> None:
+def test_what_is_captured_is_what_steps_with_the_cache_compute(
+    shape: str, short_of: BundleOf
+) -> None:
     bundle = Bundle.open(short_of(shape))
     seen: dict[str, list[np.ndarray]] = {}
 
-    def look(key: tuple[str, str], values: np.ndarray) -> None:
+    def observe(key: tuple[str, str], values: np.ndarray) -> None:
         assert values.dtype == np.float32
         if key[0] == "decoder":
             seen.setdefault(key[1], []).append(values.copy())
 
-    pairs = replay(bundle, SOURCES, look)
+    pairs = capture_activations(bundle, SOURCES, observe)
     with Seq2SeqModel.load(bundle.directory) as model:
         outputs = [
             model.generate_ids([source], np.ones((1, len(source))))[0].token_ids
             for source in SOURCES
         ]
-    assert [(pair.source, pair.target) for pair in pairs] == [
-        (source, output) for source, output in zip(SOURCES, outputs, strict=True)
-    ]
+    assert [pair.target for pair in pairs] == outputs
+    assert [pair.source for pair in pairs] == SOURCES
     start = bundle.manifest.special_tokens.decoder_start
     size = bundle.manifest.dimensions.vocab_size
     backend = load_backend(bundle, num_threads=1)

@@ -18,7 +18,7 @@ from seq2edge.quantize import (
     QuantizationError,
     Request,
     quantize_bundle,
-    quantize_within,
+    quantize_mixed_precision,
 )
 from seq2edge.quantize.calibration import (
     Calibration,
@@ -157,7 +157,7 @@ def refused_before_work(
     text = text or bundle.parent / "text.jsonl"
     if not text.exists():
         text.write_text('{"input_ids": [5, 6, 1]}\n')
-    monkeypatch.setattr(store, "replay", no_work)
+    monkeypatch.setattr(store, "capture_activations", no_work)
     out = bundle.parent / "refused"  # a path that can be written
     with pytest.raises(Seq2EdgeError) as raised:
         quantize_bundle(bundle, out, "int8-qdq", calibration=CalibrationFiles(text, save_to))
@@ -252,7 +252,7 @@ def test_a_budget_looks_at_the_paths_before_it_calibrates(
         overwrite=overwrite,
     )
     with pytest.raises(QuantizationError, match="lie in one another"):
-        quantize_within(request, 1.0, lambda _bundle: pytest.fail("measured"))
+        quantize_mixed_precision(request, 1.0, lambda _bundle: pytest.fail("measured"))
     assert (bundle / "weights.bin").read_bytes() == before
 
 
@@ -262,7 +262,7 @@ def test_text_that_nothing_looks_at_is_refused(
 ) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text('{"input_ids": [5, 6, 1]}\n')
-    monkeypatch.setattr(store, "replay", no_work)
+    monkeypatch.setattr(store, "capture_activations", no_work)
     with pytest.raises(QuantizationError, match=f"{scheme} for cpu does not look at a calibration"):
         quantize_bundle(
             short_of("t5"),

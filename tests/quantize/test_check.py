@@ -21,7 +21,7 @@ from seq2edge.quantize import (
     QuantizationWarning,
     check,
     quantize_bundle,
-    quantize_within,
+    quantize_mixed_precision,
 )
 from seq2edge.quantize.check import Checker, wilson_interval
 from seq2edge.quantize.request import Request
@@ -244,7 +244,7 @@ def test_a_budget_keeps_its_block_size_and_is_checked_at_the_end(
     demo: Path, tmp_path: Path
 ) -> None:
     request = Request(demo, tmp_path / "out", "int4")
-    budgeted = quantize_within(request, 1.0, lambda _bundle: 0.0)
+    budgeted = quantize_mixed_precision(request, 1.0, lambda _bundle: 0.0)
     assert isinstance(budgeted.result.check, DistributionCheck)
     assert "block_sizes" not in budgeted.result.manifest.quantization
 
@@ -261,7 +261,7 @@ def test_gptq_reports_every_layer(short_of: Callable[[str], Path], tmp_path: Pat
         calibration=CalibrationFiles(text),
         progress=lambda *stage: seen.append(stage),
     )
-    count = len(result.treatments)
+    count = len(result.formats)
     assert [step for step in seen if step[0] == "gptq"] == [
         ("gptq", done, count) for done in range(count + 1)
     ]

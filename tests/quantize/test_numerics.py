@@ -19,13 +19,13 @@ from seq2edge.quantize.numerics.rounding import (
     unpack,
 )
 from seq2edge.quantize.recipe.options import BLOCK_SIZES
-from seq2edge.quantize.recipe.weight_formats import BlockWeights
+from seq2edge.quantize.recipe.weight_formats import WeightOnly
 
 #: Inputs that blocks divide, that they do not divide, and fewer than a block.
 INPUTS = (16, 40, 48, 100, 256)
 
 
-def dequantized(tensors: BlockTensors, plan: BlockWeights, inputs: int) -> np.ndarray:
+def dequantized(tensors: BlockTensors, plan: WeightOnly, inputs: int) -> np.ndarray:
     """[K, N], as the specification of ``MatMulNBits`` has it."""
     outputs, count = tensors.scales.shape
     values = unpack(tensors.packed, plan.bits).reshape(outputs, count, -1).astype(np.float64)
@@ -36,7 +36,7 @@ def dequantized(tensors: BlockTensors, plan: BlockWeights, inputs: int) -> np.nd
     return blocks.reshape(outputs, -1)[:, :inputs].T
 
 
-def steps(tensors: BlockTensors, plan: BlockWeights, inputs: int) -> np.ndarray:
+def steps(tensors: BlockTensors, plan: WeightOnly, inputs: int) -> np.ndarray:
     """The width of a step for each weight [K, N]."""
     return np.abs(np.repeat(tensors.scales, plan.block_size, axis=1))[:, :inputs].T
 
@@ -69,7 +69,7 @@ def test_blocks_for_tensorrt_have_positive_scales_and_lose_little(size: int, mos
     weight = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
     weight[:size, 0] = 0
     weight[:size, 1] = 1e-9
-    plan = BlockWeights(4, size, standard=True)
+    plan = WeightOnly(4, size, standard=True)
     found = quantize_blocks(weight, plan)
     assert (found.scales.astype(np.float16) > 0).all()
     errors = [
@@ -84,7 +84,7 @@ def test_blocks_for_tensorrt_have_positive_scales_and_lose_little(size: int, mos
 def test_a_weight_is_at_most_half_a_step_off(bits: int, symmetric: bool) -> None:
     for inputs in INPUTS:
         for size in BLOCK_SIZES:
-            plan, weight = BlockWeights(bits, size, symmetric), weights(inputs)
+            plan, weight = WeightOnly(bits, size, symmetric), weights(inputs)
             tensors = quantize_blocks(weight, plan)
             count = -(-inputs // size)
             assert tensors.packed.shape == (10, count, size * bits // 8)
@@ -104,7 +104,7 @@ def test_a_weight_is_at_most_half_a_step_off(bits: int, symmetric: bool) -> None
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 def test_weights_of_one_sign_and_of_one_value(symmetric: bool) -> None:
     for weight in (weights(48) ** 2 + 1, -(weights(48) ** 2) - 1, np.full((48, 3), 0.3)):
-        plan = BlockWeights(4, 16, symmetric)
+        plan = WeightOnly(4, 16, symmetric)
         weight = weight.astype(np.float32)
         tensors = quantize_blocks(weight, plan)
         error = np.abs(dequantized(tensors, plan, 48) - weight)
@@ -113,13 +113,13 @@ def test_weights_of_one_sign_and_of_one_value(symmetric: bool) -> None:
 
 def test_zeros_stay_zeros() -> None:
     nothing = np.zeros((40, 4), np.float32)
-    for plan in (BlockWeights(4, 16), BlockWeights(8, 16), BlockWeights(4, 16, False, "k-quant")):
+    for plan in (WeightOnly(4, 16), WeightOnly(8, 16), WeightOnly(4, 16, False, "k-quant")):
         assert not dequantized(quantize_blocks(nothing, plan), plan, 40).any()
 
 
 def test_the_order_in_memory_does_not_matter() -> None:
     weight = weights(48)
-    for plan in (BlockWeights(4, 32), BlockWeights(8, 32), BlockWeights(4, 32, False, "k-quant")):
+    for plan in (WeightOnly(4, 32), WeightOnly(8, 32), WeightOnly(4, 32, False, "k-quant")):
         one = quantize_blocks(weight, plan)
         other = quantize_blocks(np.asfortranarray(weight), plan)
         np.testing.assert_array_equal(one.packed, other.packed)
@@ -129,7 +129,7 @@ def test_the_order_in_memory_does_not_matter() -> None:
 def k_quant_loss(size: int, symmetric: bool) -> float:
     """The squared error of k-quant, over that of rounding to nearest; large weights count more."""
     weight, losses = weights(256, 100), []
-    for plan in (BlockWeights(4, size, False, "k-quant"), BlockWeights(4, size, symmetric)):
+    for plan in (WeightOnly(4, size, False, "k-quant"), WeightOnly(4, size, symmetric)):
         error = dequantized(quantize_blocks(weight, plan), plan, 256) - weight
         losses.append((error**2 * (1 + np.abs(weight))).sum())
     return float(losses[0] / losses[1])
@@ -151,7 +151,7 @@ def test_k_quant_of_blocks_of_one_sign(kind: str) -> None:
         "negative": -(weights(16) ** 2) - 1,
         "equal": np.full((16, 10), 0.3, np.float32),
     }[kind]
-    plan = BlockWeights(4, 16, False, "k-quant")
+    plan = WeightOnly(4, 16, False, "k-quant")
     error = np.abs(dequantized(quantize_blocks(weight, plan), plan, 16) - weight)
     assert error.max() < np.abs(weight).max() / 7.5
 
@@ -163,7 +163,7 @@ def test_the_block_that_stores_fewest_bytes_is_taken() -> None:
     for bits in (4, 8):
         for inputs in (*INPUTS, 72, 96, 512):
             for most in BLOCK_SIZES:
-                plan = BlockWeights(bits, most)
+                plan = WeightOnly(bits, most)
                 allowed = [b for b in BLOCK_SIZES if b <= most]
                 found = fitting_block(inputs, plan, whole=False)
                 fewest = min(bytes_of(inputs, b, bits) for b in allowed)
@@ -209,7 +209,7 @@ def inputs_like(width: int, seed: int, *, rank: int | None = None) -> np.ndarray
     return (causes + 0.1 * own).astype(np.float32)
 
 
-def output_errors(x: np.ndarray, weight: np.ndarray, plan: BlockWeights) -> tuple[float, float]:
+def output_errors(x: np.ndarray, weight: np.ndarray, plan: WeightOnly) -> tuple[float, float]:
     """||X (W - Wq)|| of gptq and of rounding to nearest on grids of the same kind."""
     nearest = replace(plan, algorithm="rtn")
     moments = x.T @ x
@@ -224,7 +224,7 @@ def output_errors(x: np.ndarray, weight: np.ndarray, plan: BlockWeights) -> tupl
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("size", [16, 32, 128])
 def test_gptq_changes_outputs_less(size: int, symmetric: bool) -> None:
-    plan = BlockWeights(4, size, symmetric, "gptq")
+    plan = WeightOnly(4, size, symmetric, "gptq")
     for inputs in (48, 100):
         correlated = inputs_like(inputs, 1, rank=inputs // 4)
         gptq, rtn = output_errors(correlated, weights(inputs, 24), plan)
@@ -237,7 +237,7 @@ def test_gptq_changes_outputs_less(size: int, symmetric: bool) -> None:
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 def test_gptq_of_unrelated_inputs_is_rounding(symmetric: bool) -> None:
     for inputs, size in ((48, 16), (40, 32), (100, 128)):
-        plan, weight = BlockWeights(4, size, symmetric, "gptq"), weights(inputs)
+        plan, weight = WeightOnly(4, size, symmetric, "gptq"), weights(inputs)
         found = gptq_blocks(weight, 1000 * np.eye(inputs, dtype=np.float32), plan)
         expected = quantize_blocks(weight, replace(plan, algorithm="rtn"))
         np.testing.assert_array_equal(found.scales, expected.scales)
@@ -253,7 +253,7 @@ def test_gptq_of_unrelated_inputs_is_rounding(symmetric: bool) -> None:
 def test_gptq_with_inputs_that_were_never_seen(symmetric: bool) -> None:
     x = inputs_like(48, 1, rank=12)
     x[:, [0, 17, 47]] = 0
-    plan, weight = BlockWeights(4, 16, symmetric, "gptq"), weights(48, 24)
+    plan, weight = WeightOnly(4, 16, symmetric, "gptq"), weights(48, 24)
     found = dequantized(gptq_blocks(weight, x.T @ x, plan), plan, 48)
     assert np.isfinite(found).all()
     assert not found[[0, 17, 47]].any()
@@ -262,7 +262,7 @@ def test_gptq_with_inputs_that_were_never_seen(symmetric: bool) -> None:
 
 
 def test_gptq_with_fewer_tokens_than_inputs_and_with_none() -> None:
-    plan, weight = BlockWeights(4, 32, False, "gptq"), weights(64, 12)
+    plan, weight = WeightOnly(4, 32, False, "gptq"), weights(64, 12)
     gptq, rtn = output_errors(inputs_like(64, 1)[:5], weight, plan)
     assert gptq < rtn
     nothing = gptq_blocks(weight, np.zeros((64, 64), np.float32), plan)
@@ -273,6 +273,6 @@ def test_gptq_leaves_its_arguments_alone() -> None:
     weight, x = weights(48), inputs_like(48, 1)
     moments = x.T @ x
     kept = weight.copy(), moments.copy()
-    gptq_blocks(weight, moments, BlockWeights(4, 16, True, "gptq"))
+    gptq_blocks(weight, moments, WeightOnly(4, 16, True, "gptq"))
     np.testing.assert_array_equal(weight, kept[0])
     np.testing.assert_array_equal(moments, kept[1])

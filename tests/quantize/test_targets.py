@@ -14,8 +14,8 @@ import pytest
 from seq2edge.quantize import SCHEMES, Options, QuantizeResult, quantize_bundle
 from seq2edge.quantize.numerics.gptq import gptq_blocks
 from seq2edge.quantize.recipe.layers import find_layers
-from seq2edge.quantize.recipe.schemes import Scheme
-from seq2edge.quantize.recipe.weight_formats import BlockWeights
+from seq2edge.quantize.recipe.schemes import QuantizationScheme
+from seq2edge.quantize.recipe.weight_formats import WeightOnly
 from seq2edge.runtime import BackendError, Bundle, GenerationConfig, Seq2SeqModel
 from seq2edge.runtime.backends import load_backend
 
@@ -47,7 +47,7 @@ ALLOWED = {
 BITS = {"int4": 4, "int8": 8, "float16": 16, "bfloat16": 16, "float32": 32}
 
 
-def name_of(scheme: Scheme) -> str:
+def name_of(scheme: QuantizationScheme) -> str:
     return f"{scheme.name}-{scheme.target}"
 
 
@@ -64,7 +64,7 @@ def run_nodes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quantized(
-    scheme: Scheme, bundle: Path, out: Path, calibration: Any, **options: Any
+    scheme: QuantizationScheme, bundle: Path, out: Path, calibration: Any, **options: Any
 ) -> QuantizeResult:
     return quantize_bundle(
         bundle,
@@ -73,10 +73,11 @@ def quantized(
         target=scheme.target,
         options=Options(**options),
         calibration=calibration,
+        check=False,
     )
 
 
-def expected_treatment(scheme: Scheme, layer: str) -> str:
+def expected_treatment(scheme: QuantizationScheme, layer: str) -> str:
     """How the manifest's word on a layer begins (all widths are multiples of 16)."""
     encoder = layer.startswith(("encoder.", "cross."))
     ends = layer in ("embedding", "lm_head")
@@ -119,7 +120,7 @@ def stored_bits(bundle: Bundle, layer: str) -> float:
     return 8 * sum(places.values())
 
 
-def check_record(scheme: Scheme, source: Path, result: QuantizeResult) -> None:
+def check_record(scheme: QuantizationScheme, source: Path, result: QuantizeResult) -> None:
     """The manifest says of every layer what the file holds of it."""
     before, after = Bundle.open(source), Bundle.open(result.path)
     record = after.manifest.quantization
@@ -144,7 +145,7 @@ def check_record(scheme: Scheme, source: Path, result: QuantizeResult) -> None:
         assert bits <= found <= bits + (5 if bits < 16 else 0), (layer, said)
 
 
-def check_types(scheme: Scheme, bundle: Path) -> None:
+def check_types(scheme: QuantizationScheme, bundle: Path) -> None:
     """What goes from graph to graph and from step to step is of the type computed in."""
     graphs = Bundle.open(bundle).manifest.graphs
     passed = [*graphs["encoder"].outputs, *graphs["decoder"].inputs, *graphs["decoder"].outputs]
@@ -165,7 +166,7 @@ def check_types(scheme: Scheme, bundle: Path) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_scheme_does_what_it_says(
     shape: str,
-    scheme: Scheme,
+    scheme: QuantizationScheme,
     short_of: BundleOf,
     calibration_of: CalibrationOf,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,7 +190,7 @@ def test_a_scheme_does_what_it_says(
 
 @pytest.mark.parametrize("scheme", RUNNABLE, ids=name_of)
 def test_text_is_generated_step_by_step(
-    scheme: Scheme, short_of: BundleOf, calibration_of: CalibrationOf, tmp_path: Path
+    scheme: QuantizationScheme, short_of: BundleOf, calibration_of: CalibrationOf, tmp_path: Path
 ) -> None:
     quantized(scheme, short_of("t5-v1.1"), tmp_path / "out", calibration_of("t5-v1.1"))
     equal = []
@@ -209,12 +210,14 @@ def test_text_is_generated_step_by_step(
 
 @pytest.mark.parametrize("scheme", BF16, ids=name_of)
 @pytest.mark.parametrize("shape", ["t5", "bart"])
-def test_bfloat16(shape: str, scheme: Scheme, short_of: BundleOf, tmp_path: Path) -> None:
+def test_bfloat16(
+    shape: str, scheme: QuantizationScheme, short_of: BundleOf, tmp_path: Path
+) -> None:
     source, out = short_of(shape), tmp_path / "out"
     result = quantized(scheme, source, out, None)
     check_record(scheme, source, result)
     check_types(scheme, out)
-    assert result.exact == {"encoder": [], "decoder": []}
+    assert result.float32_values == {"encoder": [], "decoder": []}
     for name, info in Bundle.open(out).manifest.weights.items():
         if info.dtype == "bfloat16":
             exact = read_weight(source, name)
@@ -254,7 +257,7 @@ def in_float32(bundle: Path) -> Path:
 @pytest.mark.parametrize("shape", ["t5-odd", "bart-odd", "t5-v1.1-odd"])
 def test_odd_widths_and_vocabularies(
     shape: str,
-    scheme: Scheme,
+    scheme: QuantizationScheme,
     short_of: BundleOf,
     calibration_of: CalibrationOf,
     monkeypatch: pytest.MonkeyPatch,
@@ -272,7 +275,9 @@ def test_odd_widths_and_vocabularies(
 
 
 @pytest.mark.parametrize("scheme", [s for s in RUNNABLE if s.name == "int4"], ids=name_of)
-def test_head_and_embedding_of_4_bits(scheme: Scheme, short_of: BundleOf, tmp_path: Path) -> None:
+def test_head_and_embedding_of_4_bits(
+    scheme: QuantizationScheme, short_of: BundleOf, tmp_path: Path
+) -> None:
     for shape in SHAPES:
         sizes, losses = [], []
         for bits in (8, 4):
@@ -340,8 +345,8 @@ def test_gptq_takes_each_layers_own_inputs(
     )
     inputs = calibration_of("bart").inputs
     for layer in find_layers(models(source)):
-        plan = result.treatments[layer.name]
-        assert isinstance(plan, BlockWeights)
+        plan = result.formats[layer.name]
+        assert isinstance(plan, WeightOnly)
         (use,) = [use for use in layer.uses if use.node.op_type != "Gather"]
         value = use.node.inputs[0]
         assert value is not None

@@ -2,15 +2,15 @@
 
 The canonical graphs are written with ``Attention``, ``TensorScatter`` and ``RMSNormalization``.
 The parser of TensorRT 10.3 (JetPack 6) knows none of them and ONNX Runtime before 1.25 not all;
-:func:`lower_bundle` writes what they compute with operators of opset 20 or 21 (docs/design.md,
-"Legacy operators").
+:func:`downgrade_opset` writes what they compute with operators of opset 20 or 21 (docs/design.md,
+"Older operators").
 
->>> from seq2edge.quantize.passes.opset_downgrade import lower_bundle
->>> lower_bundle("model.bundle", "model.legacy.bundle")
+>>> from seq2edge.quantize import downgrade_opset
+>>> downgrade_opset("model.bundle", "model.opset20.bundle")
 """
 
 from __future__ import annotations
 
-from .pipeline import REPLACEMENTS, LowerResult, lower_bundle
+from .pipeline import REPLACEMENTS, DowngradeResult, downgrade_opset
 
-__all__ = ["REPLACEMENTS", "LowerResult", "lower_bundle"]
+__all__ = ["REPLACEMENTS", "DowngradeResult", "downgrade_opset"]

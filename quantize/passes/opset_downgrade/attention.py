@@ -13,7 +13,8 @@ import onnx_ir as ir
 from seq2edge.export.graph.layers import MASKED_SCORE
 
 from ...errors import QuantizationError
-from .nodes import Insertion, dtype_of, in_place_of, nodes_of, operands
+from ..rewrite import NodeBuilder
+from .nodes import dtype_of, in_place_of, nodes_of, operands
 
 _BOOL, _FLOAT = ir.DataType.BOOL, ir.DataType.FLOAT
 #: q, k, v, mask.
@@ -21,49 +22,56 @@ _INPUTS = 4
 _ATTRIBUTES = {"scale": None, "softmax_precision": _FLOAT.value}
 
 
-def lower_attention(model: ir.Model) -> int:
-    """Replace every ``Attention``; gives how many there were.
+class AttentionPass(ir.passes.InPlacePass):
+    """Replaces every ``Attention``.
 
     Raises:
         QuantizationError: one with inputs or attributes that bundles do not have.
     """
-    masks: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
-    nodes = nodes_of(model, "Attention")
-    for node in nodes:
-        q, k, v, mask = operands(node, _INPUTS, _ATTRIBUTES)
-        there = in_place_of(model, node)
-        dtype = dtype_of(q)
-        if mask.dtype == _BOOL:
-            if (mask, dtype) not in masks:
-                masks[mask, dtype] = _additive(there, mask, dtype)
-            mask = masks[mask, dtype]
-        weights = _weights(there, _scores(there, q, k, dtype), mask, dtype)
-        there.finish("output", "MatMul", [weights, v])
-    return len(nodes)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        masks: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        nodes = nodes_of(model, "Attention")
+        for node in nodes:
+            q, k, v, mask = operands(node, _INPUTS, _ATTRIBUTES)
+            builder = in_place_of(model, node)
+            dtype = dtype_of(q)
+            if mask.dtype == _BOOL:
+                if (mask, dtype) not in masks:
+                    masks[mask, dtype] = _additive(builder, mask, dtype)
+                mask = masks[mask, dtype]
+            weights = _weights(builder, _scores(builder, q, k, dtype), mask, dtype)
+            builder.replace("MatMul", [weights, v], role="output")
+        return ir.passes.PassResult(model, modified=bool(nodes))
 
 
-def _scores(there: Insertion, q: ir.Value, k: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _scores(builder: NodeBuilder, q: ir.Value, k: ir.Value, dtype: ir.DataType) -> ir.Value:
     """Q K^T * scale [B, H, Q, T]. The query is scaled first: it is the smallest of the three,
     and in float16 a product that is scaled afterwards may have overflowed by then."""
-    scale = _scale(there.node, q)
+    scale = _scale(builder.node, q)
     if scale != 1:
-        factor = there.constant("attention_scale", scale, dtype)
-        q = there.add("scaled_query", "Mul", [q, factor], dtype)
-    columns = there.add("transposed_key", "Transpose", [k], dtype, {"perm": [0, 1, 3, 2]})
-    return there.add("scores", "MatMul", [q, columns], dtype)
+        factor = builder.constant("attention_scale", scale, dtype)
+        q = builder.op("Mul", [q, factor], role="scaled_query", dtype=dtype)
+    turned = {"perm": [0, 1, 3, 2]}
+    columns = builder.op("Transpose", [k], turned, role="transposed_key", dtype=dtype)
+    return builder.op("MatMul", [q, columns], role="scores", dtype=dtype)
 
 
-def _weights(there: Insertion, scores: ir.Value, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
-    scores = there.add("masked_scores", "Add", [scores, mask], dtype)
-    exact = "softmax_precision" in there.node.attributes and dtype != _FLOAT
+def _weights(
+    builder: NodeBuilder, scores: ir.Value, mask: ir.Value, dtype: ir.DataType
+) -> ir.Value:
+    last = {"axis": -1}
+    scores = builder.op("Add", [scores, mask], role="masked_scores", dtype=dtype)
+    exact = "softmax_precision" in builder.node.attributes and dtype != _FLOAT
     if not exact:
-        return there.add("weights", "Softmax", [scores], dtype, {"axis": -1})
-    scores = there.add("exact_scores", "Cast", [scores], _FLOAT, {"to": _FLOAT.value})
-    weights = there.add("exact_weights", "Softmax", [scores], _FLOAT, {"axis": -1})
-    return there.add("weights", "Cast", [weights], dtype, {"to": dtype.value})
+        return builder.op("Softmax", [scores], last, role="weights", dtype=dtype)
+    to_float, back = {"to": _FLOAT.value}, {"to": dtype.value}
+    scores = builder.op("Cast", [scores], to_float, role="exact_scores", dtype=_FLOAT)
+    weights = builder.op("Softmax", [scores], last, role="exact_weights", dtype=_FLOAT)
+    return builder.op("Cast", [weights], back, role="weights", dtype=dtype)
 
 
-def _additive(there: Insertion, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _additive(builder: NodeBuilder, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
     """A bool mask as scores to add, 0 or ``MASKED_SCORE``: made once, and every layer adds it.
 
     Where the mask was expanded over the queries, what was expanded is enough: ``Add``
@@ -72,9 +80,9 @@ def _additive(there: Insertion, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
     producer = mask.producer()
     if producer is not None and producer.op_type == "Expand" and producer.inputs[0] is not None:
         mask = producer.inputs[0]
-    seen, hidden = (there.constant("mask", score, dtype) for score in (0, MASKED_SCORE))
-    shared = Insertion(there.model, there.node, f"{mask.name}.{dtype.name.lower()}")
-    return shared.add("scores", "Where", [mask, seen, hidden], dtype)
+    seen, hidden = (builder.constant("mask", score, dtype) for score in (0, MASKED_SCORE))
+    shared = NodeBuilder(builder.model, builder.node, f"{mask.name}.{dtype.name.lower()}")
+    return shared.op("Where", [mask, seen, hidden], role="scores", dtype=dtype)
 
 
 def _scale(node: ir.Node, q: ir.Value) -> float:

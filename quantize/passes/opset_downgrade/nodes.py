@@ -1,68 +1,19 @@
-"""What the lowerings have in common: nodes under the name of the one that they replace."""
+"""Nodes of the canonical graphs, read with the certainty that they are of our own form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from ...errors import QuantizationError
-from ..rewrite import initializer, insert_before, replace_node
+from ..rewrite import NodeBuilder
 
 
-@dataclass(frozen=True)
-class Insertion:
-    """Puts nodes in front of ``node``; they and their values are named ``name``/role.
-
-    What is known of ``node`` beside its meaning (metadata) goes to the new nodes as well.
-    """
-
-    model: ir.Model
-    node: ir.Node
-    name: str
-
-    def add(
-        self,
-        role: str,
-        op_type: str,
-        inputs: Sequence[ir.Value],
-        dtype: ir.DataType,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> ir.Value:
-        """The output of a new node."""
-        made = insert_before(self.model, self.node, op_type, inputs, attributes)
-        self._name(made, role)
-        (value,) = made.outputs
-        value.name, value.dtype = f"{self.name}/{role}", dtype
-        return value
-
-    def finish(
-        self,
-        role: str,
-        op_type: str,
-        inputs: Sequence[ir.Value],
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Put a last node in the place of ``node``, with its output."""
-        self._name(replace_node(self.model, self.node, op_type, inputs, attributes), role)
-
-    def constant(self, role: str, value: Any, dtype: ir.DataType) -> ir.Value:
-        """A small initializer, shared by all that ask for the same role, value and type."""
-        array = np.array(value, dtype.numpy())
-        known = "_".join(str(item) for item in array.reshape(-1).tolist())
-        return initializer(self.model, f"{role}.{known}.{dtype.name.lower()}", array)
-
-    def _name(self, made: ir.Node, role: str) -> None:
-        made.name = f"{self.name}/{role}"
-        made.metadata_props.update(self.node.metadata_props)
-
-
-def in_place_of(model: ir.Model, node: ir.Node) -> Insertion:
-    """What takes the place of ``node`` and its name."""
-    return Insertion(model, node, str(node.name))
+def in_place_of(model: ir.Model, node: ir.Node) -> NodeBuilder:
+    """Makes what takes the place of ``node``, under its name."""
+    return NodeBuilder(model, node, str(node.name))
 
 
 def nodes_of(model: ir.Model, op_type: str) -> list[ir.Node]:
@@ -77,7 +28,7 @@ def operands(node: ir.Node, count: int, attributes: Mapping[str, Any]) -> list[i
         attributes: those that may be there; a value of None allows any.
 
     Raises:
-        QuantizationError: other inputs, outputs or attributes, which nothing here lowers.
+        QuantizationError: other inputs, outputs or attributes, for which there is no replacement.
     """
     unknown = [
         name

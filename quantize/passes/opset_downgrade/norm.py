@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ..rewrite import NodeBuilder
 from .nodes import dtype_of, in_place_of, nodes_of, operands
 
 #: The values and the weight.
@@ -18,33 +19,37 @@ _ATTRIBUTES = {"axis": -1, "epsilon": None, "stash_type": None}
 _EPSILON, _STASH = 1e-5, ir.DataType.FLOAT
 
 
-def lower_norms(model: ir.Model) -> int:
-    """Replace every ``RMSNormalization``; gives how many there were.
+class RMSNormalizationPass(ir.passes.InPlacePass):
+    """Replaces every ``RMSNormalization``.
 
     Raises:
         QuantizationError: one with inputs or attributes that bundles do not have.
     """
-    nodes = nodes_of(model, "RMSNormalization")
-    for node in nodes:
-        x, weight = operands(node, _INPUTS, _ATTRIBUTES)
-        _lower(model, node, x, weight)
-    return len(nodes)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = nodes_of(model, "RMSNormalization")
+        for node in nodes:
+            x, weight = operands(node, _INPUTS, _ATTRIBUTES)
+            _replace(in_place_of(model, node), x, weight)
+        return ir.passes.PassResult(model, modified=bool(nodes))
 
 
-def _lower(model: ir.Model, node: ir.Node, x: ir.Value, weight: ir.Value) -> None:
-    there = in_place_of(model, node)
-    given = node.attributes
+def _replace(builder: NodeBuilder, x: ir.Value, weight: ir.Value) -> None:
+    given = builder.node.attributes
     inner = ir.DataType(given["stash_type"].as_int()) if "stash_type" in given else _STASH
     epsilon = given["epsilon"].as_float() if "epsilon" in given else _EPSILON
     outer = dtype_of(weight)
     if dtype_of(x) != inner:
-        x = there.add("exact", "Cast", [x], inner, {"to": inner.value})
-    square = there.add("squares", "Pow", [x, there.constant("exponent", 2, inner)], inner)
-    last = there.constant("axes", [-1], ir.DataType.INT64)
-    mean = there.add("mean", "ReduceMean", [square, last], inner, {"keepdims": 1})
-    shifted = there.add("shifted", "Add", [mean, there.constant("epsilon", epsilon, inner)], inner)
-    root = there.add("root", "Sqrt", [shifted], inner)
-    normal = there.add("normalized", "Div", [x, root], inner)
+        x = builder.op("Cast", [x], {"to": inner.value}, role="exact", dtype=inner)
+    exponent = builder.constant("exponent", 2, inner)
+    square = builder.op("Pow", [x, exponent], role="squares", dtype=inner)
+    last = builder.constant("axes", [-1], ir.DataType.INT64)
+    keep = {"keepdims": 1}
+    mean = builder.op("ReduceMean", [square, last], keep, role="mean", dtype=inner)
+    small = builder.constant("epsilon", epsilon, inner)
+    shifted = builder.op("Add", [mean, small], role="shifted", dtype=inner)
+    root = builder.op("Sqrt", [shifted], role="root", dtype=inner)
+    normal = builder.op("Div", [x, root], role="normalized", dtype=inner)
     if inner != outer:
-        normal = there.add("rounded", "Cast", [normal], outer, {"to": outer.value})
-    there.finish("weighted", "Mul", [normal, weight])
+        normal = builder.op("Cast", [normal], {"to": outer.value}, role="rounded", dtype=outer)
+    builder.replace("Mul", [normal, weight], role="weighted")

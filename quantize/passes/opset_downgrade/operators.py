@@ -54,9 +54,9 @@ def unknown_operators(model: ir.Model) -> list[str]:
 def refused_uses(model: ir.Model) -> Iterator[str]:
     """What the parser refuses although it knows the operator, a line for each."""
     for node in model.graph:
-        for place in _CONSTANT_INPUTS.get(node.op_type, ()):
-            if place < len(node.inputs) and not _is_constant(node.inputs[place]):
-                yield f"{node.name}: input {place} of {node.op_type} is not constant"
+        for index in _CONSTANT_INPUTS.get(node.op_type, ()):
+            if index < len(node.inputs) and not _is_constant(node.inputs[index]):
+                yield f"{node.name}: input {index} of {node.op_type} is not constant"
         if node.op_type == "ScatterND" and "reduction" in node.attributes:
             yield f"{node.name}: ScatterND with a reduction"
         if node.op_type in _QUANTIZERS:
@@ -65,8 +65,8 @@ def refused_uses(model: ir.Model) -> Iterator[str]:
 
 def _quantizer_problems(node: ir.Node) -> Iterator[str]:
     values, scales, *rest = node.inputs
-    known = None if scales is None else scales.const_value
-    if known is not None and not (known.numpy().astype(np.float32) > 0).all():
+    stored = None if scales is None else scales.const_value
+    if stored is not None and not (stored.numpy().astype(np.float32) > 0).all():
         yield "a scale that is not positive"
     zeros = rest[0] if rest else None
     if zeros is not None and (zeros.const_value is None or zeros.const_value.numpy().any()):

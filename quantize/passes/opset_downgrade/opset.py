@@ -30,24 +30,26 @@ _ONLY_EXTENDED = frozenset(
 )
 
 
-def set_lowest_opset(model: ir.Model) -> int:
-    """Give the graph the lowest of ``OPSETS`` that takes all its nodes, and its IR version.
+class LowestOpsetPass(ir.passes.InPlacePass):
+    """Gives a graph the lowest of ``OPSETS`` that takes all its nodes, and its IR version.
 
     Raises:
         QuantizationError: a node that none of them takes.
     """
-    present = model.opset_imports[""]
-    for opset in OPSETS:
-        refused = [node for node in model.graph if not _takes(opset, present, node)]
-        if not refused:
-            model.opset_imports[""] = opset
-            imports = [onnx.helper.make_opsetid("", opset)]
-            model.ir_version = onnx.helper.find_min_ir_version_for(imports)
-            return opset
-    raise QuantizationError(
-        f"{refused[0].name}: {refused[0].op_type}, as it is used there, is newer than opset"
-        f" {OPSETS[-1]}, and there is no lowering for it"
-    )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        present = model.opset_imports[""]
+        for opset in OPSETS:
+            refused = [node for node in model.graph if not _takes(opset, present, node)]
+            if not refused:
+                model.opset_imports[""] = opset
+                imports = [onnx.helper.make_opsetid("", opset)]
+                model.ir_version = onnx.helper.find_min_ir_version_for(imports)
+                return ir.passes.PassResult(model, modified=True)
+        raise QuantizationError(
+            f"{refused[0].name}: {refused[0].op_type}, as it is used there, is newer than opset"
+            f" {OPSETS[-1]}, and there is no replacement for it"
+        )
 
 
 def _takes(opset: int, present: int, node: ir.Node) -> bool:
@@ -66,11 +68,11 @@ def _takes(opset: int, present: int, node: ir.Node) -> bool:
         return False
     if not schema.min_input <= len(node.inputs) <= schema.max_input:
         return False
-    formal = (list(schema.inputs), list(schema.outputs))
+    signature = (list(schema.inputs), list(schema.outputs))
     return all(
-        value is None or value.dtype is None or _type_name(value.dtype) in known.types
-        for values, kinds in zip((node.inputs, node.outputs), formal, strict=True)
-        for value, known in zip(values, _repeated(kinds, len(values)), strict=True)
+        value is None or value.dtype is None or _type_name(value.dtype) in formal.types
+        for values, kinds in zip((node.inputs, node.outputs), signature, strict=True)
+        for value, formal in zip(values, _repeated(kinds, len(values)), strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Bundle in, legacy bundle out."""
+"""Bundle in, bundle of older operators out."""
 
 from __future__ import annotations
 
@@ -17,29 +17,26 @@ from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destinati
 from seq2edge.runtime.bundle.version import package_version
 
 from ...errors import QuantizationError
-from ...request import Request, check_paths, load_models
+from ...request import Request
+from ...source import check_paths, load_models
 from ...write import write
-from .attention import lower_attention
-from .norm import lower_norms
+from ..rewrite import apply_passes
+from .attention import AttentionPass
+from .norm import RMSNormalizationPass
 from .operators import refused_uses, unknown_operators
-from .opset import set_lowest_opset
-from .scatter import lower_scatter
+from .opset import LowestOpsetPass
+from .scatter import TensorScatterPass
 
-#: The key of the manifest's quantization record under which a legacy bundle says so.
-LEGACY = "legacy"
+#: The key of the manifest's quantization record under which a downgraded bundle says so.
+OPSET_DOWNGRADE = "opset_downgrade"
 
-_LOWERINGS = {
-    "Attention": lower_attention,
-    "TensorScatter": lower_scatter,
-    "RMSNormalization": lower_norms,
-}
-#: What stands in their place.
+#: What stands in the place of each operator that is too new.
 REPLACEMENTS = {
     "Attention": "MatMul, Add, Softmax, MatMul",
     "TensorScatter": "ScatterND",
     "RMSNormalization": "Pow, ReduceMean, Add, Sqrt, Div, Mul",
 }
-#: The record of quantization of a float32 bundle that becomes a legacy one: by it, readers know
+#: The record of quantization of a float32 bundle that is downgraded: by it, readers know
 #: that the graphs are not an export's, and refuse to quantize them.
 _UNQUANTIZED = {
     "scheme": "float32",
@@ -48,34 +45,36 @@ _UNQUANTIZED = {
     "layers": {},
     "summary": {},
 }
-#: The oldest ONNX Runtime that legacy bundles were run on, of those that can; with operators of
+#: The oldest ONNX Runtime that downgraded bundles were run on, of those that can; with operators of
 #: its own, whose 8 bit forms 1.20.1 refuses, it is a later one.
 _OLDEST_ONNXRUNTIME, _OLDEST_WITH_OWN = "1.20", "1.23"
 _MOST_REASONS = 3
 
 
 @dataclass(frozen=True)
-class LowerResult:
+class DowngradeResult:
     """What was written: the new bundle and its manifest."""
 
     path: Path
     manifest: Manifest
 
     def __repr__(self) -> str:
-        return f"LowerResult({str(self.path)!r}, {self.manifest!r}, opset {self.record['opset']})"
+        return (
+            f"DowngradeResult({str(self.path)!r}, {self.manifest!r}, opset {self.record['opset']})"
+        )
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What was done, as the manifest's ``quantization["legacy"]`` says it: ``opset``;
+        """What was done, as the manifest's ``quantization["opset_downgrade"]`` says it: ``opset``;
         ``oldest_onnxruntime`` that runs it; ``replaced``, nodes of each type;
         ``unknown_to_tensorrt``, operators that TensorRT 10.3 does not know."""
-        record: Mapping[str, Any] = self.manifest.quantization[LEGACY]
+        record: Mapping[str, Any] = self.manifest.quantization[OPSET_DOWNGRADE]
         return record
 
 
-def lower_bundle(
+def downgrade_opset(
     bundle: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False
-) -> LowerResult:
+) -> DowngradeResult:
     """Write a copy of a bundle that needs no operator newer than opset 20, or 21 for 4 bits.
 
     It computes what ``bundle`` computes and has the same inputs and outputs, so that the
@@ -88,34 +87,41 @@ def lower_bundle(
         overwrite: replace a bundle that is already there.
 
     Raises:
-        QuantizationError: a bundle that is a legacy one already, one for TensorRT with
+        QuantizationError: a bundle that was downgraded already, one for TensorRT with
             operators that TensorRT 10.3 does not take, or graphs that are not ours.
         BundleError: the bundle cannot be read, or its files have changed.
         OutputExistsError, OutputError: the copy cannot be written.
     """
     path = Path(out)
     source = Bundle.open(bundle)
-    source.require_slots("lower")
+    source.require_slots("downgrade")
     manifest = source.manifest
-    if LEGACY in manifest.quantization:
+    if OPSET_DOWNGRADE in manifest.quantization:
         raise QuantizationError(
-            f"{source.directory} has legacy operators already (opset"
-            f" {manifest.quantization[LEGACY]['opset']}); nothing is left to do"
+            f"{source.directory} was downgraded already (opset"
+            f" {manifest.quantization[OPSET_DOWNGRADE]['opset']}); nothing is left to do"
         )
-    check_paths(source, Request(source.directory, path, LEGACY))
+    check_paths(source, Request(source.directory, path, OPSET_DOWNGRADE))
     check_destination(path, overwrite)
     source.verify()  # what is written has hashes of its own, of changed bytes as of others
     models = load_models(source)
-    replaced: Counter[str] = Counter()
+    nodes = (node for model in models.values() for node in model.graph if not node.domain)
+    replaced = Counter(node.op_type for node in nodes if node.op_type in REPLACEMENTS)
+    passes = [
+        AttentionPass(),
+        TensorScatterPass(),
+        RMSNormalizationPass(),
+        RemoveUnusedNodesPass(),  # what only those have read
+        LowestOpsetPass(),
+    ]
     for model in models.values():
-        replaced.update(_lower(model))
-    opsets = {name: set_lowest_opset(model) for name, model in models.items()}
+        apply_passes(model, passes)
     unknown = sorted({kind for model in models.values() for kind in unknown_operators(model)})
     if manifest.quantization.get("target") == "tensorrt":
         _check_tensorrt(source, models, unknown)
     own = any(node.domain for model in models.values() for node in model.graph)
     done = {
-        "opset": max(opsets.values()),
+        "opset": max(model.opset_imports[""] for model in models.values()),
         "oldest_onnxruntime": _OLDEST_WITH_OWN if own else _OLDEST_ONNXRUNTIME,
         "replaced": dict(sorted(replaced.items())),
         "unknown_to_tensorrt": unknown,
@@ -125,21 +131,14 @@ def lower_bundle(
         result = replace(
             written,
             producer=f"seq2edge {package_version()}",
-            quantization={**(manifest.quantization or _UNQUANTIZED), LEGACY: done},
+            quantization={**(manifest.quantization or _UNQUANTIZED), OPSET_DOWNGRADE: done},
             graphs={
                 name: replace(info, precision=manifest.graphs[name].precision)
                 for name, info in written.graphs.items()
             },
         )
         writer.commit(result)
-    return LowerResult(path, result)
-
-
-def _lower(model: ir.Model) -> Counter[str]:
-    """Replace in one graph what is too new, and drop what only that has read."""
-    counts = Counter({kind: lower(model) for kind, lower in _LOWERINGS.items()})
-    RemoveUnusedNodesPass()(model)
-    return +counts
+    return DowngradeResult(path, result)
 
 
 def _check_tensorrt(source: Bundle, models: Mapping[str, ir.Model], unknown: list[str]) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ...errors import QuantizationError
-from .nodes import Insertion, dtype_of, in_place_of, nodes_of, operands
+from ..rewrite import NodeBuilder
+from .nodes import dtype_of, in_place_of, nodes_of, operands
 
 _BOOL, _INT64 = ir.DataType.BOOL, ir.DataType.INT64
 #: The cache, what is written into it, and where.
@@ -20,49 +21,53 @@ _INPUTS = 3
 _ATTRIBUTES = {"axis": 2, "mode": "linear"}
 
 
-def lower_scatter(model: ir.Model) -> int:
-    """Replace every ``TensorScatter``; gives how many there were.
+class TensorScatterPass(ir.passes.InPlacePass):
+    """Replaces every ``TensorScatter``.
 
     Raises:
         QuantizationError: one with inputs or attributes that bundles do not have.
     """
-    places: dict[tuple[ir.Value, int], ir.Value] = {}
-    nodes = nodes_of(model, "TensorScatter")
-    for node in nodes:
-        cache, update, start = operands(node, _INPUTS, _ATTRIBUTES)
-        if "axis" not in node.attributes:
-            raise QuantizationError(f"{node.name} does not write along the axis of slots")
-        there = in_place_of(model, node)
-        key = start, _heads(cache)
-        if key not in places:
-            places[key] = _places(there, update, *key)
-        there.finish("written", "ScatterND", [cache, places[key], update])
-    return len(nodes)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        indices: dict[tuple[ir.Value, int], ir.Value] = {}
+        nodes = nodes_of(model, "TensorScatter")
+        for node in nodes:
+            cache, update, start = operands(node, _INPUTS, _ATTRIBUTES)
+            if "axis" not in node.attributes:
+                raise QuantizationError(f"{node.name} does not write along the axis of slots")
+            builder = in_place_of(model, node)
+            key = start, _heads(cache)
+            if key not in indices:
+                indices[key] = _indices(builder, update, *key)
+            builder.replace("ScatterND", [cache, indices[key], update], role="written")
+        return ir.passes.PassResult(model, modified=bool(nodes))
 
 
-def _places(node: Insertion, update: ir.Value, start: ir.Value, heads: int) -> ir.Value:
+def _indices(outer: NodeBuilder, update: ir.Value, start: ir.Value, heads: int) -> ir.Value:
     """(sequence, head, slot) of each row of ``update`` [B, H, Q, Dh]: [B, H, Q, 3]."""
-    there = Insertion(node.model, node.node, f"{start.name}.places")
-    whole = there.constant("axes", [1, 2, 3], _INT64)
-    last = there.constant("axes", [1], _INT64)
-    sizes = there.add("sizes", "Shape", [update], _INT64)
-    sequences = there.add("sequences", "Unsqueeze", [_count(there, sizes, 0), whole], _INT64)
-    queries = there.add("queries", "Unsqueeze", [_count(there, sizes, 2), last], _INT64)
-    starts = there.add("starts", "Unsqueeze", [start, whole], _INT64)
-    slots = there.add("slots", "Add", [starts, queries], _INT64)
+    builder = NodeBuilder(outer.model, outer.node, f"{start.name}.places")
+    whole = builder.constant("axes", [1, 2, 3], _INT64)
+    last = builder.constant("axes", [1], _INT64)
+    sizes = builder.op("Shape", [update], role="sizes", dtype=_INT64)
+    rows = _count(builder, sizes, 0)
+    sequences = builder.op("Unsqueeze", [rows, whole], role="sequences", dtype=_INT64)
+    tokens = _count(builder, sizes, 2)
+    queries = builder.op("Unsqueeze", [tokens, last], role="queries", dtype=_INT64)
+    starts = builder.op("Unsqueeze", [start, whole], role="starts", dtype=_INT64)
+    slots = builder.op("Add", [starts, queries], role="slots", dtype=_INT64)
     # Each Where puts one number into the triples; broadcasting gives them their shape.
-    number = there.constant("heads", np.arange(heads).reshape(heads, 1, 1), _INT64)
-    is_head = there.constant("is_head", [False, True, False], _BOOL)
-    is_slot = there.constant("is_slot", [False, False, True], _BOOL)
-    rows = there.add("rows", "Where", [is_head, number, sequences], _INT64)
-    return there.add("triples", "Where", [is_slot, slots, rows], _INT64)
+    number = builder.constant("heads", np.arange(heads).reshape(heads, 1, 1), _INT64)
+    is_head = builder.constant("is_head", [False, True, False], _BOOL)
+    is_slot = builder.constant("is_slot", [False, False, True], _BOOL)
+    pairs = builder.op("Where", [is_head, number, sequences], role="rows", dtype=_INT64)
+    return builder.op("Where", [is_slot, slots, pairs], role="triples", dtype=_INT64)
 
 
-def _count(there: Insertion, sizes: ir.Value, axis: int) -> ir.Value:
+def _count(builder: NodeBuilder, sizes: ir.Value, axis: int) -> ir.Value:
     """0, 1, ... as far as the size of that axis."""
-    index, zero, one = (there.constant("index", number, _INT64) for number in (axis, 0, 1))
-    size = there.add(f"size_{axis}", "Gather", [sizes, index], _INT64, {"axis": 0})
-    return there.add(f"count_{axis}", "Range", [zero, size, one], _INT64)
+    index, zero, one = (builder.constant("index", number, _INT64) for number in (axis, 0, 1))
+    size = builder.op("Gather", [sizes, index], {"axis": 0}, role=f"size_{axis}", dtype=_INT64)
+    return builder.op("Range", [zero, size, one], role=f"count_{axis}", dtype=_INT64)
 
 
 def _heads(cache: ir.Value) -> int:

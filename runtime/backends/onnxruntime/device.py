@@ -209,7 +209,7 @@ class OrtDeviceBackend:
                 f"onnxruntime {version} runs on the CPU what {self._target.required[-1]} has no"
                 f" kernels for: {describe(self._fallbacks)}; quantize the float32 bundle with"
                 " --target cuda, upgrade onnxruntime-gpu, or write the bundle in older operators"
-                " (seq2edge lower)"
+                " (seq2edge downgrade)"
             )
             if strict:
                 raise BackendError(text)

@@ -46,7 +46,7 @@ def check_version(installed: str, manifest: Manifest) -> None:
             f"this bundle uses ONNX opset {opset}, which needs onnxruntime >="
             f" {needed[0]}.{needed[1]}, and {installed} is installed; upgrade onnxruntime"
             " (Python 3.10 stops at 1.23: use Python 3.11 or newer, or write the bundle with"
-            " 'seq2edge lower' on a workstation)"
+            " 'seq2edge downgrade' on a workstation)"
         )
 
 

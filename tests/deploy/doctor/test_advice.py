@@ -38,14 +38,14 @@ def test_orin_nano_fresh(machine: Examined) -> None:
         f"pip install {own_source()} 'cuda-bindings~=12.6'",
     )
     # JetPack 6.2's TensorRT 10.3 has neither operator.
-    assert advice.lower is not None
-    assert "10.3" in advice.lower
+    assert advice.downgrade is not None
+    assert "10.3" in advice.downgrade
     prepare, here = advice.steps[1:]
     assert prepare.commands == (
         "seq2edge quantize model.bundle model.fp16.bundle --scheme fp16 --target tensorrt",
-        "seq2edge lower model.fp16.bundle model.fp16.legacy.bundle",
+        "seq2edge downgrade model.fp16.bundle model.fp16.downgraded.bundle",
     )
-    assert here.commands[-1] == "seq2edge build model.fp16.legacy.bundle --backend tensorrt"
+    assert here.commands[-1] == "seq2edge build model.fp16.downgraded.bundle --backend tensorrt"
     # MAXN_SUPER is mode 2 on this board, and 0 on others.
     assert {"sudo nvpmodel -m 2", "sudo jetson_clocks"} <= mending(advice)
     assert "3995 MB of swap are compressed main memory" in texts(advice)
@@ -56,7 +56,7 @@ def test_orin_nx_tuned_and_hot(machine: Examined) -> None:
     advice = advise(machine("orin-nx"))
     assert advice.backend == "tensorrt"
     assert install(advice) == ()
-    assert advice.lower is not None
+    assert advice.downgrade is not None
     assert mending(advice) == {None}
     # Clocks and mode are as they should be, and there is no zram.
     (heat,) = advice.findings
@@ -103,14 +103,14 @@ def test_agx_orin_whose_onnxruntime_lists_cuda(machine: Examined) -> None:
     assert "sudo nvpmodel -m 0" in mending(advice)
     # Python 3.10 has no onnxruntime for opset 24.
     (cpu,) = (text for text in advice.alternatives if "on the CPU" in text)
-    assert "lowered bundle" in cpu
+    assert "downgraded bundle" in cpu
 
 
 def test_thor_with_jetpack_7_0(machine: Examined) -> None:
     advice = advise(machine("agx-thor"))
     assert advice.backend == "tensorrt"
-    assert advice.lower is not None
-    assert "10.13" in advice.lower
+    assert advice.downgrade is not None
+    assert "10.13" in advice.downgrade
     # The bindings are of CUDA 12, and JetPack 7 has CUDA 13.
     assert "pip install 'cuda-bindings~=13.0'" in mending(advice)
     assert install(advice) == ("pip install 'cuda-bindings~=13.0'",)
@@ -121,9 +121,9 @@ def test_orin_with_jetpack_7_2_needs_no_lowering(sample: MakeSample) -> None:
     files = {"etc/nv_tegra_release": "# R39 (release), REVISION: 2.0, GCID: 45755727\n"}
     made = sample("orin-nano", files)._replace(python="3.12.3")
     advice = advise(made.examine())
-    assert (advice.backend, advice.lower) == ("tensorrt", None)
+    assert (advice.backend, advice.downgrade) == ("tensorrt", None)
     assert install(advice)[-1] == f"pip install {own_source()} 'cuda-bindings~=13.0'"
-    assert all("lower" not in command for step in advice.steps for command in step.commands)
+    assert all("downgrade" not in command for step in advice.steps for command in step.commands)
 
 
 def test_an_old_jetpack_is_to_be_updated(sample: MakeSample) -> None:
@@ -141,7 +141,7 @@ def test_a_python_that_jetpack_has_no_tensorrt_for(sample: MakeSample) -> None:
 
 def test_workstation_with_an_rtx_gpu(machine: Examined) -> None:
     advice = advise(machine("x86-rtx"))
-    assert (advice.backend, advice.lower, install(advice)) == ("tensorrt-rtx", None, ())
+    assert (advice.backend, advice.downgrade, install(advice)) == ("tensorrt-rtx", None, ())
     assert [scheme.scheme for scheme in advice.schemes] == ["fp16", "int8-qdq", "int4", "bf16"]
     assert {scheme.target for scheme in advice.schemes} == {"tensorrt"}
     assert "the control group allows 4 of 16 cores" in texts(advice)
@@ -234,15 +234,15 @@ def test_small_memory_starts_with_int4(sample: MakeSample) -> None:
     assert advise(machine).schemes[0].scheme == "int4"
 
 
-def test_python_310_needs_a_lowered_bundle_on_the_cpu(sample: MakeSample) -> None:
+def test_python_310_needs_a_downgraded_bundle_on_the_cpu(sample: MakeSample) -> None:
     commands = {NVIDIA_SMI: None, "engine cuda": "{}", "engine onnxruntime": "{}"}
     files = {"sys/bus/pci/devices/0000:01:00.0/vendor": None}
     made = sample("x86-rtx", files, commands)._replace(python="3.10.12")
     advice = advise(made.examine())
     assert (advice.backend, install(advice)) == ("onnxruntime", ("pip install onnxruntime",))
-    assert advice.lower is not None
+    assert advice.downgrade is not None
     newer = made._replace(python="3.11.2")
-    assert advise(newer.examine()).lower is None
+    assert advise(newer.examine()).downgrade is None
 
 
 @pytest.mark.parametrize("board", BOARDS)

@@ -12,7 +12,7 @@ from seq2edge.deploy.doctor import Instruction, Machine, advise, bundle_steps, c
 from seq2edge.deploy.doctor.bundle_advice import threads_for
 from seq2edge.runtime import Bundle
 
-from .test_fit import lowered, made_for
+from .test_fit import downgraded, made_for
 
 Examined = Callable[[str], Machine]
 BundleOf = Callable[[str], Path]
@@ -49,7 +49,7 @@ def test_a_quantized_bundle_is_only_run(bundle_of: BundleOf, machine: Examined) 
 
 
 def test_engines_are_built_first(bundle_of: BundleOf, machine: Examined) -> None:
-    bundle = made_for(lowered(Bundle.open(bundle_of("t5"))), "tensorrt")
+    bundle = made_for(downgraded(Bundle.open(bundle_of("t5"))), "tensorrt")
     board = machine("agx-orin")
     if not check_bundle(bundle, board).fits:
         pytest.skip("the sample lacks TensorRT")

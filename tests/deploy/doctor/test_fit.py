@@ -37,8 +37,8 @@ def made_for(bundle: Bundle, target: str, dtype: str | None = None) -> Bundle:
     return Bundle(bundle.directory, manifest)
 
 
-def lowered(bundle: Bundle) -> Bundle:
-    """The bundle as ``seq2edge lower`` writes it, as far as its manifest says."""
+def downgraded(bundle: Bundle) -> Bundle:
+    """The bundle as ``seq2edge downgrade`` writes it, as far as its manifest says."""
     graphs = {
         name: replace(graph, opset=20, operators={"MatMul": 1, "Softmax": 1, "ScatterND": 1})
         for name, graph in bundle.manifest.graphs.items()
@@ -73,10 +73,10 @@ def test_jetpack_6_needs_a_lowered_bundle(bundle_of: BundleOf, machine: Examined
     bundle = Bundle.open(bundle_of("t5"))
     fit = check_bundle(bundle, machine("orin-nx"))
     assert not fit.fits
-    assert "seq2edge lower" in (problems(fit)["tensorrt"] or "")
+    assert "seq2edge downgrade" in (problems(fit)["tensorrt"] or "")
     # Its Python stops at onnxruntime 1.23.
     assert "opset 24" in (problems(fit)["onnxruntime"] or "")
-    fit = check_bundle(lowered(bundle), machine("orin-nx"))
+    fit = check_bundle(downgraded(bundle), machine("orin-nx"))
     assert fit.fits
     assert problems(fit)["tensorrt"] is problems(fit)["onnxruntime"] is None
 
@@ -84,7 +84,7 @@ def test_jetpack_6_needs_a_lowered_bundle(bundle_of: BundleOf, machine: Examined
 def test_cuda_bindings_of_this_machine_are_asked_for(
     bundle_of: BundleOf, sample: MakeSample
 ) -> None:
-    bundle = lowered(Bundle.open(bundle_of("t5")))
+    bundle = downgraded(Bundle.open(bundle_of("t5")))
     without = sample("orin-nx", commands={"engine cuda": "{}"}).examine()
     found = problems(check_bundle(bundle, without))
     assert found["tensorrt"] == "cuda-bindings is not installed"
@@ -128,7 +128,7 @@ def test_a_gpu_that_is_full(bundle_of: BundleOf, sample: MakeSample) -> None:
 
 def test_tensorrt_before_10_3_runs_nothing(bundle_of: BundleOf, sample: MakeSample) -> None:
     made = sample("orin-nx", commands={"engine tensorrt": '{"version": "8.6.2.3"}'}).examine()
-    fit = check_bundle(lowered(Bundle.open(bundle_of("t5"))), made)
+    fit = check_bundle(downgraded(Bundle.open(bundle_of("t5"))), made)
     assert problems(fit)["tensorrt"] == "8.6.2.3 is older than 10.3"
 
 

@@ -1,4 +1,4 @@
-"""Hand-written models in the layouts that many projects have: parity, then int8, lowered, run."""
+"""Hand-written models in the layouts that many projects have: parity, int8, downgrade, run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from seq2edge.export import (
     layer_options,
     layout_parts,
 )
-from seq2edge.quantize import quantize_bundle
+from seq2edge.quantize import downgrade_opset, quantize_bundle
 from seq2edge.quantize.check import DistributionCheck
-from seq2edge.quantize.passes.opset_downgrade import lower_bundle
 from seq2edge.runtime import Seq2SeqModel
 
 from ...hand_written import (
@@ -175,9 +174,9 @@ def test_quantized_and_lowered_bundles_answer(
 ) -> None:
     _, _, result = exported
     quantize_bundle(result.path, tmp_path / "int8", "int8")
-    lower_bundle(tmp_path / "int8", tmp_path / "lowered")
+    downgrade_opset(tmp_path / "int8", tmp_path / "downgraded")
     expected, int8 = answers(result.path), answers(tmp_path / "int8")
-    assert answers(tmp_path / "lowered") == int8
+    assert answers(tmp_path / "downgraded") == int8
     first = [ours[0] == theirs[0] for ours, theirs in zip(int8, expected, strict=True)]
     assert sum(first) >= 7
 

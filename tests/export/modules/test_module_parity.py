@@ -183,7 +183,7 @@ def test_maximum_lengths_are_those_of_the_positions(tmp_path: Path) -> None:
 
 def test_a_modules_bundle_quantizes(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
     quantized = quantize_bundle(bundle_of("torch"), tmp_path / "int8", "int8")
-    assert {"embedding", "decoder_embedding", "lm_head"} <= set(quantized.treatments)
+    assert {"embedding", "decoder_embedding", "lm_head"} <= set(quantized.formats)
     ids, mask = sources(make_translator(Shape()))
     found = []
     for path in (bundle_of("torch"), tmp_path / "int8"):

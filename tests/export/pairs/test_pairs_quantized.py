@@ -36,7 +36,7 @@ def test_generating_bundles_run_in_fewer_bits(
     shape: str, scheme: str, pair_bundle_of: PathOf, tmp_path: Path
 ) -> None:
     done = quantize_bundle(pair_bundle_of(shape), tmp_path / "small", scheme)
-    treated = {name for name, treatment in done.treatments.items() if treatment is not None}
+    treated = {name for name, treatment in done.formats.items() if treatment is not None}
     assert {"decoder.layers.0.ffn.up", "decoder.layers.1.self_attention.qkv"} <= treated
     assert ("head_transform.dense" in treated) == ("gpt2" not in shape)
     assert ("cross.0.kv" in treated) == (shape != "gpt2")
@@ -122,12 +122,12 @@ def test_a_calibration_is_refused_where_one_of_the_stacks_is_missing(
 
 
 def test_what_cannot_take_one_stack_says_so(pair_bundle_of: PathOf, tmp_path: Path) -> None:
-    from seq2edge.quantize.passes.opset_downgrade import lower_bundle
+    from seq2edge.quantize import downgrade_opset
     from seq2edge.runtime import BackendError
 
     for shape, what in (("bert", "only an encoder"), ("gpt2", "only a decoder")):
         with pytest.raises(BundleError, match=what):
-            lower_bundle(pair_bundle_of(shape), tmp_path / "lowered")
+            downgrade_opset(pair_bundle_of(shape), tmp_path / "downgraded")
     with pytest.raises(BundleError, match=r"only an encoder.*EncoderModel"):
         Seq2SeqModel.load(pair_bundle_of("bert"))
     for shape in ("gpt2", "bert-gpt2"):

@@ -49,7 +49,7 @@ def test_values_beyond_float16_stay_float32(target: str, huge: Path, tmp_path: P
     assert difference(logits(out), expected) < 0.01
     assert all(np.isfinite(value).all() for value in encoder_values(out))
     recorded = result.manifest.quantization["float32_values"]
-    assert recorded == {graph: list(names) for graph, names in result.exact.items()}
+    assert recorded == {graph: list(names) for graph, names in result.float32_values.items()}
     for graph, model in models(out).items():
         if graph not in recorded:
             continue
@@ -79,7 +79,7 @@ def test_a_calibration_that_saw_nothing_lets_them_overflow(
     for calibration, finite in ((seen, True), (lie, False)):
         out = tmp_path / f"out-{finite}"
         result = quantize_bundle(huge, out, "fp16", target=target, calibration=calibration)
-        assert bool(result.exact["encoder"]) == finite
+        assert bool(result.float32_values["encoder"]) == finite
         values = encoder_values(out, large)
         assert all(np.isfinite(value).all() == finite for value in values)
 
@@ -112,7 +112,7 @@ def test_without_calibration_the_residual_stream_is_float32(
 ) -> None:
     out = tmp_path / "out"
     result = quantize_bundle(huge, out, "fp16", target=target)
-    assert result.exact["encoder"] and result.exact["decoder"]
+    assert result.float32_values["encoder"] and result.float32_values["decoder"]
     assert difference(logits(out), logits(huge)) < 0.01
     assert all(np.isfinite(value).all() for value in encoder_values(out))
     assert "calibration" not in result.manifest.quantization
@@ -138,7 +138,7 @@ def test_there_is_room_above_what_was_seen(
         changed = replace(seen, largest={**seen.largest, value: largest})
         out = tmp_path / str(largest)
         result = quantize_bundle(short_of("t5"), out, "fp16", target="cuda", calibration=changed)
-        assert list(result.exact["encoder"]) == names
+        assert list(result.float32_values["encoder"]) == names
         assert difference(logits(out), reference(short_of("t5"))) < 0.004
 
 

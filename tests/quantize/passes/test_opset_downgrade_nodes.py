@@ -1,4 +1,4 @@
-"""Single nodes as they are lowered, and what is refused before anything is written."""
+"""Single nodes as they are downgraded, and what is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from seq2edge.quantize import QuantizationError, quantize_bundle
-from seq2edge.quantize.passes.opset_downgrade import LowerResult, lower_bundle
-from seq2edge.quantize.passes.opset_downgrade.attention import lower_attention
-from seq2edge.quantize.passes.opset_downgrade.norm import lower_norms
+from seq2edge.quantize import DowngradeResult, QuantizationError, downgrade_opset, quantize_bundle
+from seq2edge.quantize.passes.opset_downgrade.attention import AttentionPass
+from seq2edge.quantize.passes.opset_downgrade.norm import RMSNormalizationPass
 from seq2edge.quantize.passes.opset_downgrade.operators import refused_uses
-from seq2edge.quantize.passes.opset_downgrade.opset import set_lowest_opset
+from seq2edge.quantize.passes.opset_downgrade.opset import LowestOpsetPass
 from seq2edge.runtime import BundleError, OutputExistsError
 
 from ..conftest import BundleOf, CalibrationOf, models, write_graphs
@@ -60,7 +59,7 @@ def test_scores_that_only_their_scale_keeps_in_range() -> None:
     mask = np.array([[1, 1, 1], [0, 1, 0], [0, 0, 0]], np.bool_)[None, None]
     inputs = {"q": q, "k": k, "v": v, "mask": mask}
     model = one_node("Attention", {"scale": 1 / 64}, **inputs)
-    assert lower_attention(model) == 1
+    assert AttentionPass()(model).modified
     found = run(model, **inputs)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[0, 0, :2], v[0, 0, :2], atol=2e-3)
@@ -70,7 +69,7 @@ def test_squares_that_float16_does_not_hold() -> None:
     x = np.random.default_rng(0).normal(0, 3000, (2, 5, 8)).astype(np.float16)
     weight = np.linspace(-1, 2, 8, dtype=np.float16)
     model = one_node("RMSNormalization", {"epsilon": 0.5, "axis": -1}, x=x, weight=weight)
-    assert lower_norms(model) == 1
+    assert RMSNormalizationPass()(model).modified
     exact = x.astype(np.float64)
     exact /= np.sqrt(np.square(exact).mean(-1, keepdims=True) + 0.5)
     np.testing.assert_allclose(run(model, x=x, weight=weight), exact * weight, atol=5e-3)
@@ -98,22 +97,23 @@ def test_the_lowest_opset_has_the_types_and_attributes(
     model.graph.outputs[0].dtype = ir.DataType.FLOAT
     if opset is None:
         with pytest.raises(QuantizationError, match="newer than opset 21"):
-            set_lowest_opset(model)
+            LowestOpsetPass()(model)
     else:
-        assert set_lowest_opset(model) == model.opset_imports[""] == opset
+        LowestOpsetPass()(model)
+        assert model.opset_imports[""] == opset
         onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
-# What cannot be lowered
+# What cannot be downgraded
 
 
-def test_a_legacy_bundle_is_the_last_step(short_of: BundleOf, tmp_path: Path) -> None:
-    legacy = lower_bundle(short_of("t5"), tmp_path / "legacy").path
-    with pytest.raises(QuantizationError, match=r"legacy operators already \(opset 20\)"):
-        lower_bundle(legacy, tmp_path / "out")
+def test_a_downgraded_bundle_is_the_last_step(short_of: BundleOf, tmp_path: Path) -> None:
+    downgraded = downgrade_opset(short_of("t5"), tmp_path / "downgraded").path
+    with pytest.raises(QuantizationError, match=r"was downgraded already \(opset 20\)"):
+        downgrade_opset(downgraded, tmp_path / "out")
     with pytest.raises(QuantizationError, match="quantize the bundle that it was made from"):
-        quantize_bundle(legacy, tmp_path / "out", "int8")
-    assert list(tmp_path.iterdir()) == [legacy]
+        quantize_bundle(downgraded, tmp_path / "out", "int8")
+    assert list(tmp_path.iterdir()) == [downgraded]
 
 
 def test_paths_are_checked_first(
@@ -123,15 +123,15 @@ def test_paths_are_checked_first(
     before = sorted(tmp_path.rglob("*"))
     for out, message in ((source, "are the same"), (source / "in", "lie in one another")):
         with pytest.raises(QuantizationError, match=message):
-            lower_bundle(source, out, overwrite=True)
+            downgrade_opset(source, out, overwrite=True)
     with pytest.raises(BundleError, match="no such bundle"):
-        lower_bundle(tmp_path / "none", tmp_path / "out")
+        downgrade_opset(tmp_path / "none", tmp_path / "out")
     assert sorted(tmp_path.rglob("*")) == before
     out = tmp_path / "out"
-    lower_bundle(source, out)
+    downgrade_opset(source, out)
     with pytest.raises(OutputExistsError, match="already exists"):
-        lower_bundle(source, out)
-    assert isinstance(lower_bundle(source, out, overwrite=True), LowerResult)
+        downgrade_opset(source, out)
+    assert isinstance(downgrade_opset(source, out, overwrite=True), DowngradeResult)
 
 
 def changed(bundle: Path, change: Callable[[ir.Graph], None]) -> Path:
@@ -164,7 +164,7 @@ def test_another_form_of_an_operator_is_refused(
 
     source = changed(copy_of(short_of("t5")), change)
     with pytest.raises(QuantizationError, match=rf"decoder/layers\.0/.*: {message}"):
-        lower_bundle(source, tmp_path / "out")
+        downgrade_opset(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -176,7 +176,7 @@ def test_an_operator_that_nothing_lowers_is_named(
 
     source = changed(copy_of(short_of("t5")), change)
     with pytest.raises(QuantizationError, match=r"Relu_node_\d+: Swish, .* newer than opset 21"):
-        lower_bundle(source, tmp_path / "out")
+        downgrade_opset(source, tmp_path / "out")
 
 
 def test_what_tensorrt_does_not_know_is_named(short_of: BundleOf, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_tensorrt_does_not_know_is_named(short_of: BundleOf, tmp_path: Path
     with pytest.raises(
         QuantizationError, match=r"10\.3 does not take .*GatherBlockQuantized is no"
     ):
-        lower_bundle(source, tmp_path / "out")
+        downgrade_opset(source, tmp_path / "out")
     assert [item.name for item in tmp_path.iterdir()] == ["int8"]
 
 
@@ -250,4 +250,4 @@ def test_a_zero_point_is_not_for_tensorrt(
         node.inputs[2].const_value = ir.tensor(np.array(3, np.int8), name=node.inputs[2].name)
 
     with pytest.raises(QuantizationError, match="a zero point that is not zero"):
-        lower_bundle(changed(source, change), tmp_path / "out")
+        downgrade_opset(changed(source, change), tmp_path / "out")

@@ -147,7 +147,7 @@ def test_strict_refuses_nodes_that_fell_back_and_names_them(
         "4 TensorScatter (",
         "(decoder/",
         "--target cuda",
-        "seq2edge lower",
+        "seq2edge downgrade",
     ):
         assert part in text
     assert "Shape (" not in text and "\n" not in text

@@ -1,4 +1,4 @@
-"""Legacy graphs become engines as well: the same GEMMs, and no cache update in place."""
+"""Downgraded graphs become engines as well: the same GEMMs, and no cache update in place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.quantize.passes.opset_downgrade import lower_bundle
+from seq2edge.quantize import downgrade_opset
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.backends.tensorrt import GraphReport, Limits, Options, build_engines
 
@@ -29,13 +29,13 @@ def reports(bundle: Path, out: Path) -> dict[str, GraphReport]:
     ("shape", "scheme"),
     [("t5", "fp16"), ("bart", "fp16"), ("t5", "int8-qdq"), ("bart-odd", "int4")],
 )
-def test_a_legacy_bundle_builds_with_the_same_gemms(
+def test_a_downgraded_bundle_builds_with_the_same_gemms(
     shape: str, scheme: str, tensorrt_bundle_of: BundleOf, tmp_path: Path
 ) -> None:
     source = tensorrt_bundle_of(shape, scheme)
-    lower_bundle(source, tmp_path / "legacy")
+    downgrade_opset(source, tmp_path / "downgraded")
     before = reports(source, tmp_path / "before")
-    after = reports(tmp_path / "legacy", tmp_path / "after")
+    after = reports(tmp_path / "downgraded", tmp_path / "after")
     for name, report in after.items():
         assert not report.lost
         assert gemms(report) == gemms(before[name])

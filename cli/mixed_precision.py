@@ -14,13 +14,13 @@ from .arguments import positive
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from seq2edge.quantize import Budgeted, BudgetError, Request
-    from seq2edge.quantize.recipe.mixed_precision import Effect, Trial
+    from seq2edge.quantize import MixedPrecision, MixedPrecisionError, Request
+    from seq2edge.quantize.mixed_precision import Sensitivity, Trial
 
 
-def add_budget(parser: argparse.ArgumentParser) -> None:
+def add_max_drop(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "budget", "find out which layers cost most and keep those more exact"
+        "mixed precision", "find out which layers cost most and keep those more exact"
     )
     group.add_argument(
         "--max-drop",
@@ -37,12 +37,12 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
+def quantize_within_max_drop(request: Request, options: argparse.Namespace) -> MixedPrecision:
     """Quantize within ``options.max_drop``, measuring on the CPU of this machine."""
     from seq2edge.benchmarks.quality.data import read_examples
     from seq2edge.benchmarks.quality.evaluate import evaluate
     from seq2edge.benchmarks.quality.metrics import load_metric
-    from seq2edge.quantize import BudgetError, Loss, quantize_within
+    from seq2edge.quantize import Loss, MixedPrecisionError, quantize_mixed_precision
     from seq2edge.runtime import Seq2SeqModel
 
     metric = load_metric(options.metric)
@@ -72,15 +72,15 @@ def within_budget(request: Request, options: argparse.Namespace) -> Budgeted:
             "examples": len(examples),
         }
         try:
-            return quantize_within(
+            return quantize_mixed_precision(
                 request, options.max_drop, measure, described=described, measuring=measuring
             )
-        except BudgetError as error:
+        except MixedPrecisionError as error:
             print_table(error, options)
             raise
 
 
-def print_table(found: Budgeted | BudgetError, options: argparse.Namespace) -> None:
+def print_table(found: MixedPrecision | MixedPrecisionError, options: argparse.Namespace) -> None:
     """What each group costs alone, what is left with the worst spared, and if that can be told."""
     from seq2edge.benchmarks.quality.compare import finite
 
@@ -89,28 +89,28 @@ def print_table(found: Budgeted | BudgetError, options: argparse.Namespace) -> N
             report = {
                 "error": str(found),
                 "max_drop": options.max_drop,
-                "effects": [asdict(effect) for effect in found.effects],
+                "sensitivities": [asdict(sensitivity) for sensitivity in found.sensitivities],
                 "trials": [asdict(trial) for trial in found.trials],
             }
             print(json.dumps(finite(report), indent=2))
         return
     lost = f"lost {options.metric}"
-    if found.effects:
+    if found.sensitivities:
         print(f"{'quantized alone':24}{'layers':>8}{'MB':>10}{lost:>12}{'95 % interval':>20}")
-        for effect in found.effects:
-            print(f"{effect.group:24}{effect.layers:8}{_measured(effect)}")
+        for sensitivity in found.sensitivities:
+            print(f"{sensitivity.group:24}{sensitivity.layers:8}{_measured(sensitivity)}")
         print()
     print(f"{'more exact':32}{'MB':>10}{lost:>12}{'95 % interval':>20}")
     for trial in found.trials:
-        last = trial.spared[-1] if trial.spared else "nothing"
-        name = f"and {last}" if len(trial.spared) > 1 else last
+        last = trial.fallback[-1] if trial.fallback else "nothing"
+        name = f"and {last}" if len(trial.fallback) > 1 else last
         print(f"{name:32}{_measured(trial)}")
     print()
     for line in _unresolved(found.trials[-1], options):
         print(line)
 
 
-def _measured(row: Effect | Trial) -> str:
+def _measured(row: Sensitivity | Trial) -> str:
     low, high = row.interval or (math.nan, math.nan)
     interval = f"[{low:+.3f}, {high:+.3f}]"
     return f"{row.bytes / 1e6:10.3f}{row.loss:12.3f}{interval:>20}"

@@ -1,4 +1,4 @@
-"""``seq2edge lower``: a bundle for old runtimes, what was replaced, or one line of why not."""
+"""``seq2edge downgrade``: a bundle for old runtimes, what was replaced, or one line of why not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_what_was_replaced_is_said_and_the_text_is_the_same(
     cli: Cli, byte_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = cli("lower", byte_bundle, out)
+    done = cli("downgrade", byte_bundle, out)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
     text = done.stdout.decode()
@@ -37,29 +37,29 @@ def test_what_was_replaced_is_said_and_the_text_is_the_same(
 def test_json_and_force(cli: Cli, byte_bundle: Path, tmp_path: Path) -> None:
     quantized, out = tmp_path / "int8", tmp_path / "out"
     assert cli("quantize", byte_bundle, quantized, "--scheme", "int8").returncode == 0
-    assert cli("lower", byte_bundle, out).returncode == 0
-    report = json.loads(cli("lower", quantized, out, "--force", "--json").stdout)
+    assert cli("downgrade", byte_bundle, out).returncode == 0
+    report = json.loads(cli("downgrade", quantized, out, "--force", "--json").stdout)
     bundle = Bundle.open(out)
     assert (report["bundle"], report["bytes"]) == (str(out), bundle.size)
     assert "MatMulNBits" in report["unknown_to_tensorrt"]
     record = bundle.manifest.quantization
     assert record["scheme"] == "int8"
-    assert {key: report[key] for key in record["legacy"]} == record["legacy"]
-    text = cli("lower", quantized, out, "--force").stdout.decode()
+    assert {key: report[key] for key in record["opset_downgrade"]} == record["opset_downgrade"]
+    text = cli("downgrade", quantized, out, "--force").stdout.decode()
     assert "for ONNX Runtime 1.23 or newer; TensorRT does not know" in text
 
 
 def test_what_cannot_be_lowered_is_one_line(
     cli: Cli, refuses: Refuses, byte_bundle: Path, tmp_path: Path
 ) -> None:
-    legacy = tmp_path / "legacy"
-    assert cli("lower", byte_bundle, legacy).returncode == 0
+    downgraded = tmp_path / "downgraded"
+    assert cli("downgrade", byte_bundle, downgraded).returncode == 0
     for bundle, out, message in (
-        (legacy, tmp_path / "out", "has legacy operators already"),
-        (byte_bundle, legacy, "already exists"),
+        (downgraded, tmp_path / "out", "was downgraded already"),
+        (byte_bundle, downgraded, "already exists"),
         (tmp_path / "none", tmp_path / "out", "no such bundle"),
     ):
-        assert message in refuses("lower", bundle, out, parent=tmp_path)
+        assert message in refuses("downgrade", bundle, out, parent=tmp_path)
 
 
 def test_a_changed_bundle_is_not_lowered(
@@ -70,6 +70,6 @@ def test_a_changed_bundle_is_not_lowered(
     weights = bytearray((bundle / "weights.bin").read_bytes())
     weights[100] ^= 1
     (bundle / "weights.bin").write_bytes(weights)
-    said = refused("lower", bundle, tmp_path / "lowered")
+    said = refused("downgrade", bundle, tmp_path / "downgraded")
     assert "changed since it was written (SHA-256 differs): weights.bin" in said
-    assert not (tmp_path / "lowered").exists()
+    assert not (tmp_path / "downgraded").exists()

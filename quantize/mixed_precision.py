@@ -1,8 +1,8 @@
-"""Fit a loss of quality into a budget: find out which layers cost most, and spare those.
+"""Mixed precision (``--max-drop``): the layers that lose most quality get a more exact format.
 
-Each group of layers is quantized alone and measured. If all of them together lose too much,
-the groups that lost most get the scheme's more exact treatment, one after the other, until what
-is left fits.
+If all layers together lose too much, each group of layers is quantized alone and measured, which is
+its sensitivity. The most sensitive groups get the scheme's fallback format, one after the other,
+until the loss fits. All candidates are made of one open bundle.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.bundle.reader import check_destination
 from seq2edge.runtime.errors import OutputError
 
-from ..errors import QuantizationError
-from ..pipeline import QuantizeResult, improvable_layers, load_calibration, quantize_request
-from ..request import Request
-from .schemes import find_scheme
+from .candidates import QuantizeResult, write_quantized
+from .check import complaint
+from .errors import QuantizationError, QuantizationWarning
+from .recipe.options import DEFAULT_BLOCK_SIZES
+from .recipe.plan import improvable_layers
+from .request import Request
+from .source import Source, open_source
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ _GROUP = re.compile(r"(?:cross|(encoder|decoder)\.layers)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Effect:
+class Sensitivity:
     """What quantizing one group alone loses, against the float32 bundle.
 
     Attributes:
@@ -80,14 +83,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is lost with all groups quantized but ``spared``, against the float32 bundle.
+    """What is lost with all groups quantized but ``fallback``, against the float32 bundle.
 
     Attributes:
         bytes: of the bundle.
         interval: of ``loss``, 95 %; None: not measured.
     """
 
-    spared: tuple[str, ...]
+    fallback: tuple[str, ...]
     loss: float
     interval: Bounds | None = None
     bytes: int = 0
@@ -101,44 +104,51 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Budgeted:
+class MixedPrecision:
     """A bundle that fits, and how it was found.
 
     Attributes:
         result: what was written.
-        effects: of each group, the largest loss first; empty if nothing had to be spared.
+        sensitivities: of each group, the largest loss first; empty if nothing had to be more exact.
         trials: the last is the one that was written.
     """
 
     result: QuantizeResult
-    effects: tuple[Effect, ...]
+    sensitivities: tuple[Sensitivity, ...]
     trials: tuple[Trial, ...]
 
     def __repr__(self) -> str:
         last = self.trials[-1]
-        return f"Budgeted({self.result!r}, loss={last.loss:.3g}, spared={len(last.spared)})"
+        return (
+            f"MixedPrecision({self.result!r}, loss={last.loss:.3g}, fallback={len(last.fallback)})"
+        )
 
 
-class BudgetError(QuantizationError):
-    """Even the most exact candidate loses too much; ``effects`` and ``trials`` say how much."""
+class MixedPrecisionError(QuantizationError):
+    """Even the most exact candidate loses too much.
 
-    def __init__(self, message: str, effects: Sequence[Effect], trials: Sequence[Trial]) -> None:
+    ``sensitivities`` and ``trials`` say how much.
+    """
+
+    def __init__(
+        self, message: str, sensitivities: Sequence[Sensitivity], trials: Sequence[Trial]
+    ) -> None:
         super().__init__(message)
-        self.effects, self.trials = tuple(effects), tuple(trials)
+        self.sensitivities, self.trials = tuple(sensitivities), tuple(trials)
 
 
-def quantize_within(
+def quantize_mixed_precision(
     request: Request,
     max_drop: float,
     measure: Measure,
     *,
     described: Mapping[str, Any] = MappingProxyType({}),
     measuring: Measuring | None = None,
-) -> Budgeted:
+) -> MixedPrecision:
     """Quantize so that no more than ``max_drop`` is lost.
 
     Args:
-        request: what :func:`.pipeline.quantize_request` would do without a budget.
+        request: what :func:`.quantize_request` would do without a budget.
         max_drop: the largest loss allowed, in what ``measure`` returns.
         measure: how bad a bundle is; called once for the float32 bundle, once for the
             quantized one, and if that loses too much, about twice for each group.
@@ -146,39 +156,45 @@ def quantize_within(
         measuring: called before each measurement.
 
     Raises:
-        BudgetError: even with every group spared the loss is too large.
-        QuantizationError: ``max_drop`` is not a number, or as :func:`.pipeline.quantize_request`.
+        MixedPrecisionError: even with every group in its fallback format the loss is too large.
+        QuantizationError: ``max_drop`` is not a number, or as :func:`.quantize_request`.
         OutputError: candidates cannot be written beside ``request.out``.
     """
     if not math.isfinite(max_drop):
         raise QuantizationError(f"the budget must be a number, not {max_drop}")
-    if find_scheme(request.scheme, request.target).compute == "bfloat16":
+    source = open_source(request)
+    if source.scheme.compute == "bfloat16":
         raise QuantizationError(
             "a budget is measured on the CPU, which has no bfloat16 in ONNX Runtime"
         )
-    check_destination(request.out, request.overwrite)
-    names = improvable_layers(request)
-    request = replace(request, calibration=load_calibration(request))
+    layers = improvable_layers(
+        source.layers, source.scheme, request.options, request.exclude, request.fallback_layers
+    )
     with _beside(request.out) as folder:
-        search = _Search(request, folder / "candidate", names, measure, measuring)
-        effects, trials = search.run(max_drop)
-    found = trials[-1]
+        search = _Search(source, request, layers, folder / "candidate", measure, measuring)
+        sensitivities, trials = search.run(max_drop)
+    chosen = trials[-1]
     notes = {
-        "budget": {
+        "mixed_precision": {
             **described,
             "max_drop": max_drop,
-            "loss": found.loss,
-            "interval": found.interval,
-            "resolved": found.resolves(max_drop),
-            "spared": list(found.spared),
-            "effects": [asdict(effect) for effect in effects],
+            "loss": chosen.loss,
+            "interval": chosen.interval,
+            "resolved": chosen.resolves(max_drop),
+            "fallback": list(chosen.fallback),
+            "sensitivities": [asdict(sensitivity) for sensitivity in sensitivities],
             "trials": [asdict(trial) for trial in trials],
         }
     }
     # With the block size that the trials had; the whole bundle is checked once more.
-    final = replace(search.sparing(found.spared, request.out), check=request.check)
-    result = quantize_request(final, notes=notes, choose_block=False)
-    return Budgeted(result, tuple(effects), tuple(trials))
+    final = search.with_fallback(chosen.fallback, request)
+    result = write_quantized(source, final, notes=notes, choose_block=False)
+    size = request.options.block_size or DEFAULT_BLOCK_SIZES[0]
+    tried = replace(request, options=replace(request.options, block_size=size))
+    message = complaint(result.check, source.scheme, tried)
+    if message is not None:
+        warnings.warn(message, QuantizationWarning, stacklevel=2)
+    return MixedPrecision(result, tuple(sensitivities), tuple(trials))
 
 
 @contextmanager
@@ -203,8 +219,8 @@ def group_of(layer: str) -> str:
 
     ``cross.2.kv`` is the keys and values of decoder layer 2, though the encoder computes them.
     """
-    found = _GROUP.match(layer)
-    return f"{found[1] or 'decoder'}.layers.{found[2]}" if found else layer
+    match = _GROUP.match(layer)
+    return f"{match[1] or 'decoder'}.layers.{match[2]}" if match else layer
 
 
 class _Search:
@@ -212,14 +228,15 @@ class _Search:
 
     def __init__(
         self,
+        source: Source,
         request: Request,
-        candidate: Path,
         layers: Mapping[str, bool],
+        candidate: Path,
         measure: Measure,
         measuring: Measuring | None,
     ) -> None:
-        self._request = replace(request, progress=None, check=False)
-        self._candidate = candidate
+        self._source = source
+        self._request = replace(request, out=candidate, overwrite=True, progress=None, check=False)
         self._measure = measure
         self._measuring = measuring
         self._done = 0
@@ -229,71 +246,61 @@ class _Search:
             self._groups.setdefault(group_of(layer), []).append(layer)
         self._reference = self._measured("float32", Path(request.bundle))
 
-    def run(self, max_drop: float) -> tuple[list[Effect], list[Trial]]:
-        """Spare groups until the loss fits; see :class:`Budgeted`.
+    def run(self, max_drop: float) -> tuple[list[Sensitivity], list[Trial]]:
+        """Give groups the fallback format until the loss fits; see :class:`MixedPrecision`.
 
         Raises:
-            BudgetError: it never does.
+            MixedPrecisionError: it never does.
         """
         trials = [self.trial(())]
-        effects = [] if trials[0].loss <= max_drop else self.effects()
-        for effect in effects:
-            spared = (*trials[-1].spared, effect.group)
-            if self._nothing_left(spared):
+        sensitivities = [] if trials[0].loss <= max_drop else self.sensitivities()
+        for sensitivity in sensitivities:
+            fallback = (*trials[-1].fallback, sensitivity.group)
+            if self._nothing_left(fallback):
                 break
-            trials.append(self.trial(spared))
+            trials.append(self.trial(fallback))
             if trials[-1].loss <= max_drop:
                 break
         if not trials[-1].loss <= max_drop:  # nor is not a number
-            raise BudgetError(
-                f"with {len(trials[-1].spared)} of {len(self._groups)} groups of layers more exact"
-                f" the loss is still {trials[-1].loss:.3g}, more than {max_drop:g}; a more exact"
-                " scheme may fit this budget",
-                effects,
+            raise MixedPrecisionError(
+                f"with {len(trials[-1].fallback)} of {len(self._groups)} groups of layers more"
+                f" exact the loss is still {trials[-1].loss:.3g}, more than {max_drop:g}; a more"
+                " exact scheme may fit this budget",
+                sensitivities,
                 trials,
             )
-        return effects, trials
+        return sensitivities, trials
 
-    def _nothing_left(self, spared: Sequence[str]) -> bool:
+    def _nothing_left(self, fallback: Sequence[str]) -> bool:
         """Whether this would leave every layer as it was exported."""
-        scheme = find_scheme(self._request.scheme, self._request.target)
-        layers = sum(len(self._groups[group]) for group in spared)
+        scheme = self._source.scheme
+        layers = sum(len(self._groups[group]) for group in fallback)
         return (
             scheme.fallback is None and scheme.compute == "float32" and layers == len(self._layers)
         )
 
-    def trial(self, spared: tuple[str, ...]) -> Trial:
-        """All but these groups quantized."""
-        label = f"all but {len(spared)} groups" if spared else "all groups"
-        return Trial(spared, *self._lost(label, self.sparing(spared, self._candidate)))
+    def trial(self, fallback: tuple[str, ...]) -> Trial:
+        """All but these groups in the scheme's own format."""
+        label = f"all but {len(fallback)} groups" if fallback else "all groups"
+        return Trial(fallback, *self._lost(label, self.with_fallback(fallback, self._request)))
 
-    def effects(self) -> list[Effect]:
+    def sensitivities(self) -> list[Sensitivity]:
         """Each group alone, the largest loss first; of equals the one with fewer layers."""
-        effects = []
+        sensitivities = []
         for group, layers in self._groups.items():
             others = [name for name in self._layers if name not in layers]
-            request = replace(
-                self._request,
-                out=self._candidate,
-                exclude=(*self._request.exclude, *others),
-                overwrite=True,
-            )
-            effects.append(Effect(group, len(layers), *self._lost(group, request)))
-        return sorted(effects, key=lambda effect: (-effect.loss, effect.layers))
+            request = replace(self._request, exclude=(*self._request.exclude, *others))
+            sensitivities.append(Sensitivity(group, len(layers), *self._lost(group, request)))
+        return sorted(sensitivities, key=lambda one: (-one.loss, one.layers))
 
-    def sparing(self, groups: Sequence[str], out: Path) -> Request:
+    def with_fallback(self, groups: Sequence[str], request: Request) -> Request:
+        """``request`` with the layers of these groups in the fallback format."""
         names = [name for group in groups for name in self._groups[group]]
-        own = out == self._candidate
-        return replace(
-            self._request,
-            out=out,
-            more_exact=(*self._request.more_exact, *names),
-            overwrite=own or self._request.overwrite,
-        )
+        return replace(request, fallback_layers=(*request.fallback_layers, *names))
 
     def _lost(self, label: str, request: Request) -> tuple[float, Bounds | None, int]:
         """What a candidate loses, the interval of that, and the candidate's bytes."""
-        result = quantize_request(request)
+        result = write_quantized(self._source, request, choose_block=False)
         loss, interval = self._measured(label, request.out).over(self._reference)
         return loss, interval, result.bytes
 
@@ -301,5 +308,5 @@ class _Search:
         if self._measuring is not None:
             self._measuring(label, self._done)
         self._done += 1
-        found = self._measure(bundle)
-        return found if isinstance(found, Loss) else Loss(found)
+        measured = self._measure(bundle)
+        return measured if isinstance(measured, Loss) else Loss(measured)

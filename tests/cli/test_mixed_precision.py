@@ -86,9 +86,9 @@ def test_a_budget_that_fits_at_once_spares_nothing(
     lines = done.out.splitlines()
     assert list(rows(lines, "more exact")) == ["nothing"]
     assert not any(line.startswith("quantized alone") for line in lines)
-    found = Bundle.open(out).manifest.quantization["budget"]
+    found = Bundle.open(out).manifest.quantization["mixed_precision"]
     assert found["max_drop"] == 1000000
-    assert found["spared"] == found["effects"] == []
+    assert found["fallback"] == found["sensitivities"] == []
     assert found["loss"] == pytest.approx(measured(call, out, data))
     assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl", "out"}
 
@@ -114,13 +114,13 @@ def test_groups_are_spared_until_it_fits(
     assert list(trials.values())[-1] <= 8
 
     record = Bundle.open(first).manifest.quantization
-    found = record["budget"]
-    assert len(found["spared"]) == len(trials) - 1
-    worst = [effect["group"] for effect in found["effects"]]
-    assert found["spared"] == worst[: len(found["spared"])]
+    found = record["mixed_precision"]
+    assert len(found["fallback"]) == len(trials) - 1
+    worst = [effect["group"] for effect in found["sensitivities"]]
+    assert found["fallback"] == worst[: len(found["fallback"])]
     assert sorted(worst) == ["decoder.layers.0", "decoder.layers.1", "embedding"]
     for layer, treatment in record["layers"].items():
-        if layer.startswith(tuple(found["spared"])):
+        if layer.startswith(tuple(found["fallback"])):
             assert treatment == "float32"
     # What was measured is what was written.
     assert found["loss"] == pytest.approx(measured(call, first, data))
@@ -130,8 +130,8 @@ def test_programs_read_json(call: Call, byte_bundle: Path, data: Path, tmp_path:
     out = tmp_path / "out"
     done = call("quantize", byte_bundle, out, *INT8, *budget(data, 1000000), "--limit", 2, "--json")
     report = json.loads(done.out)
-    assert report["budget"] == Bundle.open(out).manifest.quantization["budget"]
-    assert report["budget"]["max_drop"] == 1000000
+    assert report["mixed_precision"] == Bundle.open(out).manifest.quantization["mixed_precision"]
+    assert report["mixed_precision"]["max_drop"] == 1000000
     assert sum(report["summary"].values()) == len(report["layers"])
     assert done.err == ""
 
@@ -172,7 +172,7 @@ def test_a_budget_that_nothing_fits_is_one_line_and_its_table(
     done = call(*command, *budget(data, -1), "--json")
     report = json.loads(done.out)
     assert f"seq2edge: error: {report['error']}\n" == done.err
-    assert [len(trial["spared"]) for trial in report["trials"]] == [0, 1, 2]
+    assert [len(trial["fallback"]) for trial in report["trials"]] == [0, 1, 2]
     assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl"}
 
 
@@ -183,7 +183,7 @@ def test_a_bound_that_the_data_cannot_resolve_is_named(
     lost = call(
         "quantize", byte_bundle, tmp_path / "first", *INT8, *budget(data, 1000000), "--json"
     )
-    measured = json.loads(lost.out)["budget"]
+    measured = json.loads(lost.out)["mixed_precision"]
     assert measured["resolved"] is True
     low, high = measured["interval"]
     assert low <= measured["loss"] <= high
@@ -197,7 +197,7 @@ def test_a_bound_that_the_data_cannot_resolve_is_named(
     assert done.code == 0, done.err
     assert f"the data cannot resolve --max-drop {bound:g}: the loss is" in done.out
     assert "wider than the bound; about" in done.out
-    assert Bundle.open(out).manifest.quantization["budget"]["resolved"] is False
+    assert Bundle.open(out).manifest.quantization["mixed_precision"]["resolved"] is False
 
 
 @pytest.mark.parametrize("flags", [(), ("--max-drop", 1, "--data", "DATA", "--metric", "cer")])
@@ -211,7 +211,7 @@ def test_an_output_that_cannot_be_written_is_found_before_calibrating(
 ) -> None:
     from seq2edge.quantize.calibration import store
 
-    monkeypatch.setattr(store, "replay", lambda *_: pytest.fail("calibrated"))
+    monkeypatch.setattr(store, "capture_activations", lambda *_: pytest.fail("calibrated"))
     text = tmp_path / "text.txt"
     text.write_text("a text\n")
     flags = tuple(data if flag == "DATA" else flag for flag in flags)
@@ -350,7 +350,7 @@ def test_folders_above_the_output_are_made(
     out = tmp_path / "new" / "folder" / "out"
     done = call("quantize", byte_bundle, out, *INT8, *budget(data, 1000000))
     assert done.code == 0, done.err
-    assert Bundle.open(out).manifest.quantization["budget"]["spared"] == []
+    assert Bundle.open(out).manifest.quantization["mixed_precision"]["fallback"] == []
 
 
 def test_the_manifest_says_what_was_measured(
@@ -358,19 +358,19 @@ def test_the_manifest_says_what_was_measured(
 ) -> None:
     out = tmp_path / "out"
     assert call("quantize", byte_bundle, out, *INT8, *budget(data, 1000000)).code == 0
-    found = Bundle.open(out).manifest.quantization["budget"]
+    found = Bundle.open(out).manifest.quantization["mixed_precision"]
     assert found["metric"] == "cer"
     assert found["examples"] == 4
 
 
 def test_json_has_the_trials(call: Call, byte_bundle: Path, data: Path, tmp_path: Path) -> None:
     done = call("quantize", byte_bundle, tmp_path / "out", *INT8, *budget(data, 1000000), "--json")
-    found = json.loads(done.out)["budget"]
-    assert len(found["trials"]) == len(found["spared"]) + 1
+    found = json.loads(done.out)["mixed_precision"]
+    assert len(found["trials"]) == len(found["fallback"]) + 1
 
 
 def test_only_what_can_be_more_exact_is_spared(byte_bundle: Path, tmp_path: Path) -> None:
-    from seq2edge.quantize import Request, quantize_within
+    from seq2edge.quantize import Request, quantize_mixed_precision
 
     def loss(bundle: Path) -> float:
         """5 for an embedding that is quantized, 1 for layers of 4 bits."""
@@ -380,8 +380,8 @@ def test_only_what_can_be_more_exact_is_spared(byte_bundle: Path, tmp_path: Path
 
     excluded = ("encoder.*", "cross.*", "lm_head", "decoder.layers.1.*")
     request = Request(byte_bundle, tmp_path / "out", "int4", exclude=excluded)
-    found = quantize_within(request, 5.5, loss)
-    assert found.trials[-1].spared == ("decoder.layers.0",)
+    found = quantize_mixed_precision(request, 5.5, loss)
+    assert found.trials[-1].fallback == ("decoder.layers.0",)
 
 
 def test_a_bundle_that_holds_nothing_quantized_is_not_written(

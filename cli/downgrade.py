@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime.dependencies import needs
 
-    with needs("lower", "export", "cpu"):
-        from seq2edge.quantize.passes.opset_downgrade import lower_bundle
+    with needs("downgrade", "export", "cpu"):
+        from seq2edge.quantize import downgrade_opset
     start = time.perf_counter()
-    result = lower_bundle(options.bundle, options.out, overwrite=options.force)
+    result = downgrade_opset(options.bundle, options.out, overwrite=options.force)
     seconds = time.perf_counter() - start
     size = sum(file.size for file in result.manifest.files.values())
     report = {"bundle": str(result.path), "bytes": size, "seconds": seconds, **result.record}

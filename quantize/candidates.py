@@ -1,0 +1,166 @@
+"""Make a quantized bundle of an open one, and check it before it is published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from seq2edge.runtime.bundle.manifest import CONCAT, MANIFEST_NAME, Manifest
+from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
+from seq2edge.runtime.bundle.version import package_version
+
+from .check import Check, Checker, NotChecked
+from .concat import write_concat
+from .recipe.options import DEFAULT_BLOCK_SIZES
+from .recipe.plan import plan_layers
+from .recipe.weight_formats import WeightFormat
+from .request import Request
+from .source import Source
+from .transform import transform
+from .write import write
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What was written.
+
+    Attributes:
+        path: the new bundle.
+        manifest: its manifest; ``quantization`` says what was done.
+        formats: of each layer's weight; None: as the scheme computes.
+        float32_values: for each graph, values in float32 because float16 does not hold them.
+        check: how far it is from the float32 bundle.
+    """
+
+    path: Path
+    manifest: Manifest
+    formats: Mapping[str, WeightFormat | None]
+    float32_values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    check: Check = NotChecked("not asked for")  # noqa: RUF009
+
+    @property
+    def bytes(self) -> int:
+        """Of all files but the manifest."""
+        return sum(file.size for file in self.manifest.files.values())
+
+    def __repr__(self) -> str:
+        done = self.manifest.quantization
+        made = f"{done.get('scheme')} for {done.get('target')}"
+        return f"QuantizeResult({str(self.path)!r}, {made}, {self.bytes / 1e6:.1f} MB)"
+
+
+def write_quantized(
+    source: Source,
+    request: Request,
+    *,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+    choose_block: bool = True,
+) -> QuantizeResult:
+    """Write a quantized copy of ``source`` to ``request.out``.
+
+    Without a block size in the options, the first of ``DEFAULT_BLOCK_SIZES`` is taken that
+    passes the check, or the best of them.
+
+    Args:
+        request: one that differs from the request that ``source`` was opened with in ``out``,
+            ``overwrite``, ``exclude``, ``fallback_layers``, ``progress`` or ``check`` at most.
+        notes: added to the manifest's record.
+        choose_block: False: take the scheme's own block size, whatever the check says.
+
+    Raises:
+        QuantizationError: a pattern that matches no layer, or a weight that does not fit.
+        OutputExistsError, OutputError: the copy cannot be written.
+    """
+    size: int | None = request.options.block_size
+    sizes: tuple[int | None, ...] = (size,)
+    if size is None and choose_block and request.check and "block_size" in source.scheme.uses:
+        sizes = DEFAULT_BLOCK_SIZES
+    examples = source.calibration.examples if source.calibration else ()
+    with (
+        BundleWriter(request.out, overwrite=request.overwrite) as writer,
+        Checker(source.bundle, examples, request.progress) as checker,
+    ):
+        candidate = _Candidate(source, request, writer, checker)
+        tried: dict[int | None, Check] = {}
+        for size in sizes:
+            result = candidate.make(size)
+            tried[size] = result.check
+            if result.check.passed:
+                break
+        best = min(tried, key=lambda size: (not tried[size].passed, tried[size].loss))
+        if best != size:
+            result = candidate.make(best)
+        record = {**result.manifest.quantization, "check": result.check.record()}
+        if len(tried) > 1:
+            record["block_sizes"] = {
+                "chosen": best,
+                "tried": {str(size): check.record() for size, check in tried.items()},
+            }
+        record.update(notes)
+        manifest = replace(result.manifest, quantization=record)
+        writer.commit(manifest)
+    return replace(result, manifest=manifest)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A quantized bundle in the writer's folder; the next one takes its place."""
+
+    source: Source
+    request: Request
+    writer: BundleWriter
+    checker: Checker
+
+    def make(self, block_size: int | None) -> QuantizeResult:
+        """Quantize with that block size, write, and check what came of it."""
+        source, scheme, request = self.source, self.source.scheme, self.request
+        options = replace(request.options, block_size=block_size)
+        plan = plan_layers(source.layers, scheme, options, request.exclude, request.fallback_layers)
+        statistics = source.statistics(options)
+        models, float32_values = transform(source, plan, options, statistics, request.progress)
+        layers = plan.describe(scheme.compute)
+        record: dict[str, Any] = {
+            "scheme": scheme.name,
+            "target": scheme.target,
+            "compute": scheme.compute,
+            "options": request.options.given(),
+            "exclude": list(request.exclude),
+            "layers": layers,
+            "summary": dict(sorted(Counter(layers.values()).items())),
+            "parameters": source.bundle.manifest.parameters,
+        }
+        if scheme.compute != "float32":
+            record["float32_values"] = float32_values
+        if statistics is not None:
+            record["calibration"] = asdict(statistics.origin)
+        concat = source.bundle.manifest.cache == CONCAT
+        write_graphs = write_concat if concat else write
+        written = write_graphs(source.bundle, models, self.writer, request.progress)
+        manifest = replace(
+            written,
+            producer=f"seq2edge {package_version()}",
+            quantization=record,
+            graphs={
+                name: replace(info, precision=scheme.precision) if info.weight_bytes else info
+                for name, info in written.graphs.items()
+            },
+        )
+        check = self._check(manifest)
+        return QuantizeResult(request.out, manifest, plan.formats, float32_values, check)
+
+    def _check(self, manifest: Manifest) -> Check:
+        """Compare what lies in the writer's folder with the source."""
+        if not self.request.check:
+            return NotChecked("not asked for")
+        if self.source.scheme.compute == "bfloat16":
+            return NotChecked("ONNX Runtime has no bfloat16 kernels for the CPU")
+        self.writer.write(MANIFEST_NAME, manifest.to_bytes())
+        try:
+            written = Bundle.open(self.writer.directory, single_stack=("encoder", "decoder"))
+            return self.checker.compare(written)
+        finally:
+            (self.writer.directory / MANIFEST_NAME).unlink()
