@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (module, summary) in _COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=module.__doc__)
         module.add_arguments(sub)
-        sub.set_defaults(command=module.run)
+        sub.set_defaults(command=module.run, parse=parse)
     return parser
 
 

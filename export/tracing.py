@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,9 +23,7 @@ from .errors import CheckpointError
 from .judge import Expected, judge, near_ties
 from .parity import Inputs, Parity, make_inputs
 from .rounding import measure
-
-if TYPE_CHECKING:
-    from .callables import DecodeStep, Encode
+from .signatures import DecodeStep, Encode
 
 #: Of the traced graphs: what ONNX Runtime on older devices runs as well.
 _OPSET = 18

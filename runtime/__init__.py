@@ -20,7 +20,8 @@ from .errors import (
     Seq2EdgeError,
 )
 from .generation import Choices, GenerationConfig, JsonSchema, Regex
-from .model import Generation, Seq2SeqModel
+from .generation.result import Generation
+from .model import Seq2SeqModel
 from .text.detokenizer import TextStream
 
 __all__ = [

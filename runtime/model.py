@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import ArrayLike
@@ -16,6 +15,7 @@ from .errors import InputError
 from .generation import GenerationConfig, Generator
 from .generation.batch import Hypothesis
 from .generation.options import GenerationOptions, with_options
+from .generation.result import Generation
 from .model_base import LoadedModel
 from .text.detokenizer import Detokenizer, TextStream
 from .text.languages import LanguageTokens, resolve_languages
@@ -27,39 +27,6 @@ if TYPE_CHECKING:  # typing has it from Python 3.11 on
 
 #: Called with how many sources are done and how many there are.
 Progress = Callable[[int, int], None]
-
-#: A result on one line, whatever its text.
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 60
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One generated sequence.
-
-    Attributes:
-        text: the decoded text, or None where the bundle has no tokenizer.
-        token_ids: tokens after the decoder start token, with a decoder prefix and the end
-            token where there is one; of a decoder alone, those after the source.
-        score: sum of the tokens' log-probabilities (natural logarithm; forced tokens count
-            as 0) under the distribution that they were chosen from; beam search divides it
-            by length ** length_penalty. None unless it was a beam search or
-            ``return_scores`` was asked for.
-        finish_reason: ``eos``, ``length``, ``stop_string``, ``time`` (``max_time``) or
-            ``cancelled``.
-        source: place of its source among those given, from 0.
-    """
-
-    text: str | None
-    token_ids: list[int]
-    score: float | None
-    finish_reason: str | None
-    source: int = field(default=0, compare=False)
-
-    def __repr__(self) -> str:
-        score = "" if self.score is None else f", score={self.score:.4g}"
-        count = f"{len(self.token_ids)} tokens"
-        return f"Generation({_SHORT.repr(self.text)}, {count}{score}, {self.finish_reason})"
 
 
 class Seq2SeqModel(LoadedModel[Backend]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,11 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(["seq2edge", *(parts[:-1] if parts[-1] == "__init__" else parts)])
+
+
 def name_of(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
@@ -68,6 +74,27 @@ def test_imports_point_towards_the_runtime(file: Path) -> None:
 )
 def test_runtime_imports_nothing_of_training_or_export(file: Path) -> None:
     assert not {name.partition(".")[0] for name in imports(file)} & HEAVY
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even within functions or for type checkers: a circle has no place to start reading."""
+    modules = {module_of(file): file for file in FILES}
+    graph = {
+        name: {
+            owner
+            for imported in imports(file)
+            for owner in (imported, imported.rpartition(".")[0])
+            if owner in modules and owner != name
+        }
+        for name, file in modules.items()
+    }
+    # A package's __init__ gathers what its modules offer; they import each other, not it.
+    packages = {name for name, file in modules.items() if file.name == "__init__.py"}
+    order = TopologicalSorter({k: v - packages for k, v in graph.items() if k not in packages})
+    try:
+        order.prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

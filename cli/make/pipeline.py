@@ -170,15 +170,13 @@ class _Maker:
 
     def _execute(self, step: CommandStep) -> dict[str, Any] | None:
         """The report of a step's command, run in this process; None: only shown."""
-        from ..main import parse
-
         self._say(f"$ {command(step.words)}")
         if self._dry:
             self._done.append(_entry(step, reused=False, report=None))
             return None
         # What is in the way is half done, or the output, which was looked at before.
         force = [] if step.name == "compare" else ["--force"]
-        options = parse([*step.words, *force, "--json"])
+        options = self._options.parse([*step.words, *force, "--json"])
         with redirect_stdout(io.StringIO()) as out:
             options.command(options)
         report: dict[str, Any] = json.loads(out.getvalue())

@@ -62,7 +62,7 @@ class GenerationBatch:
     backend: Backend
     encoded: EncoderOutput
     sources: Sequence[Sequence[int]]
-    lead: Ids
+    decoder_prompt: Ids
     prompts: list[list[int]]
     stopping: StoppingRule
     processors: Processors

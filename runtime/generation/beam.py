@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..backends.base import Ids
 from ..numerics import top_k
 from .batch import GenerationBatch, Hypothesis, Results, selection
-from .logits_processors import Rows
+from .processor import Rows
 from .sampling import Sampler
 from .stopping import LENGTH
 from .warpers import build_warpers
@@ -31,14 +31,14 @@ class _Candidates:
 
 
 @dataclass
-class _Search:
+class BeamHypotheses:
     """The search of one source.
 
     ``beams`` hold tokens after the decoder start token; ``scores`` [k] are their
     log-probabilities, -inf for a beam that only fills a place.
     """
 
-    call: GenerationBatch
+    batch: GenerationBatch
     beams: list[list[int]]
     scores: NDArray[np.float64]
     finished: list[Hypothesis] = field(default_factory=list)
@@ -59,7 +59,7 @@ class _Search:
             zip(candidates.scores, candidates.parents, candidates.tokens, strict=True)
         ):
             tokens = [*self.beams[parent], int(token)]
-            reason = self.call.stopping.reason(tokens) or ending
+            reason = self.batch.stopping.reason(tokens) or ending
             if reason is None:
                 running.append(rank)
             # Those below the best k are there to replace the ones that end, not to win.
@@ -79,13 +79,13 @@ class _Search:
 
     def _finish(self, sequence: Hypothesis, generated: int) -> None:
         """Keep the best k; the better of two equals is the one that was there."""
-        sequence.score /= float(generated) ** self.call.config.length_penalty
+        sequence.score /= float(generated) ** self.batch.config.length_penalty
         self.finished.append(sequence)
         self.finished.sort(key=lambda found: -found.score)
         del self.finished[len(self.beams) :]
 
     def _is_done(self, generated: int) -> bool:
-        config = self.call.config
+        config = self.batch.config
         if np.isneginf(self.scores[0]):
             return True
         if len(self.finished) < len(self.beams):
@@ -95,64 +95,63 @@ class _Search:
         # The best that an open beam can still reach: its log-probability only falls, but a
         # positive length_penalty favours length. Without "never" its present length counts.
         if config.early_stopping == "never" and config.length_penalty > 0:
-            generated = self.call.new_tokens
+            generated = self.batch.new_tokens
         best = self.scores[0] / float(generated) ** config.length_penalty
         return bool(best <= self.finished[-1].score)
 
 
-def beam_search(call: GenerationBatch) -> Iterator[Results]:
-    """Beam search; yields once a step, and the results only with the last one.
+class BeamSearch:
+    """Beam search, or beam sampling, of one batch."""
 
-    ``results[source]`` holds ``num_return_sequences`` sequences, best first (fewer if the
-    options allow no more).
-
-    Raises:
-        InputError: the options together forbid every token.
-    """
-    return _Loop(call).run()
-
-
-class _Loop:
-    def __init__(self, call: GenerationBatch) -> None:
-        self._call = call
-        self._width = call.config.num_beams
+    def __init__(self, batch: GenerationBatch) -> None:
+        self._batch = batch
+        self._width = batch.config.num_beams
         # At least k of the candidates go on, even if each beam ends with every end token.
-        eos = call.manifest.special_tokens.eos
+        eos = batch.manifest.special_tokens.eos
         self._count = max(2, 1 + len(eos)) * self._width
-        self._warpers = build_warpers(call.config, eos)
-        self._sampler = Sampler(call.config, call.sources) if call.config.do_sample else None
-        start = [*call.config.decoder_prefix, *call.forced]
+        self._warpers = build_warpers(batch.config, eos)
+        self._sampler = Sampler(batch.config, batch.sources) if batch.config.do_sample else None
+        start = [*batch.config.decoder_prefix, *batch.forced]
         # All beams are one at first, so only the first one counts.
         scores = np.where(np.arange(self._width) == 0, 0.0, -np.inf)
         self._searches = [
-            _Search(call, [list(start)] * self._width, scores) for _ in range(call.batch_size)
+            BeamHypotheses(batch, [list(start)] * self._width, scores)
+            for _ in range(batch.batch_size)
         ]
-        self._generated = len(call.forced)
-        self._active = np.arange(call.batch_size)
+        self._generated = len(batch.forced)
+        self._active = np.arange(batch.batch_size)
 
     def run(self) -> Iterator[Results]:
-        call = self._call
+        """Beam search; yields once a step, and the results only with the last one.
+
+        ``results[source]`` holds ``num_return_sequences`` sequences, best first (fewer if the
+        options allow no more).
+
+        Raises:
+            InputError: the options together forbid every token.
+        """
+        batch = self._batch
         cache = None
         tokens = parents = np.zeros((0, 0), np.int64)
         results: Results = [[] for _ in self._searches]
-        if call.forced and self._ends_at_once():
+        if batch.forced and self._ends_at_once():
             yield [search.finished for search in self._searches]
             return
         while True:
-            remaining = call.new_tokens - self._generated
-            forced = call.forces_end(remaining)
+            remaining = batch.new_tokens - self._generated
+            forced = batch.forces_end(remaining)
             if forced is not None:
                 candidates = self._forced(forced)
             else:
                 if cache is None:
-                    cache = call.new_cache(self._width, logits=True, logsumexp=True)
+                    cache = batch.new_cache(self._width, logits=True, logsumexp=True)
                 else:
                     cache.forward(tokens, parents)
                 if cache.logits is None or cache.logsumexp is None:
                     raise AssertionError("they were asked for")
                 candidates = self._candidates(cache.logits, cache.logsumexp.ravel())
             self._generated += 1
-            ending = LENGTH if remaining == 1 else call.stopping.interrupted()
+            ending = LENGTH if remaining == 1 else batch.stopping.interrupted()
             steps = [
                 self._searches[source].advance(found, self._generated, ending)
                 for source, found in zip(self._active, candidates, strict=True)
@@ -173,8 +172,8 @@ class _Loop:
         """Whether the forced start ends the sequences; then it is all there is."""
         for search in self._searches:
             tokens = search.beams[0]
-            reason = self._call.stopping.reason(tokens) or self._call.stopping.interrupted()
-            if reason is None and self._call.new_tokens > len(self._call.forced):
+            reason = self._batch.stopping.reason(tokens) or self._batch.stopping.interrupted()
+            if reason is None and self._batch.new_tokens > len(self._batch.forced):
                 return False
             search.finished.append(Hypothesis(tokens, 0.0, reason or LENGTH))
         return True
@@ -185,11 +184,11 @@ class _Loop:
         """The best continuations of each active source, from logits [A, 1 or k, V]."""
         active, beams, size = logits.shape
         scores = logits.reshape(-1, size)
-        edited = bool(self._call.processors) or self._sampler is not None
+        edited = bool(self._batch.processors) or self._sampler is not None
         if edited:
             scores = scores - normalizer[:, None]
-            if self._call.processors:
-                scores = self._call.processors(self._rows(beams), scores)
+            if self._batch.processors:
+                scores = self._batch.processors(self._rows(beams), scores)
             for warp in self._warpers:
                 scores = warp(scores)
         searches = [self._searches[source] for source in self._active]
@@ -233,20 +232,20 @@ class _Loop:
         return [_Candidates(self._searches[s].scores, order, tokens) for s in self._active]
 
     def _rows(self, beams: int) -> Rows:
-        lead = self._call.lead
-        first = lead.shape[1]
-        length = first + len(self._call.config.decoder_prefix) + self._generated
+        decoder_prompt = self._batch.decoder_prompt
+        first = decoder_prompt.shape[1]
+        length = first + len(self._batch.config.decoder_prefix) + self._generated
         tokens = np.zeros((len(self._active), beams, length), np.int64)
         for place, source in enumerate(self._active):
-            tokens[place, :, :first] = lead[source]
+            tokens[place, :, :first] = decoder_prompt[source]
             for beam, found in enumerate(self._searches[source].beams[:beams]):
                 # Those of a source that is done are shorter, and nothing comes of them.
                 tokens[place, beam, first : first + len(found)] = found
         return Rows(tokens.reshape(-1, length), np.repeat(self._active, beams))
 
     def _results(self) -> Results:
-        wanted = self._call.config.num_return_sequences
+        wanted = self._batch.config.num_return_sequences
         for search in self._searches:
             if not search.finished:
-                raise self._call.no_continuation(search.beams[0])
+                raise self._batch.no_continuation(search.beams[0])
         return [search.finished[:wanted] for search in self._searches]

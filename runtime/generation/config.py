@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from ..bundle.manifest import Manifest
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from .constraints import Constraint
-
-#: What is added to the score of a token that completes a sequence: by the sequence (or its only
-#: token), or as pairs of both, as JSON has it.
-SequenceBias = (
-    Mapping[tuple[int, ...], float] | Mapping[int, float] | Sequence[tuple[Sequence[int], float]]
-)
+from .constraints import Constraint
+from .processor import LogitsProcessor, PrefixAllowedTokens, SequenceBias
 
 #: New tokens when neither the caller nor the checkpoint's generation_config says how many.
 DEFAULT_MAX_NEW_TOKENS = 256
-
-#: Edits next-token scores: (token_ids [rows, length] int64 with the decoder start token,
-#: scores [rows, V] float32) -> scores [rows, V] float32. It may edit ``scores`` in place.
-LogitsProcessor = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]
-
-#: (index of the source, tokens of one hypothesis [length] int64) -> tokens that may follow.
-PrefixAllowedTokens = Callable[[int, NDArray[np.int64]], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -177,7 +159,7 @@ class GenerationConfig:
         return cls(**values)
 
 
-def new_tokens(config: GenerationConfig, manifest: Manifest, lead: int = 1) -> int:
+def new_tokens(config: GenerationConfig, manifest: Manifest, prompt_length: int = 1) -> int:
     """How many tokens may follow the decoder prompt.
 
     Args:
@@ -188,7 +170,7 @@ def new_tokens(config: GenerationConfig, manifest: Manifest, lead: int = 1) -> i
     """
     limit = manifest.dimensions.max_target_length
     # Each token of the prompt takes a position, and the last new token needs none.
-    taken = lead - 1 + len(config.decoder_prefix)
+    taken = prompt_length - 1 + len(config.decoder_prefix)
     room = None if limit is None else limit - taken
     asked, name = config.max_new_tokens, "max_new_tokens"
     before = 0  # tokens that the limit counts in
@@ -204,9 +186,10 @@ def new_tokens(config: GenerationConfig, manifest: Manifest, lead: int = 1) -> i
             " give a larger one, or max_new_tokens"
         )
     if room is not None and asked - before > room:
+        what = "prefix" if prompt_length == 1 else "longest text"
         raise InputError(
             f"{name}={asked} is more than the model allows: it has {limit} target"
-            f" positions, {taken} of them taken by the {'prefix' if lead == 1 else 'longest text'};"
+            f" positions, {taken} of them taken by the {what};"
             f" ask for at most {max(room + before, 0)}"
         )
     return asked - before

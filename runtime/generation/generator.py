@@ -12,14 +12,14 @@ from ..bundle.manifest import Manifest
 from ..errors import InputError
 from ..text.tokenizer import Tokenizer
 from .batch import GenerationBatch, Hypothesis, Results
-from .beam import beam_search
+from .beam import BeamSearch
 from .config import GenerationConfig, new_tokens
-from .constraints import ConstraintCompiler
+from .constraint_compiler import ConstraintCompiler
 from .engine_limits import check_sources, fitted_new_tokens, forced_tokens
-from .greedy import greedy_search
+from .greedy import GreedySearch
 from .logits_processors import ByLength, Context, Processors, build_processors
 from .prepared import PreparedCall
-from .prompt_lookup import prompt_lookup
+from .prompt_lookup import PromptLookup
 from .source import Source, collate
 from .stopping import StoppingRule
 from .validation import check, is_integer
@@ -36,10 +36,10 @@ def decode(batch: GenerationBatch) -> Iterator[Results]:
         BackendError: the engine failed.
     """
     if batch.config.num_beams > 1:
-        return beam_search(batch)
+        return BeamSearch(batch).run()
     if batch.config.prompt_lookup_num_tokens is not None:
-        return prompt_lookup(batch)
-    return greedy_search(batch)
+        return PromptLookup(batch).run()
+    return GreedySearch(batch).run()
 
 
 class Generator:
@@ -70,11 +70,11 @@ class Generator:
         config = check(config, manifest)
         start = config.decoder_start_token_id
         first = manifest.special_tokens.decoder_start if start is None else start
-        leads: list[tuple[int, ...]] = [(first,)] * len(sources)
+        decoder_prompts: list[tuple[int, ...]] = [(first,)] * len(sources)
         longest = 1
         if manifest.single_stack == "decoder":
-            leads = [tuple(source.tokens()) for source in sources]
-            longest = max(map(len, leads), default=1)
+            decoder_prompts = [tuple(source.tokens()) for source in sources]
+            longest = max(map(len, decoder_prompts), default=1)
         limit = new_tokens(config, manifest, longest)
         if limits is not None:
             limit = fitted_new_tokens(limits, config, limit)
@@ -86,7 +86,7 @@ class Generator:
             manifest=manifest,
             config=config,
             sources=tuple(sources),
-            leads=tuple(leads),
+            decoder_prompts=tuple(decoder_prompts),
             forced=forced_tokens(config, limit),
             new_tokens=limit,
             constraint=None
@@ -143,9 +143,9 @@ class Generator:
         self, call: PreparedCall, numbers: Sequence[int], cancelled: Callable[[], bool] | None
     ) -> GenerationBatch:
         sources = [call.sources[number] for number in numbers]
-        leads = [call.leads[number] for number in numbers]
-        lead = np.zeros((len(leads), max(map(len, leads))), np.int64)
-        for row, tokens in zip(lead, leads, strict=True):
+        decoder_prompts = [call.decoder_prompts[number] for number in numbers]
+        decoder_prompt = np.zeros((len(decoder_prompts), max(map(len, decoder_prompts))), np.int64)
+        for row, tokens in zip(decoder_prompt, decoder_prompts, strict=True):
             row[len(row) - len(tokens) :] = tokens
         tokens_of = [source.tokens() for source in sources]
         special, config = call.manifest.special_tokens, call.config
@@ -154,7 +154,7 @@ class Generator:
             backend=self._backend,
             encoded=self._backend.encode(collate(sources, special.pad)),
             sources=tokens_of,
-            lead=lead,
+            decoder_prompt=decoder_prompt,
             prompts=[call.prompt(number) for number in numbers],
             stopping=StoppingRule(
                 special.eos,

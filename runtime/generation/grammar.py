@@ -14,8 +14,8 @@ from ..dependencies import needs
 from ..errors import InputError
 from ..numerics import Scores
 from ..text.token_bytes import Spelling
-from .constraints import JsonSchema, MakeProcessor, Regex
-from .logits_processors import Rows
+from .constraints import JsonSchema, Regex
+from .processor import MakeProcessor, Rows
 
 #: States of the grammar kept between steps; those of a step's hypotheses are far fewer.
 _MOST_STATES = 512

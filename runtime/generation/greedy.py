@@ -14,57 +14,55 @@ from numpy.typing import NDArray
 from ..backends.base import Ids
 from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
-from .logits_processors import Rows
+from .processor import Rows
 from .sampling import Sampler
 from .stopping import LENGTH
 from .warpers import build_warpers
 
 
-def greedy_search(call: GenerationBatch) -> Iterator[Results]:
-    """Decode step by step; yields all sequences, grown by one token, after each.
+class GreedySearch:
+    """Greedy decoding, or sampling, of one batch."""
 
-    ``results[source][sample]``: with greedy decoding one for each source.
-
-    Raises:
-        InputError: the options together forbid every token.
-    """
-    return _Loop(call).run()
-
-
-class _Loop:
-    def __init__(self, call: GenerationBatch) -> None:
-        self._call = call
-        self._samples = call.config.num_return_sequences
-        self._sampler = Sampler(call.config, call.sources) if call.config.do_sample else None
-        self._warpers = build_warpers(call.config, call.manifest.special_tokens.eos)
+    def __init__(self, batch: GenerationBatch) -> None:
+        self._batch = batch
+        self._samples = batch.config.num_return_sequences
+        self._sampler = Sampler(batch.config, batch.sources) if batch.config.do_sample else None
+        self._warpers = build_warpers(batch.config, batch.manifest.special_tokens.eos)
         self._reads_logits = bool(
-            call.processors or call.config.return_scores or self._sampler is not None
+            batch.processors or batch.config.return_scores or self._sampler is not None
         )
         self._results: Results = [
-            [Hypothesis([*call.config.decoder_prefix]) for _ in range(self._samples)]
-            for _ in range(call.batch_size)
+            [Hypothesis([*batch.config.decoder_prefix]) for _ in range(self._samples)]
+            for _ in range(batch.batch_size)
         ]
-        self._remaining = call.new_tokens
+        self._remaining = batch.new_tokens
         #: The sources that still run: places in ``results``.
-        self._active = list(range(call.batch_size))
-        self._unfinished = call.batch_size * self._samples
-        for token in call.forced:
+        self._active = list(range(batch.batch_size))
+        self._unfinished = batch.batch_size * self._samples
+        for token in batch.forced:
             self._append_forced(token)
 
     def run(self) -> Iterator[Results]:
-        call = self._call
+        """Decode step by step; yields all sequences, grown by one token, after each.
+
+        ``results[source][sample]``: with greedy decoding one for each source.
+
+        Raises:
+            InputError: the options together forbid every token.
+        """
+        batch = self._batch
         cache = None
         tokens = np.zeros((0, 0), np.int64)
         if not self._unfinished:  # the forced start was all
             yield self._results
         while self._unfinished:
-            forced = call.forces_end(self._remaining)
+            forced = batch.forces_end(self._remaining)
             if forced is not None:
                 self._append_forced(forced)
                 yield self._results
                 return
             if cache is None:
-                cache = call.new_cache(self._samples, logits=self._reads_logits)
+                cache = batch.new_cache(self._samples, logits=self._reads_logits)
             else:
                 cache.forward(tokens)
             if cache.logits is None:
@@ -92,7 +90,7 @@ class _Loop:
     def _append(self, tokens: Ids, scores: NDArray[np.float64] | None) -> bool:
         """Add ``tokens`` [A, n] to the unfinished sequences; whether one of them has ended."""
         self._remaining -= 1
-        stopping = self._call.stopping
+        stopping = self._batch.stopping
         last = LENGTH if self._remaining == 0 else stopping.interrupted()
         before = self._unfinished
         for place, (source, row) in enumerate(zip(self._active, tokens.tolist(), strict=True)):
@@ -112,8 +110,8 @@ class _Loop:
         if logits.shape[1] != samples:
             logits = np.repeat(logits, samples, axis=1)
         scores: Scores = logits.reshape(active * samples, -1)
-        if self._call.processors:
-            scores = self._call.processors(self._rows(), scores)
+        if self._batch.processors:
+            scores = self._batch.processors(self._rows(), scores)
             self._check(scores)
         if self._sampler is None:
             tokens = scores.argmax(axis=1)
@@ -123,17 +121,17 @@ class _Loop:
             streams = np.array(self._active)[:, None] * samples + np.arange(samples)
             tokens = self._sampler.draw(scores, streams.ravel())
         chosen = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]
-        if self._call.config.return_scores:
+        if self._batch.config.return_scores:
             chosen = chosen - logsumexp(scores)
         shape = (active, samples)
         return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape)
 
     def _rows(self) -> Rows:
-        call, first = self._call, self._call.lead.shape[1]
-        length = first + call.new_tokens - self._remaining + len(call.config.decoder_prefix)
+        batch, first = self._batch, self._batch.decoder_prompt.shape[1]
+        length = first + batch.new_tokens - self._remaining + len(batch.config.decoder_prefix)
         tokens = np.zeros((len(self._active), self._samples, length), np.int64)
         for place, source in enumerate(self._active):
-            tokens[place, :, :first] = call.lead[source]
+            tokens[place, :, :first] = batch.decoder_prompt[source]
             for sample, sequence in enumerate(self._results[source]):
                 found = sequence.token_ids
                 tokens[place, sample, first : first + len(found)] = found
@@ -144,4 +142,4 @@ class _Loop:
         for row in dead:
             sequence = self._results[self._active[row // self._samples]][row % self._samples]
             if sequence.finish_reason is None:
-                raise self._call.no_continuation(sequence.token_ids)
+                raise self._batch.no_continuation(sequence.token_ids)

@@ -11,36 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from ..backends.base import Ids
 from ..errors import InputError
-from .config import GenerationConfig, LogitsProcessor, PrefixAllowedTokens
-
-Scores = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Hypotheses whose next token is to be chosen.
-
-    Attributes:
-        token_ids: [R, L] int64, tokens so far, the decoder start token included.
-        sources: [R] int64, which source of the batch each belongs to.
-    """
-
-    token_ids: Ids
-    sources: Ids
-
-
-class Processor(Protocol):
-    """Edits ``scores`` [R, V] in place, or returns others."""
-
-    def __call__(self, rows: Rows, scores: Scores, /) -> Scores: ...
+from ..numerics import Scores
+from .config import GenerationConfig
+from .processor import LogitsProcessor, PrefixAllowedTokens, Processor, Rows
 
 
 class Processors:

@@ -14,8 +14,8 @@ from .config import GenerationConfig
 from .validation import read_with
 
 if TYPE_CHECKING:
-    from .config import LogitsProcessor, PrefixAllowedTokens, SequenceBias
     from .constraints import Constraint
+    from .processor import LogitsProcessor, PrefixAllowedTokens, SequenceBias
 
 
 class GenerationOptions(TypedDict, total=False):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..bundle.manifest import Manifest
 from .config import GenerationConfig
-from .constraints import MakeProcessor
+from .processor import MakeProcessor
 from .source import Source
 
 
@@ -29,14 +29,14 @@ class PreparedCall:
     manifest: Manifest
     config: GenerationConfig
     sources: tuple[Source, ...]
-    leads: tuple[tuple[int, ...], ...]
+    decoder_prompts: tuple[tuple[int, ...], ...]
     forced: tuple[int, ...]
     new_tokens: int
     constraint: MakeProcessor | None
 
     def prompt(self, number: int) -> list[int]:
         """Tokens that the hypotheses of a source start with: lead, prefix, forced start."""
-        return [*self.leads[number], *self.config.decoder_prefix, *self.forced]
+        return [*self.decoder_prompts[number], *self.config.decoder_prefix, *self.forced]
 
     def lengths(self) -> Sequence[int]:
         """Positions of each source that the encoder reads."""

@@ -21,8 +21,8 @@ from ..kv_cache.capacity import grown_capacity
 from ..kv_cache.slots import prefill
 from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
-from .logits_processors import Rows
 from .ngram_drafter import NgramDrafter
+from .processor import Rows
 from .stopping import LENGTH
 
 
@@ -43,31 +43,26 @@ class _Row:
     guess: list[int] = field(default_factory=list)
 
 
-def prompt_lookup(call: GenerationBatch) -> Iterator[Results]:
-    """Greedy decoding with guesses; yields all sequences after each step.
+class PromptLookup:
+    """Greedy decoding of one batch with guesses that are verified."""
 
-    Raises:
-        InputError: the options together forbid every token.
-    """
-    return _Loop(call).run()
-
-
-class _Loop:
-    def __init__(self, call: GenerationBatch) -> None:
-        config = call.config
-        self._call = call
+    def __init__(self, batch: GenerationBatch) -> None:
+        config = batch.config
+        self._batch = batch
         self._most = config.prompt_lookup_num_tokens or 0
-        self._vocab_size = call.vocab_size if call.processors or config.return_scores else None
+        self._vocab_size = batch.vocab_size if batch.processors or config.return_scores else None
         self._all_rows = [
             _Row(
                 number,
                 Hypothesis([*config.decoder_prefix]),
                 NgramDrafter(source, config.max_matching_ngram_size, self._most),
-                call.new_tokens,
+                batch.new_tokens,
                 len(prompt),
-                len(prompt) - len(call.forced) + call.new_tokens - 2,
+                len(prompt) - len(batch.forced) + batch.new_tokens - 2,
             )
-            for number, (source, prompt) in enumerate(zip(call.sources, call.prompts, strict=True))
+            for number, (source, prompt) in enumerate(
+                zip(batch.sources, batch.prompts, strict=True)
+            )
         ]
         #: Those that still run, a row of the batch each.
         self._rows = self._all_rows
@@ -77,21 +72,26 @@ class _Loop:
         self._max_slots = max(row.last_position for row in self._rows) + 1
 
     def run(self) -> Iterator[Results]:
-        call = self._call
-        for token in call.forced:
+        """Greedy decoding with guesses; yields all sequences after each step.
+
+        Raises:
+            InputError: the options together forbid every token.
+        """
+        batch = self._batch
+        for token in batch.forced:
             for row in self._rows:
                 self._append(row, token, 0.0)
         self._force_ends()
         if not self._unfinished():  # what is forced was all
             yield self._results
             return
-        cache = call.new_slots(self._max_slots)
+        cache = batch.new_slots(self._max_slots)
         step = self._run_prompts(cache)
         for place, row in enumerate(self._rows):
             self._verify(row, step, place)
         while True:
             self._force_ends()
-            interrupted = call.stopping.interrupted()
+            interrupted = batch.stopping.interrupted()
             if interrupted is not None:
                 for row in self._rows:
                     row.sequence.finish_reason = row.sequence.finish_reason or interrupted
@@ -109,12 +109,12 @@ class _Loop:
                     row.used += self._verify(row, step, place)
 
     def _run_prompts(self, cache: SlotCache) -> Step:
-        call = self._call
-        if max(map(len, call.prompts)) > 1:
-            most = call.max_num_tokens
-            return prefill(cache, call.prompts, self._vocab_size, max_num_tokens=most)
+        batch = self._batch
+        if max(map(len, batch.prompts)) > 1:
+            most = batch.max_num_tokens
+            return prefill(cache, batch.prompts, self._vocab_size, max_num_tokens=most)
         step = self._step_of(cache, 1)  # the step that follows has the same shape
-        step.input_ids[:] = call.prompts
+        step.input_ids[:] = batch.prompts
         step.attention_mask[..., 0] = True
         cache.forward(step)
         return step
@@ -122,7 +122,7 @@ class _Loop:
     def _force_ends(self) -> None:
         """Put the forced end in its place; no run is needed for that."""
         for row in self._rows:
-            token = self._call.forces_end(row.remaining)
+            token = self._batch.forces_end(row.remaining)
             if token is not None and row.sequence.finish_reason is None:
                 self._append(row, token, 0.0)
 
@@ -188,21 +188,21 @@ class _Loop:
         return right + 1
 
     def _choose(self, row: _Row, step: Step, place: int, query: int) -> tuple[int, float]:
-        forced = self._call.forces_end(row.remaining)
+        forced = self._batch.forces_end(row.remaining)
         if forced is not None:
             return forced, 0.0
         if step.logits is None:
             return int(step.next_token_ids[place, query]), 0.0
         scores: Scores = step.logits[place, query : query + 1].copy()
-        if self._call.processors:
-            lead = self._call.lead[row.number]
-            tokens = np.array([[*lead, *row.sequence.token_ids]], np.int64)
+        if self._batch.processors:
+            decoder_prompt = self._batch.decoder_prompt[row.number]
+            tokens = np.array([[*decoder_prompt, *row.sequence.token_ids]], np.int64)
             rows = Rows(tokens, np.array([row.number], np.int64))
-            scores = self._call.processors(rows, scores)
+            scores = self._batch.processors(rows, scores)
             if np.isneginf(scores.max()):
-                raise self._call.no_continuation(row.sequence.token_ids)
+                raise self._batch.no_continuation(row.sequence.token_ids)
         token = int(scores.argmax())
-        if not self._call.config.return_scores:
+        if not self._batch.config.return_scores:
             return token, 0.0
         return token, float(scores[0, token] - logsumexp(scores)[0])
 
@@ -213,6 +213,6 @@ class _Loop:
         row.last = token
         row.remaining -= 1
         row.drafter.append(token)
-        sequence.finish_reason = self._call.stopping.reason(sequence.token_ids) or (
+        sequence.finish_reason = self._batch.stopping.reason(sequence.token_ids) or (
             LENGTH if row.remaining == 0 else None
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from ..model import Generation
+    from ..generation.result import Generation
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

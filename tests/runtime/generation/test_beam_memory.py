@@ -34,7 +34,7 @@ from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation import GenerationConfig, Generator
 from seq2edge.runtime.generation.batch import Results
-from seq2edge.runtime.generation.config import LogitsProcessor
+from seq2edge.runtime.generation.processor import LogitsProcessor
 from seq2edge.runtime.numerics import Scores
 from seq2edge.runtime.text.sources import TextSource
 

@@ -13,7 +13,7 @@ import pytest
 from seq2edge.runtime import Choices, InputError, Seq2SeqModel
 from seq2edge.runtime.generation import generator as generator_module
 from seq2edge.runtime.generation.config import GenerationConfig
-from seq2edge.runtime.generation.constraints import ConstraintCompiler
+from seq2edge.runtime.generation.constraint_compiler import ConstraintCompiler
 from seq2edge.runtime.generation.generator import Generator
 from seq2edge.runtime.text import languages
 from seq2edge.runtime.text.sources import TextSource
@@ -114,7 +114,7 @@ def test_a_prepared_call_is_frozen_and_runs_as_often_as_one_likes(
             generator.prepare(GenerationConfig(num_beams=0), sources)
         # A start token of the call's own leaves the bundle's manifest alone.
         started = generator.prepare(GenerationConfig(decoder_start_token_id=9), sources)
-        assert started.leads == ((9,), (9,))
+        assert started.decoder_prompts == ((9,), (9,))
         assert started.manifest is model.manifest
 
 
