@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,43 +58,35 @@ def run(options: argparse.Namespace) -> int:
             return 0
         # On a terminal the lines themselves show how far it is.
         with Progress(not (sys.stdout and sys.stdout.isatty())) as progress:
-            _generate_all(model, config, texts, options, progress)
+            for window in texts.windows(options.batch_size):
+                with window.naming():  # within a window the batches are of similar lengths
+                    generations = model.generate(
+                        window.filled,
+                        config,
+                        batch_size=options.batch_size,
+                        skip_special_tokens=not options.keep_special_tokens,
+                        progress=_progress(progress, window, texts),
+                    )
+                _print_results(window, generations, config.num_return_sequences, options.json)
     return 0
 
 
-def _generate_all(
-    model: Seq2SeqModel,
-    config: GenerationConfig,
-    texts: Texts,
-    options: argparse.Namespace,
-    progress: Progress,
+def _progress(progress: Progress, window: Window, texts: Texts) -> Callable[[int, int], None]:
+    before = window.end - len(window.places)
+    return lambda done, _: progress("texts", before + done, texts.total)
+
+
+def _print_results(
+    window: Window, generations: Sequence[Generation], per_text: int, as_json: bool
 ) -> None:
-    """Print ``num_return_sequences`` lines per text, a window of texts at a time.
-
-    Within a window the batches are of similar lengths.
-    """
-    for window in texts.windows(options.batch_size):
-        places = window.places
-        before = window.end - len(places)
-
-        def count(done: int, _of: int, before: int = before) -> None:
-            progress("texts", before + done, texts.total)
-
-        with window.naming():
-            found = model.generate(
-                window.filled,
-                config,
-                batch_size=options.batch_size,
-                skip_special_tokens=not options.keep_special_tokens,
-                progress=count,
-            )
-        results: list[list[Generation]] = [[] for _ in window.texts]
-        for generation in found:
-            results[places[generation.source]].append(generation)
-        for text, own in zip(window.texts, results, strict=True):
-            for number in range(config.num_return_sequences):
-                result = own[number] if number < len(own) else None
-                write(_format(text, result, options.json) + "\n")
+    """Print ``per_text`` lines for each text of the window."""
+    results: list[list[Generation]] = [[] for _ in window.texts]
+    for generation in generations:
+        results[window.places[generation.source]].append(generation)
+    for text, own in zip(window.texts, results, strict=True):
+        for number in range(per_text):
+            result = own[number] if number < len(own) else None
+            write(_format(text, result, as_json) + "\n")
 
 
 def _stream_all(

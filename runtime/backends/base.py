@@ -142,7 +142,10 @@ class SlotCache(ABC):
         run = self._runs.get(step)
         if run is None:
             run = self._runs[step] = self._bind(step)
-        run()
+        try:
+            run()
+        except Exception as error:  # bindings of libraries raise several unrelated classes
+            raise self._explained(error) from None
 
     def forward_greedy(self, step: Step, count: int) -> Ids:
         """Run ``step``, of one token per source, ``count`` times: each run's tokens are the next's.
@@ -188,6 +191,10 @@ class SlotCache(ABC):
     @abstractmethod
     def _bind(self, step: Step) -> Callable[[], None]:
         """A function that runs ``step``."""
+
+    def _explained(self, error: Exception) -> Exception:
+        """What a caller gets for an ``error`` of a run."""
+        return error
 
     @abstractmethod
     def _grow(self, max_cache_len: int) -> None: ...

@@ -213,27 +213,23 @@ class OrtSlots(SlotCache):
         _bind(binding.bind_output, "next_token_ids", step.next_token_ids)
         if step.logits is not None:
             _bind(binding.bind_output, "logits", step.logits)
-        run, cache = self._session.run_with_iobinding, dict(self._cache)
-        normalize = self._bind_logsumexp(step)
-
-        # The closure keeps every bound array alive for as long as it can be called.
-        def run_step(_keep: Any = (inputs, cache, step, self._source)) -> None:
-            try:
-                run(binding)
-                if normalize is not None:
-                    normalize()
-            except Exception as error:
-                raise run_error("decoder", error) from None
-
-        return run_step
-
-    def _bind_logsumexp(self, step: Step) -> Callable[[], None] | None:
+        # What is bound by address is held by this cache and its steps until they are forgotten.
+        run = partial(self._session.run_with_iobinding, binding)
         if self._logsumexp is None or step.logits is None or step.logsumexp is None:
-            return None
-        binding = self._logsumexp.io_binding()
-        _bind(binding.bind_input, "logits", step.logits)
-        _bind(binding.bind_output, "logsumexp", step.logsumexp)
-        return partial(self._logsumexp.run_with_iobinding, binding)
+            return run
+        normalizing = self._logsumexp.io_binding()
+        _bind(normalizing.bind_input, "logits", step.logits)
+        _bind(normalizing.bind_output, "logsumexp", step.logsumexp)
+        normalize = partial(self._logsumexp.run_with_iobinding, normalizing)
+
+        def run_both() -> None:
+            run()
+            normalize()
+
+        return run_both
+
+    def _explained(self, error: Exception) -> Exception:
+        return run_error("decoder", error)
 
     def _number_slots(self, count: int) -> None:
         batch = self._source.batch_size
