@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
-from .text.sources import LengthWarning
+from .text.length_warning import LengthWarning
 
 
 class Closable(Protocol):
