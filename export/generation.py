@@ -60,6 +60,10 @@ def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> S
             f"special tokens {outside or [tokens.pad]} lie outside the vocabulary of"
             f" {size if outside else rows}"
         )
+    if spec.encoder is None or spec.decoder is None or isinstance(encoder, Mapping):
+        # transformers takes a decoder's pad token for padding even where it is the bos token; a
+        # pair's bos token is its decoder's.
+        tokens = replace(tokens, bos=None)
     if spec.decoder is not None:
         return tokens
     # Nothing ends with an encoder's states; without a pad token nothing in its sources is padding.

@@ -152,7 +152,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         Args:
             input_ids: [B, S] integers, padded on the right with the pad token.
             attention_mask: [B, S], nonzero where a token counts; None: all but padding (where the
-                pad token is an end token too, all).
+                pad token is an end or bos token too, all).
             config, options, batch_size, skip_special_tokens, cancelled: as in :meth:`generate`.
 
         Raises:

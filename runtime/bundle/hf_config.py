@@ -58,6 +58,7 @@ def special_tokens(
 
     eos = find("eos_token_id")
     ends = tuple(_token(e, "eos_token_id") for e in (eos if isinstance(eos, list) else [eos]))
+    bos = generation.get("bos_token_id", config("bos_token_id"))
     pad = find("pad_token_id", default=ends[0] if ends else None)
     tokens = SpecialTokens(
         pad=_token(pad, "pad_token_id"),
@@ -65,6 +66,7 @@ def special_tokens(
             find("decoder_start_token_id", "bos_token_id"), "decoder_start_token_id"
         ),
         eos=ends,
+        bos=bos if isinstance(bos, int) and bos >= 0 else None,
     )
     outside = [t for t in (tokens.pad, tokens.decoder_start, *tokens.eos) if t >= vocab_size]
     if outside:

@@ -122,17 +122,19 @@ class SpecialTokens:
     """Token ids; ``eos`` may hold several, any of which ends a sequence.
 
     ``pad`` fills up what a mask covers. It is ``padding`` by itself, without a mask, only where it
-    is not an end token too: a source may hold that one.
+    is neither an end token nor ``bos``: a source may hold those. ``bos`` is what the sources of an
+    encoder begin with; None: not set.
     """
 
     pad: int
     decoder_start: int
     eos: tuple[int, ...]
+    bos: int | None = None
 
     @property
     def padding(self) -> int | None:
         """The token that is padding wherever it stands; None: there is none."""
-        return None if self.pad in self.eos else self.pad
+        return None if self.pad in (*self.eos, self.bos) else self.pad
 
 
 @dataclass(frozen=True)
@@ -279,6 +281,7 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
             pad=r.number(special, "pad", "special_tokens."),
             decoder_start=r.number(special, "decoder_start", "special_tokens."),
             eos=r.integers(special, "eos", "special_tokens."),
+            bos=r.limit(special, "bos", "special_tokens."),
         ),
         tokenizer=read_tokenizer(r, raw, "tokenizer"),
         target_tokenizer=None

@@ -100,8 +100,8 @@ def checked_sources(
 ) -> list[TextSource]:
     """The rows of ``input_ids`` [B, S].
 
-    Without a mask all but padding counts. Where the pad token is an end token too, every token
-    counts, as in ``transformers``, with a warning for several rows, which may be padded.
+    Without a mask all but padding counts. Where the pad token is an end or bos token too, every
+    token counts, as in ``transformers``, with a warning for several rows, which may be padded.
 
     Raises:
         InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, or a
@@ -138,8 +138,9 @@ def checked_sources(
         return []
     if attention_mask is None and padding is None and len(ids) > 1:
         warnings.warn(
-            f"the pad token {manifest.special_tokens.pad} ends sequences too, so padding cannot be"
-            " told from text and every token counts; pass attention_mask if rows are padded",
+            f"the pad token {manifest.special_tokens.pad} begins or ends sequences too, so padding"
+            " cannot be told from text and every token counts; pass attention_mask if rows are"
+            " padded",
             stacklevel=3,
         )
     empty = np.flatnonzero(~mask.any(axis=1))

@@ -24,6 +24,7 @@ from seq2edge.runtime import Seq2SeqModel
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pad": ({"pad_token_id": 1}, {}),
     "pad is the end": ({"pad_token_id": 2}, {}),
+    "pad is the bos token": ({"pad_token_id": 0, "bos_token_id": 0}, {}),
     "pad is one of the ends": ({"pad_token_id": 9, "eos_token_id": [2, 9]}, {}),
     "pad is null": ({"pad_token_id": None}, {"pad_token_id": None}),
     "no pad, several ends": ({"eos_token_id": [9, 2]}, {"pad_token_id": None}),

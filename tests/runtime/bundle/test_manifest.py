@@ -192,6 +192,7 @@ GOLDEN = rb"""{
     "scheme": "int8"
   },
   "special_tokens": {
+    "bos": null,
     "decoder_start": 0,
     "eos": [
       1,
