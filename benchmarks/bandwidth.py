@@ -41,7 +41,7 @@ _READERS: dict[str, Callable[[_Words], object]] = {
     "sum of uint64": lambda words: words.sum(),
 }
 
-#: Bytes a second, by reader.
+#: Bytes per second, by reader.
 Rates = dict[str, float]
 
 

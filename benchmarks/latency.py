@@ -26,8 +26,8 @@ from seq2edge.runtime.text.sources import TextSource
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured; lengths in tokens. ``threads`` None is the engine's own choice, and
-    ``engine``, ``device``, ``strict`` are :func:`seq2edge.runtime.backends.load_backend`'s."""
+    """Settings of a measurement; lengths in tokens. ``threads`` None is the backend's default, and
+    ``backend``, ``device``, ``strict`` are :func:`seq2edge.runtime.backends.load_backend`'s."""
 
     source_length: int = 64
     new_tokens: int = 64

@@ -152,7 +152,7 @@ def _kilobytes(text: str) -> dict[str, int]:
 
 
 def _child(request: dict[str, Any]) -> dict[str, Any]:
-    """What the fresh process does; it has imported little more than json until now."""
+    """Load, generate and measure, in a process that has imported little more than json."""
     stages = {"interpreter": resident()}
     import onnxruntime  # noqa: F401  # the engine would import it while it loads
 

@@ -48,7 +48,7 @@ _SETTLE = 0.02
 
 @dataclass(frozen=True)
 class Roofline:
-    """One bundle's greedy decoder step beside the bandwidth. Bytes, and bytes a second.
+    """One bundle's greedy decoder step beside the bandwidth. Bytes, and bytes per second.
 
     Attributes:
         device: whose memory it is: ``cpu``, or the GPU's name.
@@ -61,7 +61,7 @@ class Roofline:
         cache_slots: slots of its own cache that the step sees. An engine that was built for more
             may read more, and is not excused for it.
         source_length: of the source's, in tokens.
-        batch_size: sequences a step.
+        batch_size: sequences per step.
         threads: of the engine and of the reader; None on a GPU.
         step_ms: milliseconds of a step.
         step_bandwidth: all its bytes over the median step.
@@ -209,7 +209,7 @@ class _Stepper:
 
 
 class _RatesOfRounds:
-    """Bytes a second of each round, by reader, for both buffers."""
+    """Bytes per second of each round, by reader, for both buffers."""
 
     def __init__(self) -> None:
         self._memory: list[Rates] = []

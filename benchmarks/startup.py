@@ -1,4 +1,4 @@
-"""What importing the runtime adds to importing numpy and tokenizers.
+"""The time that importing the runtime adds to importing numpy and tokenizers.
 
 ``python -m seq2edge.benchmarks.startup`` starts fresh interpreters, the two kinds in turn, and
 prints medians and their difference.

@@ -1,1 +1,1 @@
-"""The ``seq2edge`` command. One file a subcommand: ``add_arguments`` and ``run``."""
+"""The ``seq2edge`` command. One file per subcommand: ``add_arguments`` and ``run``."""

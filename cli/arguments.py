@@ -42,7 +42,7 @@ def add_special_tokens(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
-    """What runs the model, and where; ``Seq2SeqModel.load`` takes all three.
+    """Add backend, device and strictness; ``Seq2SeqModel.load`` takes all three.
 
     Args:
         strict_also: what else ``--strict`` refuses, for its help.

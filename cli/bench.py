@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, default, text in (
         ("--source-length", 64, "source tokens"),
         ("--new-tokens", 64, "generated tokens (the end token is ignored)"),
-        ("--batch-size", 1, "sources at once"),
+        ("--batch-size", 1, "sources per batch"),
         ("--num-beams", 1, "beams; 1 is greedy decoding"),
         ("--runs", 20, "measured runs"),
-        ("--warmup", 3, "runs before the first that counts"),
+        ("--warmup", 3, "runs before the measured ones"),
     ):
         parser.add_argument(
             option, type=positive, default=default, metavar="N", help=f"{text} (default: {default})"

@@ -1,4 +1,4 @@
-"""Build a bundle's TensorRT engines, and say in which precision its layers were built."""
+"""Build a bundle's TensorRT engines, and report the precision of each layer."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " GPU of this machine)",
     )
     for option, text in (
-        ("--max-batch", "sources at once (default: 1)"),
+        ("--max-batch", "sources per batch (default: 1)"),
         ("--max-source-length", "source tokens (default: 512, or the model's most)"),
         (
             "--max-target-length",
-            "cache slots: one a token for greedy decoding, up to one a token and beam for beam"
+            "cache slots: one per token for greedy decoding, up to one per token and beam for beam"
             " search (default: 256, or the model's most)",
         ),
         ("--max-num-tokens", "tokens per step: beams, samples, prompt or draft (default: 8)"),
@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="the folder to write (default: one in BUNDLE.engines beside the bundle, where the"
-        " runtime finds it; engines that are there already are not built again)",
+        help="folder to write (default: engines are cached next to the bundle, one folder per key"
+        " in BUNDLE.engines, and not built again)",
     )
     parser.add_argument("--force", action="store_true", help="build again, replace engines")
     add_json(parser)

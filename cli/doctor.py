@@ -1,4 +1,4 @@
-"""Say what this machine can do, and what we advise for it; with --bundle, whether that runs here.
+"""Show what this machine can run, and recommend a setup; with --bundle, whether that runs here.
 
 Exit code 0: the bundle can run here, or, without one, an engine runs. 2: not; why is on stderr.
 """
@@ -23,7 +23,10 @@ _NAMES = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--bundle", type=Path, metavar="BUNDLE", help="a bundle that shall run on this machine"
+        "--bundle",
+        type=Path,
+        metavar="BUNDLE",
+        help="check whether this bundle can run on this machine",
     )
     parser.add_argument(
         "--program",

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mean over a text's tokens (default), or its first one ([CLS])",
     )
     parser.add_argument(
-        "--batch-size", type=positive, default=8, metavar="N", help="texts at once (default: 8)"
+        "--batch-size", type=positive, default=8, metavar="N", help="texts per batch (default: 8)"
     )
     parser.add_argument("--strict", action="store_true", help="stop at a blank line")
     add_threads(parser)

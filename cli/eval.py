@@ -1,4 +1,4 @@
-"""Generate a text for each example of a file and say how good the texts are."""
+"""Generate a text for each example of a file and score the texts against the references."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say what a bundle is made of: family, sizes, graphs, memory; --verify checks its hashes."""
+"""Show what a bundle contains: family, sizes, graphs, memory; --verify checks its hashes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f" {report['d_model']}, {sizes}"
         )
     origin = report["tokenizer_origin"]
-    grows = report["cache"] == "concat"
+    concatenates = report["cache"] == "concat"
     # The graphs of a folder of optimum's are not read before they are imported.
     unread = all(graph["opset"] == 0 for graph in report["graphs"].values())
     lines = [
@@ -105,8 +105,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         return lines
     lines += [
         f"each token    reads {human_bytes(report['bytes_read_per_token'])} of weights",
-        f"cache         {human_bytes(report['cache_bytes_per_slot'])} a slot"
-        f" (one token of one sequence){', of which each step makes one' if grows else ''}",
+        f"cache         {human_bytes(report['cache_bytes_per_slot'])} per slot"
+        f" (one token of one sequence){', of which each step makes one' if concatenates else ''}",
     ]
     done = report["quantization"]
     if done:

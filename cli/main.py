@@ -34,7 +34,7 @@ from . import (
 from . import eval as evaluate
 
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
-    "make": (make, "go from a checkpoint to what a device installs"),
+    "make": (make, "build what a device installs from a checkpoint"),
     "export": (export, "export a checkpoint, or a module of your own, to a bundle"),
     "import": (importing, "make a bundle of what optimum-cli exported"),
     "quantize": (quantize, "write a quantized bundle"),
@@ -43,11 +43,11 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "pack": (pack, "pack a bundle with all that a device needs"),
     "triton": (triton, "write a bundle as a model of NVIDIA Triton"),
     "run": (run, "generate text with a bundle"),
-    "encode": (encode, "print vectors of texts, with an encoder alone"),
-    "inspect": (inspect, "say what a bundle is made of, and check it"),
-    "doctor": (doctor, "say what this machine can do, and what we advise for it"),
+    "encode": (encode, "print embeddings of texts with an encoder-only bundle"),
+    "inspect": (inspect, "show what a bundle contains, and verify it"),
+    "doctor": (doctor, "show what this machine can run, and recommend a setup"),
     "bench": (bench, "measure a bundle's latency on this machine"),
-    "eval": (evaluate, "say how good a bundle's outputs are"),
+    "eval": (evaluate, "score a bundle's outputs against references"),
     "compare": (compare, "compare bundles with a reference: size, quality, speed"),
 }
 

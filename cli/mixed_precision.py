@@ -57,14 +57,14 @@ def quantize_within_max_drop(request: Request, options: argparse.Namespace) -> M
 
         def measure(bundle: Path) -> Loss:
             with Seq2SeqModel.load(bundle) as model:
-                found = evaluate(
+                evaluation = evaluate(
                     model,
                     examples,
                     metric,
                     progress=lambda done, total: progress(stage, done, total),
                 )
             sign = 1 if metric.lower_is_better else -1
-            return Loss(metric.loss(found.value), sign * found.resampled)
+            return Loss(metric.loss(evaluation.value), sign * evaluation.resampled)
 
         described = {
             "metric": metric.name,

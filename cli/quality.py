@@ -28,7 +28,7 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
         "--limit", type=positive, metavar="N", help="only the first N lines of the data"
     )
     parser.add_argument(
-        "--batch-size", type=positive, default=32, metavar="N", help="texts at once (default: 32)"
+        "--batch-size", type=positive, default=32, metavar="N", help="texts per batch (default: 32)"
     )
     parser.add_argument(
         "--max-new-tokens", type=positive, metavar="N", help="limit of generated tokens"

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_texts(parser)
     parser.add_argument(
-        "--batch-size", type=positive, default=8, metavar="N", help="texts at once (default: 8)"
+        "--batch-size", type=positive, default=8, metavar="N", help="texts per batch (default: 8)"
     )
     parser.add_argument(
         "--stream", action="store_true", help="print each text word by word, as it is generated"
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _progress(progress: Progress, window: Window, texts: Texts) -> Callable[[int, int], None]:
-    before = window.end - len(window.places)
+    before = window.end - len(window.positions)
     return lambda done, _: progress("texts", before + done, texts.total)
 
 
@@ -82,7 +82,7 @@ def _print_results(
     """Print ``per_text`` lines for each text of the window."""
     results: list[list[Generation]] = [[] for _ in window.texts]
     for generation in generations:
-        results[window.places[generation.source]].append(generation)
+        results[window.positions[generation.source]].append(generation)
     for text, own in zip(window.texts, results, strict=True):
         for number in range(per_text):
             result = own[number] if number < len(own) else None

@@ -76,12 +76,12 @@ class Window:
     @property
     def filled(self) -> list[str]:
         """Those that are not blank."""
-        return [self.texts[place] for place in self.places]
+        return [self.texts[index] for index in self.positions]
 
     @property
-    def places(self) -> list[int]:
+    def positions(self) -> list[int]:
         """Where ``filled`` are among ``texts``."""
-        return [place for place, text in enumerate(self.texts) if text.strip()]
+        return [index for index, text in enumerate(self.texts) if text.strip()]
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -94,7 +94,7 @@ class Window:
         from seq2edge.runtime.errors import SourceError, SourceWarning
 
         def named(about: SourceError | SourceWarning) -> str:
-            number = self.start + self.places[about.index] + 1
+            number = self.start + self.positions[about.index] + 1
             return f"{self.unit} {number} {about.reason}"
 
         def renamed(message: Warning | str, *rest: Any, **more: Any) -> None:
@@ -147,7 +147,7 @@ def open_texts(options: argparse.Namespace, *, blank: bool = True) -> Iterator[T
 def _arguments(texts: list[str], encoding_errors: str) -> list[str]:
     from seq2edge.runtime import InputError
 
-    found = []
+    decoded = []
     for number, text in enumerate(texts, start=1):
         # Python keeps bytes of arguments that are not UTF-8 as surrogates (PEP 383).
         try:
@@ -158,8 +158,8 @@ def _arguments(texts: list[str], encoding_errors: str) -> list[str]:
             ) from None
         if not text.strip():
             raise InputError(f"text {number} is empty")
-        found.append(text)
-    return found
+        decoded.append(text)
+    return decoded
 
 
 def _opened(name: str) -> BinaryIO:

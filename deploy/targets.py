@@ -1,4 +1,4 @@
-"""What a device has, what it needs installed, and which bundles it can run.
+"""Deployment targets: what a device has, what it needs installed, which bundles it can run.
 
 Nothing here asks the device: a Jetson has what its JetPack brought, and packages are pinned. What
 runs where is decided by the doctor, who is shown the machine that it will be.
@@ -158,7 +158,7 @@ class Deployment:
     """Where and with what a bundle is to run.
 
     Attributes:
-        engine: ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``.
+        backend: ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cpu`` or ``cuda``.
         python: the least version; on a Jetson the only one.
         requirements: exact pins, lines of a requirements.txt that is installed without
@@ -185,13 +185,13 @@ class Deployment:
 def plan(
     bundle: Bundle, target: str, *, jetpack: str | None = None, backend: str | None = None
 ) -> Deployment:
-    """What a bundle needs on a target.
+    """Plan how a bundle runs on a target: backend, device and packages.
 
     Args:
         target: a name of :data:`TARGETS`.
         jetpack: a version of :data:`JETPACKS`, or an update of one; None: the target's usual
             one.
-        engine: None: the target's usual one, or TensorRT for a bundle quantized for it.
+        backend: None: the target's usual one, or TensorRT for a bundle quantized for it.
 
     Raises:
         InputError: an unknown target, or a JetPack or an engine that it does not have.

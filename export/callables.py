@@ -2,7 +2,7 @@
 
 The other exports author their graphs (docs/design.md, section 5). This one is for models that
 are neither a known family nor made of PyTorch's transformer layers: whatever the two functions
-compute, ``torch.onnx.export`` turns into graphs. Their cache grows.
+compute, ``torch.onnx.export`` turns into graphs. Their KV cache is concatenated.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _FAMILY = "callables"
 
 @dataclass(frozen=True)
 class CallableSizes:
-    """What cannot be seen from two functions.
+    """Facts about a model that two functions do not show.
 
     Attributes:
-        pasts: heads and head size of each past tensor, in their order; two a layer, usually.
+        pasts: heads and head size of each past tensor, in their order; usually two per layer.
         vocab_size: V, tokens that the logits are over.
         source_vocab_size: tokens of sources; None: the same.
         max_source_length, max_target_length: tokens that there are positions for. None: the

@@ -1,4 +1,4 @@
-"""Bundles whose cache grows: what their graphs are made of, and a run before they are published."""
+"""Bundles with a concatenating KV cache: their graphs, and a run before they are published."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Array = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Expected:
-    """What is right, and how exactly PyTorch computes it.
+    """The exact values, and how exactly PyTorch computes them.
 
     Attributes:
         exact: [..., P, N] float64, N values at each of P positions.
@@ -64,7 +64,7 @@ class Expected:
     def projected(
         self, layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], parts: int
     ) -> Expected:
-        """What linear layers (weight [N, parts * M], bias) make of it: [layers * parts, P, M]."""
+        """After linear layers (weight [N, parts * M], bias): [layers * parts, P, M]."""
         exact, rounding = [], []
         for weight, bias in layers:
             added = 0 if bias is None else bias

@@ -1,4 +1,4 @@
-"""What to say of a checkpoint whose tensors are not those that its config asks for."""
+"""The error message for a checkpoint whose tensors are not those that its config asks for."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def import_optimum(
     """Make a bundle of a folder that ``optimum-cli export onnx`` wrote.
 
     The graphs are copied byte by byte, with their external data; the tokenizer is converted as
-    an export does it. The bundle's cache grows (docs/design.md, section 2): it generates as any
-    other does, on the CPU; its weights can be quantized, and it cannot be downgraded or built.
+    an export does it. The bundle's cache is concatenated (docs/design.md, section 2): it generates
+    as any other does, on the CPU; its weights can be quantized, and it cannot be downgraded or built.
 
     Args:
         folder: with ``encoder_model.onnx``, and ``decoder_model_merged.onnx`` or
@@ -118,7 +118,7 @@ def _external_files(folder: Path, model: ir.Model) -> set[str]:
 
 
 def _dimensions(config: Dimensions, graphs: Mapping[str, GraphInfo]) -> Dimensions:
-    """What the graphs know better than a configuration whose names may be others."""
+    """Dimensions as the graphs have them: a configuration may use other names."""
     keys = [
         spec.shape
         for spec in graphs["decoder"].inputs

@@ -97,7 +97,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch computed; what the missing half of a model would compute is None.
+    """PyTorch's results; those of the missing half of a model are None.
 
     Attributes:
         states: the encoder's [B, S, D], with its runs in float32.
@@ -159,7 +159,7 @@ def compare(directory: Path, reference: Reference) -> Parity:
 
 
 def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
-    """What every bundle is compared on; always the same for the same sizes and tokens."""
+    """The inputs that every bundle is compared on, the same for the same sizes and tokens."""
     generator = np.random.default_rng(_SEED)
     dims, special = manifest.dimensions, manifest.special_tokens
     most = dims.max_source_length or _SOURCE_TOKENS

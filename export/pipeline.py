@@ -39,7 +39,7 @@ from .weights import BoundWeight, bind
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written: the bundle's folder, its manifest, and how it compares with PyTorch.
+    """A written bundle: its folder, its manifest, and how it compares with PyTorch.
 
     ``texts`` is how its tokenizer compares with the checkpoint's own.
     """

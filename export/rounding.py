@@ -55,7 +55,7 @@ def in_float64() -> Iterator[None]:
 
 
 class _WideFunctions(TorchFunctionMode):
-    """What compares the types of weights and inputs before any operation runs."""
+    """Patches for code that compares the types of weights and inputs before an operation runs."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

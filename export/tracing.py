@@ -42,7 +42,7 @@ class Functions:
     pasts: tuple[tuple[int, int], ...]
 
     def run_encode(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """What ``encode`` gives, as a tuple. Not checked: a check would fix sizes in a trace."""
+        """``encode``'s outputs as a tuple. Not checked: a check would fix sizes in a trace."""
         outputs = self.encode(input_ids, attention_mask)
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
@@ -156,7 +156,7 @@ class _Decoder(_Encoder):
 
 
 def trace(functions: Functions, vocab_size: int, source_vocab_size: int) -> dict[str, ir.Model]:
-    """Graphs of both functions, with the names that the growing backend knows.
+    """Graphs of both functions, with the names that the dynamic-cache backend reads.
 
     Raises:
         CheckpointError: a function fails, or cannot be traced for all sizes.
@@ -302,7 +302,7 @@ def compare(functions: Functions, bundle: Bundle) -> Parity:
 
 
 def _run(functions: Functions, inputs: Inputs, parts: list[NDArray[np.int64]]) -> list[Tensor]:
-    """What the functions give: of the encoder, and each step's logits [R, V]."""
+    """The functions' outputs: of the encoder, and each step's logits [R, V]."""
     ids, counts = torch.from_numpy(inputs.input_ids), torch.from_numpy(inputs.mask).long()
     with torch.no_grad():
         cross = functions.encoded(ids, counts)

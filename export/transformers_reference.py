@@ -1,4 +1,4 @@
-"""What a checkpoint's model computes in transformers, on the inputs of every comparison."""
+"""Runs a checkpoint's model in transformers, on the inputs of every comparison."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
         targets = torch.tensor(inputs.decoder_ids)
 
         def run() -> Sequence[Tensor]:
-            found = model(**arguments, decoder_input_ids=targets, use_cache=False)
-            return found.encoder_last_hidden_state, found.logits
+            outputs = model(**arguments, decoder_input_ids=targets, use_cache=False)
+            return outputs.encoder_last_hidden_state, outputs.logits
 
         states, logits = measure(run, keep=1)
         # transformers 5 sizes T5's cache by the encoder's depth: a deeper decoder fails.
         cached = manifest.dimensions.decoder_layers <= manifest.dimensions.encoder_layers
-        written, found = _generate(model, {**arguments, "use_cache": cached}, manifest)
+        written, scores = _generate(model, {**arguments, "use_cache": cached}, manifest)
 
         encoded = BaseModelOutput(torch.from_numpy(states.exact))
 
         def score() -> Tensor:
-            found: Tensor = model(
+            rescored: Tensor = model(
                 attention_mask=arguments["attention_mask"],
                 encoder_outputs=encoded,
                 decoder_input_ids=written[:, :-1],
                 use_cache=False,
             ).logits
-            return found
+            return rescored
 
-        ties = greedy_ties(score, found, logits)
+        ties = greedy_ties(score, scores, logits)
     tokens = [until_end(row, manifest.special_tokens.eos) for row in written[:, 1:].tolist()]
     return Reference(inputs, states, logits, tokens, ties)
 
@@ -102,15 +102,15 @@ def _run_decoder(model: Any, inputs: Inputs, manifest: Manifest) -> Reference:
         "attention_mask": torch.tensor(inputs.mask[:, ::-1].copy()).long(),
     }
     (logits,) = measure(lambda: [model(torch.tensor(inputs.decoder_ids), use_cache=False).logits])
-    written, found = _generate(model, arguments, manifest)
-    new, lengths = found.shape[1], inputs.mask.sum(1)
+    written, scores = _generate(model, arguments, manifest)
+    new, lengths = scores.shape[1], inputs.mask.sum(1)
 
     def score() -> Tensor:
         unpadded = [row[-new - length : -1] for row, length in zip(written, lengths, strict=True)]
         scored = [model(row[None], use_cache=False).logits[0, -new:] for row in unpadded]
         return torch.stack(scored)
 
-    ties = greedy_ties(score, found, logits)
+    ties = greedy_ties(score, scores, logits)
     tokens = [until_end(row, manifest.special_tokens.eos) for row in written[:, -new:].tolist()]
     return Reference(inputs, None, logits, tokens, ties)
 
@@ -139,5 +139,5 @@ def _generate(
         forced_bos_token_id=options.forced_bos_token_id,
         forced_eos_token_id=options.forced_eos_token_id,
     )
-    found = model.generate(**arguments, return_dict_in_generate=True, output_logits=True)
-    return found.sequences, torch.stack(found.logits, dim=1).float().numpy()
+    generated = model.generate(**arguments, return_dict_in_generate=True, output_logits=True)
+    return generated.sequences, torch.stack(generated.logits, dim=1).float().numpy()

@@ -173,8 +173,8 @@ class Pieces:
         return [(piece.parts * outputs, *shape[:-1]) for piece in self.pieces if piece.present]
 
     def apply(self, arrays: list[FloatArray]) -> FloatArray:
-        given = iter(arrays)
-        stored = [next(given) if piece.present else None for piece in self.pieces]
+        remaining = iter(arrays)
+        stored = [next(remaining) if piece.present else None for piece in self.pieces]
         outputs = next(
             len(array) // piece.parts
             for array, piece in zip(stored, self.pieces, strict=True)

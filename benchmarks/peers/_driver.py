@@ -54,7 +54,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Result:
-    """What one baseline did.
+    """Times and tokens of one baseline.
 
     Attributes:
         milliseconds: of a generation: each round's mean over the sources.
@@ -79,7 +79,7 @@ def alternate(
     progress: Callable[[int, int], None] | None = None,
     leave_out: Callable[[str, PeerError], None] | None = None,
 ) -> dict[str, Result]:
-    """Start all baselines, then let each generate from all sources once a round.
+    """Start all baselines, then let each generate from all sources once per round.
 
     Args:
         baselines: by name; they take turns in this order.

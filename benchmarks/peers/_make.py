@@ -36,7 +36,7 @@ def checkpoint(folder: str) -> None:
 
 
 def optimum(checkpoint: str, folder: str) -> None:
-    """What ``optimum-cli export onnx`` writes."""
+    """Write what ``optimum-cli export onnx`` writes."""
     from optimum.exporters.onnx import main_export
 
     # The task "-with-past" writes the merged decoder (and the two it was merged from).
@@ -44,7 +44,7 @@ def optimum(checkpoint: str, folder: str) -> None:
 
 
 def ctranslate2(checkpoint: str, folder: str, precision: str) -> None:
-    """What ``ct2-transformers-converter --quantization PRECISION`` writes."""
+    """Write what ``ct2-transformers-converter --quantization PRECISION`` writes."""
     from ctranslate2.converters import TransformersConverter
     from transformers import AutoConfig
 

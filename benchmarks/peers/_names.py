@@ -25,7 +25,7 @@ _ENGINES: dict[str | None, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class _Library:
-    """What its baselines may be.
+    """The baselines of one library.
 
     Attributes:
         precisions: its names for them.
@@ -117,7 +117,7 @@ class Name:
 
     @property
     def target(self) -> str:
-        """What `seq2edge quantize` writes its bundle for."""
+        """The --target of its `seq2edge quantize`."""
         if self.mode in ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt"):
             return "tensorrt"
         return self.device

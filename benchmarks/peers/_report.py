@@ -1,4 +1,4 @@
-"""What a comparison found, and how it is printed."""
+"""The results of a comparison, and how they are printed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ else:
 
 @dataclass(frozen=True)
 class Workload:
-    """What all baselines do; lengths in tokens. Batch size 1.
+    """The work that every baseline does; lengths in tokens. Batch size 1.
 
     Attributes:
-        sources: generated from one after the other in a round.
+        sources: generated from one after the other in each round.
         threads: within an operator; CTranslate2 may take fewer.
         rounds: those that count.
         search_rounds: the same, while CTranslate2's settings are compared.

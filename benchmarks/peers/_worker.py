@@ -1,4 +1,4 @@
-"""The side of a baseline: load a model, then generate once a source for every line on stdin.
+"""The side of a baseline: load a model, then generate once per source for every line on stdin.
 
 Runs in the interpreter of each peer, so it imports the standard library only.
 """
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 @dataclass(frozen=True)
 class Task:
-    """What a baseline is told on its command line, as JSON.
+    """The task of a baseline, JSON on its command line.
 
     Attributes:
         model: its folder.
@@ -28,7 +28,7 @@ class Task:
         mode: as in its name (_names.py).
         device: ``cpu`` or ``cuda``.
         sources: token ids of each source, without an end token; all of one length.
-        new_tokens: how many are generated a source; no token ends a sequence earlier.
+        new_tokens: how many are generated per source; no token ends a sequence earlier.
         num_beams: 1 is greedy decoding.
         threads: those within an operator.
     """

@@ -49,7 +49,7 @@ _ENVIRONMENTS = Path(__file__).resolve().parents[2] / "build" / "peers"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is asked for.
+    """The options of a comparison.
 
     Attributes:
         names: who takes part, in turns.

@@ -1,1 +1,1 @@
-"""What a bundle's outputs are worth: metrics with intervals, and variants against a reference."""
+"""Quality of a bundle's outputs: metrics with intervals, and variants against a reference."""

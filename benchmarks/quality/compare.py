@@ -62,7 +62,7 @@ class Variant:
         value, interval: of the metric.
         difference, difference_interval: value minus the reference's; the interval is paired.
         agreement: of its tokens with the reference's.
-        divergence: mean KL(reference || variant), nats a token, on the reference's outputs.
+        divergence: mean KL(reference || variant), nats per token, on the reference's outputs.
         speed: batch 1, greedy.
         threads: that an operator may use; None: all cores.
     """
@@ -99,7 +99,7 @@ class Comparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know: variants that are meant for another target."""
+        """Remarks on the numbers: variants that are meant for another target."""
         return tuple(
             f"{variant.name} is quantized for {variant.target}, and all variants ran on the CPU:"
             " its times are not those of its target"

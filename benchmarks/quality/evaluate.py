@@ -1,4 +1,4 @@
-"""Generate a text for each example and say how good the texts are."""
+"""Generate a text for each example and score the texts."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def evaluate(
 def one_each(
     own: GenerationConfig, *, max_new_tokens: int | None = None, num_beams: int | None = None
 ) -> GenerationConfig:
-    """The options ``own`` for one text a source, the same one each time.
+    """The options ``own`` for one text per source, the same one each time.
 
     A bundle that samples by default is given a seed, and ``num_beams`` makes it search instead.
     """

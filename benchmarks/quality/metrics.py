@@ -89,7 +89,7 @@ def library(module: str, user: str) -> Any:
 
 
 def _error_rate(name: str, definition: str, function: str) -> Metric:
-    """Errors a word (or character), by ``jiwer.process_words`` (``process_characters``)."""
+    """Errors per word (or character), by ``jiwer.process_words`` (``process_characters``)."""
     process = getattr(library("jiwer", name), function)
 
     def statistics(texts: Texts, examples: Examples) -> Floats:
@@ -239,7 +239,7 @@ def _mean_percentage(sums: Floats) -> Floats:
 
 
 _METRICS: dict[str, Callable[[], Metric]] = {
-    "wer": lambda: _error_rate("wer", "word errors a word of the target", "process_words"),
+    "wer": lambda: _error_rate("wer", "word errors per word of the target", "process_words"),
     "per": lambda: _error_rate(
         "per", "phoneme errors a phoneme of the target (blanks divide)", "process_words"
     ),

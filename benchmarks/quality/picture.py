@@ -32,7 +32,7 @@ def check_picture() -> None:
 
 
 def draw(comparison: Comparison) -> bytes:
-    """An SVG of two panels that share the metric's axis: size in MB, and milliseconds a text.
+    """An SVG of two panels that share the metric's axis: size in MB, and milliseconds per text.
 
     Equal comparisons give equal bytes.
 

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where results of steps are kept (default: OUTPUT's name with .make, beside it)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+        "--dry-run", action="store_true", help="print the steps without running them"
     )
     parser.add_argument(
         "--force", action="store_true", help="replace an output that this command did not write"
@@ -73,8 +73,8 @@ def _add_scheme(parser: argparse.ArgumentParser) -> None:
         "--texts",
         type=Path,
         metavar="FILE",
-        help="text that the model will meet, a line each: it calibrates, and quality is measured on"
-        " it",
+        help="text like the model's input, one per line: used for calibration and to measure"
+        " quality",
     )
     group.add_argument(
         "--data", type=Path, metavar="FILE", help="examples with targets (see seq2edge eval)"

@@ -1,4 +1,4 @@
-"""What the last step writes: an archive, or a folder with what an archive unpacks to."""
+"""The output of the last step: an archive, or a folder with an archive's contents."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Output:
             check_parent(self.path)
 
     def state(self) -> Any:
-        """What tells whether it is still what was written; None: there is nothing."""
+        """A fingerprint of the output, compared with the one that was written; None: no output."""
         if self.is_archive:
             return fingerprint(self.path) if self.path.is_file() else None
         marker = self.path / _MARKER
@@ -76,8 +76,8 @@ class Output:
         import json
 
         listed = {*json.loads((self.path / _MARKER).read_bytes())["files"], _MARKER}
-        there = {str(f.relative_to(self.path)) for f in self.path.rglob("*") if not f.is_dir()}
-        return there <= listed
+        files = {str(f.relative_to(self.path)) for f in self.path.rglob("*") if not f.is_dir()}
+        return files <= listed
 
     def unpack(self, archive: Path) -> None:
         """Put an archive's one folder in the place of the output, whole or not at all."""

@@ -131,12 +131,12 @@ class _Maker:
         else:
             self._tell(step, report, reused=True)
         if output.is_archive:
-            there = [f"tar -xf {output.path.name}", f"{output.name}/install.sh"]
+            commands = [f"tar -xf {output.path.name}", f"{output.name}/install.sh"]
         else:
-            there = [f"{output.name}/install.sh"]
-        there.append(f"{output.name}/run.sh TEXT")
-        self._say(f"on the device: {' && '.join(there)}")
-        return there
+            commands = [f"{output.name}/install.sh"]
+        commands.append(f"{output.name}/run.sh TEXT")
+        self._say(f"on the device: {' && '.join(commands)}")
+        return commands
 
     def _finish(self, step: CommandStep, report: dict[str, Any]) -> None:
         """Unpack what is to be a folder, and remember that it is ours."""
@@ -159,14 +159,14 @@ class _Maker:
             self._tell(step, report, reused=True)
             return report
         try:
-            found = self._execute(step)
+            result = self._execute(step)
         except failing as error:
-            found = {"failed": str(error)}
-        if found is None:
+            result = {"failed": str(error)}
+        if result is None:
             return {}
-        self._work.keep(step, found)
-        self._tell(step, found)
-        return found
+        self._work.keep(step, result)
+        self._tell(step, result)
+        return result
 
     def _execute(self, step: CommandStep) -> dict[str, Any] | None:
         """The report of a step's command, run in this process; None: only shown."""

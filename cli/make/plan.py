@@ -1,4 +1,4 @@
-"""What is decided before any step runs: backend, schemes to try, downgrade, and why."""
+"""Decisions before any step runs: backend, schemes to try, downgrade, and why."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done for a target.
+    """The plan for a target.
 
     Attributes:
         backend: as ``seq2edge pack --backend`` names it.
@@ -101,9 +101,9 @@ def _schemes(
         if named != FLOAT32 and find_scheme(named, target).calibrated and options.texts is None:
             raise InputError(f"{named} needs to see the model at work: give it text with --texts")
         return (named,), Decision("scheme", f"{named} for {target}", "as asked for")
-    there = {scheme.name for scheme in SCHEMES if scheme.target == target}
+    available = {scheme.name for scheme in SCHEMES if scheme.target == target}
     first = advice.schemes[0]
-    later = [name for name in _MORE_EXACT.get(first.scheme, ()) if name in there]
+    later = [name for name in _MORE_EXACT.get(first.scheme, ()) if name in available]
     schemes = (first.scheme, *later, FLOAT32)
     reason = f"{first.when}; if it loses too much: {', '.join(schemes[1:])}"
     return schemes, Decision("scheme", f"{first.scheme} for {target}", reason)

@@ -1,4 +1,4 @@
-"""What a step's command said, in a few lines for people."""
+"""Reports of the steps' commands, in a few lines for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Report = Mapping[str, Any]
 
 
 def describe(name: str, report: Report) -> list[str]:
-    """What came out of the command ``name``, in lines."""
+    """Lines on the report of the command ``name``."""
     return _LINES[name](report)
 
 

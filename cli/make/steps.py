@@ -119,7 +119,7 @@ class Steps:
         return [] if errors == "strict" else ["--encoding-errors", errors]
 
     def _checkpoint(self, look_up: bool) -> Any:
-        """What tells whether the float32 bundle would come out the same."""
+        """A fingerprint of all that the float32 bundle depends on."""
         from seq2edge.export.checkpoint import resolve_checkpoint
         from seq2edge.export.pipeline import can_validate
 
@@ -128,9 +128,9 @@ class Steps:
         named = [options.revision, options.base, compared]
         if not (look_up or Path(options.checkpoint).exists()):
             return [str(options.checkpoint), *named]
-        found = resolve_checkpoint(options.checkpoint, options.revision, options.base)
+        resolved = resolve_checkpoint(options.checkpoint, options.revision, options.base)
         written = (self._work.folder, self._output.path)
-        return [_files(found.path, written), _files(found.base, written), *named]
+        return [_files(resolved.path, written), _files(resolved.base, written), *named]
 
 
 def _step(words: list[Any], key: str, output: Path | None = None) -> CommandStep:

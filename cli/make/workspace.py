@@ -28,7 +28,7 @@ def digest(*parts: Any) -> str:
 
 
 def fingerprint(path: Path) -> Any:
-    """What tells whether a file, or the files of a folder, have changed: sizes and times."""
+    """Sizes and times of a file or of a folder's files, to tell whether they have changed."""
     if path.is_file():
         return _stamp(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -74,7 +74,7 @@ class Workspace:
         return self.folder / f"{label}-{key}.bundle"
 
     def report(self, step: CommandStep) -> dict[str, Any] | None:
-        """What a step's command said, if its result is there and whole."""
+        """The report of a step's command, if its result exists and is whole."""
         try:
             report = json.loads(self._file(step).read_bytes())
         except (OSError, ValueError):
@@ -100,7 +100,7 @@ class Workspace:
             file.write(json.dumps(states, indent=2).encode())
 
     def written(self, output: Path) -> Any:
-        """What :meth:`remember` kept; None: nothing."""
+        """The state that :meth:`remember` kept; None: nothing."""
         return self._written().get(str(output.absolute()))
 
     def _written(self) -> dict[str, Any]:

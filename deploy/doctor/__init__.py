@@ -1,4 +1,4 @@
-"""What this machine can do, and what we advise for it.
+"""Examines a machine and recommends a setup for it.
 
 Probes read the kernel's files under a root directory and run programs through a runner, so that
 they can be given another machine's files. None of them raises for what it finds: a file that is

@@ -44,12 +44,12 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Advice:
-    """What we advise.
+    """A recommended setup.
 
     Attributes:
-        engine: ``tensorrt``, ``tensorrt-rtx``, ``onnxruntime-gpu`` or ``onnxruntime`` (CPU).
+        backend: ``tensorrt``, ``tensorrt-rtx``, ``onnxruntime-gpu`` or ``onnxruntime`` (CPU).
         reason: why.
-        alternatives: other engines, and what is to be known of them.
+        alternatives: other backends, with their conditions.
         schemes: the first is where to start.
         downgrade: None, or why ``seq2edge downgrade`` is needed.
         steps: from here to a running model.
@@ -168,7 +168,7 @@ def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
 def _cpu_schemes(machine: Machine) -> tuple[SchemeAdvice, ...]:
     fast = [name for name in INT8_FEATURES if name in machine.cpu.features]
     int8 = SchemeAdvice("int8", "cpu", "8 bit weights, int8 arithmetic in the encoder")
-    int4 = SchemeAdvice("int4", "cpu", "the fewest bytes to hold and to read a token")
+    int4 = SchemeAdvice("int4", "cpu", "the fewest bytes to hold and to read per token")
     if fast:
         dynamic = f"beams or batches, which int8 arithmetic ({fast[0]}) may help: measure both"
     else:

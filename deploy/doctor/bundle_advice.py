@@ -54,7 +54,7 @@ def threads_for(bundle: Bundle, machine: Machine) -> int:
 
 
 def _options(backend: str, threads: int, bundle: Bundle) -> tuple[list[str], str]:
-    """What ``seq2edge run`` is given for a backend, and a few words on why."""
+    """Options of ``seq2edge run`` for a backend, and a few words on why."""
     if backend.startswith("tensorrt"):
         return ["--backend", backend], ""
     if backend == "onnxruntime-gpu":

@@ -1,4 +1,4 @@
-"""What the probes find. None always means unknown, and sizes are bytes."""
+"""Results of the probes. None always means unknown, and sizes are bytes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Memory:
     cgroup_used: int | None
 
     def usable(self) -> int | None:
-        """What a new process can get before the machine or the control group is full."""
+        """Bytes that a new process can allocate before the machine or the control group is full."""
         left = None
         if self.cgroup_limit is not None:
             left = max(0, self.cgroup_limit - (self.cgroup_used or 0))
@@ -88,7 +88,7 @@ class TensorRt:
     """TensorRT or TensorRT-RTX.
 
     Attributes:
-        engine: ``tensorrt`` or ``tensorrt-rtx``.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
         version: None where it is not installed or cannot be imported.
         attention, cache_update: whether networks have these layers (10.14, and 10.15 or RTX).
         compute_capabilities: that it builds for without such a GPU; TensorRT-RTX only.
@@ -142,7 +142,7 @@ class Cuda:
 
 @dataclass(frozen=True)
 class Stack:
-    """What a JetPack brings: versions of CUDA, TensorRT and Python, as ``12.6``."""
+    """The software of a JetPack: versions of CUDA, TensorRT and Python, as ``12.6``."""
 
     cuda: str
     tensorrt: str

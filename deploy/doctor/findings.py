@@ -1,4 +1,4 @@
-"""What is wrong or slow on a machine at the moment, and what to do about it."""
+"""Problems of a machine at the moment, and what to do about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NVIDIA_PROVIDERS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What is not as it should be; ``command`` mends it, if one command does."""
+    """A problem, and the ``command`` that solves it, if one does."""
 
     text: str
     command: str | None = None

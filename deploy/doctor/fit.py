@@ -175,6 +175,6 @@ def _target(manifest: Manifest) -> str:
 
 
 def _type(decoder: GraphInfo) -> str:
-    """What the decoder computes in: its cache's type."""
+    """The type that the decoder computes in: its cache's."""
     types = (spec.dtype for spec in decoder.inputs if spec.name.startswith("past_"))
     return next(types, "float32")

@@ -16,7 +16,7 @@ def install_commands(machine: Machine, backend: str) -> tuple[str, ...]:
     """Commands to paste; none if all is there.
 
     Args:
-        engine: as :class:`.advice.Advice` names it.
+        backend: as :class:`.advice.Advice` names it.
     """
     if backend == "tensorrt" and machine.jetson is not None:
         return _jetson(machine)
@@ -30,7 +30,7 @@ def install_commands(machine: Machine, backend: str) -> tuple[str, ...]:
 
 
 def own_source() -> str:
-    """What pip installs seq2edge from, as a word of the shell: no package index has it.
+    """The source of seq2edge for pip, as a word of the shell: no package index has it.
 
     The folder or address that this installation came from (PEP 610); else what a clone is named.
     """

@@ -33,7 +33,7 @@ def examine_memory(root: Path) -> Memory:
 
 
 def _zram(root: Path) -> int:
-    """Swap whose device is memory: name, type, size, used, priority a line."""
+    """Swap whose device is memory: name, type, size, used and priority, one device per line."""
     total = 0
     for line in read_lines(root / "proc/swaps")[1:]:
         columns = line.split()

@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Pack:
-    """What was packed.
+    """A written archive.
 
     Attributes:
         name: the archive's one top folder.

@@ -59,7 +59,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         path.chmod(0o666)
 
     def answer(self, line: bytes) -> dict[str, object]:
-        """What one line is answered with."""
+        """The answer to one line: text and finish reason, or an error."""
         try:
             text = line.decode()
             if not text.strip():

@@ -1,7 +1,7 @@
 """A seq2edge bundle as a Python model of NVIDIA's Triton Inference Server.
 
 ``seq2edge triton`` puts a copy of this file beside the bundle, as ``model.py``. It follows the
-README of Triton's python_backend, for decoupled models: a response sender a request, and the
+README of Triton's python_backend, for decoupled models: one response sender per request, and the
 final flag on the last response, errors and cancelled requests included. Triton 23.10 or newer.
 
 Requests that are not streamed and have the same options are generated as one batch; streams
@@ -45,7 +45,7 @@ _OPTIONS = {spec.name for spec in fields(GenerationConfig)} - _NOT_JSON
 
 
 class TritonPythonModel:
-    """What Triton calls; one instance is one process."""
+    """The model that Triton calls; one instance is one process."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle beside this file. A failure is the model's state ``UNAVAILABLE``."""

@@ -1,4 +1,4 @@
-"""What the families of the BART line share; each says in its own file how it differs.
+"""Shared parts of the families of the BART line; each says in its own file how it differs.
 
 They are one architecture (Vaswani et al. 2017, "Attention Is All You Need") with the same names
 of tensors. Norms stand before or after, embeddings have a norm or none, and positions are learned

@@ -37,7 +37,7 @@ class FamilyDoc:
 
 @dataclass(frozen=True)
 class Family(Generic[Spec]):
-    """What a ``model_type`` of config.json means.
+    """An architecture: how a ``model_type`` of config.json is read.
 
     Attributes:
         name: the family's name in manifests.

@@ -1,4 +1,4 @@
-"""Architectures that are a model alone, or one side of an encoder-decoder pair."""
+"""Architectures that are a model of their own, or one side of an encoder-decoder pair."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SideNames:
 
 @dataclass(frozen=True)
 class Component:
-    """What a ``model_type`` means, alone and within a pair.
+    """An architecture that is a model of its own or one side of a pair.
 
     Attributes:
         model: what is before all names but the head's, in a model that has a head.

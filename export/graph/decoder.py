@@ -24,7 +24,7 @@ from .stack import Stack
 
 @dataclass
 class LayerInputs:
-    """What one decoder layer reads besides the hidden states."""
+    """Inputs of one decoder layer besides the hidden states."""
 
     mask: ir.Value  # [B, 1|H, Q, T], bool or additive
     write_indices: ir.Value  # [B]

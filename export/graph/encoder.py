@@ -74,7 +74,7 @@ class EncoderStack(Stack):
 
 
 class CrossProjection(nn.Module):
-    """One decoder layer's cross-attention keys and values, computed once a source."""
+    """One decoder layer's cross-attention keys and values, computed once per source."""
 
     def __init__(self, spec: ModelSpec, encoder: StackSpec, decoder: StackSpec) -> None:
         super().__init__()

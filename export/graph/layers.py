@@ -102,7 +102,7 @@ def activate(op: Op, activation: Activation, x: ir.Value) -> ir.Value:
 def split_heads(op: Op, x: ir.Value, parts: int, heads: int, head_dim: int) -> list[ir.Value]:
     """[B, Q, parts*H*Dh] -> ``parts`` values [B, H, Q, Dh].
 
-    One reshape and one transpose for all parts: on small models the number of nodes a step,
+    One reshape and one transpose for all parts: on small models the number of nodes per step,
     not their arithmetic, is what costs.
     """
     x = op.Reshape(x, [0, 0, parts * heads, head_dim])

@@ -1,4 +1,4 @@
-"""What the encoder's and the decoder's stack of layers have in common."""
+"""The common parts of the encoder's and the decoder's stack of layers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Stack(nn.Module):
         return x
 
     def masks(self, op: Op, query: ir.Value, key: ir.Value, mask: ir.Value) -> list[ir.Value]:
-        """One attention mask a layer, from positions [.., Q] and [.., K] and a bool mask."""
+        """One attention mask per layer, from positions [.., Q] and [.., K] and a bool mask."""
         count = len(self.layers)
         if self.bias is None:
             return [mask] * count

@@ -30,7 +30,7 @@ EncoderInputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do.
+    """Declared features of a backend.
 
     Attributes:
         kv_cache: ``slots``: the backend is a :class:`SlotBackend`; ``concat``: a
@@ -96,13 +96,13 @@ class Step:
         )
 
     def outputs(self) -> list[NDArray[Any]]:
-        """What runs fill."""
+        """The arrays that a run fills."""
         optional = (self.logits, self.logsumexp)
         return [self.next_token_ids, *(array for array in optional if array is not None)]
 
 
 class EncoderOutput(Protocol):
-    """What the encoder made of a batch of sources, held by the backend."""
+    """The encoder's output for a batch of sources, held by the backend."""
 
     @property
     def batch_size(self) -> int: ...
@@ -203,7 +203,7 @@ class SlotCache(ABC):
     def _select_batch(self, rows: Ids) -> None: ...
 
     def _forget_steps(self) -> None:
-        """What was bound has the addresses of arrays that are about to be replaced."""
+        """Drop bound steps: they have the addresses of arrays that are about to be replaced."""
         self._runs.clear()
 
 

@@ -1,4 +1,4 @@
-"""The most that engines of fixed shapes can take: batch, lengths, tokens of a step."""
+"""The most that engines of fixed shapes can take: batch, lengths, tokens per step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of each option of transformers' ``GenerationConfig`` (5.24).
+"""Support for each option of transformers' ``GenerationConfig`` (5.24).
 
 :data:`OPTIONS` is the whole list: an option is carried into the bundle and honoured, or the reader
 is told by name what goes missing, or it changes nothing here. A test walks transformers' own
@@ -18,7 +18,7 @@ Getter = Callable[[str], Any]
 
 
 class Support(Enum):
-    """What a bundle does about an option."""
+    """How a bundle treats an option."""
 
     #: Carried in the manifest, and honoured as transformers does.
     IMPLEMENTED = "implemented"
@@ -191,7 +191,7 @@ def generation_defaults(generation: Mapping[str, Any], config: Getter) -> dict[s
 
 
 def warnings_about(generation: Mapping[str, Any], config: Getter) -> list[str]:
-    """What a bundle will not do though the checkpoint's files ask for it, one sentence each.
+    """Sentences on what the checkpoint's files ask for and the bundle will not do, one each.
 
     Arguments are those of :func:`generation_defaults`.
     """

@@ -1,4 +1,4 @@
-"""Folders that ``optimum-cli export onnx`` wrote, read as bundles whose cache grows.
+"""Folders that ``optimum-cli export onnx`` wrote, read as bundles with a concatenating cache.
 
 Layouts, by optimum-onnx 0.1.0: ``encoder_model.onnx``, and either ``decoder_model_merged.onnx``
 (one graph for the prompt and for what follows, told apart by ``use_cache_branch``) or

@@ -5,8 +5,8 @@ A bundle is a directory: ``seq2edge.json`` (the manifest), ``encoder.onnx``,
 tokenizer files. It is trusted only after it was checked, no name in it may lead out of its
 directory, and it appears on disk whole or not at all.
 
-A bundle whose cache grows (:data:`.manifest.CONCAT`) has graphs of other makers, with their own
-external data. A folder that optimum wrote reads as one, with what its configs say as manifest.
+A bundle with a concatenating KV cache (:data:`.manifest.CONCAT`) has graphs of other makers, with
+their own external data. A folder that optimum wrote reads as one; its configs are its manifest.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Bundle:
             )
 
     def require_slots(self, command: str) -> None:
-        """Refuse a bundle whose cache grows, for what takes apart the graphs of ``export``.
+        """Refuse a bundle with a concatenating cache where ``export``'s graphs are needed.
 
         Raises:
             BundleError: it is one; ``command`` is named.

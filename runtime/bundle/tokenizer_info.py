@@ -1,4 +1,4 @@
-"""What a manifest says about a tokenizer and its languages."""
+"""The tokenizer and its languages in a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hypotheses of a batch as rows of a larger batch, for a cache that grows.
+"""The hypotheses of a batch as rows of a larger batch, for a concatenating KV cache.
 
 Where the decoder knows no slots and no mask of its own, hypotheses cannot share a cache: each
 has a row, and choosing other parents copies rows. What decodes with :class:`.SlotKVCache` decodes
@@ -21,8 +21,8 @@ class ConcatKVCache:
     Args:
         cache: an empty cache, a row for each source.
         batch_size: B, the number of sources.
-        prompt: tokens that all hypotheses start with; they are run once a source.
-        width: W, hypotheses a source.
+        prompt: tokens that all hypotheses start with; they are run once per source.
+        width: W, hypotheses per source.
         logits: whether they are needed; else the most probable tokens are.
         logsumexp: whether ``logsumexp`` is needed.
 
@@ -49,7 +49,7 @@ class ConcatKVCache:
         self._width = width
         self._reads_logits = logits
         self._wants_logsumexp = logsumexp
-        #: Rows a source: one until the hypotheses part.
+        #: Rows per source: one until the hypotheses part.
         self._rows = 1
         self._run(np.tile(np.array(prompt, np.int64), (batch_size, 1)), batch_size)
 

@@ -56,8 +56,8 @@ def prefill(
         cache.forward(step)
         rows = np.flatnonzero((start < lengths) & (lengths <= start + count))
         ends = lengths[rows] - 1 - start
-        for found, wanted in zip(step.outputs(), after.outputs(), strict=True):
-            wanted[rows, 0] = found[rows, ends]
+        for output, result in zip(step.outputs(), after.outputs(), strict=True):
+            result[rows, 0] = output[rows, ends]
     return after
 
 
@@ -67,7 +67,7 @@ class SlotKVCache:
     Args:
         cache: an empty cache with room for the prompt.
         prompts: tokens that the hypotheses of each of the B sources start with.
-        width: W, hypotheses a source.
+        width: W, hypotheses per source.
         max_slots: slots that a source can need at most.
         vocab_size: V, if logits are needed; None: only the most probable tokens are.
         logsumexp: whether ``logsumexp`` is needed.

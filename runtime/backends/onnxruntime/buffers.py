@@ -64,14 +64,14 @@ class DeviceArray:
 
 @dataclass
 class Budget:
-    """What may still be kept, in bytes of device memory and in captured graphs."""
+    """The rest of a budget, in bytes of device memory and in captured graphs."""
 
     bytes: int
     graphs: int
 
 
 class Pooled(Protocol):
-    """What a :class:`Pool` keeps; ``kept`` is set by it before anything is bound."""
+    """An item of a :class:`Pool`, which sets ``kept`` before anything is bound."""
 
     kept: bool
 

@@ -20,7 +20,7 @@ from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask, SlotCache, Step
 from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
-#: Up to so many bytes of weights a step, one thread is the default: a step of 2.9 MB took
+#: Up to so many bytes of weights per step, one thread is the default: a step of 2.9 MB took
 #: 0.22 ms on one thread and 0.19 ms on two of an idle machine, but 0.16 and 0.63 ms beside
 #: other work, because the threads wait for each other in every operator (docs/results).
 _SINGLE_THREAD_BYTES = 4_000_000

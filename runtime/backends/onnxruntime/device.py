@@ -4,14 +4,14 @@ The cache, the cross-attention keys and values, masks and ids live in arrays of 
 addresses stay; ``present_*`` is bound to the memory of ``past_*``. A step moves only what is
 small: ids, positions and masks to the device, next tokens (and logits) back. Growing, packing
 and dropping rows of the cache go through the host, as numpy is all there is: they move the
-cache's bytes to the host and back, a few times a call.
+cache's bytes to the host and back, a few times per call.
 
 Steps are captured as CUDA graphs, one for each shape, which spares the CPU the launching of a
 hundred kernels or more. That asks for no node on the CPU but shape arithmetic, the same shapes
 and addresses for the same graph id, and one thread at a time (ONNX Runtime's documentation of
 the CUDA execution provider, "Using CUDA Graphs"; its pull requests 16491, 19636 and 19818). The
 first run with an id is in truth several, as ONNX Runtime warms up, captures and replays, so a
-run must be repeatable. The encoder is not captured: it runs once a call.
+run must be repeatable. The encoder is not captured: it runs once per call.
 """
 
 from __future__ import annotations

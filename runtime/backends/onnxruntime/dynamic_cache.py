@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU for graphs whose cache grows: those of optimum, and users' own.
+"""ONNX Runtime on the CPU for graphs with a concatenating KV cache: optimum's, and users' own.
 
 Names are those of optimum's graphs (optimum-onnx 0.1.0): the decoder reads ``past_key_values.X``
 and gives ``present.X``, longer by the new tokens. ``past_key_values.*.encoder.*``, for

@@ -54,7 +54,7 @@ _JETSON = (
 
 @dataclass(frozen=True)
 class Target:
-    """What the sessions of an engine run on.
+    """The execution providers of a backend's sessions.
 
     Attributes:
         device: where its arrays are, as ONNX Runtime names it: ``cuda`` or ``cpu``.
@@ -226,7 +226,7 @@ def _profile_options(bundle: Bundle, graph: str) -> dict[str, str]:
 
 
 def _load_error(ort: Any, provider: str) -> str:
-    """What the system's loader says of a provider's library, such as a missing libcudart."""
+    """The loader's message on a provider's library, such as a missing libcudart."""
     library = Path(ort.__file__).parent / "capi" / _LIBRARIES[provider]
     try:
         ctypes.CDLL(str(library))

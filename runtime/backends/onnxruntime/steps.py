@@ -146,7 +146,7 @@ class CacheBuffers:
 
 
 class StepKey(NamedTuple):
-    """What a step needs: Q queries, and whether logits and their logsumexp are read."""
+    """The shape of a step: Q tokens, and whether logits and their logsumexp are read."""
 
     num_tokens: int
     vocab_size: int | None

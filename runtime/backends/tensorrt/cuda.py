@@ -80,7 +80,7 @@ class Cuda:
         return values[0] if len(values) == 1 else tuple(values)
 
     def gpu(self) -> DeviceProperties:
-        """What the GPU is."""
+        """Name, compute capability and memory of the GPU."""
         properties = self.call("cudaGetDeviceProperties", 0)
         name = (
             properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
@@ -139,7 +139,7 @@ class Cuda:
 
     @contextlib.contextmanager
     def captured(self, stream: Any) -> Iterator[list[Any]]:
-        """What the block enqueues becomes a graph, the list's one element, and is not run.
+        """Capture what the block enqueues into a graph, the list's one element; nothing is run.
 
         Only this thread's calls are captured or restricted meanwhile.
         """

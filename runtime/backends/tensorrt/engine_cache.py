@@ -1,4 +1,4 @@
-"""Engines beside their bundle, in a folder a key: found again, or refused with the reason.
+"""Engines are cached next to their bundle, one folder per key, and refused with the reason.
 
 ``BUNDLE.engines/`` holds a folder for each :class:`.store.EngineKey`. An engine is used only
 where its key agrees with the bundle, the TensorRT and the GPU at hand; one that was built from

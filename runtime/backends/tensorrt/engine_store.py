@@ -26,7 +26,7 @@ GRAPHS = ("encoder", "decoder")
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What engines were built from, with and for: they are of use where all of it agrees.
+    """The key of engines: what they were built from, with and for; all of it must match.
 
     Attributes:
         engine, version: the TensorRT that built them; a plan runs on no other version.
@@ -63,7 +63,7 @@ class EngineFile:
 
 @dataclass(frozen=True)
 class EngineSet:
-    """What ``engines.json`` says: what the engines are for, and each by its graph."""
+    """The contents of ``engines.json``: the engines' key, and each engine by its graph."""
 
     key: EngineKey
     engines: Mapping[str, EngineFile]

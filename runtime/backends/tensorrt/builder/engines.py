@@ -35,7 +35,7 @@ _MOST_NAMES = 3
 
 @dataclass(frozen=True)
 class Options:
-    """What to build, and for what.
+    """Options of a build.
 
     Attributes:
         engine: ``tensorrt-rtx`` or ``tensorrt``; None: the first that is installed.

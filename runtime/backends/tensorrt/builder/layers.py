@@ -72,7 +72,7 @@ class EngineLayer:
 
 @dataclass(frozen=True)
 class EngineLog:
-    """What a build's log says of the engine; bytes are None where it does not say.
+    """An engine as a build's log describes it; bytes are None where it does not say.
 
     ``profiles`` holds the layers of each optimization profile; it is empty where they cannot be
     told apart or read.
@@ -84,7 +84,7 @@ class EngineLog:
 
 
 def read_log(messages: Iterable[Message], profiles: int = 1) -> EngineLog:
-    """What the messages of one build say of its engine of so many optimization profiles."""
+    """Read the messages of one build, whose engine has so many optimization profiles."""
     texts = [message.text for message in messages]
     lines = [line for text in texts if "LayerType: " in text for line in text.splitlines()]
     matches = (_LAYER.match(line) for line in lines)

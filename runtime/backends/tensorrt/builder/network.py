@@ -1,4 +1,4 @@
-"""What a parsed network asks for: the precision of its GEMMs, its attentions, cache updates."""
+"""Requirements of a parsed network: the precision of its GEMMs, attentions, cache updates."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def attentions(library: Any, network: Any) -> Iterator[Any]:
 
 
 def _operand(kinds: Any, producers: dict[str, Any], tensor: Any) -> _Operand:
-    """What a GEMM reads, seen through shape changes and casts; from a dequantization, the type
-    before it."""
+    """The type that a GEMM reads, seen through shape changes and casts; from a dequantization,
+    the type before it."""
     dtype, quantized = dtype_name(tensor.dtype.name), False
     layer = producers.get(tensor.name)
     while layer is not None and layer.type in _seen_through(kinds):

@@ -31,11 +31,11 @@ Profile = dict[str, tuple[Shape, Shape, Shape]]
 
 
 def profiles(info: GraphInfo, limits: Limits) -> list[Profile]:
-    """What a graph's engine is optimized for, in the order of its optimization profiles.
+    """The optimization profiles of a graph's engine, in order.
 
     A decoder has one for steps of a single token and, where ``limits`` allow more, a second one
     for prompts, beams and drafts. In the first no key is laid out anew: with several queries
-    every attention copies keys and values first (8 kernels a step on the demo model), and both
+    every attention copies keys and values first (8 kernels per step on the demo model), and both
     profiles share the weights (TensorRT-RTX 1.7.1).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tree steps on the GPU: the cache in place, one upload, one run and one download a step.
+"""Tree steps on the GPU: the cache in place, one upload, one run and one download per step.
 
 A step that is run again and again is captured as a CUDA graph. Greedy decoding goes further: a
 chain runs several steps without the host, which reads their tokens at the end.
@@ -212,7 +212,7 @@ class _BoundStep:
 
 
 class _Chain:
-    """Greedy steps of one token a source: masks, positions and tokens stay on the device."""
+    """Greedy steps of one token per source: masks, positions and tokens stay on the device."""
 
     def __init__(
         self, shared: StreamContext, tensors: _StepTensors, step: Step, cache_position_ids: Ids

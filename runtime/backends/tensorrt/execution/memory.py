@@ -56,7 +56,7 @@ class MemoryPlan:
 
 
 def plan_memory(manifest: Manifest, engines: EngineSet, limits: Limits | None = None) -> MemoryPlan:
-    """What one call needs at most; ``limits`` other than the engines' own are a guess."""
+    """Device memory that one call needs at most; an estimate for ``limits`` of other engines."""
     own = engines.key.limits
     limits = limits or own
     decoder = manifest.graphs["decoder"]

@@ -1,4 +1,4 @@
-"""What all calls of an engine share: the stream, whose turn it is, a step's tensors."""
+"""State that all calls of an engine share: the stream, its lock, a step's tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StreamContext:
 
     Args:
         device: the stream that all work is on, and its memory.
-        runners: by optimization profile: one token a step, several.
+        runners: by optimization profile: one token per step, several.
         info: the decoder graph.
         limits: the largest shapes.
         in_place: whether the graph writes into the cache that it reads.
