@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import positive
+from .output import print_result
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_max_drop(parser: argparse.ArgumentParser) -> None:
 
 def quantize_within_max_drop(request: Request, options: argparse.Namespace) -> MixedPrecision:
     """Quantize within ``options.max_drop``, measuring on the CPU of this machine."""
+    from seq2edge.benchmarks.quality.compare import finite
     from seq2edge.benchmarks.quality.data import read_examples
     from seq2edge.benchmarks.quality.evaluate import evaluate
     from seq2edge.benchmarks.quality.metrics import load_metric
@@ -76,38 +77,33 @@ def quantize_within_max_drop(request: Request, options: argparse.Namespace) -> M
                 request, options.max_drop, measure, described=described, measuring=measuring
             )
         except MixedPrecisionError as error:
-            print_table(error, options)
+            report = {
+                "error": str(error),
+                "max_drop": options.max_drop,
+                "sensitivities": [asdict(sensitivity) for sensitivity in error.sensitivities],
+                "trials": [asdict(trial) for trial in error.trials],
+            }
+            print_result(options, finite(report), table(error, options))
             raise
 
 
-def print_table(found: MixedPrecision | MixedPrecisionError, options: argparse.Namespace) -> None:
-    """What each group costs alone, what is left with the worst spared, and if that can be told."""
-    from seq2edge.benchmarks.quality.compare import finite
-
-    if options.json:
-        if isinstance(found, Exception):  # else it is in the manifest's record
-            report = {
-                "error": str(found),
-                "max_drop": options.max_drop,
-                "sensitivities": [asdict(sensitivity) for sensitivity in found.sensitivities],
-                "trials": [asdict(trial) for trial in found.trials],
-            }
-            print(json.dumps(finite(report), indent=2))
-        return
+def table(
+    search: MixedPrecision | MixedPrecisionError, options: argparse.Namespace
+) -> Iterator[str]:
+    """The loss of each group on its own, then of all but the worst; whether the data resolve it."""
     lost = f"lost {options.metric}"
-    if found.sensitivities:
-        print(f"{'quantized alone':24}{'layers':>8}{'MB':>10}{lost:>12}{'95 % interval':>20}")
-        for sensitivity in found.sensitivities:
-            print(f"{sensitivity.group:24}{sensitivity.layers:8}{_measured(sensitivity)}")
-        print()
-    print(f"{'more exact':32}{'MB':>10}{lost:>12}{'95 % interval':>20}")
-    for trial in found.trials:
+    if search.sensitivities:
+        yield f"{'quantized alone':24}{'layers':>8}{'MB':>10}{lost:>12}{'95 % interval':>20}"
+        for sensitivity in search.sensitivities:
+            yield f"{sensitivity.group:24}{sensitivity.layers:8}{_measured(sensitivity)}"
+        yield ""
+    yield f"{'more exact':32}{'MB':>10}{lost:>12}{'95 % interval':>20}"
+    for trial in search.trials:
         last = trial.fallback[-1] if trial.fallback else "nothing"
         name = f"and {last}" if len(trial.fallback) > 1 else last
-        print(f"{name:32}{_measured(trial)}")
-    print()
-    for line in _unresolved(found.trials[-1], options):
-        print(line)
+        yield f"{name:32}{_measured(trial)}"
+    yield ""
+    yield from _unresolved(search.trials[-1], options)
 
 
 def _measured(row: Sensitivity | Trial) -> str:

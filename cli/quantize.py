@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_json
-from .mixed_precision import add_max_drop, print_table, quantize_within_max_drop
-from .output import human_bytes
+from .mixed_precision import add_max_drop, quantize_within_max_drop, table
+from .output import human_bytes, human_seconds, print_result
 from .progress import Progress
 from .texts import add_encoding
 
@@ -118,20 +117,17 @@ def run(options: argparse.Namespace) -> int:
             result = mixed.result
     seconds = time.perf_counter() - start
     done = result.manifest.quantization
-    if options.json:
-        report = {"bundle": str(result.path), "bytes": result.bytes, "seconds": seconds, **done}
-        print(json.dumps(report, indent=2))
-        return 0
-    if mixed is not None:
-        print_table(mixed, options)
-    made = f"{done['scheme']} for {done['target']}"
-    print(f"{result.path}: {made}, {human_bytes(result.bytes)}, {seconds:.1f} s")
-    for weight_format, count in done["summary"].items():
-        print(f"{count:5} layers: {weight_format}")
-    for line in (*_float32_values(done), *_block_sizes(done)):
-        print(line)
-    print(result.check.describe())
-    return 0
+    report = {"bundle": str(result.path), "bytes": result.bytes, "seconds": seconds, **done}
+    sizes = f"{human_bytes(result.bytes)}, {human_seconds(seconds)}"
+    lines = [
+        *([] if mixed is None else table(mixed, options)),
+        f"{result.path}: {done['scheme']} for {done['target']}, {sizes}",
+        *(f"{count:5} layers: {form}" for form, count in done["summary"].items()),
+        *_float32_values(done),
+        *_block_sizes(done),
+        result.check.describe(),
+    ]
+    return print_result(options, report, lines)
 
 
 def block_size(text: str) -> int | None:
@@ -188,7 +184,7 @@ def _distance(check: Mapping[str, Any]) -> str:
 
 
 def _float32_values(done: Mapping[str, Any]) -> Iterator[str]:
-    """What stayed in float32 because float16 does not hold it, and how we know."""
+    """Values that stayed in float32 because they overflow float16, and how that was decided."""
     if done.get("compute") != "float16":
         return
     count = sum(len(names) for names in done["float32_values"].values())

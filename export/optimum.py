@@ -35,7 +35,8 @@ def import_optimum(
 
     The graphs are copied byte by byte, with their external data; the tokenizer is converted as
     an export does it. The bundle's cache is concatenated (docs/design.md, section 2): it generates
-    as any other does, on the CPU; its weights can be quantized, and it cannot be downgraded or built.
+    as any other does, on the CPU; its weights can be quantized, but it cannot be downgraded or
+    built.
 
     Args:
         folder: with ``encoder_model.onnx``, and ``decoder_model_merged.onnx`` or

@@ -17,8 +17,6 @@ from seq2edge.runtime.bundle.manifest import WEIGHTS_NAME, GraphInfo, TensorSpec
 from seq2edge.runtime.bundle.reader import BundleWriter
 from seq2edge.runtime.progress import StageProgress
 
-Progress = StageProgress
-
 #: Tensors start on a cache line.
 _ALIGNMENT = 64
 _CHUNK = 1 << 24

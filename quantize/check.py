@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from seq2edge.export.serialize import Progress
 from seq2edge.runtime import EncoderModel, GenerationConfig, Seq2SeqModel
 from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import BackendError, InputError
 from seq2edge.runtime.generation.divergence import Divergence, TokenPair, divergences
 from seq2edge.runtime.generation.source import collate
+from seq2edge.runtime.progress import StageProgress
 from seq2edge.runtime.text.sources import TextSource
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
@@ -176,7 +176,7 @@ class Checker:
         self,
         bundle: Bundle,
         examples: Sequence[TokenPair] = (),
-        progress: Progress | None = None,
+        progress: StageProgress | None = None,
     ) -> None:
         self._bundle = bundle
         self._progress = progress

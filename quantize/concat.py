@@ -14,10 +14,10 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from seq2edge.export.concat_cache import describe_graph
-from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.errors import BundleError
+from seq2edge.runtime.progress import StageProgress
 
 from .errors import QuantizationError
 from .passes.plain_matmul import PlainMatMulPass, constant_matrix
@@ -81,7 +81,7 @@ def write_concat(
     source: Bundle,
     models: Mapping[str, ir.Model],
     writer: BundleWriter,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> Manifest:
     """Fill the writer's folder; the source's manifest with what is there now.
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from seq2edge.export.serialize import Progress
+from seq2edge.runtime.progress import StageProgress
 
 from .calibration import Calibration
 from .candidates import QuantizeResult, write_quantized
@@ -28,7 +28,7 @@ def quantize_bundle(
     calibration: CalibrationFiles | Calibration | None = None,
     exclude: Sequence[str] = (),
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     check: bool = True,
 ) -> QuantizeResult:
     """Write a quantized copy of a bundle, and compare what both compute.

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seq2edge.export.serialize import Progress
+from seq2edge.runtime.progress import StageProgress
 
 from .calibration import Calibration
 from .recipe.options import Options
@@ -44,5 +44,5 @@ class Request:
     exclude: tuple[str, ...] = ()
     fallback_layers: tuple[str, ...] = ()
     overwrite: bool = False
-    progress: Progress | None = None
+    progress: StageProgress | None = None
     check: bool = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from seq2edge.export.serialize import Progress
+from seq2edge.runtime.progress import StageProgress
 
 from .calibration import Activation, Calibration
 from .calibration.capture import Key
@@ -47,7 +47,7 @@ def transform(
     plan: LayerPlan,
     options: Options,
     statistics: Calibration | None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> tuple[dict[str, ir.Model], dict[str, list[str]]]:
     """The source's graphs, quantized.
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from seq2edge.export.serialize import Progress, write_graph, write_weights
+from seq2edge.export.serialize import write_graph, write_weights
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.errors import BundleError
+from seq2edge.runtime.progress import StageProgress
 
 from .passes import aliases
 
@@ -25,7 +26,7 @@ def write(
     source: Bundle,
     models: Mapping[str, ir.Model],
     writer: BundleWriter,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> Manifest:
     """Fill the writer's folder; the source's manifest with what is there now.
 

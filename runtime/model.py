@@ -17,6 +17,7 @@ from .generation.batch import Hypothesis
 from .generation.options import GenerationOptions, with_options
 from .generation.result import Generation
 from .model_base import LoadedModel
+from .progress import CountProgress
 from .text.detokenizer import Detokenizer, TextStream
 from .text.languages import LanguageTokens, resolve_languages
 from .text.sources import TextSource, checked_ids, checked_sources, tokenize
@@ -24,9 +25,6 @@ from .text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:  # typing has it from Python 3.11 on
     from typing_extensions import Unpack
-
-#: Called with how many sources are done and how many there are.
-Progress = Callable[[int, int], None]
 
 
 class Seq2SeqModel(LoadedModel[Backend]):
@@ -97,7 +95,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         *,
         batch_size: int | None = None,
         skip_special_tokens: bool = True,
-        progress: Progress | None = None,
+        progress: CountProgress | None = None,
         cancelled: Callable[[], bool] | None = None,
         **options: Unpack[GenerationOptions],
     ) -> list[Generation]:

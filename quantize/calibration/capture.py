@@ -18,12 +18,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle.manifest import GraphInfo
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation.divergence import TokenPair
 from seq2edge.runtime.generation.source import collate
 from seq2edge.runtime.model import Seq2SeqModel
+from seq2edge.runtime.progress import StageProgress
 from seq2edge.runtime.text.sources import TextSource
 
 from .texts import Text
@@ -37,7 +37,7 @@ _BATCH = 16
 
 
 def capture_activations(
-    bundle: Bundle, texts: Sequence[Text], observe: Observer, progress: Progress | None = None
+    bundle: Bundle, texts: Sequence[Text], observe: Observer, progress: StageProgress | None = None
 ) -> list[TokenPair]:
     """Show ``observe`` every float32 value that the graphs compute over ``texts``.
 
@@ -65,7 +65,7 @@ def capture_activations(
 
 
 def generate_pairs(
-    bundle: Bundle, texts: Sequence[Text], progress: Progress | None = None
+    bundle: Bundle, texts: Sequence[Text], progress: StageProgress | None = None
 ) -> list[TokenPair]:
     """Token ids of each text, and the model's greedy answer to it.
 

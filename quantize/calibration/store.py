@@ -18,10 +18,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.export.serialize import Progress
 from seq2edge.runtime.bundle.atomic_write import output_file
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation.divergence import TokenPair
+from seq2edge.runtime.progress import StageProgress
 
 from ..errors import QuantizationError
 from .capture import Key, capture_activations, generate_pairs
@@ -85,7 +85,7 @@ def calibrate(
     *,
     moments: bool = False,
     statistics: bool = True,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Calibration:
     """Run the bundle over ``texts`` and keep what its values held.
 
@@ -149,7 +149,7 @@ def load_or_calibrate(
     *,
     moments: bool = False,
     statistics: bool = True,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     encoding_errors: str = "strict",
 ) -> Calibration:
     """Read a saved calibration, or calibrate on the text that the file holds.
