@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from .texts import Texts, Window, add_texts, open_texts, write
 
 if TYPE_CHECKING:
     from seq2edge.runtime import Generation, GenerationConfig, Seq2SeqModel
+    from seq2edge.runtime.progress import CountProgress
 
 #: What str.splitlines takes for the end of a line: one text is one line of output.
 _LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _progress(progress: Progress, window: Window, texts: Texts) -> Callable[[int, int], None]:
+def _progress(progress: Progress, window: Window, texts: Texts) -> CountProgress:
     before = window.end - len(window.positions)
     return lambda done, _: progress("texts", before + done, texts.total)
 
@@ -80,9 +81,10 @@ def _print_results(
     window: Window, generations: Sequence[Generation], per_text: int, as_json: bool
 ) -> None:
     """Print ``per_text`` lines for each text of the window."""
+    positions = window.positions
     results: list[list[Generation]] = [[] for _ in window.texts]
     for generation in generations:
-        results[window.positions[generation.source]].append(generation)
+        results[positions[generation.source]].append(generation)
     for text, own in zip(window.texts, results, strict=True):
         for number in range(per_text):
             result = own[number] if number < len(own) else None
@@ -101,15 +103,15 @@ def _stream_all(
         write("\n")
 
 
-def _format(text: str, found: Generation | None, as_json: bool) -> str:
+def _format(text: str, generation: Generation | None, as_json: bool) -> str:
     if not as_json:
-        return "" if found is None else " ".join((found.text or "").splitlines())
+        return "" if generation is None else " ".join((generation.text or "").splitlines())
     result: dict[str, object] = {
         "source": text,
-        "text": found.text if found else "",
-        "token_ids": found.token_ids if found else [],
-        "finish_reason": found.finish_reason if found else None,
+        "text": generation.text if generation else "",
+        "token_ids": generation.token_ids if generation else [],
+        "finish_reason": generation.finish_reason if generation else None,
     }
-    if found is not None and found.score is not None:
-        result["score"] = found.score
+    if generation is not None and generation.score is not None:
+        result["score"] = generation.score
     return json.dumps(result, ensure_ascii=False)
