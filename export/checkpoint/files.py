@@ -67,9 +67,9 @@ def listing(folder: Path) -> list[str]:
 
 
 def inner_models(folder: Path) -> str:
-    """A clause on models that lie in a folder's folders; empty if there are none."""
-    files = ("config.json", ADAPTER_CONFIG)
-    inner = [path for path in folder.iterdir() if any((path / name).is_file() for name in files)]
+    """A clause on models that lie in a folder's folders, and in theirs; empty if there are none."""
+    patterns = [f"{way}/{name}" for way in ("*", "*/*") for name in ("config.json", ADAPTER_CONFIG)]
+    inner = {file.parent for pattern in patterns for file in folder.glob(pattern)}
     return f"; there are models in {_few(sorted(map(str, inner)))}: give one" if inner else ""
 
 

@@ -170,12 +170,23 @@ def _load(path: Path) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         advice = ""
         if "weights only" in reason.lower():
+            if not _may_be_torchs(path):
+                raise CheckpointError(
+                    f"{path} is damaged, or no file of torch's; copy it again"
+                ) from None
             reason = "it holds Python objects beside tensors, and unpickling those can run code"
             advice = (
-                "; if you trust it, save its state dict alone: torch.save(torch.load(path,"
-                " weights_only=False)['state_dict'], 'pytorch_model.bin')"
+                "; if you trust it, save its state dict alone: saved = torch.load(path,"
+                " weights_only=False), then torch.save(saved['state_dict'], 'pytorch_model.bin'),"
+                " or saved.state_dict() where it is the whole module"
             )
         raise CheckpointError(f"{path} cannot be read safely: {reason}{advice}") from None
+
+
+def _may_be_torchs(path: Path) -> bool:
+    """Whether a file is a zip archive or begins as a pickle of protocol 2 or newer."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _state_dict(saved: Any, path: Path) -> dict[str, torch.Tensor]:

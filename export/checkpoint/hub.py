@@ -43,7 +43,22 @@ _TOKENIZER = re.compile(
 
 def is_hub_id(name: str) -> bool:
     """Whether ``name`` may be a model's id: ``organization/name``, or one word as old ones are."""
-    return _ID.fullmatch(name) is not None and ".." not in name and not name.endswith(".")
+    if _ID.fullmatch(name) is None or name.endswith((".", "-")):
+        return False
+    return ".." not in name and "--" not in name
+
+
+def nearest_id(text: str) -> str:
+    """A clause on the id that a web address or ``id@revision`` names; empty if it is neither."""
+    address = re.fullmatch(
+        r"(?:hf://|https?:/+[^/]+/)(?:models/)?([^/@]+/[^/@]+)(?:/.*|@.*)?", text
+    )
+    if address and is_hub_id(address[1]):
+        return f"; give the id alone: {address[1]}"
+    name, at, revision = text.rpartition("@")
+    if at and is_hub_id(name):
+        return f"; give the id alone: {name} --revision {revision}"
+    return ""
 
 
 def download(

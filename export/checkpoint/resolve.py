@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .adapter_config import read_adapter_config
-from .files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing
-from .hub import download, is_hub_id
+from .files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, inner_models, listing
+from .hub import download, is_hub_id, nearest_id
 
 if TYPE_CHECKING:
     from seq2edge.runtime.progress import StageProgress
@@ -74,8 +74,10 @@ def resolve_checkpoint(
     names = listing(path) if path.is_dir() else []
     if not has_adapter(names):
         if base is not None:
+            inner = inner_models(path) if path.is_dir() else ""
             raise CheckpointError(
-                f"{path} holds no adapter, so there is no base model to give; leave out --base"
+                f"{path} holds no adapter, so there is no base model to give; leave out"
+                f" --base{inner}"
             )
         if path.is_file() and has_adapter(listing(path.parent)):
             warnings.warn(
@@ -126,6 +128,7 @@ def _located(
     if not is_hub_id(text):
         can_be_path_only = path.is_absolute() or text.startswith((".", "~"))
         nor = "; nor is that a model's id on the hub, which is ORGANIZATION/NAME"
-        raise CheckpointError(f"no such checkpoint folder: {path}{'' if can_be_path_only else nor}")
+        hint = "" if can_be_path_only else f"{nor}{nearest_id(text)}"
+        raise CheckpointError(f"no such checkpoint folder: {text}{hint}")
     folder, commit = download(text, revision, progress)
     return folder, {"checkpoint": text, "commit": commit}

@@ -156,6 +156,9 @@ def test_a_revision_is_the_one_that_is_exported(export: Export) -> None:
         ("org/model", {"HF_ENDPOINT": "http://127.0.0.1:1"}, ["does not answer", "cache"]),
         ("org/model", {"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE is set", "no folder here"]),
         ("a/b/c", {}, ["no such checkpoint folder", "ORGANIZATION/NAME"]),
+        ("org/na--me", {}, ["no such checkpoint folder", "ORGANIZATION/NAME"]),
+        ("org/model@v1", {}, ["give the id alone: org/model --revision v1"]),
+        ("https://huggingface.co/org/model/tree/main", {}, ["give the id alone: org/model"]),
     ],
 )
 def test_what_the_hub_does_not_give_is_explained_in_one_line(

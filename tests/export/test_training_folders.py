@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seq2edge.export import ExportResult
+from seq2edge.export import ExportResult, export_checkpoint
+from seq2edge.export.errors import CheckpointError
 
 from .test_weights import problems
 
@@ -295,6 +296,17 @@ def test_a_folder_of_models_names_them(editable: Editable, refusal: Refusal) -> 
     assert f"there are models in {best}" in message
 
 
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_models_two_folders_down_are_named(name: str, refusal: Refusal, tmp_path: Path) -> None:
+    inner = tmp_path / "run" / "best" / "model"
+    inner.mkdir(parents=True)
+    (inner / name).write_text("{}")
+    assert f"there are models in {inner}" in refusal(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no adapter") as caught:
+        export_checkpoint(tmp_path / "run", tmp_path / "bundle", base="t5-small")
+    assert f"there are models in {inner}" in str(caught.value)
+
+
 def test_several_files_of_weights_are_named(editable: Editable, refusal: Refusal) -> None:
     checkpoint = editable("t5")
     state = take_weights(checkpoint)
@@ -319,10 +331,24 @@ def test_a_pickled_module_is_refused_with_the_way_to_its_state_dict(
 ) -> None:
     checkpoint = editable("t5")
     take_weights(checkpoint)
-    torch.save({"state_dict": torch.nn.Linear(2, 2)}, checkpoint / "last.ckpt")
+    for saved in ({"state_dict": torch.nn.Linear(2, 2)}, torch.nn.Linear(2, 2)):
+        torch.save(saved, checkpoint / "last.ckpt")
+        message = refusal(checkpoint)
+        assert "cannot be read safely" in message
+        assert "save its state dict alone" in message
+        assert "saved.state_dict()" in message
+
+
+def test_a_file_that_is_not_torchs_is_not_taken_for_a_pickle_of_objects(
+    editable: Editable, refusal: Refusal
+) -> None:
+    checkpoint = editable("t5")
+    take_weights(checkpoint)
+    (checkpoint / "pytorch_model.bin").write_bytes(b"<html>not found</html>")
     message = refusal(checkpoint)
-    assert "cannot be read safely" in message
-    assert "save its state dict alone" in message
+    assert "pytorch_model.bin" in message
+    assert "damaged" in message
+    assert "Python objects" not in message
 
 
 @pytest.mark.parametrize(
