@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, GraphInfo, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.errors import BackendError
@@ -102,15 +103,12 @@ def check_vocabulary(manifest: Manifest) -> None:
 
 
 def _run(out: BundleWriter, manifest: Manifest) -> None:
-    # Imported here: without onnxruntime nothing of it is needed.
-    from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
-
     bundle = Bundle.open(out.directory)
     limit = manifest.dimensions.max_target_length or _TOKENS
     options = GenerationConfig(num_beams=2, max_new_tokens=min(_TOKENS, limit))
     sources = np.zeros((2, min(_TOKENS, manifest.dimensions.max_source_length or _TOKENS)), int)
     try:
-        with Seq2SeqModel(bundle, OrtConcatBackend(bundle), None) as model:
+        with Seq2SeqModel(bundle, load_backend(bundle, num_threads=None), None) as model:
             model.generate_ids(sources, np.ones_like(sources), options)
     except BackendError as error:
         raise CheckpointError(f"the graphs do not run: {error}") from None

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backends import Step
-from seq2edge.runtime.backends.onnxruntime import OrtBackend
+from seq2edge.runtime.backends import Backend, Step, load_backend, slot_backend
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, STATES, WEIGHTS_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.generation import GenerationConfig
@@ -133,7 +132,7 @@ def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest)
 def compare(directory: Path, reference: Reference) -> Parity:
     """Run the bundle in ``directory`` on the reference's inputs."""
     bundle = Bundle.open(directory, single_stack=("encoder", "decoder"))
-    backend = OrtBackend(bundle)
+    backend = load_backend(bundle, num_threads=None)
     encoder = decoder = None
     if reference.states is not None:
         encoder = _compare_encoder(bundle, backend, reference.inputs, reference.states)
@@ -210,7 +209,7 @@ def until_end(tokens: list[int], eos: tuple[int, ...]) -> list[int]:
 
 
 def _compare_encoder(
-    bundle: Bundle, backend: OrtBackend, inputs: Inputs, states: Expected
+    bundle: Bundle, backend: Backend, inputs: Inputs, states: Expected
 ) -> Difference:
     source = backend.encode({"input_ids": inputs.input_ids, "attention_mask": inputs.mask})
     states = states.at(inputs.mask)
@@ -230,11 +229,11 @@ def _compare_encoder(
 
 
 def _compare_decoder(
-    bundle: Bundle, backend: OrtBackend, inputs: Inputs, logits: Expected
+    bundle: Bundle, backend: Backend, inputs: Inputs, logits: Expected
 ) -> Difference:
     batch, count = inputs.decoder_ids.shape
     source = backend.encode({"input_ids": inputs.input_ids, "attention_mask": inputs.mask})
-    decoder = backend.new_cache(source, count)
+    decoder = slot_backend(backend).new_cache(source, count)
     step = Step.allocate(batch, count, count, vocab_size=bundle.manifest.dimensions.vocab_size)
     step.input_ids[:] = inputs.decoder_ids
     step.position_ids[:] = np.arange(count)

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
+from seq2edge.runtime.backends import load_backend
+from seq2edge.runtime.backends.base import ConcatBackend, concat_backend
 from seq2edge.runtime.bundle.reader import Bundle
 
 from .errors import CheckpointError
@@ -281,7 +282,9 @@ def compare(functions: Functions, bundle: Bundle) -> Parity:
     """
     manifest = bundle.manifest
     inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
-    backend = OrtConcatBackend(bundle)
+    backend = concat_backend(load_backend(bundle, num_threads=None))
+    if backend is None:
+        raise AssertionError("what is traced concatenates its cache")
     cross: list[tuple[NDArray[np.float32], Expected]] = []
     logits: list[tuple[NDArray[np.float32], Expected]] = []
     exact = ties = rows = 0
@@ -314,12 +317,12 @@ def _run(functions: Functions, inputs: Inputs, parts: list[NDArray[np.int64]]) -
 
 
 def _run_graphs(
-    backend: OrtConcatBackend, inputs: Inputs, parts: list[NDArray[np.int64]], cross: int
+    backend: ConcatBackend, inputs: Inputs, parts: list[NDArray[np.int64]], cross: int
 ) -> list[NDArray[np.float32]]:
     """The same of the graphs, which have so many ``cross`` tensors."""
     source = backend.encode({"input_ids": inputs.input_ids, "attention_mask": inputs.mask})
     decoder = backend.new_cache(source)
-    states = [source.outputs[f"cross.{number}"].numpy() for number in range(cross)]
+    states = [source.numpy(f"cross.{number}") for number in range(cross)]
     return [*states, *(decoder.forward(tokens) for tokens in parts)]
 
 
