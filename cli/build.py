@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime import Bundle
     from seq2edge.runtime.backends.tensorrt import Limits, Options, build_engines, ensure_engines
-    from seq2edge.runtime.backends.tensorrt.execution.memory import plan_memory
+    from seq2edge.runtime.backends.tensorrt.execution.device_memory import plan_memory
 
     start = time.perf_counter()
     bundle = Bundle.open(options.bundle)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .layers import dtype_name, origins_of
+from .build_log import dtype_name, origins_of
 
 
 @dataclass(frozen=True)

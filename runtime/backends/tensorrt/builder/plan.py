@@ -13,7 +13,7 @@ from ....errors import BackendError
 from ....progress import StageProgress
 from ...limits import Limits
 from ..library import Library, Message, deferred_interrupts, logger, recorded
-from .layers import read_log
+from .build_log import read_log
 from .network import attentions, summarize
 from .onnx_shapes import set_dimension
 from .profile import SLOTS, profiles

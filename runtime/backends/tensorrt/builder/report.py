@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .layers import EngineLayer, EngineLog
+from .build_log import EngineLayer, EngineLog
 from .network import AskedGemm, NetworkSummary, Precision
 
 #: In the names of kernels that compute a whole attention.

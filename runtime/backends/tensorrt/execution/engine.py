@@ -21,7 +21,7 @@ from ..engine_store import EngineSet, read_plan
 from ..library import Library, deferred_interrupts, logger, recorded
 from .context import Runner
 from .decoder import TensorRTEncoderOutput, TensorRTSlots
-from .memory import check_memory, in_place
+from .device_memory import check_memory, in_place
 from .runtime_cache import RuntimeCache
 from .stream_context import STEPS_PER_LAUNCH, StreamContext
 from .tensors import BlockLayout, Mirror, fill, largest_sizes

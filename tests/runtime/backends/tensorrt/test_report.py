@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from seq2edge.runtime.backends.tensorrt import Gemm, GraphReport, Limits, load_library
-from seq2edge.runtime.backends.tensorrt.builder.layers import read_log
+from seq2edge.runtime.backends.tensorrt.builder.build_log import read_log
 from seq2edge.runtime.backends.tensorrt.builder.network import AskedGemm, NetworkSummary, Precision
 from seq2edge.runtime.backends.tensorrt.builder.plan import Target, build_plan
 from seq2edge.runtime.backends.tensorrt.builder.report import make_report

@@ -16,9 +16,9 @@ import pytest
 from seq2edge.runtime import BackendError, Bundle
 from seq2edge.runtime.backends import Step
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
-from seq2edge.runtime.backends.tensorrt.execution import memory as planning
+from seq2edge.runtime.backends.tensorrt.execution import device_memory as planning
+from seq2edge.runtime.backends.tensorrt.execution.device_memory import plan_memory
 from seq2edge.runtime.backends.tensorrt.execution.engine import TensorRTBackend
-from seq2edge.runtime.backends.tensorrt.execution.memory import plan_memory
 
 from .conftest import LIMITS, Load
 from .fake_cuda import FakeCuda

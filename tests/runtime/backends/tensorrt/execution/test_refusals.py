@@ -12,7 +12,7 @@ import pytest
 
 from seq2edge.runtime import BackendError, Bundle, GenerationConfig, InputError
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda, load_cuda
-from seq2edge.runtime.backends.tensorrt.execution.memory import check_memory, plan_memory
+from seq2edge.runtime.backends.tensorrt.execution.device_memory import check_memory, plan_memory
 
 from .conftest import LIMITS, Load
 from .fake_cuda import FakeCuda
