@@ -58,7 +58,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "generation": dict(manifest.generation),
         "quantization": dict(manifest.quantization),
         "cache": manifest.cache,
-        # Of an encoder alone a text's, however long it is.
+        # Of an encoder-only model a text's, however long it is.
         "bytes_read_per_token": manifest.graphs[manifest.single_stack or "decoder"].weight_bytes,
         "cache_bytes_per_slot": manifest.cache_bytes_per_slot,
         "graphs": {

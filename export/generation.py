@@ -31,8 +31,8 @@ def generation_defaults(checkpoint: Checkpoint, config: Config) -> dict[str, Any
 def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> SpecialTokens:
     """Pad, end and decoder start tokens.
 
-    An encoder alone has no end, and a decoder alone starts with the text: their start is a token
-    that is there. The pad token is that of sources, where a pair's two sides have other ones.
+    An encoder-only model has no end, and a decoder-only model starts with the text: their start is
+    a token that is there. The pad token is that of sources, where a pair's two sides have other ones.
 
     Raises:
         CheckpointError: one that is not set, or lies outside the vocabulary.

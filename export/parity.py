@@ -33,8 +33,8 @@ class Parity:
     """How the bundle compares with PyTorch.
 
     Attributes:
-        encoder: cross-attention keys and values of all layers; of an encoder alone, its states.
-            None: there is no encoder.
+        encoder: cross-attention keys and values of all layers; of an encoder-only model, its
+            states. None: there is no encoder.
         decoder: logits, teacher-forced. None: there is no decoder.
         inputs: sources that were decoded greedily, as one padded batch.
         exact: of these, how many gave the same tokens.

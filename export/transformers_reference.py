@@ -94,7 +94,7 @@ def _load_model(checkpoint: Checkpoint, only: str | None) -> Any:
 
 
 def _run_decoder(model: Any, inputs: Inputs, manifest: Manifest) -> Reference:
-    """A decoder alone; its prompts are filled up on the left, as transformers wants them."""
+    """A decoder-only model; its prompts are filled up on the left, as transformers wants them."""
     rows = zip(inputs.input_ids, inputs.mask, strict=True)
     ids = np.stack([np.roll(row, np.count_nonzero(~mask)) for row, mask in rows])
     arguments = {

@@ -1,8 +1,8 @@
 """Compare a quantized bundle with the bundle that it was made from.
 
 Without labelled data the source bundle is the teacher: both are fed the source's own greedy
-outputs, and their next-token distributions are compared at every position. An encoder alone has
-no tokens to predict: its last hidden states are compared.
+outputs, and their next-token distributions are compared at every position. An encoder-only model
+has no tokens to predict: its last hidden states are compared.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def random_sources(
     """Sources of random tokens, special ones left out; with an end token where texts have one.
 
     Args:
-        room: target positions to leave free, for a decoder alone.
+        room: target positions to leave free, for a decoder-only model.
     """
     manifest = bundle.manifest
     dimensions, tokens = manifest.dimensions, manifest.special_tokens

@@ -171,7 +171,9 @@ def quantize_mixed_precision(
         source.layers, source.scheme, request.options, request.exclude, request.fallback_layers
     )
     with _beside(request.out) as folder:
-        search = _Search(source, request, layers, folder / "candidate", measure, measuring)
+        search = _SensitivitySearch(
+            source, request, layers, folder / "candidate", measure, measuring
+        )
         sensitivities, trials = search.run(max_drop)
     chosen = trials[-1]
     notes = {
@@ -223,7 +225,7 @@ def group_of(layer: str) -> str:
     return f"{match[1] or 'decoder'}.layers.{match[2]}" if match else layer
 
 
-class _Search:
+class _SensitivitySearch:
     """Measures candidates, one at a time in the same folder."""
 
     def __init__(

@@ -39,7 +39,7 @@ def quantize_bundle(
     Args:
         bundle: a float32 bundle, as ``export`` writes it.
         out: folder to write; it appears complete or not at all.
-        scheme: name of one of :data:`.policy.SCHEMES`.
+        scheme: name of one of :data:`.schemes.SCHEMES`.
         target: what it will run on.
         options: block size, algorithm and so on, where the scheme's own do not suit.
         calibration: text that the model will meet, for schemes that need to know its values:

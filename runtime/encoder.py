@@ -1,4 +1,4 @@
-"""An encoder alone: texts to vectors."""
+"""An encoder-only model: texts to vectors."""
 
 from __future__ import annotations
 

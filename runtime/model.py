@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # typing has it from Python 3.11 on
 
 
 class Seq2SeqModel(LoadedModel[Backend]):
-    """A loaded encoder-decoder, or a decoder alone, which goes on with the texts it is given.
+    """A loaded encoder-decoder, or a decoder-only model, which goes on with the texts it is given.
 
     Use it as a context manager, from one or several threads.
 

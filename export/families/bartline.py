@@ -85,7 +85,7 @@ def bart_line(
     languages: str = "",
     at_run_time: str = "",
 ) -> Family[BartLineSpec]:
-    """The family whose ``model_type`` is ``name``; the texts are those of :class:`.Facts`."""
+    """The family whose ``model_type`` is ``name``; the texts are those of :class:`.FamilyDoc`."""
     positions, norms = _in_words(variant)
     return Family(
         name=name,

@@ -1,4 +1,4 @@
-"""BERT: an encoder alone, or one side of a pair.
+"""BERT: an encoder-only model, or one side of a pair.
 
 Source: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers"; with
 cross-attention: Rothe et al. 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation".
@@ -106,7 +106,7 @@ def _layer_weight_map(stack: StackSpec, names: SideNames, index: int) -> list[We
 
 
 def encoder_family(part: Component, doc: FamilyDoc) -> Family[ModelSpec]:
-    """The family of encoders alone; language-model heads in the checkpoint are not read."""
+    """The family of encoder-only models; language-model heads in the checkpoint are not read."""
 
     def spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:  # noqa: ARG001
         require(config, "is_decoder", False, "alone this architecture is exported as an encoder")
@@ -165,6 +165,6 @@ FAMILY = encoder_family(
         positions="learned",
         norms="after each part, on the embeddings",
         tokenizer="vocab.txt",
-        at_run_time="an encoder alone: `seq2edge encode`",
+        at_run_time="an encoder-only model: `seq2edge encode`",
     ),
 )

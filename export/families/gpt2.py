@@ -1,4 +1,4 @@
-"""GPT-2: a decoder alone, or the decoder of a pair.
+"""GPT-2: a decoder-only model, or the decoder of a pair.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
@@ -144,7 +144,7 @@ FAMILY = Family(
             positions="learned",
             norms="before each part, on the last states",
             tokenizer="vocab.json, merges.txt",
-            at_run_time="a decoder alone: texts are prompts, which it goes on with",
+            at_run_time="a decoder-only model: texts are prompts, which it goes on with",
         )
     },
 )

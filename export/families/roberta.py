@@ -51,6 +51,6 @@ FAMILY = bert.encoder_family(
         positions="learned",
         norms="after each part, on the embeddings",
         tokenizer="vocab.json, merges.txt",
-        at_run_time="an encoder alone: `seq2edge encode`",
+        at_run_time="an encoder-only model: `seq2edge encode`",
     ),
 )

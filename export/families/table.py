@@ -19,7 +19,7 @@ _HEADER = (
 
 
 def families_table() -> str:
-    """Markdown: a row for each model type that describes itself (:class:`.base.Facts`)."""
+    """Markdown: a row for each model type that describes itself (:class:`.base.FamilyDoc`)."""
     rows = [
         (f"`{kind}`", *(cell or "-" for cell in astuple(doc)))
         for family in FAMILIES

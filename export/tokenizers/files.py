@@ -19,8 +19,8 @@ from ..checkpoint import optional_json, read_json
 from ..errors import CheckpointError
 from . import from_transformers
 from .built import Built
+from .from_sentencepiece import build_from_pieces
 from .languages import find_scheme, marian_languages, mark_languages
-from .piece_files import build_from_pieces
 from .pieces import UNIGRAM, PieceModel, read_pieces
 from .ready import read_ready
 from .settings import read_settings

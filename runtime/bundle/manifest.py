@@ -26,7 +26,7 @@ FORMAT_VERSION = 4
 #: section 3). Concat: it takes past keys and values and returns them longer, as in ``optimum``'s
 #: graphs.
 SLOTS, CONCAT = "slots", "concat"
-#: What an encoder alone gives, [B, S, D]; by transformers' name.
+#: What an encoder-only model gives, [B, S, D]; by transformers' name.
 STATES = "last_hidden_state"
 #: What a decoder of a concatenating cache calls it; of these, the fixed part for cross-attention.
 _CONCAT_CACHE, _CONCAT_CROSS = "past_key_values.", ".encoder."

@@ -169,7 +169,7 @@ class BeamSearch:
         yield self._results()
 
     def _ends_at_once(self) -> bool:
-        """Whether the forced start ends the sequences; then it is all there is."""
+        """Whether the forced BOS ends the sequences; then it is all there is."""
         for search in self._searches:
             tokens = search.beams[0]
             reason = self._batch.stopping.reason(tokens) or self._batch.stopping.interrupted()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..numerics import Scores
-from ..text.token_bytes import Spelling
+from ..text.token_bytes import TokenBytes
 from ..text.tokenizer import Tokenizer
 from .constraints import Choices, Constraint, JsonSchema, Regex
 from .processor import MakeProcessor, Rows
@@ -32,7 +32,7 @@ class ConstraintCompiler:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos = eos
-        self._spelling: Spelling | None = None
+        self._token_bytes: TokenBytes | None = None
         self._grammars: Any = None
         self._last: tuple[str, MakeProcessor] | None = None
 
@@ -65,8 +65,8 @@ class ConstraintCompiler:
         return last[1]
 
     def _compile(self, constraint: Constraint, tokenizer: Tokenizer) -> MakeProcessor:
-        if self._spelling is None:
-            self._spelling = Spelling(tokenizer, self._vocab_size, self._eos)
+        if self._token_bytes is None:
+            self._token_bytes = TokenBytes(tokenizer, self._vocab_size, self._eos)
         if isinstance(constraint, Choices):
             texts = constraint.texts
             if not isinstance(texts, Sequence) or isinstance(texts, str) or not texts:
@@ -74,17 +74,17 @@ class ConstraintCompiler:
             wrong = [text for text in texts if not isinstance(text, str)]
             if wrong:
                 raise InputError(f"Choices needs texts, not {wrong[0]!r}")
-            sequences = [_spelled(text, tokenizer, self._spelling) for text in texts]
+            sequences = [_spelled(text, tokenizer, self._token_bytes) for text in texts]
             return partial(TrieProcessor, sequences, self._eos)
         if self._grammars is None:
             from .grammar import Grammars
 
-            self._grammars = Grammars(self._spelling, self._eos)
+            self._grammars = Grammars(self._token_bytes, self._eos)
         make: MakeProcessor = self._grammars.compile(constraint)
         return make
 
 
-def _spelled(text: str, tokenizer: Tokenizer, spelling: Spelling) -> list[int]:
+def _spelled(text: str, tokenizer: Tokenizer, token_bytes: TokenBytes) -> list[int]:
     """Tokens that decode to ``text``: as the tokenizer encodes it, or else letter by letter.
 
     A tokenizer may encode sources in another way than it decodes targets (lower case, say).
@@ -92,12 +92,12 @@ def _spelled(text: str, tokenizer: Tokenizer, spelling: Spelling) -> list[int]:
     Raises:
         InputError: no tokens do.
     """
-    space = " " if spelling.drops_space else ""
+    space = " " if token_bytes.drops_space else ""
     for tokens in (
         tokenizer.encode(text, special_tokens=False),
-        spelling.spell((space + text).encode()),
+        token_bytes.encode((space + text).encode()),
     ):
-        known = tokens and max(tokens) < len(spelling.tokens)
+        known = tokens and max(tokens) < len(token_bytes.tokens)
         if known and tokenizer.decode(tokens) == text:
             return tokens
     raise InputError(f"the choice {text!r} cannot be spelled with the model's tokens")

@@ -13,8 +13,8 @@ from .config import GenerationConfig
 def forced_tokens(config: GenerationConfig, new_tokens: int) -> tuple[int, ...]:
     """Tokens of the decoder prompt that count as generated.
 
-    As in transformers: a single token is the forced end rather than the forced start, and a
-    prompt of the caller's own replaces the forced start. Which of several tokens comes first is
+    As in transformers: a single token is the forced end rather than the forced BOS, and a
+    prompt of the caller's own replaces the forced BOS. Which of several tokens comes first is
     for the scores to say.
     """
     bos = config.forced_bos_token_id
@@ -31,7 +31,7 @@ def num_tokens_of(config: GenerationConfig) -> int:
 
 
 def steps_after(new_tokens: int, forced: int) -> int:
-    """Steps of each hypothesis after the prompt, which the forced start is run with."""
+    """Steps of each hypothesis after the prompt, which the forced BOS is run with."""
     # The last token is never run, so it needs no slot.
     return max(0, new_tokens - forced - 1)
 

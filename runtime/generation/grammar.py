@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..dependencies import needs
 from ..errors import InputError
 from ..numerics import Scores
-from ..text.token_bytes import Spelling
+from ..text.token_bytes import TokenBytes
 from .constraints import JsonSchema, Regex
 from .processor import MakeProcessor, Rows
 
@@ -35,16 +35,16 @@ class _Vocabulary:
 
     bos_token_id = None
 
-    def __init__(self, spelling: Spelling, eos: int) -> None:
+    def __init__(self, token_bytes: TokenBytes, eos: int) -> None:
         self.eos_token_id = eos
-        tokens = spelling.tokens
+        tokens = token_bytes.tokens
         self.special_token_ids = [number for number, token in enumerate(tokens) if not token]
         # A token without text needs a name of its own.
         self.tokens = [token or f"<{number}>".encode() for number, token in enumerate(tokens)]
-        self._spelling = spelling
+        self._token_bytes = token_bytes
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._spelling.spell(text)
+        return self._token_bytes.encode(text)
 
 
 class Grammars:
@@ -54,14 +54,14 @@ class Grammars:
         MissingDependencyError: llguidance is not installed.
     """
 
-    def __init__(self, spelling: Spelling, eos: tuple[int, ...]) -> None:
+    def __init__(self, token_bytes: TokenBytes, eos: tuple[int, ...]) -> None:
         guidance = _llguidance()
         self._matcher = guidance.LLMatcher
-        self._vocab_size = len(spelling.tokens)
+        self._vocab_size = len(token_bytes.tokens)
         self._eos = np.array(eos, np.int64)
-        self._drops_space = spelling.drops_space
+        self._drops_space = token_bytes.drops_space
         self._vocabulary = guidance.LLTokenizer(
-            guidance.TokenizerWrapper(_Vocabulary(spelling, eos[0])),
+            guidance.TokenizerWrapper(_Vocabulary(token_bytes, eos[0])),
             n_vocab=self._vocab_size,
             eos_token=list(eos),
         )

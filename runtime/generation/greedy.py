@@ -53,7 +53,7 @@ class GreedySearch:
         batch = self._batch
         cache = None
         tokens = np.zeros((0, 0), np.int64)
-        if not self._unfinished:  # the forced start was all
+        if not self._unfinished:  # the forced BOS was all
             yield self._results
         while self._unfinished:
             forced = batch.forces_end(self._remaining)

@@ -71,7 +71,7 @@ class ByLength(Processors):
 class Context:
     """What processors need to know of the batch.
 
-    ``prompt_length`` counts start token and prefix, ``forced_length`` the forced start too, and
+    ``prompt_length`` counts start token and prefix, ``forced_length`` the forced BOS too, and
     ``max_length`` all tokens that there may be.
     """
 

@@ -21,7 +21,7 @@ class PreparedCall:
         sources: in the caller's order.
         leads: what is before each source's results: the decoder start token; without an encoder
             the source itself.
-        forced: tokens of the prompt that count as generated: the forced start.
+        forced: tokens of the prompt that count as generated: the forced BOS.
         new_tokens: limit of tokens after the decoder prompt, those of ``forced`` among them.
         constraint: makes the processors of ``config.constraint``; None: it has none.
     """
@@ -35,7 +35,7 @@ class PreparedCall:
     constraint: MakeProcessor | None
 
     def prompt(self, number: int) -> list[int]:
-        """Tokens that the hypotheses of a source start with: lead, prefix, forced start."""
+        """Tokens that the hypotheses of a source start with: decoder prompt, prefix, forced BOS."""
         return [*self.decoder_prompts[number], *self.config.decoder_prefix, *self.forced]
 
     def lengths(self) -> Sequence[int]:

@@ -17,7 +17,7 @@ class Generation:
     Attributes:
         text: the decoded text, or None where the bundle has no tokenizer.
         token_ids: tokens after the decoder start token, with a decoder prefix and the end
-            token where there is one; of a decoder alone, those after the source.
+            token where there is one; of a decoder-only model, those after the source.
         score: sum of the tokens' log-probabilities (natural logarithm; forced tokens count
             as 0) under the distribution that they were chosen from; beam search divides it
             by length ** length_penalty. None unless it was a beam search or

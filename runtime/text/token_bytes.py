@@ -5,7 +5,7 @@ from __future__ import annotations
 from .tokenizer import Tokenizer
 
 
-class Spelling:
+class TokenBytes:
     """The text of each of a model's tokens.
 
     Args:
@@ -29,7 +29,7 @@ class Spelling:
         spaced = next((n for n, t in enumerate(tokens) if t[:1] == b" " and t.strip()), None)
         self.drops_space = spaced is not None and tokenizer.decode([spaced])[:1] != " "
 
-    def spell(self, text: bytes) -> list[int]:
+    def encode(self, text: bytes) -> list[int]:
         """Token ids of ``text``: the longest token at each place.
 
         Bytes that no token spells are left out; a caller who minds compares.

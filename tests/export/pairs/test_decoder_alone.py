@@ -1,4 +1,4 @@
-"""A decoder alone: every way to decode, on prompts of different lengths."""
+"""A decoder-only model: every way to decode, on prompts of different lengths."""
 
 from __future__ import annotations
 

@@ -180,13 +180,13 @@ def test_one_stop_string_is_a_list_of_one() -> None:
 
 OLD: dict[str, dict[str, Any]] = {
     "options": {"num_beams": 3, "max_length": 12, "length_penalty": 2.0, "no_repeat_ngram_size": 2},
-    "forced start, old": {"force_bos_token_to_be_generated": True, "max_length": 12},
-    "forced start, old, over the new": {
+    "forced BOS, old": {"force_bos_token_to_be_generated": True, "max_length": 12},
+    "forced BOS, old, over the new": {
         "force_bos_token_to_be_generated": True,
         "forced_bos_token_id": 7,
         "max_length": 12,
     },
-    "forced start, old, off": {"force_bos_token_to_be_generated": False, "max_length": 12},
+    "forced BOS, old, off": {"force_bos_token_to_be_generated": False, "max_length": 12},
     "bad words": {"bad_words_ids": [[77], [13, 9]], "num_beams": 2, "max_length": 12},
     "penalties": {
         "repetition_penalty": 1.5,

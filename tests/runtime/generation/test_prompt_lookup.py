@@ -39,7 +39,7 @@ def _processor(token_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "prefix": {"decoder_prefix": (9, 10, 11)},
-    "forced start": {"forced_bos_token_id": 7},
+    "forced BOS": {"forced_bos_token_id": 7},
     "forced end": {"forced_bos_token_id": 7, "forced_eos_token_id": 1},
     "scores": {"return_scores": True},
     "scores and prefix": {"return_scores": True, "decoder_prefix": (30, 40)},

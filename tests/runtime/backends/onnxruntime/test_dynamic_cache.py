@@ -119,7 +119,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "beams with a prefix": {"decoder_prefix": (9, 8), "num_beams": 3, "num_return_sequences": 2},
     "wide beams": {"num_beams": 8, "early_stopping": True, "length_penalty": 0.5},
     "allowed tokens": {"num_beams": 2, "prefix_allowed_tokens": lambda _, row: [len(row) + 5, 60]},
-    "forced start": {"forced_bos_token_id": 12},
+    "forced BOS": {"forced_bos_token_id": 12},
 }
 
 

@@ -23,7 +23,7 @@ CONFIGS = MODES | {
     "one token and its forced end": GenerationConfig(
         max_new_tokens=1, forced_bos_token_id=5, forced_eos_token_id=6
     ),
-    "forced start and samples": GenerationConfig(
+    "forced BOS and samples": GenerationConfig(
         max_new_tokens=5, forced_bos_token_id=5, do_sample=True, num_return_sequences=2, seed=3
     ),
     "lookup of sources that end apart": GenerationConfig(
