@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_device, add_json, add_threads, positive
+from .arguments import add_bundle, add_device, add_json, add_threads, positive
 from .output import human_bytes, print_result
 from .progress import Progress
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_bundle(parser)
     for option, default, text in (
         ("--source-length", 64, "source tokens"),
         ("--new-tokens", 64, "generated tokens (the end token is ignored)"),

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from .arguments import add_json, positive
+from .arguments import add_bundle, add_json, positive
 from .output import human_bytes, human_seconds, print_result
 from .progress import Progress
 
@@ -28,7 +28,7 @@ _STEPS = ("steps of one token:", "prompts, beams and drafts:")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_bundle(parser)
     parser.add_argument(
         "--backend", metavar="NAME", help="tensorrt-rtx or tensorrt (default: what is installed)"
     )

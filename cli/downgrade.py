@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_json
+from .arguments import add_force, add_json
 from .output import human_bytes, human_seconds, print_result
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bundle", type=Path, help="a bundle as export or quantize writes it; quantize first"
     )
     parser.add_argument("out", type=Path, help="the bundle to write")
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    add_force(parser)
     add_json(parser)
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from .arguments import add_threads, positive
+from .arguments import add_bundle, add_threads, positive
 from .progress import Progress
 from .texts import add_texts, open_texts, write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_bundle(parser)
     add_texts(parser)
     parser.add_argument(
         "--pooling",

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from .arguments import add_device, open_model
+from .arguments import add_bundle, add_device, open_model
 from .generation import add_languages, warn_of_languages
 from .output import human_seconds, print_result
 from .progress import Progress
@@ -14,7 +14,7 @@ from .quality import add_quality
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_bundle(parser)
     add_quality(parser)
     add_languages(parser)
     add_device(parser)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_json
+from .arguments import add_force, add_json
 from .output import human_bytes, human_parameters, human_seconds, print_result
 from .progress import Progress
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a LoRA adapter: the model that it was trained on (default: one in its folder, or"
         " what its adapter_config.json names)",
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    add_force(parser)
     parser.add_argument(
         "--validate",
         action=argparse.BooleanOptionalAction,

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from .arguments import add_json
+from .arguments import add_force, add_json
 from .output import human_bytes, human_parameters, human_seconds, print_result
 from .progress import Progress
 
@@ -14,7 +14,7 @@ from .progress import Progress
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="folder that optimum-cli export onnx wrote")
     parser.add_argument("bundle", type=Path, help="folder to write")
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    add_force(parser)
     add_json(parser)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_json
+from .arguments import add_bundle, add_json
 from .export import described_source
 from .output import human_bytes, print_result
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_bundle(parser)
     parser.add_argument(
         "--verify", action="store_true", help="read every file and compare its SHA-256"
     )

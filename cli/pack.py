@@ -6,13 +6,13 @@ import argparse
 import warnings
 from pathlib import Path
 
-from .arguments import add_json
+from .arguments import add_bundle, add_json
 from .output import human_bytes, print_result
 from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_bundle(parser)
     parser.add_argument(
         "--for",
         required=True,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_json
+from .arguments import add_force, add_json
 from .mixed_precision import add_max_drop, quantize_within_max_drop, table
 from .output import human_bytes, human_seconds, print_result
 from .progress import Progress
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_encoding(parser)
     add_max_drop(parser)
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    add_force(parser)
     add_json(parser)
 
 

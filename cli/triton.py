@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_json, positive
+from .arguments import add_bundle, add_json, positive
 from .output import print_result
 from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    add_bundle(parser)
     parser.add_argument("repository", type=Path, help="the model repository; made if missing")
     parser.add_argument(
         "--name", help="the model's name (default: the bundle's folder's, without .bundle)"

@@ -120,7 +120,7 @@ def test_text_tells_the_same_for_people(
     assert rows["tokenizer"] == "byte"
     assert "              from tokenizer_config.json, bytes" in text.splitlines()
     assert rows["each token"] == f"reads {report['bytes_read_per_token'] / 1e3:.1f} kB of weights"
-    assert rows["cache"].startswith(f"{report['cache_bytes_per_slot'] / 1e3:.1f} kB a slot")
+    assert rows["cache"].startswith(f"{report['cache_bytes_per_slot'] / 1e3:.1f} kB per slot")
     assert rows["decoder"].startswith("float32, opset 24: ")
     assert rows["verified"].startswith("every file has the SHA-256")
 
