@@ -9,8 +9,10 @@ from typing import Any
 
 from seq2edge.runtime.bundle import generation_options
 from seq2edge.runtime.bundle import hf_config as configs
-from seq2edge.runtime.bundle.manifest import SpecialTokens
-from seq2edge.runtime.errors import BundleError
+from seq2edge.runtime.bundle.manifest import Manifest, SpecialTokens
+from seq2edge.runtime.errors import BundleError, InputError
+from seq2edge.runtime.generation.config import GenerationConfig, new_tokens
+from seq2edge.runtime.generation.validation import check
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
@@ -26,6 +28,26 @@ def generation_defaults(checkpoint: Checkpoint, config: Config) -> dict[str, Any
     for text in generation_options.warnings_about(checkpoint.generation_config, config.get):
         warnings.warn(text, stacklevel=3)
     return generation_options.generation_defaults(checkpoint.generation_config, config.get)
+
+
+def warn_of_unusable_options(manifest: Manifest) -> None:
+    """Warn if calls that set no options of their own would be refused for the checkpoint's."""
+    if manifest.single_stack == "encoder":
+        return
+    try:
+        own = check(GenerationConfig.of_bundle(manifest), manifest)
+        new_tokens(own, manifest)
+    except InputError as error:
+        reason = str(error)
+    else:
+        if not own.stop_strings or manifest.tokenizer.kind != "none":
+            return
+        reason = "stop_strings are about text, and the bundle has no tokenizer"
+    warnings.warn(
+        "the checkpoint's own generation options cannot work as they are, and a call is refused"
+        f" unless it sets them: {reason}",
+        stacklevel=4,
+    )
 
 
 def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> SpecialTokens:

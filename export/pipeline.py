@@ -26,7 +26,7 @@ from seq2edge.runtime.progress import StageProgress
 
 from .checkpoint import Checkpoint, ResolvedCheckpoint, merge_adapter, resolve_checkpoint
 from .families import expected_names, find_family, tied_names
-from .generation import generation_defaults, special_tokens
+from .generation import generation_defaults, special_tokens, warn_of_unusable_options
 from .graph import build_decoder, build_encoder, build_logsumexp
 from .parity import Parity, Reference, validate_bundle
 from .serialize import parameter_shapes, write_graph, write_weights
@@ -190,6 +190,7 @@ def write_bundle(
         source=content.source,
     )
     manifest = replace(manifest, target_tokenizer=target)
+    warn_of_unusable_options(manifest)
     parity = None
     if reference is not None:
         if progress is not None:

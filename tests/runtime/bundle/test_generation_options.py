@@ -23,6 +23,7 @@ from seq2edge.runtime.bundle.generation_options import (
     warnings_about,
 )
 from seq2edge.runtime.bundle.optimum import read_optimum_folder
+from seq2edge.runtime.errors import InputError
 
 #: A value of each option that a bundle leaves out, which asks for something.
 ASKING: dict[str, Any] = {
@@ -136,6 +137,43 @@ def test_an_export_warns_and_the_bundle_generates_without(
     with Seq2SeqModel.load(tmp_path / "bundle", num_threads=1) as model:
         assert model.manifest.generation == {"max_length": 9}
         assert len(model.generate_ids([[5, 6, 7, 1]])[0].token_ids) <= 8
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"suppress_tokens": [5, -1]}, "suppress_tokens holds [-1]"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"num_return_sequences": 3}, "num_return_sequences=3"),
+        ({"stop_strings": ["end"]}, "no tokenizer"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature must be"),
+        ({"do_sample": False, "temperature": 0.0}, None),
+    ],
+)
+def test_options_that_refuse_every_call_are_named_at_export(
+    options: dict[str, Any],
+    named: str | None,
+    checkpoint_of: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (checkpoint / file).symlink_to(checkpoint_of("t5") / file)
+    (checkpoint / "generation_config.json").write_text(json.dumps({**TOKENS, **options}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        export_checkpoint(checkpoint, tmp_path / "bundle", validate=False)
+    said = [str(w.message) for w in caught if "cannot work" in str(w.message)]
+    assert len(said) == (named is not None)
+    with Seq2SeqModel.load(tmp_path / "bundle", num_threads=1) as model:
+        if named is None:
+            assert model.generate_ids([[5, 6, 7, 1]], max_new_tokens=3)
+            return
+        assert named in said[0]
+        with pytest.raises(InputError) as refused:
+            model.generate_ids([[5, 6, 7, 1]])
+    assert named in str(refused.value)
 
 
 def test_a_folder_of_optimum_warns_when_it_is_read(tmp_path: Path) -> None:
