@@ -54,7 +54,8 @@ def special_tokens(checkpoint: Checkpoint, config: Config, spec: ModelSpec) -> S
     """Pad, end and decoder start tokens.
 
     An encoder-only model has no end, and a decoder-only model starts with the text: their start is
-    a token that is there. The pad token is that of sources, where a pair's two sides have other ones.
+    a token that is there. The pad token is that of sources, where a pair's two sides have other
+    ones.
 
     Raises:
         CheckpointError: one that is not set, or lies outside the vocabulary.
