@@ -120,13 +120,13 @@ class Steps:
 
     def _checkpoint(self, look_up: bool) -> Any:
         """A fingerprint of all that the float32 bundle depends on."""
-        from seq2edge.export.checkpoint import resolve_checkpoint
+        from seq2edge.export.checkpoint import is_hub_id, resolve_checkpoint
         from seq2edge.export.pipeline import can_validate
 
         options = self._options
         compared = can_validate(options.validate, ("torch", "transformers", "onnxruntime"))
         named = [options.revision, options.base, compared]
-        if not (look_up or Path(options.checkpoint).exists()):
+        if not look_up and not Path(options.checkpoint).exists() and is_hub_id(options.checkpoint):
             return [str(options.checkpoint), *named]
         resolved = resolve_checkpoint(options.checkpoint, options.revision, options.base)
         written = (self._work.folder, self._output.path)

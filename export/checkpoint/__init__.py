@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adapter import merge_adapter
 from .formats import FloatArray, TensorSource, open_tensors, optional_json, read_json
+from .hub import is_hub_id
 from .reader import Checkpoint
 from .resolve import ResolvedCheckpoint, resolve_checkpoint
 
@@ -12,6 +13,7 @@ __all__ = [
     "FloatArray",
     "ResolvedCheckpoint",
     "TensorSource",
+    "is_hub_id",
     "merge_adapter",
     "open_tensors",
     "optional_json",

@@ -252,6 +252,15 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert steps(report) == ["export", "quantize", "downgrade", "pack"]
 
 
+def test_a_dry_run_asks_no_hub_and_names_a_checkpoint_that_cannot_be(
+    call: Call, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ("--for", "cpu", "-o", tmp_path / "app.tar", "--dry-run", "--no-validate")
+    assert call("make", "org/model", *words).code == 0
+    for name in (tmp_path / "missing", "a/b/c"):
+        assert f"no such checkpoint folder: {name}" in refused("make", name, *words)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
