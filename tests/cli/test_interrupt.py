@@ -55,7 +55,9 @@ def test_interrupted_export_leaves_nothing(
             stdout, stderr = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert stderr.decode() == "seq2edge: error: interrupted; nothing was left half written\n"
+    # A warning about the checkpoint may come before it.
+    assert stderr.decode().endswith("seq2edge: error: interrupted; nothing was left half written\n")
+    assert "Traceback" not in stderr.decode()
     assert stdout == b""
     assert process.returncode == 2
     assert list(tmp_path.iterdir()) == []
