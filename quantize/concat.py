@@ -7,7 +7,6 @@ as it was.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -16,7 +15,6 @@ import onnx_ir as ir
 from seq2edge.export.concat_cache import describe_graph
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
-from seq2edge.runtime.errors import BundleError
 from seq2edge.runtime.progress import StageProgress
 
 from .errors import QuantizationError
@@ -25,6 +23,7 @@ from .passes.rewrite import apply_passes
 from .recipe.layers import Kind, Layer, Use
 from .recipe.options import Options
 from .recipe.schemes import WEIGHT_ONLY, QuantizationScheme
+from .write import copy_others
 
 
 def concat_scheme(scheme: QuantizationScheme, options: Options) -> QuantizationScheme:
@@ -98,12 +97,7 @@ def write_concat(
         file = manifest.graphs[name].file
         graphs[name] = describe_graph(model, file)
         ir.save(model, writer.directory / file, external_data=f"{file}_data")
-    for name in manifest.files:
-        if name not in stored:
-            try:
-                shutil.copyfile(source.path(name), writer.directory / name)
-            except OSError as error:
-                raise BundleError(f"cannot read {source.path(name)}: {error.strerror}") from None
+    copy_others(source, stored, writer)
     return replace(manifest, graphs=graphs, files=writer.files())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,13 +45,22 @@ def write(
     placed = write_weights(writer, weights, progress, aliases(weights))
     graphs = {name: write_graph(writer, name, model, placed) for name, model in models.items()}
     kept = {info.file for info in manifest.graphs.values()} | {WEIGHTS_NAME, MANIFEST_NAME}
-    for name in manifest.files:
-        if name not in kept:
+    copy_others(source, kept, writer)
+    return replace(manifest, graphs=graphs, weights=placed, files=writer.files())
+
+
+def copy_others(source: Bundle, rewritten: Collection[str], writer: BundleWriter) -> None:
+    """Copy the files of ``source`` that are not ``rewritten``.
+
+    Raises:
+        BundleError: a file cannot be read.
+    """
+    for name in source.manifest.files:
+        if name not in rewritten:
             try:
                 shutil.copyfile(source.path(name), writer.directory / name)
             except OSError as error:
                 raise BundleError(f"cannot read {source.path(name)}: {error.strerror}") from None
-    return replace(manifest, graphs=graphs, weights=placed, files=writer.files())
 
 
 class _Tensor:
