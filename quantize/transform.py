@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from seq2edge.runtime.progress import StageProgress
 
-from .calibration import Activation, Calibration
+from .calibration import ActivationStatistics, Calibration
 from .calibration.capture import Key
 from .errors import QuantizationError
 from .numerics.gptq import gptq_blocks
@@ -63,7 +63,7 @@ def transform(
     """
     models = load_models(source.bundle)
     layers = layers_of(source.bundle, models)
-    inputs: Mapping[Key, Activation] = statistics.inputs if statistics else {}
+    inputs: Mapping[Key, ActivationStatistics] = statistics.inputs if statistics else {}
     if statistics and options.smoothquant is not None:
         static = [layer for layer in layers if isinstance(plan.formats[layer.name], QDQ)]
         smoothquant = SmoothQuantPass(static, inputs, options.smoothquant)
@@ -95,7 +95,7 @@ def transform(
 
 
 def _layer_pass(
-    layer: Layer, weight_format: WeightFormat, inputs: Mapping[Key, Activation]
+    layer: Layer, weight_format: WeightFormat, inputs: Mapping[Key, ActivationStatistics]
 ) -> ir.passes.InPlacePass:
     """The pass of one layer; its weight is rounded here, once for all graphs."""
     if isinstance(weight_format, WeightOnly):
@@ -117,7 +117,7 @@ def _layer_pass(
 
 
 def _blocks(
-    layer: Layer, weight_format: WeightOnly, inputs: Mapping[Key, Activation]
+    layer: Layer, weight_format: WeightOnly, inputs: Mapping[Key, ActivationStatistics]
 ) -> BlockTensors:
     matrix = layer.matrix()
     if weight_format.algorithm != "gptq":

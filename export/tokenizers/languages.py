@@ -29,7 +29,7 @@ from .settings import listed_tokens, named_tokens, text_of
 
 
 @dataclass(frozen=True)
-class Scheme:
+class LanguageScheme:
     """How a tokenizer class of transformers marks languages.
 
     Attributes:
@@ -97,17 +97,19 @@ _SCRIPTS = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})")
 _UNDERLINED = re.compile(r"__(\w+?)__")
 #: By tokenizer class.
 SCHEMES = {
-    "MBartTokenizer": Scheme(_REGIONS, "{}", END, DECODER_START, "en_XX", "mbart"),
-    "MBart50Tokenizer": Scheme(_REGIONS, "{}", START, FORCED_BOS, "en_XX", "mbart50"),
-    "NllbTokenizer": Scheme(_SCRIPTS, "{}", START, FORCED_BOS, "eng_Latn", "nllb", listed=True),
-    "M2M100Tokenizer": Scheme(_UNDERLINED, "__{}__", START, FORCED_BOS, "en", "m2m_100"),
-    "PLBartTokenizer": Scheme(_UNDERLINED, "__{}__", END, DECODER_START, None, "plbart"),
+    "MBartTokenizer": LanguageScheme(_REGIONS, "{}", END, DECODER_START, "en_XX", "mbart"),
+    "MBart50Tokenizer": LanguageScheme(_REGIONS, "{}", START, FORCED_BOS, "en_XX", "mbart50"),
+    "NllbTokenizer": LanguageScheme(
+        _SCRIPTS, "{}", START, FORCED_BOS, "eng_Latn", "nllb", listed=True
+    ),
+    "M2M100Tokenizer": LanguageScheme(_UNDERLINED, "__{}__", START, FORCED_BOS, "en", "m2m_100"),
+    "PLBartTokenizer": LanguageScheme(_UNDERLINED, "__{}__", END, DECODER_START, None, "plbart"),
 }
 #: Marks that are special and no language: <mask>, <extra_id_0>, [SEP].
 _MARKUP = re.compile(r"<.*>|\[.*\]")
 
 
-def find_scheme(kind: str, settings: Mapping[str, Any]) -> Scheme | None:
+def find_scheme(kind: str, settings: Mapping[str, Any]) -> LanguageScheme | None:
     """The scheme of a tokenizer class; None: it has no languages."""
     scheme = SCHEMES.get(kind)
     if scheme is not None and kind == "NllbTokenizer" and settings.get("legacy_behaviour"):
@@ -116,7 +118,7 @@ def find_scheme(kind: str, settings: Mapping[str, Any]) -> Scheme | None:
 
 
 def mark_languages(
-    tokenizer: Tokenizer, scheme: Scheme, settings: Mapping[str, Any]
+    tokenizer: Tokenizer, scheme: LanguageScheme, settings: Mapping[str, Any]
 ) -> Languages | None:
     """Put the default language into the tokenizer's template, and say what there is.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .statistics import METHODS, Activation
+from .statistics import METHODS, ActivationStatistics
 from .store import (
     Calibration,
     calibrate,
@@ -15,7 +15,7 @@ from .store import (
 
 __all__ = [
     "METHODS",
-    "Activation",
+    "ActivationStatistics",
     "Calibration",
     "calibrate",
     "check_origin",

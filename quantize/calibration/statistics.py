@@ -22,7 +22,7 @@ _NEXT_TO_NOTHING = 1e-4
 
 
 @dataclass
-class Activation:
+class ActivationStatistics:
     """What a linear layer's input held, over all tokens.
 
     Attributes:
@@ -42,7 +42,7 @@ class Activation:
     tokens: int = 0
 
     @classmethod
-    def empty(cls, width: int, *, moments: bool) -> Activation:
+    def empty(cls, width: int, *, moments: bool) -> ActivationStatistics:
         return cls(
             channel_max=np.zeros(width, np.float32),
             histogram=np.zeros(BINS, np.int64),
@@ -50,10 +50,12 @@ class Activation:
             moments=np.zeros((width, width), np.float32) if moments else None,
         )
 
-    def scaled(self, factor: NDArray[np.float32]) -> Activation:
+    def scaled(self, factor: NDArray[np.float32]) -> ActivationStatistics:
         """What it would be with each channel times ``factor`` [D]; only ranges are known."""
         largest = self.channel_max * factor
-        return Activation(largest, np.zeros(BINS, np.int64), 0.0, None, self.minimum, self.tokens)
+        return ActivationStatistics(
+            largest, np.zeros(BINS, np.int64), 0.0, None, self.minimum, self.tokens
+        )
 
     @property
     def largest(self) -> float:

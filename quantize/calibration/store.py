@@ -25,7 +25,7 @@ from seq2edge.runtime.progress import StageProgress
 
 from ..errors import QuantizationError
 from .capture import Key, capture_activations, generate_pairs
-from .statistics import BINS, Activation
+from .statistics import BINS, ActivationStatistics
 from .texts import Text, parse_texts, read_bytes
 
 _FORMAT = 1
@@ -70,7 +70,7 @@ class Calibration:
 
     origin: Origin
     largest: dict[Key, float] = field(default_factory=dict)
-    inputs: dict[Key, Activation] = field(default_factory=dict)
+    inputs: dict[Key, ActivationStatistics] = field(default_factory=dict)
     examples: tuple[TokenPair, ...] = ()
 
     def largest_in(self, graph: str) -> dict[str, float]:
@@ -101,7 +101,7 @@ def calibrate(
         InputError: the bundle has no tokenizer, or a text is too long or has no tokens.
     """
     largest: dict[Key, float] = {}
-    activations: dict[Key, Activation] = {}
+    activations: dict[Key, ActivationStatistics] = {}
 
     def observe(key: Key, values: NDArray[np.float32]) -> None:
         if not values.size:
@@ -115,7 +115,7 @@ def calibrate(
         largest[key] = max(largest.get(key, 0.0), most)
         if key in inputs:
             if key not in activations:
-                activations[key] = Activation.empty(values.shape[-1], moments=moments)
+                activations[key] = ActivationStatistics.empty(values.shape[-1], moments=moments)
             activations[key].add(values)
 
     if statistics:
@@ -240,13 +240,13 @@ def _parse(arrays: Any) -> Calibration:
     record = json.loads(arrays["record"].tobytes())
     if record["format"] != _FORMAT:
         raise ValueError(f"format {record['format']}")
-    inputs: dict[Key, Activation] = {}
+    inputs: dict[Key, ActivationStatistics] = {}
     for number, (graph, name, edge, minimum, tokens) in enumerate(record["inputs"]):
         histogram = arrays[f"histogram.{number}"]
         if histogram.shape != (BINS,):
             raise ValueError("a histogram of another size")
         moments = f"moments.{number}"
-        inputs[graph, name] = Activation(
+        inputs[graph, name] = ActivationStatistics(
             channel_max=arrays[f"channel_max.{number}"],
             histogram=histogram,
             edge=edge,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from ..calibration import Activation
+from ..calibration import ActivationStatistics
 from ..calibration.capture import Key
 from ..errors import QuantizationError
 from ..numerics.rounding import quantize_channels
@@ -31,7 +31,9 @@ class QDQPass(LayerPass):
         QuantizationError: there are none of this layer's.
     """
 
-    def __init__(self, layer: Layer, weight_format: QDQ, inputs: Mapping[Key, Activation]) -> None:
+    def __init__(
+        self, layer: Layer, weight_format: QDQ, inputs: Mapping[Key, ActivationStatistics]
+    ) -> None:
         super().__init__(layer)
         self._format = weight_format
         self._inputs = inputs

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..calibration import Activation
+from ..calibration import ActivationStatistics
 from ..calibration.capture import Key
 from ..recipe.layers import Layer
 
@@ -36,7 +36,7 @@ class SmoothQuantPass(ir.passes.InPlacePass):
     """
 
     def __init__(
-        self, layers: Collection[Layer], inputs: Mapping[Key, Activation], alpha: float
+        self, layers: Collection[Layer], inputs: Mapping[Key, ActivationStatistics], alpha: float
     ) -> None:
         super().__init__()
         self._layers = layers

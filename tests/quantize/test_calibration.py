@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from seq2edge.quantize import QuantizationError
 from seq2edge.quantize.calibration import (
     METHODS,
-    Activation,
+    ActivationStatistics,
     calibrate,
     linear_inputs,
 )
@@ -139,7 +139,7 @@ def test_statistics_are_those_of_all_values() -> None:
         (generator.normal(size=shape) * scale).astype(np.float32)
         for shape, scale in (((3, 7), 1), ((2, 5, 7), 30), ((1, 1, 7), 0.1), ((4, 7), 3))
     ]
-    found = Activation.empty(7, moments=True)
+    found = ActivationStatistics.empty(7, moments=True)
     for part in parts:
         found.add(part)
     rows = np.concatenate([part.reshape(-1, 7) for part in parts])
@@ -150,7 +150,7 @@ def test_statistics_are_those_of_all_values() -> None:
     assert found.moments is not None
     exact = rows.astype(np.float64).T @ rows
     np.testing.assert_allclose(found.moments, exact, rtol=1e-5, atol=1e-3)
-    assert Activation.empty(7, moments=False).moments is None
+    assert ActivationStatistics.empty(7, moments=False).moments is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -163,7 +163,7 @@ def test_a_histogram_counts_every_value_whatever_it_widens_to(
     scales: list[float], zeros: float, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
-    found, values = Activation.empty(5, moments=False), []
+    found, values = ActivationStatistics.empty(5, moments=False), []
     for scale in scales:
         part = (generator.normal(size=(8, 5)) * scale).astype(np.float32)
         part[generator.random(part.shape) < zeros] = 0
@@ -186,7 +186,7 @@ def test_a_histogram_counts_every_value_whatever_it_widens_to(
 
 
 def test_zeros_before_anything_else_do_not_matter() -> None:
-    found = Activation.empty(2, moments=False)
+    found = ActivationStatistics.empty(2, moments=False)
     found.add(np.zeros((3, 2), np.float32))
     assert [found.threshold(method) for method in METHODS] == [0, 0, 0]
     found.add(np.array([[0.5, -2]], np.float32))
@@ -194,14 +194,14 @@ def test_zeros_before_anything_else_do_not_matter() -> None:
 
 
 def test_tiny_values_are_counted() -> None:
-    found = Activation.empty(2, moments=False)
+    found = ActivationStatistics.empty(2, moments=False)
     with np.errstate(all="ignore"):
         found.add(np.array([[0, 1e-38]], np.float32))
     assert found.histogram.sum() == 2
 
 
-def activation_of(values: np.ndarray) -> Activation:
-    found = Activation.empty(values.shape[-1], moments=False)
+def activation_of(values: np.ndarray) -> ActivationStatistics:
+    found = ActivationStatistics.empty(values.shape[-1], moments=False)
     for part in np.array_split(values, 4):
         found.add(part.astype(np.float32))
     return found
