@@ -33,14 +33,14 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Memory that was freed is neither written nor given out again."""
     free, freed = FakeCuda._free, []
 
-    def select_batch(self: FakeCuda, memory: dict[int, Any], address: int) -> Any:
+    def overwrite(self: FakeCuda, memory: dict[int, Any], address: int) -> Any:
         piece = memory[address]
         result = free(self, memory, address)
         ctypes.memset(address, 0xAB, len(piece))
         freed.append((piece, address))
         return result
 
-    monkeypatch.setattr(FakeCuda, "_free", select_batch)
+    monkeypatch.setattr(FakeCuda, "_free", overwrite)
     yield
     assert freed
     for piece, address in freed:

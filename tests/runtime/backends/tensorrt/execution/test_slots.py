@@ -1,69 +1,98 @@
-"""What fits says is what decoding uses: engines of exactly so many slots are enough."""
+"""A cache of slots on the GPU does what the CPU's does, by the seam's own calls."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from seq2edge.runtime import GenerationConfig, InputError
-from seq2edge.runtime.backends.limits import Limits
-from seq2edge.runtime.generation.engine_limits import fitted_new_tokens, num_tokens_of, slots_of
+from seq2edge.runtime import BackendError, Seq2SeqModel
+from seq2edge.runtime.backends import SlotCache, Step
 
-from .conftest import Load
-from .test_decoding import MODES, OnCpu, batch
+from .conftest import LIMITS, Load
 
-CONFIGS = MODES | {
-    "prefix and beams": GenerationConfig(max_new_tokens=6, num_beams=3, decoder_prefix=(7, 9, 11)),
-    "prefix and lookup": GenerationConfig(
-        max_new_tokens=9, prompt_lookup_num_tokens=3, decoder_prefix=(7, 9, 11)
-    ),
-    "one token of beams": GenerationConfig(max_new_tokens=1, num_beams=4),
-    "one token and its forced end": GenerationConfig(
-        max_new_tokens=1, forced_bos_token_id=5, forced_eos_token_id=6
-    ),
-    "forced BOS and samples": GenerationConfig(
-        max_new_tokens=5, forced_bos_token_id=5, do_sample=True, num_return_sequences=2, seed=3
-    ),
-    "lookup of sources that end apart": GenerationConfig(
-        max_new_tokens=17, prompt_lookup_num_tokens=2, no_repeat_ngram_size=2
-    ),
+SOURCES = {
+    "input_ids": np.array([[5, 6, 7], [9, 8, 0], [4, 3, 2]]),
+    "attention_mask": np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool),
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_smallest_engine_that_fits_is_large_enough(
-    name: str, on_gpu: Load, on_cpu: OnCpu
+def logits_after(
+    cache: SlotCache, rows: int, slots: range, vocab_size: int
+) -> np.ndarray[Any, Any]:
+    """The last logits after a token in each of ``slots``, which see all slots before them."""
+    step = Step.allocate(rows, 1, cache.max_cache_len, vocab_size=vocab_size)
+    step.attention_mask[..., : slots.start] = True
+    for slot in slots:
+        step.input_ids[:, 0] = np.arange(rows) * 7 + slot
+        step.position_ids[:] = step.write_indices[:] = slot
+        step.attention_mask[..., slot] = True
+        cache.forward(step)
+    assert step.logits is not None
+    return step.logits.copy()
+
+
+def new_caches(gpu: Seq2SeqModel, cpu: Seq2SeqModel) -> list[SlotCache]:
+    caches: list[SlotCache] = []
+    for backend in (gpu._backend, cpu._backend):
+        slots: Any = backend
+        caches.append(slots.new_cache(backend.encode(SOURCES), LIMITS.max_target_length))
+    return caches
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("shape", ["umt5", "bart"])
+def test_compacted_slots_and_selected_sources_are_the_cpus(
+    shape: str, in_place: bool, on_gpu: Load, on_cpu: Callable[[str], Seq2SeqModel]
 ) -> None:
-    config = CONFIGS[name]
-    assert config.max_new_tokens is not None
-    num_tokens = num_tokens_of(config)
-    needed = max(slots_of(config, config.max_new_tokens), num_tokens)
-    limits = Limits(4, 24, max_target_length=needed, max_num_tokens=num_tokens)
-    # Sources that repeat themselves, so that lookup guesses, beside those that do not.
-    sources = batch()
-    sources[1] = np.resize([5, 6, 7], 12)
-    expected = on_cpu("t5").generate_ids(sources, config=config)
-    found = on_gpu("t5", limits).model.generate_ids(sources, config=config)
-    assert [f.token_ids for f in found] == [e.token_ids for e in expected]
-    if needed > num_tokens:
-        with pytest.raises(InputError, match=rf"need {needed} cache slots.* {needed}$"):
-            fitted_new_tokens(
-                replace(limits, max_target_length=needed - 1), config, config.max_new_tokens
-            )
+    gpu = on_gpu(shape, in_place=in_place)
+    with on_cpu(shape) as cpu:
+        found, size = [], cpu.manifest.dimensions.vocab_size
+        for cache in new_caches(gpu.model, cpu):
+            states = [logits_after(cache, 3, range(12), size)]
+            cache.compact(np.array([[0, 3, 6, 9], [1, 2, 4, 8], [7, 9, 10, 11]]))
+            states.append(logits_after(cache, 3, range(4, 8), size))
+            cache.select_batch(np.array([0, 2]))
+            states.append(logits_after(cache, 2, range(8, 10), size))
+            found.append([*states, cache.cache_position_ids])
+        for ours, expected in zip(*found, strict=True):
+            np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-def test_a_billion_tokens_are_refused_at_once() -> None:
-    config = GenerationConfig(max_new_tokens=10**9)
-    with pytest.raises(InputError, match="ask for at most 64 new tokens, or build it with"):
-        fitted_new_tokens(Limits(1, 24, 64, 4), config, 10**9)
+def test_steps_without_the_host_are_those_by_way_of_the_host(
+    on_gpu: Load, on_cpu: Callable[[str], Seq2SeqModel]
+) -> None:
+    gpu = on_gpu("t5")
+    with on_cpu("t5") as cpu:
+        results = []
+        for cache in new_caches(gpu.model, cpu):
+            step = Step.allocate(3, 1, cache.max_cache_len, feed_back=True)
+            step.attention_mask[..., 0] = True
+            tokens = [cache.forward_greedy(step, 4)]
+            assert step.write_indices.tolist() == [0, 0, 0]  # as it was
+            step.write_indices[:] = step.position_ids[:] = 4
+            step.attention_mask[..., :5] = True
+            results.append([*tokens, cache.forward_greedy(step, 3)])
+        for ours, expected in zip(*results, strict=True):
+            assert ours.tolist() == expected.tolist()
 
 
-def test_a_prefix_that_fills_the_cache_is_said_to() -> None:
-    config = GenerationConfig(max_new_tokens=4, decoder_prefix=tuple(range(1, 30)))
-    with pytest.raises(InputError) as error:
-        fitted_new_tokens(Limits(1, 24, 16, 4), config, 4)
-    assert str(error.value).endswith(
-        "for 16; give a shorter decoder_prefix, or build it with --max-target-length 33"
-    )
+def test_an_engine_has_the_slots_that_it_was_built_with(on_gpu: Load) -> None:
+    gpu = on_gpu("t5")
+    backend: Any = gpu.model._backend
+    cache = backend.new_cache(backend.encode(SOURCES), 8)
+    cache.grow(LIMITS.max_target_length)
+    with pytest.raises(BackendError, match="65 cache slots are more than the engine's 64"):
+        cache.grow(LIMITS.max_target_length + 1)
+
+
+def test_outputs_of_the_encoder_can_be_read(
+    on_gpu: Load, on_cpu: Callable[[str], Seq2SeqModel]
+) -> None:
+    gpu = on_gpu("bart")
+    with on_cpu("bart") as cpu:
+        ours, expected = (m._backend.encode(SOURCES) for m in (gpu.model, cpu))
+        for name in ("cross_key.0", "cross_value.1"):
+            np.testing.assert_allclose(ours.numpy(name), expected.numpy(name), atol=1e-5)
