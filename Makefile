@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python examples/g2p/pronounce.py build/g2p.bundle $(WORDS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -rs
+	$(BIN)/python -m pytest -q -rs -n auto --dist loadfile
 
 # The runtime on emulated arm64 processors, beside x86. Loads 150 MB into build/arm64 once.
 # ARM64 holds options, such as ARM64="--cpu cortex-a76" (tests/arm64/main.py --help).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -34,10 +34,9 @@ def own_source() -> str:
 
     The folder or address that this installation came from (PEP 610); else what a clone is named.
     """
-    try:
-        record = distribution("seq2edge").read_text("direct_url.json")
-    except PackageNotFoundError:
-        record = None
+    # A build leaves its own metadata in a clone, which may come first and does not say.
+    records = (found.read_text("direct_url.json") for found in distributions(name="seq2edge"))
+    record = next(filter(None, records), None)
     url = str(json.loads(record).get("url", "")) if record else ""
     if url.startswith("file://"):
         return shlex.quote(url2pathname(urlsplit(url).path))
