@@ -34,7 +34,7 @@ from .spec import ModelSpec
 from .tokenizers import TokenizerFile
 from .tokenizers.comparison import TextComparison, compare_texts
 from .tokenizers.pairs import find_tokenizers
-from .weights import BoundWeight, bind
+from .weights import BoundWeight, bind, fold_attention_scale
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ def write_bundle(
         ParityError: the bundle does not compute what PyTorch computes.
         OutputExistsError, OutputError: the bundle cannot be written.
     """
-    placed = write_weights(out, content.weights, progress)
+    weights = fold_attention_scale(content.weights, content.spec)
+    placed = write_weights(out, weights, progress)
     graphs = {name: write_graph(out, name, model, placed) for name, model in content.graphs.items()}
     tokenizer = content.tokenizer
     target = write_tokenizers(out, tokenizer)

@@ -78,7 +78,8 @@ class StackSpec:
     """One side of the model: a stack of identical layers.
 
     Attributes:
-        attention_scale: factor on the attention scores (1 in T5, ``head_dim**-0.5`` in BART).
+        attention_scale: factor on the attention scores (1 in T5, ``head_dim**-0.5`` in BART). It is
+            written into the query's weights, not into the graphs.
         positions: None: the stack has no positions of its own.
         final_norm: a norm after the last layer.
         embedding_norm: a norm on the embedded tokens, before the first layer.

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
 from .checkpoint import Checkpoint, FloatArray
 from .errors import CheckpointError
 from .mismatch import CONFIG, Mismatch
+from .spec import ModelSpec, StackSpec
 from .transforms import Copy, Shape, Transform, Transpose
 
 
@@ -120,6 +123,39 @@ def bind(
     if unfilled:
         raise AssertionError(f"the family has no mapping for {unfilled}")
     return bound
+
+
+def fold_attention_scale(
+    weights: Mapping[str, BoundWeight], spec: ModelSpec
+) -> dict[str, BoundWeight]:
+    """``weights`` with each stack's attention scale in those that make queries.
+
+    The graphs multiply scores by nothing, which kernels have a faster path for (MLAS takes its
+    matrix-vector product only where the factor is 1). Exact where the scale is a power of two,
+    as for heads of 64; else one rounding per weight.
+    """
+    folded = dict(weights)
+    for side, stack in (("encoder", spec.encoder), ("decoder", spec.decoder)):
+        if stack is None or stack.attention_scale == 1.0:
+            continue
+        for index in range(stack.layers):
+            for layer in ("self_attention.qkv", "cross_attention.query"):
+                for kind in ("weight", "bias"):
+                    name = f"{side}.layers.{index}.{layer}.{kind}"
+                    if name in folded:
+                        folded[name] = _with_scaled_query(folded[name], stack)
+    return folded
+
+
+def _with_scaled_query(weight: BoundWeight, stack: StackSpec) -> BoundWeight:
+    """``weight`` [..., outputs], whose first outputs are the query's."""
+
+    def load() -> FloatArray:
+        array = np.array(weight.load())
+        array[..., : stack.inner_dim] *= np.float32(stack.attention_scale)
+        return array
+
+    return BoundWeight(weight.name, weight.shape, load)
 
 
 def _resolve(mapping: WeightMapping, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -46,7 +46,6 @@ class CachedSelfAttention(nn.Module):
         super().__init__()
         width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
-        self.scale = stack.attention_scale
         self.qkv = Linear(width, 3 * stack.inner_dim, spec.attention_has_bias)
         self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
@@ -56,7 +55,7 @@ class CachedSelfAttention(nn.Module):
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
         key = op.TensorScatter(inputs.past[0], k, inputs.write_indices, axis=2)
         value = op.TensorScatter(inputs.past[1], v, inputs.write_indices, axis=2)
-        y = op.Attention(q, key, value, inputs.mask, scale=self.scale)
+        y = op.Attention(q, key, value, inputs.mask, scale=1.0)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim)), (key, value)
 
 
@@ -65,13 +64,12 @@ class CrossAttention(nn.Module):
         super().__init__()
         width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
-        self.scale = stack.attention_scale
         self.query = Linear(width, stack.inner_dim, spec.attention_has_bias)
         self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
     def forward(self, op: Op, x: ir.Value, cross: CrossInputs) -> ir.Value:
         (q,) = split_heads(op, self.query(op, x), 1, self.heads, self.head_dim)
-        y = op.Attention(q, cross.key, cross.value, cross.mask, scale=self.scale)
+        y = op.Attention(q, cross.key, cross.value, cross.mask, scale=1.0)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
 
 

@@ -24,13 +24,12 @@ class SelfAttention(nn.Module):
         super().__init__()
         width = spec.width(stack)
         self.heads, self.head_dim = stack.heads, stack.head_dim
-        self.scale = stack.attention_scale
         self.qkv = Linear(width, 3 * stack.inner_dim, spec.attention_has_bias)
         self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
     def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
-        y = op.Attention(q, k, v, mask, scale=self.scale)
+        y = op.Attention(q, k, v, mask, scale=1.0)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
 
 
