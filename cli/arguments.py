@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,10 +77,19 @@ def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
 
 def open_model(options: argparse.Namespace) -> Seq2SeqModel:
     """The bundle, on the engine and device that were asked for (:func:`add_device`)."""
+    return _load(options.bundle, options)
+
+
+def open_draft(options: argparse.Namespace) -> AbstractContextManager[Seq2SeqModel | None]:
+    """The bundle of ``--draft`` on the same engine and device; None without one."""
+    return nullcontext() if options.draft is None else _load(options.draft, options)
+
+
+def _load(bundle: Path, options: argparse.Namespace) -> Seq2SeqModel:
     from seq2edge.runtime import Seq2SeqModel
 
     return Seq2SeqModel.load(
-        options.bundle,
+        bundle,
         backend=options.backend,
         device=options.device,
         strict=options.strict,

@@ -63,6 +63,19 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         help="guess up to N tokens per step from the source and the output (same text, fewer"
         " steps where it copies)",
     )
+    search.add_argument(
+        "--draft",
+        type=Path,
+        metavar="BUNDLE",
+        help="a smaller model of the same tokenizer, which guesses tokens (same text, fewer steps"
+        " of the large model)",
+    )
+    search.add_argument(
+        "--num-assistant-tokens",
+        type=positive,
+        metavar="N",
+        help="tokens that --draft guesses per step (default: 5)",
+    )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
         "--sample", action="store_true", default=None, dest="do_sample", help="draw tokens"
@@ -107,8 +120,10 @@ def warn_of_languages(config: GenerationConfig, model: Seq2SeqModel) -> None:
         )
 
 
-def generation_config(own: GenerationConfig, options: argparse.Namespace) -> GenerationConfig:
-    """The bundle's ``own`` options with those that were given.
+def generation_config(
+    own: GenerationConfig, options: argparse.Namespace, draft: Seq2SeqModel | None = None
+) -> GenerationConfig:
+    """The bundle's ``own`` options with those that were given, and the opened ``draft``.
 
     Raises:
         InputError: a schema file that cannot be read.
@@ -127,6 +142,8 @@ def generation_config(own: GenerationConfig, options: argparse.Namespace) -> Gen
         given["early_stopping"] = word if word == "never" else word == "true"
     if "stop_strings" in given:
         given["stop_strings"] = tuple(given["stop_strings"])
+    if draft is not None:
+        given["draft_model"] = draft
     constraint = _constraint(options)
     if constraint is not None:
         given["constraint"] = constraint

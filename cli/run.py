@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_device, add_json, add_special_tokens, add_threads, open_model, positive
+from .arguments import (
+    add_device,
+    add_json,
+    add_special_tokens,
+    add_threads,
+    open_draft,
+    open_model,
+    positive,
+)
 from .generation import add_generation, generation_config, warn_of_languages
 from .progress import Progress
 from .texts import Texts, Window, add_texts, open_texts, write
@@ -51,8 +59,12 @@ def run(options: argparse.Namespace) -> int:
 
     if options.stream and options.json:
         raise InputError("--stream prints text as it comes; it has no JSON form")
-    with open_texts(options, blank=not options.strict) as texts, open_model(options) as model:
-        config = generation_config(model.generation_config, options)
+    with (
+        open_texts(options, blank=not options.strict) as texts,
+        open_model(options) as model,
+        open_draft(options) as draft,
+    ):
+        config = generation_config(model.generation_config, options, draft)
         warn_of_languages(config, model)
         if options.stream:
             _stream_all(model, config, texts, not options.keep_special_tokens)

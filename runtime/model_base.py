@@ -30,6 +30,11 @@ class LoadedModel(Generic[E]):
     def manifest(self) -> Manifest:
         return self._bundle.manifest
 
+    @property
+    def backend(self) -> E:
+        """What runs the graphs."""
+        return self._backend
+
     def __repr__(self) -> str:
         backend = type(self._backend).__name__
         return (

@@ -56,6 +56,7 @@ class GenerationBatch:
         prompts: tokens that the hypotheses of each source start with.
         stopping: ends sequences.
         processors: edit the scores.
+        draft_encoded: the same sources for the draft model; None: there is none.
     """
 
     call: PreparedCall
@@ -66,6 +67,7 @@ class GenerationBatch:
     prompts: list[list[int]]
     stopping: StoppingRule
     processors: Processors
+    draft_encoded: EncoderOutput | None = None
 
     @property
     def manifest(self) -> Manifest:

@@ -8,6 +8,7 @@ from typing import Any
 from ..bundle.manifest import Manifest
 from ..errors import InputError
 from .constraints import Constraint
+from .drafter import DraftModel
 from .processor import LogitsProcessor, PrefixAllowedTokens, SequenceBias
 
 #: New tokens when neither the caller nor the checkpoint's generation_config says how many.
@@ -89,6 +90,10 @@ class GenerationConfig:
         prompt_lookup_num_tokens: propose up to so many tokens a step by n-gram match in source
             and output, and verify them; the result is greedy decoding's. None: off.
         max_matching_ngram_size: longest n-gram that is matched for that.
+        draft_model: a smaller loaded model of the same tokens, which proposes tokens that this one
+            verifies; the result is greedy decoding's (``assistant_model`` there).
+        num_assistant_tokens: tokens that it proposes a step (``transformers``: 20, or fewer where
+            the draft is unsure).
         decoder_prefix: token ids put after the decoder start token, before anything is
             generated; they are part of the result and do not count as new
             (``decoder_input_ids`` there).
@@ -137,6 +142,8 @@ class GenerationConfig:
     constraint: Constraint | None = None
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int = 2
+    draft_model: DraftModel | None = None
+    num_assistant_tokens: int = 5
     decoder_prefix: tuple[int, ...] = ()
     return_scores: bool = False
 

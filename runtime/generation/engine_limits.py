@@ -23,10 +23,18 @@ def forced_tokens(config: GenerationConfig, new_tokens: int) -> tuple[int, ...]:
     return (bos,) if isinstance(bos, int) and starts else ()
 
 
+def guessed_tokens(config: GenerationConfig) -> int | None:
+    """Tokens that speculative decoding guesses a step at most; None: it is off."""
+    if config.draft_model is not None:
+        return config.num_assistant_tokens
+    return config.prompt_lookup_num_tokens
+
+
 def num_tokens_of(config: GenerationConfig) -> int:
     """Tokens of a sequence in one step: beams, samples, or the last token with a guess."""
-    if config.prompt_lookup_num_tokens is not None:
-        return 1 + config.prompt_lookup_num_tokens
+    guessed = guessed_tokens(config)
+    if guessed is not None:
+        return 1 + guessed
     return config.num_beams if config.num_beams > 1 else config.num_return_sequences
 
 
@@ -41,7 +49,7 @@ def slots_of(config: GenerationConfig, new_tokens: int) -> int:
     forced = len(forced_tokens(config, new_tokens))
     prompt = 1 + len(config.decoder_prefix) + forced
     steps = steps_after(new_tokens, forced)
-    if config.prompt_lookup_num_tokens is not None:
+    if guessed_tokens(config) is not None:
         # Beside another source's guess, one that has all its tokens runs as many once more.
         return prompt + steps + num_tokens_of(config)
     return prompt + num_tokens_of(config) * steps
@@ -58,6 +66,8 @@ def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int)
         what = "num_beams" if config.num_beams > 1 else "num_return_sequences"
         if config.prompt_lookup_num_tokens is not None:
             what = "1 + prompt_lookup_num_tokens"
+        if config.draft_model is not None:
+            what = "1 + num_assistant_tokens"
         raise InputError(
             f"{what}={num_tokens} tokens a step are more than the {limits.max_num_tokens} that the"
             f" engine was built for; ask for fewer, or build it with --max-num-tokens {num_tokens}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..backends import Backend, slot_backend
+from ..backends.limits import Limits
 from ..bundle.manifest import Manifest
 from ..errors import InputError
 from ..text.tokenizer import Tokenizer
@@ -15,12 +16,15 @@ from .batch import GenerationBatch, Hypothesis, Results
 from .beam import BeamSearch
 from .config import GenerationConfig, new_tokens
 from .constraint_compiler import ConstraintCompiler
-from .engine_limits import check_sources, fitted_new_tokens, forced_tokens
+from .drafter import Drafter, check_same_tokens
+from .engine_limits import check_sources, fitted_new_tokens, forced_tokens, guessed_tokens
 from .greedy import GreedySearch
 from .logits_processors import ByLength, Context, Processors, build_processors
+from .model_drafter import ModelDrafter
+from .ngram_drafter import NgramDrafters
 from .prepared import PreparedCall
-from .prompt_lookup import PromptLookup
 from .source import Source, collate
+from .speculative import SpeculativeDecoding
 from .stopping import StoppingRule
 from .validation import check, is_integer
 
@@ -37,9 +41,28 @@ def decode(batch: GenerationBatch) -> Iterator[Results]:
     """
     if batch.config.num_beams > 1:
         return BeamSearch(batch).run()
-    if batch.config.prompt_lookup_num_tokens is not None:
-        return PromptLookup(batch).run()
+    guessed = guessed_tokens(batch.config)
+    if guessed is not None:
+        return SpeculativeDecoding(batch, _drafter(batch, guessed), guessed).run()
     return GreedySearch(batch).run()
+
+
+def _drafter(batch: GenerationBatch, guessed: int) -> Drafter:
+    draft, config = batch.config.draft_model, batch.config
+    if draft is None or batch.draft_encoded is None:
+        return NgramDrafters(batch.sources, config.max_matching_ngram_size, guessed)
+    prompts = [prompt[: len(prompt) - len(batch.forced)] for prompt in batch.prompts]
+    longest = batch.decoder_prompt.shape[1] + len(config.decoder_prefix)
+    return ModelDrafter(
+        draft.backend,
+        batch.draft_encoded,
+        prompts,
+        room=longest + batch.new_tokens,
+        positions=draft.manifest.dimensions.max_target_length,
+        vocab_size=batch.vocab_size,
+        processors=batch.processors,
+        filling=[longest - len(prompt) for prompt in prompts],
+    )
 
 
 class Generator:
@@ -53,13 +76,20 @@ class Generator:
             tokenizer, manifest.dimensions.vocab_size, manifest.special_tokens.eos
         )
 
-    def prepare(self, config: GenerationConfig, sources: Sequence[Source]) -> PreparedCall:
+    def prepare(
+        self,
+        config: GenerationConfig,
+        sources: Sequence[Source],
+        *,
+        draft_sources: Sequence[Source] | None = None,
+    ) -> PreparedCall:
         """Refuse options that cannot work, before anything runs, and make what the batches need.
 
         Args:
             config: the options; their languages are tokens already
                 (:func:`seq2edge.runtime.text.languages.resolve_languages`).
             sources: checked sources.
+            draft_sources: the same for ``config.draft_model``, where it reads other inputs.
 
         Raises:
             InputError: which option, its value and what is allowed; or a source that is too long
@@ -80,12 +110,17 @@ class Generator:
             limit = fitted_new_tokens(limits, config, limit)
         if config.prompt_lookup_num_tokens is not None:
             slot_backend(self._backend, "prompt_lookup_num_tokens")
+        if config.draft_model is not None:
+            slot_backend(self._backend, "draft_model")
+            slot_backend(config.draft_model.backend, "draft_model")
+            check_same_tokens(config.draft_model, manifest, self._tokenizer)
         if config.stop_strings and self._tokenizer is None:
             raise InputError("stop_strings are about text, and the bundle has no tokenizer")
         call = PreparedCall(
             manifest=manifest,
             config=config,
             sources=tuple(sources),
+            draft_sources=tuple(sources if draft_sources is None else draft_sources),
             decoder_prompts=tuple(decoder_prompts),
             forced=forced_tokens(config, limit),
             new_tokens=limit,
@@ -95,6 +130,9 @@ class Generator:
         )
         if limits is not None:
             check_sources(limits, call.lengths())
+        draft_limits = _draft_limits(config)
+        if draft_limits is not None:
+            check_sources(draft_limits, list(map(len, call.draft_sources)))
         return call
 
     def run(
@@ -117,9 +155,9 @@ class Generator:
             raise InputError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
         lengths = call.lengths()
         size = batch_size or max(1, len(lengths))
-        limits = self._backend.capabilities.limits
-        if limits is not None:
-            size = min(size, limits.max_batch)
+        for limits in (self._backend.capabilities.limits, _draft_limits(call.config)):
+            if limits is not None:
+                size = min(size, limits.max_batch)
         order = list(range(len(lengths)))
         if size < len(lengths):
             order.sort(key=lengths.__getitem__)
@@ -149,6 +187,10 @@ class Generator:
             row[len(row) - len(tokens) :] = tokens
         tokens_of = [source.tokens() for source in sources]
         special, config = call.manifest.special_tokens, call.config
+        draft_encoded = None
+        if config.draft_model is not None:
+            inputs = collate([call.draft_sources[number] for number in numbers], special.pad)
+            draft_encoded = config.draft_model.backend.encode(inputs)
         return GenerationBatch(
             call=call,
             backend=self._backend,
@@ -164,7 +206,13 @@ class Generator:
                 cancelled=cancelled,
             ),
             processors=_processors(call, numbers, tokens_of),
+            draft_encoded=draft_encoded,
         )
+
+
+def _draft_limits(config: GenerationConfig) -> Limits | None:
+    draft = config.draft_model
+    return None if draft is None else draft.backend.capabilities.limits
 
 
 def _processors(

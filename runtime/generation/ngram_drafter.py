@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..backends.base import Ids
+
 #: Tokens. In the worst case one step in so many runs a guess that is wrong.
 _LONGEST_PAUSE = 16
 #: Tokens of the first guess: a wrong one costs what it is long.
@@ -84,3 +86,22 @@ class NgramDrafter:
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause + 1)
             self._waiting = self._pause
             self._length = max(1, self._length // 2)
+
+
+class NgramDrafters:
+    """A :class:`NgramDrafter` for each source of a batch."""
+
+    def __init__(self, sources: Sequence[Sequence[int]], longest: int, most: int) -> None:
+        self._rows = [NgramDrafter(source, longest, most) for source in sources]
+
+    def append(self, place: int, token: int) -> None:
+        self._rows[place].append(token)
+
+    def guess(self, most: Sequence[int]) -> list[list[int]]:
+        return [row.guess(limit) for row, limit in zip(self._rows, most, strict=True)]
+
+    def learn(self, place: int, guessed: int, right: int) -> None:
+        self._rows[place].learn(guessed, right)
+
+    def select_batch(self, rows: Ids) -> None:
+        self._rows = [self._rows[row] for row in rows]

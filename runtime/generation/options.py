@@ -15,6 +15,7 @@ from .validation import read_with
 
 if TYPE_CHECKING:
     from .constraints import Constraint
+    from .drafter import DraftModel
     from .processor import LogitsProcessor, PrefixAllowedTokens, SequenceBias
 
 
@@ -62,12 +63,15 @@ class GenerationOptions(TypedDict, total=False):
     constraint: Constraint | None
     prompt_lookup_num_tokens: int | None
     max_matching_ngram_size: int
+    draft_model: DraftModel | None
+    num_assistant_tokens: int
     decoder_prefix: tuple[int, ...]
     return_scores: bool
 
 
 #: What transformers calls arguments of ``generate`` that have another name here.
 _OTHER_NAMES = {
+    "assistant_model": "draft_model",
     "decoder_input_ids": "decoder_prefix",
     "logits_processor": "logits_processors",
     "prefix_allowed_tokens_fn": "prefix_allowed_tokens",

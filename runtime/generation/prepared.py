@@ -19,6 +19,7 @@ class PreparedCall:
         manifest: the bundle's.
         config: the options, checked; their languages are tokens already.
         sources: in the caller's order.
+        draft_sources: the same for the draft model; unread where there is none.
         leads: what is before each source's results: the decoder start token; without an encoder
             the source itself.
         forced: tokens of the prompt that count as generated: the forced BOS.
@@ -29,6 +30,7 @@ class PreparedCall:
     manifest: Manifest
     config: GenerationConfig
     sources: tuple[Source, ...]
+    draft_sources: tuple[Source, ...]
     decoder_prompts: tuple[tuple[int, ...], ...]
     forced: tuple[int, ...]
     new_tokens: int

@@ -28,6 +28,7 @@ _INTEGERS = {
     "encoder_no_repeat_ngram_size": 0,
     "prompt_lookup_num_tokens": 1,
     "max_matching_ngram_size": 1,
+    "num_assistant_tokens": 1,
 }
 #: Of these and the numbers below, those that may be None.
 _OPTIONAL = {
@@ -145,6 +146,8 @@ def read_with(config: GenerationConfig) -> dict[str, str]:
         idle |= dict.fromkeys(_BEAMS, "num_beams above 1")
     if config.prompt_lookup_num_tokens is None:
         idle["max_matching_ngram_size"] = "prompt_lookup_num_tokens"
+    if config.draft_model is None:
+        idle["num_assistant_tokens"] = "draft_model"
     return idle
 
 
@@ -249,9 +252,17 @@ def _contradictions(config: GenerationConfig, manifest: Manifest) -> Iterable[st
             f"num_return_sequences={results} is more than num_beams={beams}: greedy decoding and"
             " beam search give at most num_beams results (sampling without beams gives more)"
         )
-    if config.prompt_lookup_num_tokens is not None and (config.do_sample or beams > 1):
-        other = "do_sample" if config.do_sample else f"num_beams={beams}"
-        yield f"prompt_lookup_num_tokens works with greedy decoding only, not with {other}"
+    guessing = [
+        name
+        for name in ("prompt_lookup_num_tokens", "draft_model")
+        if getattr(config, name) is not None
+    ]
+    if len(guessing) > 1:
+        yield "prompt_lookup_num_tokens and draft_model both guess tokens: give one of them"
+    for name in guessing:
+        if config.do_sample or beams > 1:
+            other = "do_sample" if config.do_sample else f"num_beams={beams}"
+            yield f"{name} works with greedy decoding only, not with {other}"
     if manifest.single_stack == "decoder" and config.forced_bos_token_id is not None:
         yield "forced_bos_token_id is for models with an encoder; decoder_prefix puts tokens first"
     if manifest.has_two_vocabularies:

@@ -25,6 +25,15 @@ def results(cli: Cli, bundle: Path, *arguments: object, **options: Any) -> list[
     return [json.loads(line) for line in found.stdout.decode().splitlines()]
 
 
+def test_a_draft_changes_no_text(cli: Cli, byte_bundle: Path, refuses: Refuses) -> None:
+    plain = results(cli, byte_bundle, *TEXTS, "--max-new-tokens", 12)
+    drafted = [byte_bundle, *TEXTS, "--max-new-tokens", 12, "--draft", byte_bundle]
+    assert results(cli, *drafted) == plain
+    assert results(cli, *drafted, "--num-assistant-tokens", 2) == plain
+    assert "num_beams=2" in refuses("run", *drafted, "--num-beams", 2)
+    assert "no such bundle" in refuses("run", byte_bundle, "x", "--draft", "missing")
+
+
 OPTIONS: list[tuple[list[object], dict[str, Any]]] = [
     (["--num-beams", 3], {"num_beams": 3}),
     (

@@ -379,7 +379,7 @@ def test_what_is_allowed_runs(options: dict[str, Any], model: Seq2SeqModel) -> N
 #: Ours alone, or by other names there (``prefix_allowed_tokens_fn`` ...).
 OWN = {
     *("seed", "prefix_allowed_tokens", "logits_processors", "constraint"),
-    *("decoder_prefix", "return_scores"),
+    *("decoder_prefix", "return_scores", "draft_model"),
     "source_lang",
     "target_lang",
 }
@@ -393,8 +393,9 @@ def test_names_are_those_of_transformers() -> None:
 def test_defaults_are_those_of_transformers() -> None:
     defaults = transformers.GenerationConfig()._get_default_generation_params()
     own = vars(GenerationConfig())
-    # Its 20 is what nobody has chosen; ours is the bundle's own limit.
-    shared = (own.keys() & defaults.keys()) - {"max_length"}
+    # Its 20 is what nobody has chosen; ours is the bundle's own limit. Its 20 tokens of a draft end
+    # where the draft is unsure.
+    shared = (own.keys() & defaults.keys()) - {"max_length", "num_assistant_tokens"}
     assert own["max_length"] is None
     assert len(shared) >= 22
     assert {name: own[name] if own[name] != () else None for name in shared} == {
@@ -402,6 +403,7 @@ def test_defaults_are_those_of_transformers() -> None:
     }
     off = {name: own[name] for name in own.keys() - shared - OWN - {"max_length"}}
     assert off.pop("max_matching_ngram_size") == 2
+    assert off.pop("num_assistant_tokens") == 5
     assert set(off.values()) == {None, ()}
 
 

@@ -1,12 +1,12 @@
-"""Prompt-lookup decoding: greedy decoding that guesses several tokens and verifies them at once.
+"""Speculative decoding: greedy decoding that guesses several tokens and verifies them at once.
 
-Where the last n tokens of the output occurred before, in the output or in the source, the
-tokens that followed there are a guess for what comes next. They are run as one tree step of Q
-tokens; those that greedy decoding would have chosen are kept, and the first one that it would
-not is replaced by its choice. The result is greedy decoding's, token for token.
+A drafter says what may come next: a smaller model (:mod:`.model_drafter`), or what followed the
+last n tokens where they occurred before (:mod:`.ngram_drafter`). A guess is run as one tree step of
+Q tokens; those that greedy decoding would have chosen are kept, and the first one that it would not
+is replaced by its choice. The result is greedy decoding's, token for token.
 
-Source: Saxena 2023, "Prompt Lookup Decoding"; verification: Leviathan et al. 2023, "Fast
-Inference from Transformers via Speculative Decoding", in the greedy case.
+Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding", in the
+greedy case; Saxena 2023, "Prompt Lookup Decoding".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..kv_cache.capacity import grown_capacity
 from ..kv_cache.slots import prefill
 from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
-from .ngram_drafter import NgramDrafter
+from .drafter import Drafter
 from .processor import Rows
 from .stopping import LENGTH
 
@@ -35,7 +35,6 @@ class _Row:
 
     number: int
     sequence: Hypothesis
-    drafter: NgramDrafter
     remaining: int
     used: int
     last_position: int
@@ -43,26 +42,30 @@ class _Row:
     guess: list[int] = field(default_factory=list)
 
 
-class PromptLookup:
-    """Greedy decoding of one batch with guesses that are verified."""
+class SpeculativeDecoding:
+    """Greedy decoding of one batch with guesses that are verified.
 
-    def __init__(self, batch: GenerationBatch) -> None:
+    Args:
+        batch: the batch.
+        drafter: guesses for its sources.
+        most: tokens of a guess, at most.
+    """
+
+    def __init__(self, batch: GenerationBatch, drafter: Drafter, most: int) -> None:
         config = batch.config
         self._batch = batch
-        self._most = config.prompt_lookup_num_tokens or 0
+        self._drafter = drafter
+        self._most = most
         self._vocab_size = batch.vocab_size if batch.processors or config.return_scores else None
         self._all_rows = [
             _Row(
                 number,
                 Hypothesis([*config.decoder_prefix]),
-                NgramDrafter(source, config.max_matching_ngram_size, self._most),
                 batch.new_tokens,
                 len(prompt),
                 len(prompt) - len(batch.forced) + batch.new_tokens - 2,
             )
-            for number, (source, prompt) in enumerate(
-                zip(batch.sources, batch.prompts, strict=True)
-            )
+            for number, prompt in enumerate(batch.prompts)
         ]
         #: Those that still run, a row of the batch each.
         self._rows = self._all_rows
@@ -79,8 +82,8 @@ class PromptLookup:
         """
         batch = self._batch
         for token in batch.forced:
-            for row in self._rows:
-                self._append(row, token, 0.0)
+            for place, row in enumerate(self._rows):
+                self._append(row, place, token, 0.0)
         self._force_ends()
         if not self._unfinished():  # what is forced was all
             yield self._results
@@ -102,6 +105,7 @@ class PromptLookup:
             if kept is not None:
                 self._rows = [self._rows[place] for place in kept]
                 cache.select_batch(kept)
+                self._drafter.select_batch(kept)
                 self._steps.clear()
             step = self._step(cache)
             for place, row in enumerate(self._rows):
@@ -121,10 +125,10 @@ class PromptLookup:
 
     def _force_ends(self) -> None:
         """Put the forced end in its place; no run is needed for that."""
-        for row in self._rows:
+        for place, row in enumerate(self._rows):
             token = self._batch.forces_end(row.remaining)
             if token is not None and row.sequence.finish_reason is None:
-                self._append(row, token, 0.0)
+                self._append(row, place, token, 0.0)
 
     def _unfinished(self) -> bool:
         return any(row.sequence.finish_reason is None for row in self._rows)
@@ -132,10 +136,13 @@ class PromptLookup:
     def _step(self, cache: SlotCache) -> Step:
         """Guess, and run each row's last token and guess."""
         num_tokens, most_used = 1, 0
-        for row in self._rows:
-            # Not even a right guess may pass the limit; the token after it needs a place too.
-            most = 0 if row.sequence.finish_reason else min(row.remaining - 1, self._most)
-            row.guess = row.drafter.guess(most)
+        # Not even a right guess may pass the limit; the token after it needs a place too.
+        most = [
+            0 if row.sequence.finish_reason else min(row.remaining - 1, self._most)
+            for row in self._rows
+        ]
+        for row, guess in zip(self._rows, self._drafter.guess(most), strict=True):
+            row.guess = guess
             num_tokens = max(num_tokens, 1 + len(row.guess))
             most_used = max(most_used, row.used)
         if most_used + num_tokens > cache.max_cache_len:
@@ -179,12 +186,12 @@ class PromptLookup:
         right = 0
         while True:
             token, score = self._choose(row, step, place, right)
-            self._append(row, token, score)
+            self._append(row, place, token, score)
             if right == len(guess) or token != guess[right] or row.sequence.finish_reason:
                 break
             right += 1
         if guess:
-            row.drafter.learn(len(guess), right)
+            self._drafter.learn(place, len(guess), right)
         return right + 1
 
     def _choose(self, row: _Row, step: Step, place: int, query: int) -> tuple[int, float]:
@@ -206,13 +213,13 @@ class PromptLookup:
             return token, 0.0
         return token, float(scores[0, token] - logsumexp(scores)[0])
 
-    def _append(self, row: _Row, token: int, score: float) -> None:
+    def _append(self, row: _Row, place: int, token: int, score: float) -> None:
         sequence = row.sequence
         sequence.token_ids.append(token)
         sequence.score += score
         row.last = token
         row.remaining -= 1
-        row.drafter.append(token)
+        self._drafter.append(place, token)
         sequence.finish_reason = self._batch.stopping.reason(sequence.token_ids) or (
             LENGTH if row.remaining == 0 else None
         )
