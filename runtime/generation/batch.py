@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..kv_cache import KVCache
 from ..kv_cache.capacity import first_capacity
 from ..kv_cache.concat import ConcatKVCache
-from ..kv_cache.slots import SlotKVCache
+from ..kv_cache.slots import PromptLogits, SlotKVCache
 from .config import GenerationConfig
 from .engine_limits import steps_after
 from .logits_processors import Processors
@@ -32,12 +32,14 @@ class Hypothesis:
     Without an encoder, tokens after the source.
 
     ``score`` is the log-probability, for beam search divided by length ** length_penalty;
-    ``finish_reason`` is None while the sequence grows.
+    ``finish_reason`` is None while the sequence grows. ``logprob``, where the call asks for it, is
+    the sum of the tokens' log-probabilities among all that the processors allow, at temperature 1.
     """
 
     token_ids: list[int]
     score: float = 0.0
     finish_reason: str | None = None
+    logprob: float = 0.0
 
 
 #: ``results[source]`` holds the sequences of one source, the best or first one first.
@@ -57,6 +59,7 @@ class GenerationBatch:
         stopping: ends sequences.
         processors: edit the scores.
         draft_encoded: the same sources for the draft model; None: there is none.
+        prompt_logits: takes logits of the decoder prompts; None: nobody wants them.
     """
 
     call: PreparedCall
@@ -68,6 +71,7 @@ class GenerationBatch:
     stopping: StoppingRule
     processors: Processors
     draft_encoded: EncoderOutput | None = None
+    prompt_logits: PromptLogits | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -130,6 +134,7 @@ class GenerationBatch:
             logsumexp=logsumexp,
             max_num_tokens=self.max_num_tokens,
             capabilities=capabilities,
+            prompt_logits=self.prompt_logits,
         )
 
     def new_slots(self, max_slots: int) -> SlotCache:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids
-from ..numerics import top_k
+from ..numerics import Scores, logsumexp, top_k
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .processor import Rows
 from .sampling import Sampler
@@ -23,11 +23,15 @@ from .warpers import build_warpers
 
 @dataclass
 class _Candidates:
-    """Continuations of one source, best first: [K] each."""
+    """Continuations of one source, best first: [K] each.
+
+    ``logprobs`` are those of the tokens alone, where the call asks for them.
+    """
 
     scores: NDArray[np.float64]
     parents: Ids
     tokens: Ids
+    logprobs: NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -35,13 +39,16 @@ class BeamHypotheses:
     """The search of one source.
 
     ``beams`` hold tokens after the decoder start token; ``scores`` [k] are their
-    log-probabilities, -inf for a beam that only fills a place.
+    log-probabilities, -inf for a beam that only fills a place; ``logprobs`` [k] become
+    :attr:`.Hypothesis.logprob`. ``completed`` counts the sequences that ended.
     """
 
     batch: GenerationBatch
     beams: list[list[int]]
     scores: NDArray[np.float64]
+    logprobs: NDArray[np.float64]
     finished: list[Hypothesis] = field(default_factory=list)
+    completed: int = 0
     done: bool = False
 
     def advance(
@@ -54,6 +61,9 @@ class BeamHypotheses:
         width = len(self.beams)
         if self.done:  # it waits for its batch to leave it behind
             return np.zeros(width, np.int64), np.arange(width)
+        logprobs = self.logprobs[candidates.parents]
+        if candidates.logprobs is not None:
+            logprobs = logprobs + candidates.logprobs
         running: list[int] = []
         for rank, (score, parent, token) in enumerate(
             zip(candidates.scores, candidates.parents, candidates.tokens, strict=True)
@@ -64,7 +74,8 @@ class BeamHypotheses:
                 running.append(rank)
             # Those below the best k are there to replace the ones that end, not to win.
             elif rank < width and score > -np.inf:
-                self._finish(Hypothesis(tokens, float(score), reason), generated)
+                found = Hypothesis(tokens, float(score), reason, float(logprobs[rank]))
+                self._finish(found, generated)
         chosen = running[:width]
         while len(chosen) < width:  # everything ended: the source is done
             chosen.append(0)
@@ -74,12 +85,14 @@ class BeamHypotheses:
             for parent, token in zip(parents, tokens_, strict=True)
         ]
         self.scores = np.where(np.arange(width) < len(running), candidates.scores[chosen], -np.inf)
+        self.logprobs = logprobs[chosen]
         self.done = self._is_done(generated)
         return tokens_, parents
 
     def _finish(self, sequence: Hypothesis, generated: int) -> None:
         """Keep the best k; the better of two equals is the one that was there."""
         sequence.score /= float(generated) ** self.batch.config.length_penalty
+        self.completed += 1
         self.finished.append(sequence)
         self.finished.sort(key=lambda found: -found.score)
         del self.finished[len(self.beams) :]
@@ -88,6 +101,8 @@ class BeamHypotheses:
         config = self.batch.config
         if np.isneginf(self.scores[0]):
             return True
+        if config.patience is not None:
+            return self.completed >= max(1, round(config.patience * len(self.beams)))
         if len(self.finished) < len(self.beams):
             return False
         if config.early_stopping is True:
@@ -115,7 +130,7 @@ class BeamSearch:
         # All beams are one at first, so only the first one counts.
         scores = np.where(np.arange(self._width) == 0, 0.0, -np.inf)
         self._searches = [
-            BeamHypotheses(batch, [list(start)] * self._width, scores)
+            BeamHypotheses(batch, [list(start)] * self._width, scores, np.zeros(self._width))
             for _ in range(batch.batch_size)
         ]
         self._generated = len(batch.forced)
@@ -191,11 +206,17 @@ class BeamSearch:
                 scores = self._batch.processors(self._rows(beams), scores)
             for warp in self._warpers:
                 scores = warp(scores)
+        normalizers = None
+        if self._batch.call.logprobs:
+            normalizers = logsumexp(scores) if edited else normalizer
         searches = [self._searches[source] for source in self._active]
         before = np.stack([search.scores[:beams] for search in searches])
         if self._sampler is not None:
             totals = scores.reshape(active, beams, size) + before[:, :, None]
-            return self._drawn(self._sampler, totals)
+            found = self._drawn(self._sampler, totals)
+            if normalizers is not None:
+                self._add_logprobs(found, scores, normalizers)
+            return found
         values, tokens = top_k(scores, self._count)
         if not edited:
             values = values - normalizer[:, None]
@@ -205,7 +226,19 @@ class BeamSearch:
         rows = np.arange(active)[:, None]
         totals, tokens = totals[rows, order], tokens.reshape(active, -1)[rows, order]
         parents = order // self._count
-        return [_Candidates(*found) for found in zip(totals, parents, tokens, strict=True)]
+        found = [_Candidates(*each) for each in zip(totals, parents, tokens, strict=True)]
+        if normalizers is not None:
+            self._add_logprobs(found, scores, normalizers)
+        return found
+
+    def _add_logprobs(
+        self, found: list[_Candidates], scores: Scores, normalizers: NDArray[np.float32]
+    ) -> None:
+        beams = len(scores) // len(found)
+        for place, candidates in enumerate(found):
+            rows = place * beams + candidates.parents
+            chosen = scores[rows, candidates.tokens] - normalizers[rows]
+            candidates.logprobs = chosen.astype(np.float64)
 
     def _drawn(self, sampler: Sampler, totals: NDArray[np.float64]) -> list[_Candidates]:
         """Drawn continuations of each active source, from the scores [A, k, V] of all."""

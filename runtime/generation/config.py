@@ -42,6 +42,8 @@ class GenerationConfig:
         early_stopping: when a beam search of a source ends. False: when the best open beam,
             at its present length, is worse than the worst of ``num_beams`` finished ones;
             True: when ``num_beams`` are finished; "never": when no open beam can win.
+        patience: a beam search ends when num_beams * patience sequences are finished, whatever
+            ``early_stopping`` says; None: as that says (not in ``transformers``).
         do_sample: draw tokens instead of taking the most probable one; with beams, draw the
             continuations of all beams together, without replacement. Without it the options from
             here to ``eta_cutoff`` are not looked at.
@@ -111,6 +113,7 @@ class GenerationConfig:
     num_return_sequences: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+    patience: float | None = None
     do_sample: bool = False
     temperature: float = 1.0
     top_h: float | None = None

@@ -44,10 +44,10 @@ def steps_after(new_tokens: int, forced: int) -> int:
     return max(0, new_tokens - forced - 1)
 
 
-def slots_of(config: GenerationConfig, new_tokens: int) -> int:
-    """Cache slots that a source needs at most."""
+def slots_of(config: GenerationConfig, new_tokens: int, prompt_length: int = 1) -> int:
+    """Cache slots that a source with a decoder prompt of so many tokens needs at most."""
     forced = len(forced_tokens(config, new_tokens))
-    prompt = 1 + len(config.decoder_prefix) + forced
+    prompt = prompt_length + len(config.decoder_prefix) + forced
     steps = steps_after(new_tokens, forced)
     if guessed_tokens(config) is not None:
         # Beside another source's guess, one that has all its tokens runs as many once more.
@@ -55,7 +55,9 @@ def slots_of(config: GenerationConfig, new_tokens: int) -> int:
     return prompt + num_tokens_of(config) * steps
 
 
-def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int) -> int:
+def fitted_new_tokens(
+    limits: Limits, config: GenerationConfig, new_tokens: int, prompt_length: int = 1
+) -> int:
     """``new_tokens``, or fewer if nobody asked for so many and there are not slots enough.
 
     Raises:
@@ -72,11 +74,13 @@ def fitted_new_tokens(limits: Limits, config: GenerationConfig, new_tokens: int)
             f"{what}={num_tokens} tokens a step are more than the {limits.max_num_tokens} that the"
             f" engine was built for; ask for fewer, or build it with --max-num-tokens {num_tokens}"
         )
-    needed = slots_of(config, new_tokens)
+    needed = slots_of(config, new_tokens, prompt_length)
     if needed <= slots:
         return new_tokens
     # Each further token takes as many slots as the one before, or more.
-    most = bisect_right(range(1, new_tokens), slots, key=lambda n: slots_of(config, n))
+    most = bisect_right(
+        range(1, new_tokens), slots, key=lambda n: slots_of(config, n, prompt_length)
+    )
     if most and config.max_new_tokens is None:
         return most
     ways = []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ..backends import Backend, slot_backend
+from ..backends import Backend, EncoderOutput, slot_backend
 from ..backends.limits import Limits
 from ..bundle.manifest import Manifest
 from ..errors import InputError
+from ..kv_cache.slots import PromptLogits
 from ..text.tokenizer import Tokenizer
 from .batch import GenerationBatch, Hypothesis, Results
 from .beam import BeamSearch
@@ -23,6 +25,7 @@ from .logits_processors import ByLength, Context, Processors, build_processors
 from .model_drafter import ModelDrafter
 from .ngram_drafter import NgramDrafters
 from .prepared import PreparedCall
+from .processor import MakeProcessor
 from .source import Source, collate
 from .speculative import SpeculativeDecoding
 from .stopping import StoppingRule
@@ -82,6 +85,9 @@ class Generator:
         sources: Sequence[Source],
         *,
         draft_sources: Sequence[Source] | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
+        processors: Sequence[MakeProcessor] = (),
+        logprobs: bool = False,
     ) -> PreparedCall:
         """Refuse options that cannot work, before anything runs, and make what the batches need.
 
@@ -90,6 +96,10 @@ class Generator:
                 (:func:`seq2edge.runtime.text.languages.resolve_languages`).
             sources: checked sources.
             draft_sources: the same for ``config.draft_model``, where it reads other inputs.
+            prompts: what the decoder starts with for each source, in place of its start token.
+                The limits of new tokens count from the longest.
+            processors: make processors for this call, which come after those of the options.
+            logprobs: whether the sequences are to have their ``logprob``.
 
         Raises:
             InputError: which option, its value and what is allowed; or a source that is too long
@@ -101,13 +111,15 @@ class Generator:
         start = config.decoder_start_token_id
         first = manifest.special_tokens.decoder_start if start is None else start
         decoder_prompts: list[tuple[int, ...]] = [(first,)] * len(sources)
-        longest = 1
         if manifest.single_stack == "decoder":
             decoder_prompts = [tuple(source.tokens()) for source in sources]
-            longest = max(map(len, decoder_prompts), default=1)
+        if prompts is not None:
+            decoder_prompts = [tuple(prompt) for prompt in prompts]
+        longest = max(map(len, decoder_prompts), default=1)
         limit = new_tokens(config, manifest, longest)
         if limits is not None:
-            limit = fitted_new_tokens(limits, config, limit)
+            prompt_length = 1 if prompts is None else longest
+            limit = fitted_new_tokens(limits, config, limit, prompt_length)
         if config.prompt_lookup_num_tokens is not None:
             slot_backend(self._backend, "prompt_lookup_num_tokens")
         if config.draft_model is not None:
@@ -127,6 +139,8 @@ class Generator:
             constraint=None
             if config.constraint is None
             else self._compiler.compile(config.constraint),
+            processors=tuple(processors),
+            logprobs=logprobs,
         )
         if limits is not None:
             check_sources(limits, call.lengths())
@@ -171,6 +185,30 @@ class Generator:
                 progress(start + len(numbers), len(order))
         return found
 
+    def decode(
+        self,
+        call: PreparedCall,
+        encoded: EncoderOutput,
+        *,
+        prompt_logits: PromptLogits | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Results:
+        """The sequences of all sources of a call, which are encoded already, in one batch.
+
+        Args:
+            call: as prepared.
+            encoded: the encoder's output for its sources, in their order.
+            prompt_logits: its ``values`` are filled in.
+            cancelled: as in :meth:`run`.
+
+        Raises:
+            InputError: options that together forbid every token.
+            BackendError: the engine failed.
+        """
+        batch = self._batch(call, range(len(call.sources)), cancelled, encoded)
+        (results,) = deque(decode(replace(batch, prompt_logits=prompt_logits)), maxlen=1)
+        return results
+
     def steps(self, call: PreparedCall) -> Iterator[Hypothesis]:
         """The first sequence of the first source after each step, finished in the last one."""
         for results in decode(self._batch(call, [0], None)):
@@ -178,7 +216,11 @@ class Generator:
                 yield results[0][0]
 
     def _batch(
-        self, call: PreparedCall, numbers: Sequence[int], cancelled: Callable[[], bool] | None
+        self,
+        call: PreparedCall,
+        numbers: Sequence[int],
+        cancelled: Callable[[], bool] | None,
+        encoded: EncoderOutput | None = None,
     ) -> GenerationBatch:
         sources = [call.sources[number] for number in numbers]
         decoder_prompts = [call.decoder_prompts[number] for number in numbers]
@@ -191,10 +233,12 @@ class Generator:
         if config.draft_model is not None:
             inputs = collate([call.draft_sources[number] for number in numbers], special.pad)
             draft_encoded = config.draft_model.backend.encode(inputs)
+        if encoded is None:
+            encoded = self._backend.encode(collate(sources, special.pad))
         return GenerationBatch(
             call=call,
             backend=self._backend,
-            encoded=self._backend.encode(collate(sources, special.pad)),
+            encoded=encoded,
             sources=tokens_of,
             decoder_prompt=decoder_prompt,
             prompts=[call.prompt(number) for number in numbers],
@@ -229,8 +273,10 @@ def _processors(
             forced_length=length,
             max_length=length - len(call.forced) + call.new_tokens,
         )
-        constraint = None if call.constraint is None else call.constraint(length)
-        return build_processors(call.config, context, constraint)
+        own = [make(length) for make in call.processors]
+        if call.constraint is not None:
+            own.append(call.constraint(length))
+        return build_processors(call.config, context, own)
 
     lengths = [len(call.prompt(number)) for number in numbers]
     made = {length: of_length(length) for length in set(lengths)}

@@ -29,7 +29,11 @@ class GreedySearch:
         self._sampler = Sampler(batch.config, batch.sources) if batch.config.do_sample else None
         self._warpers = build_warpers(batch.config, batch.manifest.special_tokens.eos)
         self._reads_logits = bool(
-            batch.processors or batch.config.return_scores or self._sampler is not None
+            batch.processors
+            or batch.config.return_scores
+            or self._sampler is not None
+            or batch.call.logprobs
+            or batch.prompt_logits is not None
         )
         self._results: Results = [
             [Hypothesis([*batch.config.decoder_prefix]) for _ in range(self._samples)]
@@ -69,8 +73,8 @@ class GreedySearch:
                 tokens = cache.next_token_ids
                 ended = self._append(tokens, None)
             else:
-                tokens, scores = self._choose(cache.logits)
-                ended = self._append(tokens, scores)
+                tokens, scores, logprobs = self._choose(cache.logits)
+                ended = self._append(tokens, scores, logprobs)
             yield self._results
             kept = selection(self._unfinished_sources()) if ended else None
             if kept is not None:
@@ -87,7 +91,12 @@ class GreedySearch:
     def _append_forced(self, token: int) -> None:
         self._append(np.full((len(self._active), self._samples), token), None)
 
-    def _append(self, tokens: Ids, scores: NDArray[np.float64] | None) -> bool:
+    def _append(
+        self,
+        tokens: Ids,
+        scores: NDArray[np.float64] | None,
+        logprobs: NDArray[np.float64] | None = None,
+    ) -> bool:
         """Add ``tokens`` [A, n] to the unfinished sequences; whether one of them has ended."""
         self._remaining -= 1
         stopping = self._batch.stopping
@@ -100,12 +109,16 @@ class GreedySearch:
                 sequence.token_ids.append(row[sample])
                 if scores is not None:
                     sequence.score += float(scores[place, sample])
+                if logprobs is not None:
+                    sequence.logprob += float(logprobs[place, sample])
                 sequence.finish_reason = stopping.reason(sequence.token_ids) or last
                 self._unfinished -= sequence.finish_reason is not None
         return self._unfinished < before
 
-    def _choose(self, logits: NDArray[np.float32]) -> tuple[Ids, NDArray[np.float64]]:
-        """Tokens and their log-probabilities, [A, n] each, from logits [A, n or 1, V]."""
+    def _choose(
+        self, logits: NDArray[np.float32]
+    ) -> tuple[Ids, NDArray[np.float64], NDArray[np.float64] | None]:
+        """Tokens, scores and log-probabilities, [A, n] each, from logits [A, n or 1, V]."""
         active, samples = len(self._active), self._samples
         if logits.shape[1] != samples:
             logits = np.repeat(logits, samples, axis=1)
@@ -113,6 +126,7 @@ class GreedySearch:
         if self._batch.processors:
             scores = self._batch.processors(self._rows(), scores)
             self._check(scores)
+        before = scores
         if self._sampler is None:
             tokens = scores.argmax(axis=1)
         else:
@@ -120,11 +134,14 @@ class GreedySearch:
                 scores = warp(scores)
             streams = np.array(self._active)[:, None] * samples + np.arange(samples)
             tokens = self._sampler.draw(scores, streams.ravel())
-        chosen = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]
+        shape = (active, samples)
+        chosen, logprobs = _taken(scores, tokens), None
+        if self._batch.call.logprobs:
+            logprobs = (_taken(before, tokens) - logsumexp(before)).astype(np.float64)
+            logprobs = logprobs.reshape(shape)
         if self._batch.config.return_scores:
             chosen = chosen - logsumexp(scores)
-        shape = (active, samples)
-        return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape)
+        return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape), logprobs
 
     def _rows(self) -> Rows:
         batch, first = self._batch, self._batch.decoder_prompt.shape[1]
@@ -143,3 +160,8 @@ class GreedySearch:
             sequence = self._results[self._active[row // self._samples]][row % self._samples]
             if sequence.finish_reason is None:
                 raise self._batch.no_continuation(sequence.token_ids)
+
+
+def _taken(scores: Scores, tokens: Ids) -> NDArray[np.float32]:
+    """[R], of each row of scores [R, V] the one of its token."""
+    return np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]

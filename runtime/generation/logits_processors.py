@@ -84,9 +84,9 @@ class Context:
 
 
 def build_processors(
-    config: GenerationConfig, context: Context, constraint: Processor | None = None
+    config: GenerationConfig, context: Context, others: Sequence[Processor] = ()
 ) -> Processors:
-    """The processors that ``config`` (as checked) asks for; most configs ask for none."""
+    """The processors that ``config`` (as checked) asks for, and ``others`` after them."""
     chain: list[Processor] = []
     eos = np.array(context.eos, np.int64)
     start = context.prompt_length
@@ -125,9 +125,7 @@ def build_processors(
         shifted = start == 1 and config.forced_bos_token_id is not None
         chain.append(Suppress(config.begin_suppress_tokens, only_at=start + shifted))
     chain += [_Custom(processor) for processor in config.logits_processors]
-    if constraint is not None:
-        chain.append(constraint)
-    return Processors(chain)
+    return Processors([*chain, *others])
 
 
 class SequenceBias:

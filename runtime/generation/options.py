@@ -32,6 +32,7 @@ class GenerationOptions(TypedDict, total=False):
     num_return_sequences: int
     length_penalty: float
     early_stopping: bool | str
+    patience: float | None
     do_sample: bool
     temperature: float
     top_h: float | None

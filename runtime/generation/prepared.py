@@ -20,11 +20,13 @@ class PreparedCall:
         config: the options, checked; their languages are tokens already.
         sources: in the caller's order.
         draft_sources: the same for the draft model; unread where there is none.
-        leads: what is before each source's results: the decoder start token; without an encoder
-            the source itself.
+        decoder_prompts: what is before each source's results: the decoder start token, or the
+            caller's own prompt; without an encoder the source itself.
         forced: tokens of the prompt that count as generated: the forced BOS.
         new_tokens: limit of tokens after the decoder prompt, those of ``forced`` among them.
         constraint: makes the processors of ``config.constraint``; None: it has none.
+        processors: make the caller's own processors, after those of the options.
+        logprobs: whether sequences have their ``logprob``; it reads all logits of every step.
     """
 
     manifest: Manifest
@@ -35,6 +37,8 @@ class PreparedCall:
     forced: tuple[int, ...]
     new_tokens: int
     constraint: MakeProcessor | None
+    processors: tuple[MakeProcessor, ...] = ()
+    logprobs: bool = False
 
     def prompt(self, number: int) -> list[int]:
         """Tokens that the hypotheses of a source start with: decoder prompt, prefix, forced BOS."""

@@ -45,5 +45,5 @@ class Processor(Protocol):
     def __call__(self, rows: Rows, scores: Scores, /) -> Scores: ...
 
 
-#: From the length of the decoder prompt to a fresh processor.
+#: From the length of the decoder prompt (with prefix and forced BOS) to a fresh processor.
 MakeProcessor = Callable[[int], Processor]

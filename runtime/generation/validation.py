@@ -36,6 +36,7 @@ _OPTIONAL = {
     "max_length",
     "min_new_tokens",
     "max_time",
+    "patience",
     "min_p",
     "top_h",
     "seed",
@@ -47,6 +48,7 @@ _BELOW_ONE = math.nextafter(1.0, 0.0)
 #: Options that are numbers: what is allowed, in words; the ends; whether the lower one is in.
 _NUMBERS: dict[str, tuple[str, float, float, bool]] = {
     "max_time": ("a number of seconds above 0", 0.0, math.inf, False),
+    "patience": ("a number above 0", 0.0, math.inf, False),
     "temperature": ("a number above 0", 0.0, math.inf, False),
     "top_p": ("a number above 0 and at most 1", 0.0, 1.0, False),
     "min_p": ("a number from 0 to 1", 0.0, 1.0, True),
@@ -72,7 +74,7 @@ _SAMPLING = (
     *("temperature", "top_h", "top_k", "top_p", "min_p"),
     *("typical_p", "epsilon_cutoff", "eta_cutoff"),
 )
-_BEAMS = ("length_penalty", "early_stopping")
+_BEAMS = ("length_penalty", "early_stopping", "patience")
 
 
 def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,27 @@ from ..backends.base import Ids
 from .capacity import grown_capacity
 
 
+@dataclass(eq=False)
+class PromptLogits:
+    """Logits after one token of each source's prompt, which the run of the prompts fills in.
+
+    Attributes:
+        places: [B], the token of each prompt.
+        values: [B, V] float32; None before the run.
+    """
+
+    places: Sequence[int]
+    values: NDArray[np.float32] | None = None
+
+    def take(self, logits: NDArray[np.float32], start: int = 0) -> None:
+        """From ``logits`` [B, Q, V] after the tokens that begin with the prompts' ``start``-th."""
+        if self.values is None:
+            self.values = np.empty((len(logits), logits.shape[2]), np.float32)
+        for row, place in enumerate(self.places):
+            if start <= place < start + logits.shape[1]:
+                self.values[row] = logits[row, place - start]
+
+
 def prefill(
     cache: SlotCache,
     prompts: Sequence[Sequence[int]],
@@ -29,6 +51,7 @@ def prefill(
     *,
     logsumexp: bool = False,
     max_num_tokens: int | None = None,
+    prompt_logits: PromptLogits | None = None,
 ) -> Step:
     """Run each sequence's prompt into its slots 0.. : what comes after it, a step of [B, 1].
 
@@ -54,6 +77,8 @@ def prefill(
         step.write_indices[:] = start
         step.attention_mask[..., : start + count] = np.tri(count, start + count, start, np.bool_)
         cache.forward(step)
+        if prompt_logits is not None and step.logits is not None:
+            prompt_logits.take(step.logits, start)
         rows = np.flatnonzero((start < lengths) & (lengths <= start + count))
         ends = lengths[rows] - 1 - start
         for output, result in zip(step.outputs(), after.outputs(), strict=True):
@@ -73,6 +98,7 @@ class SlotKVCache:
         logsumexp: whether ``logsumexp`` is needed.
         max_num_tokens: tokens of a source that can be run at once; None: any number.
         capabilities: of the backend that the cache is of.
+        prompt_logits: takes logits of the prompts, where logits are needed at all.
 
     Attributes:
         next_token_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
@@ -97,6 +123,7 @@ class SlotKVCache:
         logsumexp: bool = False,
         max_num_tokens: int | None = None,
         capabilities: Capabilities,
+        prompt_logits: PromptLogits | None = None,
     ) -> None:
         self._cache = cache
         self._width = width
@@ -123,10 +150,17 @@ class SlotKVCache:
             self._step.input_ids[:] = prompts
             self._step.attention_mask[..., 0] = True
             cache.forward(self._step)
+            if prompt_logits is not None and self._step.logits is not None:
+                prompt_logits.take(self._step.logits)
             last = self._step
         else:
             last = prefill(
-                cache, prompts, vocab_size, logsumexp=logsumexp, max_num_tokens=max_num_tokens
+                cache,
+                prompts,
+                vocab_size,
+                logsumexp=logsumexp,
+                max_num_tokens=max_num_tokens,
+                prompt_logits=prompt_logits,
             )
             seen = np.arange(cache.max_cache_len) < self._used[:, None]
             self._step.attention_mask[:] = seen[:, None, None]

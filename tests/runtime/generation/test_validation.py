@@ -379,7 +379,7 @@ def test_what_is_allowed_runs(options: dict[str, Any], model: Seq2SeqModel) -> N
 #: Ours alone, or by other names there (``prefix_allowed_tokens_fn`` ...).
 OWN = {
     *("seed", "prefix_allowed_tokens", "logits_processors", "constraint"),
-    *("decoder_prefix", "return_scores", "draft_model"),
+    *("decoder_prefix", "return_scores", "draft_model", "patience"),
     "source_lang",
     "target_lang",
 }
