@@ -20,14 +20,41 @@ from .families.base import Config
 from .spec import ModelSpec
 
 
-def generation_defaults(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+def generation_defaults(
+    checkpoint: Checkpoint, config: Config, *, hears: bool = False
+) -> dict[str, Any]:
     """The checkpoint's own generation options; generation_config.json wins as a whole.
 
-    Warns of those that the bundle will not honour, by name.
+    Warns of those that the bundle will not honour, by name. Of a model that ``hears``, those that
+    the manifest's ``speech`` is made of, or that each call says anew, are no generation options.
     """
-    for text in generation_options.warnings_about(checkpoint.generation_config, config.get):
+    options = checkpoint.generation_config
+    if hears:
+        options = {name: value for name, value in options.items() if name not in _SPEECH_OPTIONS}
+    for text in generation_options.warnings_about(options, config.get):
         warnings.warn(text, stacklevel=3)
-    return generation_options.generation_defaults(checkpoint.generation_config, config.get)
+    return generation_options.generation_defaults(options, config.get)
+
+
+#: Of Whisper's generation_config.json: what became the manifest's ``speech``, and what a call says
+#: (language, task, times), or its decoder prompt does.
+_SPEECH_OPTIONS = frozenset(
+    (
+        "alignment_heads",
+        "condition_on_prev_tokens",
+        "forced_decoder_ids",
+        "is_multilingual",
+        "lang_to_id",
+        "language",
+        "max_initial_timestamp_index",
+        "no_timestamps_token_id",
+        "prev_sot_token_id",
+        "prompt_condition_type",
+        "return_timestamps",
+        "task",
+        "task_to_id",
+    )
+)
 
 
 def warn_of_unusable_options(manifest: Manifest) -> None:

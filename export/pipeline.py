@@ -19,6 +19,7 @@ from seq2edge.runtime.bundle.manifest import (
     SpecialTokens,
 )
 from seq2edge.runtime.bundle.reader import BundleWriter, check_destination
+from seq2edge.runtime.bundle.speech_info import SpeechInfo
 from seq2edge.runtime.bundle.tokenizer_info import TokenizerInfo
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import MissingDependencyError
@@ -27,11 +28,17 @@ from seq2edge.runtime.progress import StageProgress
 from .checkpoint import Checkpoint, ResolvedCheckpoint, merge_adapter, resolve_checkpoint
 from .families import expected_names, find_family, tied_names
 from .generation import generation_defaults, special_tokens, warn_of_unusable_options
-from .graph import build_decoder, build_encoder, build_logsumexp
+from .graph import (
+    build_alignment,
+    build_decoder,
+    build_encoder,
+    build_features,
+    build_logsumexp,
+)
 from .parity import Parity, Reference, validate_bundle
 from .serialize import parameter_shapes, write_graph, write_weights
 from .spec import ModelSpec
-from .tokenizers import TokenizerFile
+from .tokenizers import TokenizerFile, vocabulary
 from .tokenizers.comparison import TextComparison, compare_texts
 from .tokenizers.pairs import find_tokenizers
 from .weights import BoundWeight, bind, fold_attention_scale
@@ -101,6 +108,7 @@ def export_checkpoint(
             merge_adapter(files.adapter, source, tied_names(family, config, source))
         spec = family.spec(config, source)
         graphs = build_graphs(spec)
+        tokenizer = _tokenizer(files, source.directory, spec)
         content = Content(
             spec=spec,
             graphs=graphs,
@@ -108,13 +116,16 @@ def export_checkpoint(
                 family.weight_map(spec), parameter_shapes(graphs.values()), source, family.ignored
             ),
             tokens=special_tokens(source, config, spec),
-            tokenizer=_tokenizer(files, source.directory, spec),
-            generation=generation_defaults(source, config),
+            tokenizer=tokenizer,
+            generation=generation_defaults(source, config, hears=family.speech is not None),
             source=files.source,
+            speech=None
+            if family.speech is None
+            else family.speech(spec, source, vocabulary(tokenizer)),
         )
         texts = compare_texts(content.tokenizer) if reads_texts and content.tokenizer else None
         reference = None
-        if validate:
+        if validate and family.speech is None:
             from .transformers_reference import run_transformers
 
             reference = partial(run_transformers, source)
@@ -126,7 +137,7 @@ class Content:
     """All that goes into a bundle; ``weights`` fill the graphs' parameters when they are written.
 
     ``generation`` are defaults by the names of transformers' GenerationConfig; ``source`` is where
-    it is from, for the manifest.
+    it is from, for the manifest; ``speech`` is of a model that hears.
     """
 
     spec: ModelSpec
@@ -136,16 +147,21 @@ class Content:
     tokenizer: TokenizerFile | None
     generation: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
+    speech: SpeechInfo | None = None
 
 
 def build_graphs(spec: ModelSpec) -> dict[str, ir.Model]:
     """The graphs of a bundle by name, none of their weights filled."""
     graphs = {}
+    if spec.log_mel is not None:
+        graphs["features"] = build_features(spec.log_mel)
     if spec.encoder is not None:
         graphs["encoder"] = build_encoder(spec, spec.encoder)
     if spec.decoder is not None:
         graphs["decoder"] = build_decoder(spec, spec.decoder)
         graphs["logsumexp"] = build_logsumexp(spec)
+        if spec.alignment_heads:
+            graphs["alignment"] = build_alignment(spec, spec.decoder)
     return graphs
 
 
@@ -189,6 +205,7 @@ def write_bundle(
         files=out.files(),
         generation=content.generation,
         source=content.source,
+        speech=content.speech,
     )
     manifest = replace(manifest, target_tokenizer=target)
     warn_of_unusable_options(manifest)

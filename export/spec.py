@@ -74,6 +74,46 @@ Positions = RelativeBias | LearnedPositions
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """A convolution over time of ``kernel`` inputs, every ``stride`` of them, and an activation.
+
+    ``padding`` zeros are put before and after the inputs.
+    """
+
+    outputs: int
+    kernel: int
+    stride: int
+    padding: int
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class ConvolutionStem:
+    """What an encoder has in place of a token embedding: features [B, channels, F] through
+    convolutions one after the other, the last of which gives the first layer's input.
+
+    Nothing of such a source is padding, so neither stack has a mask of it.
+    """
+
+    channels: int
+    convolutions: tuple[Convolution, ...]
+
+
+@dataclass(frozen=True)
+class LogMelSpec:
+    """Audio to a logarithmic mel spectrogram, as Whisper reads it.
+
+    ``sampling_rate`` is in Hz, ``fft_length`` and ``hop_length`` in samples. Source: Radford et
+    al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", section 2.2.
+    """
+
+    mel_bins: int
+    sampling_rate: int
+    fft_length: int
+    hop_length: int
+
+
+@dataclass(frozen=True)
 class StackSpec:
     """One side of the model: a stack of identical layers.
 
@@ -87,6 +127,7 @@ class StackSpec:
         embedding_scale: factor on this side's token embeddings; None: the model's.
         last_norm: the final norm, where it differs from the layers'; None: it does not.
         d_model, norm, norm_placement: this side's, where the two differ; None: the model's.
+        stem: what an encoder reads in place of tokens; None: tokens.
     """
 
     layers: int
@@ -105,6 +146,7 @@ class StackSpec:
     d_model: int | None = None
     norm: NormSpec | None = None
     norm_placement: NormPlacement | None = None
+    stem: ConvolutionStem | None = None
 
     @property
     def inner_dim(self) -> int:
@@ -133,6 +175,9 @@ class ModelSpec:
         source_vocab_size: tokens that the encoder reads, which may be others only where the
             tables are separate; None: ``vocab_size``.
         head_transform: a linear layer, this activation and a norm come before the head (BERT).
+        log_mel: how audio becomes the features that the encoder reads; None: it reads others.
+        alignment_heads: (layer, head) of the decoder's cross-attention that tell when a token was
+            said; empty: a bundle has no graph for them.
     """
 
     family: str
@@ -152,6 +197,8 @@ class ModelSpec:
     head_transform: Activation | None = None
     attention_bias: bool | None = None
     shared_positions: bool = False
+    log_mel: LogMelSpec | None = None
+    alignment_heads: tuple[tuple[int, int], ...] = ()
 
     @property
     def attention_has_bias(self) -> bool:

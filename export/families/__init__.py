@@ -19,6 +19,7 @@ from . import (
     plbart,
     roberta,
     t5,
+    whisper,
 )
 from .base import Config, Family
 
@@ -36,6 +37,7 @@ FAMILIES: tuple[Family[Any], ...] = (
     roberta.FAMILY,
     gpt2.FAMILY,
     encoder_decoder.FAMILY,
+    whisper.FAMILY,
 )
 _LOCAL = "its {} attends to parts of the source, and the graphs have whole attention"
 #: Known, and why they are not exported.
@@ -54,7 +56,6 @@ REFUSED = {
     "gptsan-japanese": "it is a decoder whose prompt is seen from both sides",
     "seamless_m4t": "its sources are speech as well as text",
     "speech_to_text": "its sources are speech",
-    "whisper": "its sources are speech",
     "xlnet": "its attention adds a term of query and distance (Transformer-XL's relative"
     " positions), and the graphs add biases that depend on the distance alone",
 }

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from seq2edge.runtime.bundle.speech_info import SpeechInfo
+
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..spec import Activation, ModelSpec
@@ -51,6 +53,8 @@ class Family(Generic[Spec]):
         flattened: config.json with what its nested configs say of the whole model.
         defaults: config values that the model's code assumes where config.json is silent.
         type_defaults: the same, for single model types.
+        speech: of a model that hears: spec, checkpoint and the tokenizer's tokens with their ids
+            to what the manifest says of sound, languages and times.
         facts: what docs/families.md says of each model type.
     """
 
@@ -64,6 +68,7 @@ class Family(Generic[Spec]):
     flattened: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     defaults: Mapping[str, Any] = field(default_factory=dict)
     type_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    speech: Callable[[ModelSpec, Checkpoint, Mapping[str, int]], SpeechInfo] | None = None
     doc: Mapping[str, FamilyDoc] = field(default_factory=dict)
 
 

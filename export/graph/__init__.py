@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from .build import OPSET, build_decoder, build_encoder, build_logsumexp
+from .build import (
+    OPSET,
+    build_alignment,
+    build_decoder,
+    build_encoder,
+    build_features,
+    build_logsumexp,
+)
 
-__all__ = ["OPSET", "build_decoder", "build_encoder", "build_logsumexp"]
+__all__ = [
+    "OPSET",
+    "build_alignment",
+    "build_decoder",
+    "build_encoder",
+    "build_features",
+    "build_logsumexp",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx_ir as ir
 from onnxscript import nn
@@ -15,6 +17,7 @@ from .layers import (
     Op,
     Table,
     activate,
+    attend,
     mask_per_query,
     merge_heads,
     split_heads,
@@ -26,21 +29,33 @@ from .stack import Stack
 class LayerInputs:
     """Inputs of one decoder layer besides the hidden states."""
 
-    mask: ir.Value  # [B, 1|H, Q, T], bool or additive
+    mask: ir.Value | None  # [B, 1|H, Q, T], bool or additive; None: tokens see those before them
     write_indices: ir.Value  # [B]
-    past: tuple[ir.Value, ir.Value]  # [B, H, T, Dh] each
+    past: tuple[ir.Value, ir.Value] | None  # [B, H, T, Dh] each; None: no cache
     cross: CrossInputs | None  # None: no cross-attention
 
 
 @dataclass
+class LayerOutputs:
+    """Outputs of one decoder layer besides the hidden states."""
+
+    present: tuple[ir.Value, ir.Value]  # [B, H, T, Dh] each
+    alignment: ir.Value | None = None  # [B, heads, Q, S], see CrossInputs.heads
+
+
+@dataclass
 class CrossInputs:
-    mask: ir.Value  # [B, 1, Q, S] bool
+    mask: ir.Value | None  # [B, 1, Q, S] bool; None: nothing of the source is padding
     key: ir.Value  # [B, H, S, Dh]
     value: ir.Value  # [B, H, S, Dh]
+    heads: tuple[int, ...] = ()  # those whose weights are an output
 
 
 class CachedSelfAttention(nn.Module):
-    """Writes the new tokens' keys and values into the cache, then reads the whole cache."""
+    """Writes the new tokens' keys and values into the cache, then reads the whole cache.
+
+    Without a cache the tokens are all there are.
+    """
 
     def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
@@ -53,9 +68,12 @@ class CachedSelfAttention(nn.Module):
         self, op: Op, x: ir.Value, inputs: LayerInputs
     ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
+        if inputs.past is None:
+            y = op.Attention(q, k, v, scale=1.0, is_causal=1)
+            return self.out(op, merge_heads(op, y, self.heads * self.head_dim)), (k, v)
         key = op.TensorScatter(inputs.past[0], k, inputs.write_indices, axis=2)
         value = op.TensorScatter(inputs.past[1], v, inputs.write_indices, axis=2)
-        y = op.Attention(q, key, value, inputs.mask, scale=1.0)
+        y = attend(op, q, key, value, inputs.mask)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim)), (key, value)
 
 
@@ -67,10 +85,20 @@ class CrossAttention(nn.Module):
         self.query = Linear(width, stack.inner_dim, spec.attention_has_bias)
         self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
-    def forward(self, op: Op, x: ir.Value, cross: CrossInputs) -> ir.Value:
+    def forward(self, op: Op, x: ir.Value, cross: CrossInputs) -> tuple[ir.Value, ir.Value | None]:
+        """The states, and the weights of ``cross.heads`` if there are any."""
         (q,) = split_heads(op, self.query(op, x), 1, self.heads, self.head_dim)
-        y = op.Attention(q, cross.key, cross.value, cross.mask, scale=1.0)
-        return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
+        y = attend(op, q, cross.key, cross.value, cross.mask)
+        y = self.out(op, merge_heads(op, y, self.heads * self.head_dim))
+        return y, self._weights(op, q, cross) if cross.heads else None
+
+    def _weights(self, op: Op, q: ir.Value, cross: CrossInputs) -> ir.Value:
+        """By primitives: not every runtime gives the weights of ``Attention``, and few are read."""
+        heads = op.Constant(value_ints=list(cross.heads))
+        query, key = op.Gather(q, heads, axis=1), op.Gather(cross.key, heads, axis=1)
+        scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
+        weights: ir.Value = op.Softmax(scores, axis=-1)
+        return weights
 
 
 class DecoderLayer(nn.Module):
@@ -86,22 +114,24 @@ class DecoderLayer(nn.Module):
         self.ffn = FeedForward(spec, stack)
         self.ffn_norm = Norm(width, norm)
 
-    def forward(
-        self, op: Op, x: ir.Value, inputs: LayerInputs
-    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
+    def forward(self, op: Op, x: ir.Value, inputs: LayerInputs) -> tuple[ir.Value, LayerOutputs]:
+        weights = None
         if self.pre_norm:
             y, present = self.self_attention(op, self.self_attention_norm(op, x), inputs)
             x = op.Add(x, y)
             if inputs.cross is not None:
                 normed = self.cross_attention_norm(op, x)
-                x = op.Add(x, self.cross_attention(op, normed, inputs.cross))
-            return op.Add(x, self.ffn(op, self.ffn_norm(op, x))), present
+                y, weights = self.cross_attention(op, normed, inputs.cross)
+                x = op.Add(x, y)
+            x = op.Add(x, self.ffn(op, self.ffn_norm(op, x)))
+            return x, LayerOutputs(present, weights)
         y, present = self.self_attention(op, x, inputs)
         x = self.self_attention_norm(op, op.Add(x, y))
         if inputs.cross is not None:
-            y = self.cross_attention(op, x, inputs.cross)
+            y, weights = self.cross_attention(op, x, inputs.cross)
             x = self.cross_attention_norm(op, op.Add(x, y))
-        return self.ffn_norm(op, op.Add(x, self.ffn(op, x))), present
+        x = self.ffn_norm(op, op.Add(x, self.ffn(op, x)))
+        return x, LayerOutputs(present, weights)
 
 
 class HeadTransform(nn.Module):
@@ -155,7 +185,7 @@ class TiedLmHead(nn.Module):
 class StepInputs:
     """Graph inputs of the tree step; the names are those of docs/design.md.
 
-    ``cross`` is empty without an encoder.
+    ``cross`` is empty without an encoder, and ``past`` where there is no cache.
     """
 
     input_ids: ir.Value
@@ -172,33 +202,46 @@ class DecoderStack(Stack):
     def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         layers: list[nn.Module] = [DecoderLayer(spec, stack) for _ in range(stack.layers)]
         super().__init__(spec, stack, layers, bidirectional=False)
+        self.masked = spec.encoder is None or spec.encoder.stem is None
 
     def forward(
-        self, op: Op, x: ir.Value, inputs: StepInputs, added: ir.Value | None
-    ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
-        masks = self.masks(
-            op, inputs.position_ids, inputs.cache_position_ids, inputs.attention_mask
-        )
-        cross: list[CrossInputs | None] = [None] * len(masks)
-        if inputs.cross:
+        self,
+        op: Op,
+        x: ir.Value,
+        inputs: StepInputs,
+        added: ir.Value | None,
+        aligned: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+    ) -> tuple[ir.Value, list[LayerOutputs]]:
+        """``aligned``: by layer, the heads of cross-attention whose weights are wanted."""
+        masks: list[ir.Value | None] = [None] * len(self.layers)
+        if inputs.past:
+            masks = list(
+                self.masks(
+                    op, inputs.position_ids, inputs.cache_position_ids, inputs.attention_mask
+                )
+            )
+        source_mask = None
+        if inputs.cross and self.masked:
             source_mask = mask_per_query(op, inputs.encoder_attention_mask, inputs.input_ids)
-            cross = [CrossInputs(source_mask, key, value) for key, value in inputs.cross]
         x = self.embed(op, x, inputs.position_ids, added)
-        present = []
+        outputs = []
         for index, layer in enumerate(self.layers):
+            cross = None
+            if inputs.cross:
+                cross = CrossInputs(source_mask, *inputs.cross[index], aligned.get(index, ()))
             layer_inputs = LayerInputs(
                 mask=masks[index],
                 write_indices=inputs.write_indices,
-                past=inputs.past[index],
-                cross=cross[index],
+                past=inputs.past[index] if inputs.past else None,
+                cross=cross,
             )
             x, written = layer(op, x, layer_inputs)
-            present.append(written)
-        return self.finish(op, x), present
+            outputs.append(written)
+        return self.finish(op, x), outputs
 
 
-class DecoderGraph(nn.Module):
-    """One tree step: gives ``next_token_ids`` [B, Q], ``logits`` [B, Q, V] and the new cache."""
+class DecoderLogits(nn.Module):
+    """Tokens to logits: what the graphs that run the decoder have in common."""
 
     def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
@@ -217,16 +260,28 @@ class DecoderGraph(nn.Module):
         )
         self.lm_head = TiedLmHead(spec, width) if spec.tied_lm_head else LmHead(spec, width)
 
-    def forward(
-        self, op: Op, inputs: StepInputs
-    ) -> tuple[ir.Value, ir.Value, list[tuple[ir.Value, ir.Value]]]:
+    def logits(
+        self, op: Op, inputs: StepInputs, aligned: Mapping[int, tuple[int, ...]]
+    ) -> tuple[ir.Value, list[LayerOutputs]]:
+        """[B, Q, V], and what the layers give; see :meth:`DecoderStack.forward`."""
         spec = self.spec
         table = self.decoder_embedding if spec.separate_decoder_embedding else self.embedding
         added = None if self.positions is None else self.positions(op, inputs.position_ids)
-        x, present = self.decoder(op, table(op, inputs.input_ids), inputs, added)
+        x, outputs = self.decoder(op, table(op, inputs.input_ids), inputs, added, aligned)
         if self.head_transform is not None:
             x = self.head_transform(op, x)
         if spec.logits_scale != 1.0:
             x = op.Mul(x, op.CastLike(spec.logits_scale, x))
         logits = self.lm_head(op, x, table.weight) if spec.tied_lm_head else self.lm_head(op, x)
-        return op.ArgMax(logits, axis=-1, keepdims=0), logits, present
+        return logits, outputs
+
+
+class DecoderGraph(DecoderLogits):
+    """One tree step: gives ``next_token_ids`` [B, Q], ``logits`` [B, Q, V] and the new cache."""
+
+    def forward(
+        self, op: Op, inputs: StepInputs
+    ) -> tuple[ir.Value, ir.Value, list[tuple[ir.Value, ir.Value]]]:
+        logits, outputs = self.logits(op, inputs, {})
+        next_token_ids = op.ArgMax(logits, axis=-1, keepdims=0)
+        return next_token_ids, logits, [layer.present for layer in outputs]

@@ -12,11 +12,13 @@ from .layers import (
     Norm,
     Op,
     Table,
+    attend,
     mask_per_query,
     merge_heads,
     split_heads,
 )
 from .stack import Stack
+from .stem import Stem
 
 
 class SelfAttention(nn.Module):
@@ -27,9 +29,9 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * stack.inner_dim, spec.attention_has_bias)
         self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
-    def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
+    def forward(self, op: Op, x: ir.Value, mask: ir.Value | None) -> ir.Value:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
-        y = op.Attention(q, k, v, mask, scale=1.0)
+        y = attend(op, q, k, v, mask)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
 
 
@@ -43,7 +45,7 @@ class EncoderLayer(nn.Module):
         self.ffn = FeedForward(spec, stack)
         self.ffn_norm = Norm(width, norm)
 
-    def forward(self, op: Op, x: ir.Value, mask: ir.Value) -> ir.Value:
+    def forward(self, op: Op, x: ir.Value, mask: ir.Value | None) -> ir.Value:
         if self.pre_norm:
             x = op.Add(x, self.self_attention(op, self.self_attention_norm(op, x), mask))
             return op.Add(x, self.ffn(op, self.ffn_norm(op, x)))
@@ -61,11 +63,13 @@ class EncoderStack(Stack):
         op: Op,
         x: ir.Value,
         position: ir.Value,
-        mask: ir.Value,
+        mask: ir.Value | None,
         added: ir.Value | None,
     ) -> ir.Value:
-        """Token embeddings [B, S, D] at positions [1, S] to states; see :meth:`.Stack.embed`."""
-        masks = self.masks(op, position, position, mask)
+        """Embeddings [B, S, D] at positions [1, S] to states; see :meth:`.Stack.embed`."""
+        masks: list[ir.Value | None] = [None] * len(self.layers)
+        if mask is not None:
+            masks = list(self.masks(op, position, position, mask))
         x = self.embed(op, x, position, added)
         for layer, layer_mask in zip(self.layers, masks, strict=True):
             x = layer(op, x, layer_mask)
@@ -87,12 +91,16 @@ class CrossProjection(nn.Module):
 class EncoderGraph(nn.Module):
     """``input_ids`` [B, S] and a bool mask [B, 1, 1, S] to L pairs [B, H, S, Dh].
 
-    Without a decoder to the last hidden states [B, S, D].
+    With a stem, features [B, C, F] and no mask. Without a decoder to the last hidden states
+    [B, S, D].
     """
 
     def __init__(self, spec: ModelSpec, stack: StackSpec) -> None:
         super().__init__()
-        self.embedding = Table(spec.source_rows, spec.width(stack))
+        if stack.stem is None:
+            self.embedding = Table(spec.source_rows, spec.width(stack))
+        else:
+            self.stem = Stem(stack.stem)
         rows = spec.shared_position_rows
         self.positions = Table(rows, spec.width(stack)) if rows else None
         self.encoder = EncoderStack(spec, stack)
@@ -105,12 +113,13 @@ class EncoderGraph(nn.Module):
             )
         )
 
-    def forward(self, op: Op, input_ids: ir.Value, mask: ir.Value) -> list[ir.Value]:
-        x = self.embedding(op, input_ids)
-        length = op.Squeeze(op.Shape(input_ids, start=1, end=2), [0])
+    def forward(self, op: Op, source: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
+        """``mask`` None: ``source`` are the features that a stem reads."""
+        x = self.stem(op, source) if mask is None else self.embedding(op, source)
+        length = op.Squeeze(op.Shape(x if mask is None else source, start=1, end=2), [0])
         position = op.Unsqueeze(op.Range(0, length, 1), [0])  # [1, S]
-        if self.encoder.bias is None:
-            mask = mask_per_query(op, mask, input_ids)
+        if mask is not None and self.encoder.bias is None:
+            mask = mask_per_query(op, mask, source)
         added = None if self.positions is None else self.positions(op, position)
         states = self.encoder(op, x, position, mask, added)
         if self.cross is None:

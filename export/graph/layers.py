@@ -112,6 +112,16 @@ def split_heads(op: Op, x: ir.Value, parts: int, heads: int, head_dim: int) -> l
     return list(op.Split(x, axis=1, num_outputs=parts, _outputs=parts))
 
 
+def attend(op: Op, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None) -> ir.Value:
+    """Attention of queries [B, H, Q, Dh] to all keys that ``mask`` shows; None: to all.
+
+    The queries are scaled by their weights.
+    """
+    masks = [] if mask is None else [mask]
+    y: ir.Value = op.Attention(q, k, v, *masks, scale=1.0)
+    return y
+
+
 def merge_heads(op: Op, x: ir.Value, inner_dim: int) -> ir.Value:
     """[B, H, Q, Dh] -> [B, Q, H*Dh]."""
     return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), [0, 0, inner_dim])

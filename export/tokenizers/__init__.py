@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .files import TokenizerFile, find_tokenizer, tokenizer_at
+from .files import TokenizerFile, find_tokenizer, tokenizer_at, vocabulary
 
-__all__ = ["TokenizerFile", "find_tokenizer", "tokenizer_at"]
+__all__ = ["TokenizerFile", "find_tokenizer", "tokenizer_at", "vocabulary"]

@@ -43,6 +43,7 @@ _CLASSES = {
     "roberta": "RobertaTokenizer",
     "t5": "T5Tokenizer",
     "umt5": "T5Tokenizer",
+    "whisper": "WhisperTokenizer",
 }
 
 
@@ -99,6 +100,14 @@ def find_tokenizer(directory: Path) -> TokenizerFile | None:
     clean_up_spaces(built.tokenizer, kind, settings)
     data, size = _written(built.tokenizer)
     return TokenizerFile(info, data, built.size or size, directory, target)
+
+
+def vocabulary(tokenizer: TokenizerFile | None) -> dict[str, int]:
+    """Tokens and their ids, added ones as well; {} without a tokenizer.json."""
+    if tokenizer is None or tokenizer.data is None:
+        return {}
+    ids: dict[str, int] = Tokenizer.from_str(tokenizer.data.decode()).get_vocab(True)
+    return ids
 
 
 def _written(tokenizer: Tokenizer) -> tuple[bytes, int]:

@@ -55,6 +55,11 @@ def load_backend(
             f"{bundle.directory} holds only one of encoder and decoder, which runs with"
             " onnxruntime; leave out --backend"
         )
+    if bundle.manifest.speech is not None and (backend != "onnxruntime" or device == "cuda"):
+        raise BackendError(
+            f"{bundle.directory} hears speech, which runs with onnxruntime on the CPU; leave out"
+            " --backend and --device"
+        )
     if backend in _TENSORRT:
         from .tensorrt.execution.load import load_tensorrt
 

@@ -23,8 +23,9 @@ from .limits import Limits
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-#: Arrays of a batch of sources by name, e.g. ``input_ids`` [B, S] int64 and ``attention_mask``
-#: [B, S] bool (False is padding).
+#: Arrays of a batch of sources by name: ``input_ids`` [B, S] int64 and ``attention_mask`` [B, S]
+#: bool (False is padding), or ``input_features`` [B, mels, frames] float32, of which nothing is
+#: padding.
 EncoderInputs = Mapping[str, NDArray[Any]]
 
 
@@ -245,6 +246,26 @@ class Backend(Protocol):
 
         Raises:
             BackendError: the run failed, or the backend was closed.
+        """
+        ...
+
+    def run_graph(
+        self,
+        name: str,
+        inputs: Mapping[str, NDArray[Any]],
+        encoded: EncoderOutput | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run another of the bundle's graphs, ``features`` or ``alignment``; all outputs by name.
+
+        It is opened when it is first run, so a bundle costs nothing for the graphs that are not.
+
+        Args:
+            name: the graph's name in the manifest.
+            inputs: arrays by the graph's input names.
+            encoded: gives the inputs that are outputs of the encoder.
+
+        Raises:
+            BackendError: there is no such graph, an input is missing, or the run failed.
         """
         ...
 

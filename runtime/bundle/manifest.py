@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import BundleError
 from .json_schema import FieldReader
+from .speech_info import SpeechInfo, read_speech
 from .tokenizer_info import TokenizerInfo, read_tokenizer
 
 MANIFEST_NAME = "seq2edge.json"
@@ -159,6 +160,8 @@ class Manifest:
     parameter_count: int = 0
     #: Where outputs have other tokens than sources; None: ``tokenizer`` is for both.
     target_tokenizer: TokenizerInfo | None = None
+    #: Of a bundle whose sources are speech.
+    speech: SpeechInfo | None = None
 
     def __repr__(self) -> str:
         done = self.quantization
@@ -209,6 +212,8 @@ class Manifest:
         values = asdict(self)
         if not self.source:
             del values["source"]
+        if self.speech is None:
+            del values["speech"]
         return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -304,6 +309,7 @@ def _manifest(r: FieldReader, raw: dict[str, Any]) -> Manifest:
         source=r.table(raw, "source") if "source" in raw else {},
         cache=cache,
         parameter_count=r.number(raw, "parameter_count", ""),
+        speech=None if raw.get("speech") is None else read_speech(r, raw),
     )
 
 

@@ -18,6 +18,7 @@ from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask, SlotCache, Step
+from .graphs import OtherGraphs
 from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
 #: Up to so many bytes of weights per step, one thread is the default: a step of 2.9 MB took
@@ -75,18 +76,23 @@ class OrtBackend:
         if "logsumexp" in graphs:
             # One thread: a pool of its own would compete with the decoder's.
             self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)
+        self._others = OtherGraphs(ort, bundle, num_threads)
         self.capabilities = Capabilities(computes_logsumexp=self._logsumexp is not None)
         give_back_memory()
 
     def encode(self, inputs: EncoderInputs) -> OrtEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
-        mask = np.ascontiguousarray(inputs["attention_mask"], np.bool_)[:, None, None, :]
         if self._closed:
             raise BackendError("the model was closed; load it again")
+        arrays = dict(inputs)
+        mask = None
+        if "attention_mask" in inputs:
+            mask = np.ascontiguousarray(inputs["attention_mask"], np.bool_)[:, None, None, :]
+            arrays["encoder_attention_mask"] = mask
+        batch_size = len(next(iter(inputs.values())))
         if self._encoder is None:
-            return OrtEncoderOutput(mask, {}, self._value)
+            return OrtEncoderOutput(batch_size, mask, {}, self._value)
         binding = self._encoder.io_binding()
-        arrays = {**inputs, "encoder_attention_mask": mask}
         for spec in self._graphs["encoder"].inputs:
             arrays[spec.name] = np.ascontiguousarray(arrays[spec.name], spec.dtype)
             _bind(binding.bind_input, spec.name, arrays[spec.name])
@@ -98,7 +104,7 @@ class OrtBackend:
         except Exception as error:  # the bindings raise several unrelated classes
             raise run_error("encoder", error) from None
         outputs = dict(zip(names, binding.get_outputs(), strict=True))
-        return OrtEncoderOutput(mask, outputs, self._value)
+        return OrtEncoderOutput(batch_size, mask, outputs, self._value)
 
     def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> OrtSlots:
         """See :class:`seq2edge.runtime.backends.base.SlotBackend`."""
@@ -107,8 +113,22 @@ class OrtBackend:
         info = self._graphs["decoder"]
         return OrtSlots(self._decoder, self._logsumexp, info, encoded, max_cache_len)
 
+    def run_graph(
+        self,
+        name: str,
+        inputs: Mapping[str, NDArray[Any]],
+        encoded: EncoderOutput | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """See :class:`seq2edge.runtime.backends.base.Backend`."""
+        if encoded is None:
+            return self._others.run(name, inputs)
+        if not isinstance(encoded, OrtEncoderOutput):
+            raise TypeError("the sources were encoded by another backend")
+        return self._others.run(name, inputs, encoded.bind_one)
+
     def close(self) -> None:
         """Let go of the sessions and their memory."""
+        self._others.close()
         self._encoder = self._decoder = self._logsumexp = None
         self._closed = True
 
@@ -116,17 +136,16 @@ class OrtBackend:
 class OrtEncoderOutput:
     """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S].
 
-    Without an encoder there are none.
+    Without an encoder there are no outputs; ``mask`` None: nothing of the sources is padding.
     """
 
-    def __init__(self, mask: Mask, outputs: Mapping[str, Any], value: Any) -> None:
+    def __init__(
+        self, batch_size: int, mask: Mask | None, outputs: Mapping[str, Any], value: Any
+    ) -> None:
+        self.batch_size = batch_size
         self.mask = mask
         self._outputs = outputs
         self._value = value  # onnxruntime's OrtValue class, imported only by the engine
-
-    @property
-    def batch_size(self) -> int:
-        return int(self.mask.shape[0])
 
     def numpy(self, name: str) -> NDArray[Any]:
         """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh]."""
@@ -139,12 +158,23 @@ class OrtEncoderOutput:
             name: self._value.ortvalue_from_numpy(np.ascontiguousarray(self.numpy(name)[rows]))
             for name in self._outputs
         }
-        return OrtEncoderOutput(np.ascontiguousarray(self.mask[rows]), outputs, self._value)
+        mask = None if self.mask is None else np.ascontiguousarray(self.mask[rows])
+        return OrtEncoderOutput(len(rows), mask, outputs, self._value)
 
     def bind(self, binding: Any) -> None:
         """Make the outputs inputs of a decoder step."""
         for name, value in self._outputs.items():
             binding.bind_ortvalue_input(name, value)
+
+    def bind_one(self, binding: Any, name: str) -> None:
+        """Make one output an input of another graph.
+
+        Raises:
+            BackendError: the encoder gives no such output.
+        """
+        if name not in self._outputs:
+            raise BackendError(f"the encoder does not give {name}, which the graph reads")
+        binding.bind_ortvalue_input(name, self._outputs[name])
 
 
 class OrtSlots(SlotCache):
@@ -204,7 +234,7 @@ class OrtSlots(SlotCache):
             "encoder_attention_mask": self._source.mask,
         }
         for name, array in inputs.items():
-            if name in self._inputs:
+            if name in self._inputs and array is not None:
                 _bind(binding.bind_input, name, array)
         self._source.bind(binding)
         for name, array in self._cache.items():

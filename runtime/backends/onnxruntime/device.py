@@ -17,7 +17,7 @@ run must be repeatable. The encoder is not captured: it runs once per call.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,15 @@ class OrtDeviceBackend:
             raise TypeError("the sources were encoded by another backend")
         with self._context.working("decoder"):
             return DeviceSlots(self._context, encoded, max_cache_len)
+
+    def run_graph(
+        self,
+        name: str,
+        inputs: Mapping[str, NDArray[Any]],  # noqa: ARG002
+        encoded: EncoderOutput | None = None,  # noqa: ARG002
+    ) -> dict[str, NDArray[Any]]:
+        """See :class:`seq2edge.runtime.backends.base.Backend`."""
+        raise BackendError(f"the graph {name!r} runs only with onnxruntime on the CPU")
 
     def close(self) -> None:
         """Let go of the sessions, their graphs and what is kept for later calls."""

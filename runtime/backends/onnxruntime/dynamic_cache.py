@@ -91,6 +91,15 @@ class OrtConcatBackend:
         _, decoder, prompt = self._opened()
         return OrtRows(decoder, prompt, encoded, self._value)
 
+    def run_graph(
+        self,
+        name: str,
+        inputs: Mapping[str, NDArray[Any]],  # noqa: ARG002
+        encoded: EncoderOutput | None = None,  # noqa: ARG002
+    ) -> dict[str, NDArray[Any]]:
+        """See :class:`seq2edge.runtime.backends.base.Backend`; others' graphs are only these."""
+        raise BackendError(f"graphs of another maker come without a graph {name!r}")
+
     def close(self) -> None:
         """Let go of the sessions and their memory."""
         self._graphs = None

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ....bundle.manifest import GraphInfo, TensorSpec
 from ....bundle.reader import Bundle
 from ....errors import BackendError
@@ -137,6 +139,15 @@ class TensorRTBackend:
         if not isinstance(encoded, TensorRTEncoderOutput):
             raise TypeError("the sources were encoded by another backend")
         return TensorRTSlots(self._shared, encoded)
+
+    def run_graph(
+        self,
+        name: str,
+        inputs: Mapping[str, NDArray[Any]],  # noqa: ARG002
+        encoded: EncoderOutput | None = None,  # noqa: ARG002
+    ) -> dict[str, NDArray[Any]]:
+        """See :class:`seq2edge.runtime.backends.base.Backend`."""
+        raise BackendError(f"the graph {name!r} runs only with onnxruntime on the CPU")
 
     def close(self) -> None:
         """Let go of the engines and of the device's memory, once a run that is on has ended."""
