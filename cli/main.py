@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from . import (
     bench,
@@ -52,11 +52,17 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
 }
 
 
+#: What must clean up as Ctrl-C does: a service manager's, a lost terminal's, and Ctrl-\\.
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = parse(arguments)
     warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _terminate)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         code = command(options)
@@ -121,8 +127,18 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _fail(message: str) -> int:
-    print(f"seq2edge: error: {' '.join(message.split())}", file=sys.stderr)
+    _say(f"error: {' '.join(message.split())}")
     return 2
+
+
+def _say(message: str) -> None:
+    """To standard error; nowhere if that was closed or is full: results only go to stdout."""
+    if sys.stderr is None:
+        return
+    try:
+        print(f"seq2edge: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        _to_nowhere(sys.stderr)
 
 
 def _drop_broken_output() -> None:
@@ -132,15 +148,18 @@ def _drop_broken_output() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nowhere(sys.stdout)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"seq2edge: warning: {message}", file=sys.stderr)
+    _say(f"warning: {message}")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    # A service manager's SIGTERM must clean up as Ctrl-C does.
     raise KeyboardInterrupt
 
 

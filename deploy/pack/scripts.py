@@ -60,7 +60,7 @@ END
   fail "no virtual environment was made (on Debian and Ubuntu: apt-get install python3-venv)"
 venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps $index \
   --find-links wheels -r requirements.txt
-venv/bin/seq2edge doctor --bundle bundle --program "$PWD/run.sh" ||
+venv/bin/python -m seq2edge.cli.main doctor --bundle bundle --program "$PWD/run.sh" ||
   echo "install.sh: see above what is missing" >&2
 @BUILD@echo "ready: $PWD/run.sh 'a text'"
 """
@@ -83,7 +83,7 @@ _BUILD_CASE = """\
 """
 _BUILD = """\
 if $build; then
-  venv/bin/seq2edge build bundle --backend @ENGINE@ "$@"
+  venv/bin/python -m seq2edge.cli.main build bundle --backend @ENGINE@ "$@"
 fi
 """
 _TENSORRT_CHECK = """\
@@ -93,8 +93,9 @@ _TENSORRT_CHECK = """\
 
 _RUN = """#!/bin/sh
 # Text in, text out: ./run.sh "a text"; ./run.sh --help tells the rest.
+# Not venv/bin/seq2edge: what pip writes there cannot be in a path with quotes in it.
 here=$(dirname "$(readlink -f "$0")")
-exec "$here/venv/bin/seq2edge" run @OPTIONS@"$here/bundle" "$@"
+exec "$here/venv/bin/python" -m seq2edge.cli.main run @OPTIONS@"$here/bundle" "$@"
 """
 
 _UNIT = """\

@@ -21,7 +21,7 @@ import socketserver
 import threading
 from pathlib import Path
 
-from seq2edge.runtime import InputError, Seq2EdgeError, Seq2SeqModel
+from seq2edge.runtime import InputError, OutputExistsError, Seq2EdgeError, Seq2SeqModel
 
 #: Bytes of the longest line; what is longer ends the connection.
 _LONGEST_LINE = 1 << 20
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--device", help="default: the engine's own")
     options = parser.parse_args()
     try:
+        make_room(options.socket)
         model = Seq2SeqModel.load(options.bundle, backend=options.backend, device=options.device)
     except Seq2EdgeError as error:
         raise SystemExit(f"serve.py: error: {error}") from None
@@ -54,7 +55,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path, model: Seq2SeqModel) -> None:
         self._model = model
         self._one_at_a_time = threading.Lock()
-        path.unlink(missing_ok=True)  # of a run that was killed
+        make_room(path)
         super().__init__(os.fspath(path), _Connection)
         path.chmod(0o666)
 
@@ -75,6 +76,25 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             "finish_reason": generation.finish_reason,
         }
         return answer if generation.score is None else {**answer, "score": generation.score}
+
+
+def make_room(path: Path) -> None:
+    """Remove the socket of a run that was killed, and nothing else.
+
+    Raises:
+        OutputExistsError: another file, or a service that answers.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_socket():
+        raise OutputExistsError(f"{path} is not a socket; choose another name")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OutputExistsError(f"{path} is the socket of a service that is running; choose another")
 
 
 class _Connection(socketserver.StreamRequestHandler):

@@ -123,7 +123,6 @@ def write_triton_model(
         template = Path(__file__).with_name("model.py")
         shutil.copyfile(template, version / "model.py")
         _copy(bundle, version / _BUNDLE, progress)
-        _flush(version)
         out.publish()
     return destination
 
@@ -198,13 +197,3 @@ def _copy(bundle: Bundle, folder: Path, progress: CountProgress | None) -> None:
         done += path.stat().st_size
         if progress is not None:
             progress(min(done, total), total)
-
-
-def _flush(folder: Path) -> None:
-    """To disk, files and folders alike: publishing flushes only the topmost."""
-    for path in (folder, *folder.rglob("*")):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from ..errors import OutputError, OutputExistsError
+from ..errors import OutputError, OutputExistsError, Seq2EdgeError
+from .hidden_output import Claim, hidden_beside, put_back
 
 
 class OutputFolder:
@@ -41,16 +40,23 @@ class OutputFolder:
         self.destination = Path(path)
         self._allowed = overwrite, marker, kind
         check_folder(self.destination, *self._allowed)
-        self.directory = _sibling(self.destination, "partial")
-        self._replaced = _sibling(self.destination, "old")
+        self.directory = hidden_beside(self.destination, "partial")
+        self._claim: Claim | None = None
         parent = self.directory.parent
         self._new_parents = [p for p in (parent, *parent.parents) if not p.exists()]
 
     def __enter__(self) -> OutputFolder:
         try:
-            self.directory.mkdir(parents=True)
-        except OSError as error:
-            raise write_error(self.destination, error) from None
+            if not self.directory.parent.exists():
+                self.directory.parent.mkdir(parents=True, exist_ok=True)
+            self._claim = Claim(self.directory, folder=True)
+            put_back(self.destination)
+            check_folder(self.destination, *self._allowed)
+        except BaseException as error:
+            self._remove()
+            if isinstance(error, OSError) and not isinstance(error, Seq2EdgeError):
+                raise write_error(self.destination, error) from None
+            raise
         return self
 
     def __exit__(
@@ -59,31 +65,28 @@ class OutputFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
-        for folder in self._new_parents:
-            with suppress(OSError):  # not empty: another program uses it by now
-                folder.rmdir()
+        self._remove()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise write_error(self.destination, error) from None
 
+    def _remove(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+        for folder in self._new_parents:
+            with suppress(OSError):  # not empty: another program uses it by now
+                folder.rmdir()
+
     def publish(self) -> None:
         """Flush everything to disk and put the folder in its place."""
-        for file in self.directory.iterdir():
-            _fsync(file)
-        _fsync(self.directory)
+        if self._claim is None:
+            raise AssertionError("published outside its block")
+        for path in (*self.directory.rglob("*"), self.directory):
+            _fsync(path)
         # Again: something may have appeared there since.
         check_folder(self.destination, *self._allowed)
-        try:
-            if self.destination.exists():
-                self.destination.rename(self._replaced)
-            self.directory.rename(self.destination)
-        except BaseException:
-            if self._replaced.exists() and not self.destination.exists():
-                self._replaced.rename(self.destination)
-            raise
+        self._claim.publish(self.destination)
         self._new_parents.clear()
         _fsync(self.destination.resolve().parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
 
 
 def check_folder(path: Path, overwrite: bool, marker: str, kind: str) -> None:
@@ -159,27 +162,27 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = path.absolute().with_name(f".seq2edge-{secrets.token_hex(8)}.partial")
+    claim = None
     try:
-        with partial.open("xb") as file:
+        claim = Claim(hidden_beside(path, "partial"), folder=False)
+        with open(claim.descriptor, "wb", closefd=False) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        claim.publish(path)
     except OSError as error:
+        if isinstance(error, Seq2EdgeError):
+            raise
         raise write_error(path, error) from None
     finally:
-        partial.unlink(missing_ok=True)
+        if claim is not None:
+            claim.release()
 
 
 def write_error(path: Path, error: OSError) -> OutputError:
     """The one-line error for a failed write of ``path``."""
     reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
     return OutputError(f"cannot write {path}: {reason}; nothing was left behind")
-
-
-def _sibling(path: Path, ending: str) -> Path:
-    return path.resolve().parent / f".{path.name}.{secrets.token_hex(4)}.{ending}"
 
 
 def _fsync(path: Path) -> None:

@@ -135,7 +135,8 @@ def call(
     """Runs a command line in this process, which has imported what it needs."""
     from seq2edge.cli.main import main
 
-    handler = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def run(*arguments: object) -> Done:
@@ -143,7 +144,8 @@ def call(
         return Done(main([str(argument) for argument in arguments]), *capsys.readouterr())
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,23 @@ def test_numbers_that_must_be_positive(
     assert result.returncode == 2
     assert f"'{value}' is not a positive integer" in result.stderr.decode()
     assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "shown"),
+    [("<&-", "cannot read -: standard input is closed"), ("2>&-", ""), ("2>/dev/full", "")],
+)
+def test_a_closed_stream_keeps_the_exit_code(
+    streams: str, shown: str, program: list[str], environment: dict[str, str], byte_bundle: Path
+) -> None:
+    """Fault: a traceback without stdin, the error on stdout or another exit code without stderr."""
+    command = [*program, "run", byte_bundle, *(["--input", "-"] if "<" in streams else [" "])]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (f"seq2edge: error: {shown}\n" if shown else "")

@@ -1,4 +1,7 @@
-"""Ctrl-C, or a service manager's SIGTERM, in the middle of an export leaves nothing."""
+"""Ctrl-C in the middle of an export leaves nothing.
+
+Nor do a service manager's SIGTERM, the SIGHUP of a lost terminal, and SIGQUIT.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,11 @@ def wait_for_weights(process: subprocess.Popen[bytes], folder: Path) -> None:
     raise AssertionError(f"no partial output was seen: {process.communicate(timeout=10)}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT],
+    ids=lambda number: number.name,
+)
 def test_interrupted_export_leaves_nothing(
     number: signal.Signals,
     large_checkpoint: Path,
@@ -61,3 +68,16 @@ def test_interrupted_export_leaves_nothing(
     assert stdout == b""
     assert process.returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nohup_stays_in_force(environment: dict[str, str], program: list[str]) -> None:
+    code = (
+        "import os, signal, sys; from seq2edge.cli import main;"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "main.main(['inspect', 'none']);"
+        "os.kill(os.getpid(), signal.SIGHUP); print('alive')"
+    )
+    done = subprocess.run(
+        [*program[:1], "-c", code], env=environment, capture_output=True, check=True
+    )
+    assert done.stdout == b"alive\n"

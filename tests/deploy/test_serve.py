@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from seq2edge.deploy.serve import server as serve
-from seq2edge.runtime import Bundle, Generation
+from seq2edge.runtime import Bundle, Generation, OutputExistsError
 
 from .conftest import WORDS
 
@@ -29,7 +29,8 @@ def address(demo: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The socket of a service that has told its manager that it is ready."""
     folder = tmp_path_factory.mktemp("run")
     path = folder / "socket"
-    path.touch()  # as a run that was killed leaves it
+    with socket.socket(socket.AF_UNIX) as killed:  # as a run that was killed leaves it
+        killed.bind(os.fspath(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(os.fspath(folder / "notify"))
         manager.settimeout(60)
@@ -121,3 +122,15 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == f"serve.py: error: no such bundle: {tmp_path / 'missing'}\n"
+
+
+def test_only_a_socket_that_nobody_answers_is_replaced(address: Path, tmp_path: Path) -> None:
+    """Fault: whatever lay at the socket's path was deleted."""
+    file = tmp_path / "precious"
+    file.write_text("precious")
+    with pytest.raises(OutputExistsError, match="precious is not a socket"):
+        serve.make_room(file)
+    assert file.read_text() == "precious"
+    with pytest.raises(OutputExistsError, match="a service that is running"):
+        serve.make_room(address)
+    assert address.is_socket()

@@ -25,11 +25,30 @@ MINIMUM_VERSION = {24: (1, 25)}
 
 
 def import_onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        BackendError: it is not installed, or cannot be imported.
+        KeyboardInterrupt: also where its bindings have made an ImportError of it.
+    """
     try:
         import onnxruntime
-    except ImportError:
-        raise BackendError("onnxruntime is not installed: pip install onnxruntime") from None
+    except ModuleNotFoundError as error:
+        if _was_interrupted(error):
+            raise KeyboardInterrupt from None
+        raise BackendError(f"{error.name} is not installed: pip install onnxruntime") from None
+    except ImportError as error:
+        if _was_interrupted(error):
+            raise KeyboardInterrupt from None
+        raise BackendError(f"onnxruntime cannot be imported: {error}") from None
     return onnxruntime
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of Ctrl-C: what is imported may catch that and raise its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def check_version(installed: str, manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from seq2edge.runtime import Bundle, Manifest, OutputError, OutputExistsError
+from seq2edge.runtime.bundle import hidden_output
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME
 from seq2edge.runtime.bundle.reader import BundleWriter
 
@@ -181,7 +183,13 @@ def test_disk_that_is_full_at_the_manifest_keeps_the_old_bundle(old: Path, sourc
 def test_failed_rename_puts_the_old_bundle_back(
     error: BaseException, old: Path, source: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a file system that cannot exchange two paths."""
     rename = Path.rename
+
+    def cannot(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(hidden_output, "exchange", cannot)
 
     def fail_for_the_new_one(self: Path, target: Path) -> Path:
         if self.suffix == ".partial":
