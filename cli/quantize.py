@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scheme",
         required=True,
         metavar="NAME",
-        help="fp16, bf16, int8, int8-dynamic, int8-qdq or int4",
+        help="fp32 (lowering alone), fp16, bf16, int8, int8-dynamic, int8-qdq or int4",
     )
     parser.add_argument(
         "--target",
@@ -97,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoding(parser)
     add_max_drop(parser)
     add_force(parser)
+    parser.add_argument(
+        "--lowering",
+        action=argparse.BooleanOptionalAction,
+        help="for the CPU: write the decoder also in the form that onnxruntime 1.32 or newer runs"
+        " faster; older ones take the other (default: where it can be)",
+    )
     add_json(parser)
 
 
@@ -123,6 +129,7 @@ def run(options: argparse.Namespace) -> int:
         *([] if mixed is None else table(mixed, options)),
         f"{result.path}: {done['scheme']} for {done['target']}, {sizes}",
         *(f"{count:5} layers: {form}" for form, count in done["summary"].items()),
+        *_lowering(done),
         *_float32_values(done),
         *_block_sizes(done),
         result.check.describe(),
@@ -149,7 +156,15 @@ def _request(options: argparse.Namespace) -> Request:
         raise QuantizationError("--data, --metric and --limit mean nothing without --max-drop")
     if options.max_drop is not None and not (options.data and options.metric):
         raise QuantizationError("--max-drop needs --data and --metric to measure with")
-    names = ("block_size", "symmetric", "algorithm", "head_bits", "method", "smoothquant")
+    names = (
+        "block_size",
+        "symmetric",
+        "algorithm",
+        "head_bits",
+        "method",
+        "smoothquant",
+        "lowering",
+    )
     calibration = None
     if options.calibration is not None:
         calibration = CalibrationFiles(
@@ -166,6 +181,16 @@ def _request(options: argparse.Namespace) -> Request:
         overwrite=options.force,
         check=not options.no_check,
     )
+
+
+def _lowering(done: Mapping[str, Any]) -> Iterator[str]:
+    """What ONNX Runtime runs on the CPU in place of the graphs that all targets share."""
+    lowered = done.get("lowering", {})
+    if "graphs" in lowered:
+        names = ", ".join(lowered["graphs"])
+        yield f"lowered for onnxruntime >= {lowered['onnxruntime']} on the CPU: {names}"
+    elif lowered:
+        yield f"not lowered for the CPU: {lowered['refused']}"
 
 
 def _block_sizes(done: Mapping[str, Any]) -> Iterator[str]:

@@ -9,14 +9,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from seq2edge.runtime.bundle.manifest import CONCAT, MANIFEST_NAME, Manifest
+import onnx_ir as ir
+
+from seq2edge.runtime.bundle.manifest import (
+    CONCAT,
+    CPU_GRAPHS,
+    MANIFEST_NAME,
+    GraphInfo,
+    Manifest,
+)
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.bundle.version import package_version
 
 from .check import Check, Checker, NotChecked
 from .concat import write_concat
+from .errors import QuantizationError
+from .passes.cpu_lowering import MINIMUM_ONNXRUNTIME, lower_for_cpu
 from .recipe.options import DEFAULT_BLOCK_SIZES
 from .recipe.plan import plan_layers
+from .recipe.schemes import leave_layers
 from .recipe.weight_formats import WeightFormat
 from .request import Request
 from .source import Source
@@ -139,18 +150,40 @@ class _Candidate:
             record["calibration"] = asdict(statistics.origin)
         concat = source.bundle.manifest.cache == CONCAT
         write_graphs = write_concat if concat else write
+        if scheme.lowers and not concat and options.lowering is not False:
+            models |= self._lowered(models, record)
         written = write_graphs(source.bundle, models, self.writer, request.progress)
         manifest = replace(
             written,
             producer=f"seq2edge {package_version()}",
             quantization=record,
             graphs={
-                name: replace(info, precision=scheme.precision) if info.weight_bytes else info
+                name: _described(name, info, scheme.precision)
                 for name, info in written.graphs.items()
             },
         )
         check = self._check(manifest)
         return QuantizeResult(request.out, manifest, plan.formats, float32_values, check)
+
+    def _lowered(
+        self, models: Mapping[str, ir.Model], record: dict[str, Any]
+    ) -> Mapping[str, ir.Model]:
+        """The graphs for the CPU alone; ``record`` says what became of it.
+
+        Raises:
+            QuantizationError: there are none, and the request is about nothing else.
+        """
+        lowered = lower_for_cpu(models)
+        done = {"graphs": sorted(lowered.models), "onnxruntime": MINIMUM_ONNXRUNTIME}
+        if lowered.refusal is not None:
+            done = {"refused": lowered.refusal}
+            if self.source.scheme.recipe is leave_layers or self.request.options.lowering:
+                raise QuantizationError(
+                    f"{self.source.bundle.directory} has no other form for the CPU:"
+                    f" {lowered.refusal}; run it as it is"
+                )
+        record["lowering"] = done
+        return lowered.models
 
     def _check(self, manifest: Manifest) -> Check:
         """Compare what lies in the writer's folder with the source."""
@@ -164,3 +197,10 @@ class _Candidate:
             return self.checker.compare(written)
         finally:
             (self.writer.directory / MANIFEST_NAME).unlink()
+
+
+def _described(name: str, info: GraphInfo, precision: str) -> GraphInfo:
+    """``info`` with what is known beyond the graph itself."""
+    if name in CPU_GRAPHS.values():
+        info = replace(info, minimum_onnxruntime=MINIMUM_ONNXRUNTIME)
+    return replace(info, precision=precision) if info.weight_bytes else info

@@ -21,7 +21,7 @@ from .errors import QuantizationError
 from .recipe.layers import Layer, find_layers
 from .recipe.options import Options, check_options
 from .recipe.plan import plan_layers
-from .recipe.schemes import QuantizationScheme, find_scheme
+from .recipe.schemes import QuantizationScheme, find_scheme, leave_layers
 from .request import CalibrationFiles, Request
 
 
@@ -74,7 +74,7 @@ def open_source(request: Request) -> Source:
     models = load_models(bundle)
     layers = layers_of(bundle, models)
     plan = plan_layers(layers, scheme, request.options, request.exclude, request.fallback_layers)
-    if scheme.compute == "float32" and not any(plan.formats.values()):
+    if scheme.recipe is not leave_layers and not any(plan.formats.values()):
         raise QuantizationError("every layer is left as it is; exclude fewer of them")
     _check_finite(models)
     return Source(bundle, scheme, layers, _calibration(bundle, layers, scheme, request))

@@ -29,6 +29,8 @@ class Options:
         method: one of :data:`.calibration.METHODS`, for static int8.
         smoothquant: SmoothQuant's alpha, 0 to 1: how much of the outliers of static int8's
             inputs moves into the weights; None: nothing moves.
+        lowering: for the CPU, write the decoder also in the form that ONNX Runtime runs fastest
+            there (:mod:`.passes.cpu_lowering`); None: where it can be.
     """
 
     block_size: int | None = None
@@ -37,6 +39,7 @@ class Options:
     algorithm: str | None = None
     method: str | None = None
     smoothquant: float | None = None
+    lowering: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are not None, by name."""

@@ -48,6 +48,11 @@ class QuantizationScheme:
     calibrated: bool = False
     fallback: Callable[[Options], Recipe] | None = None
 
+    @property
+    def lowers(self) -> bool:
+        """Whether the decoder is written in the CPU's own form as well."""
+        return "lowering" in self.uses
+
 
 def _blocks(options: Options, bits: int, *, standard: bool = False) -> WeightOnly:
     size = options.block_size or DEFAULT_BLOCK_SIZES[0]
@@ -148,12 +153,26 @@ def leave_layers(_options: Options) -> Recipe:
     return lambda _layer: None
 
 
+_LOWERING = frozenset({"lowering"})
 _BLOCK = frozenset({"block_size"})
 _ROUNDING = _BLOCK | {"symmetric", "algorithm", "head_bits"}
 _QDQ_OPTIONS = frozenset({"method", "smoothquant"})
 SCHEMES = (
     QuantizationScheme(
-        "fp16", "cpu", "half the file; computes in float32", "float16 storage", _fp16_weights
+        "fp32",
+        "cpu",
+        "float32, the decoder lowered for ONNX Runtime",
+        "float32",
+        leave_layers,
+        uses=_LOWERING,
+    ),
+    QuantizationScheme(
+        "fp16",
+        "cpu",
+        "half the file; computes in float32",
+        "float16 storage",
+        _fp16_weights,
+        uses=_LOWERING,
     ),
     QuantizationScheme(
         "int8",
@@ -161,7 +180,7 @@ SCHEMES = (
         "8 bit weights, int8 arithmetic in the encoder",
         "int8",
         _int8_cpu,
-        uses=_BLOCK,
+        uses=_BLOCK | _LOWERING,
     ),
     QuantizationScheme(
         "int8-dynamic",
@@ -169,6 +188,7 @@ SCHEMES = (
         "int8 weights and inputs everywhere",
         "int8",
         _int8_dynamic,
+        uses=_LOWERING,
         fallback=_int8_weight_only,
     ),
     QuantizationScheme(
@@ -177,7 +197,7 @@ SCHEMES = (
         "4 bit weights, 8 bit embedding and head",
         "int4",
         _int4_cpu,
-        uses=_ROUNDING,
+        uses=_ROUNDING | _LOWERING,
         fallback=_int8_weight_only,
     ),
     QuantizationScheme(
@@ -186,7 +206,7 @@ SCHEMES = (
         "static int8, calibrated; 8 bit embedding and head",
         "int8 Q/DQ",
         _qdq_cpu,
-        uses=_QDQ_OPTIONS | _BLOCK,
+        uses=_QDQ_OPTIONS | _BLOCK | _LOWERING,
         calibrated=True,
         fallback=_int8_weight_only,
     ),

@@ -56,8 +56,9 @@ class Step:
         position_ids: [B, Q] int64, their logical positions (the decoder start token is 0).
         attention_mask: [B, 1, Q, T] bool, the slots that each token may see, its own included.
         write_indices: [B] int64, the first of the Q slots that are written.
-        next_token_ids: [B, Q] int64, filled by the run with the most probable next tokens. It is
-            ``input_ids`` itself where a step feeds the following one (greedy decoding).
+        next_token_ids: [B, Q] int64, filled by the run with the most probable next tokens; not
+            where ``logsumexp`` is asked for. It is ``input_ids`` itself where a step feeds the
+            following one (greedy decoding).
         logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
         logsumexp: [B, Q] float32, log(sum(exp(logits))), filled by the run of a backend that
             ``computes_logsumexp``, or None if it is not needed.

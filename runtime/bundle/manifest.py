@@ -27,6 +27,9 @@ FORMAT_VERSION = 4
 #: section 3). Concat: it takes past keys and values and returns them longer, as in ``optimum``'s
 #: graphs.
 SLOTS, CONCAT = "slots", "concat"
+#: Graphs that ONNX Runtime, where it is new enough, runs on a CPU in place of others: the same
+#: weights and numbers, by operators of its own (docs/design.md, section 6).
+CPU_GRAPHS = {"encoder": "encoder_cpu", "decoder": "decoder_cpu"}
 #: What an encoder-only model gives, [B, S, D]; by transformers' name.
 STATES = "last_hidden_state"
 #: What a decoder of a concatenating cache calls it; of these, the fixed part for cross-attention.
@@ -63,7 +66,8 @@ class GraphInfo:
 
     ``weight_bytes`` is what one run reads of the weights (a table that is only looked up
     counts as zero); ``operators`` counts nodes by type, so that a device without the onnx
-    package can still say what the graph is made of.
+    package can still say what the graph is made of. ``minimum_onnxruntime``: the oldest version
+    that runs it, where that does not follow from the opset; else empty.
     """
 
     file: str
@@ -73,6 +77,7 @@ class GraphInfo:
     outputs: tuple[TensorSpec, ...]
     operators: Mapping[str, int]
     weight_bytes: int
+    minimum_onnxruntime: str = ""
 
     def input_names(self) -> frozenset[str]:
         return frozenset(spec.name for spec in self.inputs)
@@ -214,6 +219,9 @@ class Manifest:
             del values["source"]
         if self.speech is None:
             del values["speech"]
+        for graph in values["graphs"].values():
+            if not graph["minimum_onnxruntime"]:
+                del graph["minimum_onnxruntime"]
         return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -337,6 +345,9 @@ def _graph(r: FieldReader, raw: dict[str, Any], where: str) -> GraphInfo:
         return tuple(tensors)
 
     operators = r.table(raw, "operators", where)
+    minimum = r.text(raw, "minimum_onnxruntime", where) if "minimum_onnxruntime" in raw else ""
+    if minimum and not all(part.isdecimal() for part in minimum.split(".")):
+        r.problems.append(f"{where}minimum_onnxruntime {minimum!r} is no version")
     return GraphInfo(
         file=r.text(raw, "file", where),
         opset=r.number(raw, "opset", where),
@@ -345,4 +356,5 @@ def _graph(r: FieldReader, raw: dict[str, Any], where: str) -> GraphInfo:
         outputs=specs("outputs"),
         operators={name: r.number(operators, name, f"{where}operators.") for name in operators},
         weight_bytes=r.number(raw, "weight_bytes", where),
+        minimum_onnxruntime=minimum,
     )

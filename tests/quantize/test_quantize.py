@@ -118,7 +118,7 @@ def test_what_cannot_be_quantized_is_refused(bundle_of: BundleOf, tmp_path: Path
             quantize_bundle(path or bundle_of("t5"), out, scheme, **more)
         assert not list(tmp_path.glob("out*")) + list(tmp_path.glob(".*"))
 
-    refused("unknown scheme 'int3' for 'cpu'; there are: fp16, int8, int8-dynamic, int4", "int3")
+    refused("unknown scheme 'int3' for 'cpu'; there are: fp32, fp16, int8, int8-dynamic", "int3")
     refused("unknown target 'abacus'; there are: cpu, cuda, tensorrt", target="abacus")
     refused("block size 48; allowed", options=Options(block_size=48))
     refused("method means nothing to int8 for cpu", options=Options(method="entropy"))

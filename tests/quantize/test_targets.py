@@ -37,6 +37,7 @@ RUNNABLE = [scheme for scheme in SCHEMES if scheme.compute != "bfloat16"]
 #: The largest difference of logits in standard deviations, and how many of the most probable
 #: tokens are among the twenty most probable ones at least.
 ALLOWED = {
+    "fp32": (1e-4, 1.0),
     "fp16": (0.004, 0.98),
     "int8": (0.1, 0.8),
     "int8-dynamic": (0.1, 0.8),

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from seq2edge.runtime.bundle.manifest import Manifest
+from seq2edge.runtime.bundle.manifest import CPU_GRAPHS, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
 from seq2edge.runtime.bundle.version import package_version
 
@@ -104,7 +104,11 @@ def downgrade_opset(
     check_paths(source, Request(source.directory, path, OPSET_DOWNGRADE))
     check_destination(path, overwrite)
     source.verify()  # what is written has hashes of its own, of changed bytes as of others
-    models = load_models(source)
+    models = {
+        name: model
+        for name, model in load_models(source).items()
+        if name not in CPU_GRAPHS.values()
+    }
     nodes = (node for model in models.values() for node in model.graph if not node.domain)
     replaced = Counter(node.op_type for node in nodes if node.op_type in REPLACEMENTS)
     passes = [
@@ -126,12 +130,14 @@ def downgrade_opset(
         "replaced": dict(sorted(replaced.items())),
         "unknown_to_tensorrt": unknown,
     }
+    record = {**(manifest.quantization or _UNQUANTIZED), OPSET_DOWNGRADE: done}
+    record.pop("lowering", None)  # those graphs are for the newest runtime only
     with BundleWriter(path, overwrite=overwrite) as writer:
         written = write(source, models, writer, None)
         result = replace(
             written,
             producer=f"seq2edge {package_version()}",
-            quantization={**(manifest.quantization or _UNQUANTIZED), OPSET_DOWNGRADE: done},
+            quantization=record,
             graphs={
                 name: replace(info, precision=manifest.graphs[name].precision)
                 for name, info in written.graphs.items()

@@ -19,12 +19,23 @@ from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask, SlotCache, Step
 from .graphs import OtherGraphs
-from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
+from .lowered import LoweredInputs
+from .session import (
+    check_version,
+    cpu_graphs,
+    give_back_memory,
+    import_onnxruntime,
+    open_session,
+    run_error,
+)
 
 #: Up to so many bytes of weights per step, one thread is the default: a step of 2.9 MB took
 #: 0.22 ms on one thread and 0.19 ms on two of an idle machine, but 0.16 and 0.63 ms beside
 #: other work, because the threads wait for each other in every operator (docs/results).
 _SINGLE_THREAD_BYTES = 4_000_000
+
+#: By these inputs of its decoder the host knows a lowered graph.
+_LOWERED = frozenset({"attention_bias", "seqlens_k"})
 
 
 def chosen_threads(num_threads: int | None, bundle: Bundle) -> int | None:
@@ -51,13 +62,20 @@ class OrtBackend:
     Args:
         bundle: the opened bundle.
         num_threads: threads of an operator; None: one for a small model, else all cores.
+        lowered: run the graphs that were made for the CPU where the bundle has them; False: the
+            canonical ones.
     """
 
-    def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, num_threads: int | None = None, lowered: bool = True
+    ) -> None:
         num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
         check_version(ort.__version__, bundle.manifest)
-        graphs, main = bundle.manifest.graphs, _main_graph(bundle)
+        main = _main_graph(bundle)
+        graphs = bundle.manifest.graphs
+        if lowered:
+            graphs = cpu_graphs(bundle.manifest, ort.__version__)
         if any(spec.dtype == "bfloat16" for spec in (*main.inputs, *main.outputs)):
             raise BackendError(
                 f"{bundle.directory} computes in bfloat16, which onnxruntime cannot do on a CPU;"
@@ -193,6 +211,7 @@ class OrtSlots(SlotCache):
         self._logsumexp = logsumexp
         self._source = source
         self._inputs = info.input_names()
+        self._vocab_size = next(int(o.shape[2]) for o in info.outputs if o.name == "logits")
         self._cache: dict[str, NDArray[Any]] = {}
         for spec in info.inputs:
             if spec.name.startswith(("past_key.", "past_value.")):
@@ -233,6 +252,10 @@ class OrtSlots(SlotCache):
             "write_indices": step.write_indices,
             "encoder_attention_mask": self._source.mask,
         }
+        lowered = None
+        if self._inputs >= _LOWERED:
+            lowered = LoweredInputs(step, self._source.mask)
+            inputs.update(lowered.arrays)
         for name, array in inputs.items():
             if name in self._inputs and array is not None:
                 _bind(binding.bind_input, name, array)
@@ -240,23 +263,53 @@ class OrtSlots(SlotCache):
         for name, array in self._cache.items():
             _bind(binding.bind_input, name, array)
             _bind(binding.bind_output, name.replace("past_", "present_", 1), array)
-        _bind(binding.bind_output, "next_token_ids", step.next_token_ids)
-        if step.logits is not None:
-            _bind(binding.bind_output, "logits", step.logits)
         # What is bound by address is held by this cache and its steps until they are forgotten.
         run = partial(self._session.run_with_iobinding, binding)
-        if self._logsumexp is None or step.logits is None or step.logsumexp is None:
+        if lowered is not None:
+            return self._run_lowered(run, binding, step, lowered)
+        _bind(binding.bind_output, "next_token_ids", step.next_token_ids)
+        if step.logits is None:
             return run
-        normalizing = self._logsumexp.io_binding()
-        _bind(normalizing.bind_input, "logits", step.logits)
-        _bind(normalizing.bind_output, "logsumexp", step.logsumexp)
-        normalize = partial(self._logsumexp.run_with_iobinding, normalizing)
+        _bind(binding.bind_output, "logits", step.logits)
+        normalize = self._normalizer(step, step.logits)
+        if normalize is None:
+            return run
 
         def run_both() -> None:
             run()
             normalize()
 
         return run_both
+
+    def _run_lowered(
+        self, run: Callable[[], None], binding: Any, step: Step, inputs: LoweredInputs
+    ) -> Callable[[], None]:
+        """A function that runs the step of a lowered graph, which leaves the choice to the host."""
+        logits = step.logits
+        if logits is None:
+            shape = (*step.input_ids.shape, self._vocab_size)
+            logits = np.empty(shape, np.float32)
+        _bind(binding.bind_output, "logits", logits)
+        normalize = self._normalizer(step, logits)
+
+        def run_and_choose() -> None:
+            inputs.update(step)
+            run()
+            if normalize is None:
+                np.argmax(logits, axis=-1, out=step.next_token_ids)
+            else:
+                normalize()
+
+        return run_and_choose
+
+    def _normalizer(self, step: Step, logits: NDArray[np.float32]) -> Callable[[], None] | None:
+        """A function that fills the step's ``logsumexp``, if it has one."""
+        if self._logsumexp is None or step.logsumexp is None:
+            return None
+        binding = self._logsumexp.io_binding()
+        _bind(binding.bind_input, "logits", logits)
+        _bind(binding.bind_output, "logsumexp", step.logsumexp)
+        return partial(self._logsumexp.run_with_iobinding, binding)
 
     def _explained(self, error: Exception) -> Exception:
         return run_error("decoder", error)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...bundle.manifest import CPU_GRAPHS
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, SlotCache, Step
@@ -149,7 +150,11 @@ class OrtDeviceBackend:
         """Open all graphs anew, look where their nodes are, and run them once."""
         capture = self.graphs_off is None
         self._context.sessions.clear()
-        graphs = self._bundle.manifest.graphs
+        graphs = {
+            name: info
+            for name, info in self._bundle.manifest.graphs.items()
+            if name not in CPU_GRAPHS.values()
+        }
         sessions = {}
         for name, info in graphs.items():
             sessions[name] = open_session(

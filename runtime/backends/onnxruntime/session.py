@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-from ...bundle.manifest import GraphInfo, Manifest
+from ...bundle.manifest import CPU_GRAPHS, GraphInfo, Manifest
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 
@@ -57,7 +57,7 @@ def check_version(installed: str, manifest: Manifest) -> None:
     Raises:
         BackendError: which version is there, which is needed and what to do.
     """
-    numbers = tuple(int(part) for part in installed.split(".")[:2])
+    numbers = _version(installed)
     opset = max(graph.opset for graph in manifest.graphs.values())
     needed = max((v for o, v in MINIMUM_VERSION.items() if o <= opset), default=(0, 0))
     if numbers < needed:
@@ -67,6 +67,22 @@ def check_version(installed: str, manifest: Manifest) -> None:
             " (Python 3.10 stops at 1.23: use Python 3.11 or newer, or write the bundle with"
             " 'seq2edge downgrade' on a workstation)"
         )
+
+
+def cpu_graphs(manifest: Manifest, installed: str) -> dict[str, GraphInfo]:
+    """The graphs to run on a CPU, by their canonical names.
+
+    Those that were made for it (``CPU_GRAPHS``), if the installed version runs all of them.
+    """
+    graphs = dict(manifest.graphs)
+    lowered = {name: graphs.pop(cpu) for name, cpu in CPU_GRAPHS.items() if cpu in graphs}
+    if all(_version(installed) >= _version(info.minimum_onnxruntime) for info in lowered.values()):
+        graphs.update(lowered)
+    return graphs
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2]) if text else (0,)
 
 
 def open_session(

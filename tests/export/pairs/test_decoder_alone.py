@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import BundleError, InputError, Manifest, Seq2SeqModel
 from seq2edge.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME
 
@@ -70,6 +71,21 @@ def test_processors_see_the_prompt_as_in_transformers(
     )
     if "min_length" not in options and "min_new_tokens" not in options:
         assert [row.token_ids for row in plain] != expected  # the option matters
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"prompt_lookup_num_tokens": 3}], ids=str
+)
+def test_graphs_for_the_cpu_give_the_same(
+    options: dict[str, Any], model: Seq2SeqModel, pair_bundle_of: PathOf, tmp_path: Path
+) -> None:
+    quantize_bundle(pair_bundle_of("gpt2"), tmp_path / "fp32", "fp32", check=False)
+    config = replace(model.generation_config, max_new_tokens=30, **options)
+    expected = model.generate_ids(*padded_with_mask(PROMPTS, EOS), config)
+    with Seq2SeqModel.load(tmp_path / "fp32") as lowered:
+        assert "decoder_cpu" in lowered.manifest.graphs
+        found = lowered.generate_ids(*padded_with_mask(PROMPTS, EOS), config)
+    assert [row.token_ids for row in found] == [row.token_ids for row in expected]
 
 
 def test_prompt_lookup_gives_greedy_tokens(model: Seq2SeqModel) -> None:

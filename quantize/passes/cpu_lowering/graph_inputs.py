@@ -1,0 +1,61 @@
+"""Inputs of a lowered decoder: what the canonical graph computes in every step, given by the host.
+
+Names are those of ONNX Runtime's operators where they have one:
+
+| input | shape | in place of |
+| --- | --- | --- |
+| ``attention_bias`` | [B, 1, Q, T] float32 | ``attention_mask``: 0 where it is true, else -3e4 |
+| ``seqlens_k`` | [B] int32 | ``write_indices``: the last slot that is written |
+| ``total_sequence_length`` | int32 | T, the number of slots |
+| ``query_seqlens`` | [B] int32 | Q for every row |
+| ``encoder_attention_bias`` | [B, 1, Q, S] float32 | ``encoder_attention_mask`` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ...errors import QuantizationError
+
+_FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
+
+#: Type and shape of each.
+_INPUTS: dict[str, tuple[ir.DataType, Sequence[int | str]]] = {
+    "attention_bias": (_FLOAT, ["batch", 1, "queries", "slots"]),
+    "seqlens_k": (_INT32, ["batch"]),
+    "total_sequence_length": (_INT32, []),
+    "query_seqlens": (_INT32, ["batch"]),
+    "encoder_attention_bias": (_FLOAT, ["batch", 1, "queries", "source"]),
+}
+#: Inputs of the canonical graph that nothing reads once it is lowered.
+REPLACED = ("attention_mask", "write_indices", "encoder_attention_mask")
+
+
+class NotLowerableError(QuantizationError):
+    """Why a graph stays as it is."""
+
+
+def graph_input(model: ir.Model, name: str) -> ir.Value:
+    """The graph's input of that name, made if it is not there yet."""
+    for value in model.graph.inputs:
+        if value.name == name:
+            return value
+    dtype, shape = _INPUTS[name]
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    model.graph.inputs.append(value)
+    return value
+
+
+def remove_unread_inputs(model: ir.Model) -> None:
+    """Drop the inputs that were replaced.
+
+    Raises:
+        NotLowerableError: a node still reads one.
+    """
+    for value in [value for value in model.graph.inputs if value.name in REPLACED]:
+        readers = [use.node.op_type for use in value.uses()]
+        if readers:
+            raise NotLowerableError(f"{value.name} is read by {', '.join(readers)}")
+        model.graph.inputs.remove(value)

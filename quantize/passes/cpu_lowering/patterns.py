@@ -1,0 +1,96 @@
+"""Attention in the canonical decoder, with the reshaping around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .graph_inputs import NotLowerableError
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """One ``Attention`` node, what its heads were split from, and what they are merged to.
+
+    Attributes:
+        node: inputs [B, H, Q, Dh], [B, H, T, Dh] twice, and a mask or none.
+        projected: [B, Q, n*H*Dh], the linear layer's output that the query comes from.
+        merged: the node that makes [B, Q, H*Dh] of the result.
+        heads, head_dim: H and Dh.
+    """
+
+    node: ir.Node
+    projected: ir.Value
+    merged: ir.Node
+    heads: int
+    head_dim: int
+
+    @property
+    def mask(self) -> ir.Value | None:
+        return self.node.inputs[3] if len(self.node.inputs) > 3 else None
+
+    @property
+    def writes_cache(self) -> bool:
+        """Whether it is self-attention, over keys that this step adds to."""
+        return (
+            _producer(self.node.inputs[1]).op_type == "TensorScatter" if self._computed else False
+        )
+
+    @property
+    def _computed(self) -> bool:
+        key = self.node.inputs[1]
+        return key is not None and key.producer() is not None
+
+
+def find_attention(model: ir.Model) -> list[AttentionPattern]:
+    """All of a decoder's, in the graph's order.
+
+    Raises:
+        NotLowerableError: one of another form.
+    """
+    return [_pattern(node) for node in model.graph if node.op_type == "Attention"]
+
+
+def _pattern(node: ir.Node) -> AttentionPattern:
+    scale = node.attributes.get("scale")
+    if scale is None or scale.as_float() != 1.0:
+        raise NotLowerableError("attention has a scale; export the checkpoint again")
+    if set(node.attributes) != {"scale"}:
+        raise NotLowerableError("attention has attributes that bundles of this version do not")
+    query = _producer(node.inputs[0])
+    if query.op_type == "Split":
+        query = _producer(query.inputs[0])
+    reshape = _producer(_expect(query, "Transpose").inputs[0])
+    projected = _expect(reshape, "Reshape").inputs[0]
+    shape = reshape.inputs[1]
+    turned = _only_reader(node.outputs[0], "Transpose")
+    merged = _only_reader(turned.outputs[0], "Reshape")
+    whole = merged.inputs[1]
+    if projected is None or shape is None or whole is None:
+        raise AssertionError("a Reshape has two inputs")
+    if shape.const_value is None or whole.const_value is None:
+        raise NotLowerableError("the number of heads is not known")
+    head_dim = int(shape.const_value.numpy()[-1])
+    heads = int(whole.const_value.numpy()[-1]) // head_dim
+    return AttentionPattern(node, projected, merged, heads, head_dim)
+
+
+def _producer(value: ir.Value | None) -> ir.Node:
+    node = None if value is None else value.producer()
+    if node is None:
+        raise NotLowerableError("attention reads what is not computed in the graph")
+    return node
+
+
+def _expect(node: ir.Node, op_type: str) -> ir.Node:
+    if node.op_type != op_type:
+        raise NotLowerableError(f"{node.op_type} stands where {op_type} was expected")
+    return node
+
+
+def _only_reader(value: ir.Value, op_type: str) -> ir.Node:
+    uses = value.uses()
+    if len(uses) != 1:
+        raise NotLowerableError(f"{value.name} is read by {len(uses)} nodes")
+    return _expect(next(iter(uses)).node, op_type)

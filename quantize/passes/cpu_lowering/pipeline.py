@@ -1,0 +1,52 @@
+"""A decoder as ONNX Runtime runs it fastest on a CPU, beside the canonical one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from ..rewrite import apply_passes
+from ..unused_initializers import RemoveUnusedInitializersPass
+from .attention import AttentionLoweringPass
+from .graph_inputs import NotLowerableError, remove_unread_inputs
+from .nodes import FoldBiasPass, HostArgMaxPass, RowsOfHeadPass
+
+#: The oldest ONNX Runtime that runs what is made here: ``query_seqlens``.
+MINIMUM_ONNXRUNTIME = "1.32"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What became of the graphs.
+
+    Attributes:
+        models: by the names that :data:`seq2edge.runtime.bundle.manifest.CPU_GRAPHS` gives them.
+        refusal: why there are none; None where there are.
+    """
+
+    models: Mapping[str, ir.Model]
+    refusal: str | None = None
+
+
+def lower_for_cpu(models: Mapping[str, ir.Model]) -> Lowered:
+    """Copies of those graphs that ONNX Runtime runs faster on a CPU in another form.
+
+    They read the same weights by the same names. ``models`` stay as they are.
+    """
+    if "decoder" not in models:
+        return Lowered({}, "there is no decoder")
+    decoder = models["decoder"].clone()
+    try:
+        apply_passes(
+            decoder,
+            [AttentionLoweringPass(), HostArgMaxPass(), RowsOfHeadPass(), FoldBiasPass()],
+        )
+        apply_passes(decoder, [RemoveUnusedNodesPass()])
+        remove_unread_inputs(decoder)
+    except NotLowerableError as reason:
+        return Lowered({}, str(reason))
+    apply_passes(decoder, [RemoveUnusedInitializersPass()])
+    return Lowered({"decoder_cpu": decoder})

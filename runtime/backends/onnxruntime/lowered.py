@@ -1,0 +1,50 @@
+"""What a decoder that was lowered for the CPU reads in place of a step's mask and slots.
+
+The graph computes no lengths and no masks (``quantize/passes/cpu_lowering``): they are made here,
+of the same :class:`Step` that every backend takes, in arrays that are bound once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base import Mask, Step
+
+#: Added to the score of a slot that may not be seen, as in the canonical graphs.
+_MASKED_SCORE = np.float32(-3e4)
+
+
+class LoweredInputs:
+    """Arrays that follow from a step and its source; :meth:`update` takes the step's of now.
+
+    Attributes:
+        arrays: by the graph's names.
+    """
+
+    def __init__(self, step: Step, source_mask: Mask | None) -> None:
+        batch, queries = step.input_ids.shape
+        slots = step.attention_mask.shape[3]
+        self._hidden = np.empty(step.attention_mask.shape, np.bool_)
+        self._bias = np.zeros(step.attention_mask.shape, np.float32)
+        self._seqlens = np.zeros(batch, np.int32)
+        self._last = queries - 1
+        self.arrays: dict[str, NDArray[Any]] = {
+            "attention_bias": self._bias,
+            "seqlens_k": self._seqlens,
+            # The kernel reads the slots that seqlens_k says are filled, whatever this is.
+            "total_sequence_length": np.array(slots, np.int32),
+            "query_seqlens": np.full(batch, queries, np.int32),
+        }
+        if source_mask is not None:
+            bias = np.zeros((batch, 1, queries, source_mask.shape[3]), np.float32)
+            bias[...] = np.where(source_mask, np.float32(0), _MASKED_SCORE)
+            self.arrays["encoder_attention_bias"] = bias
+
+    def update(self, step: Step) -> None:
+        """Follow the step's mask and slots."""
+        np.logical_not(step.attention_mask, out=self._hidden)
+        np.multiply(self._hidden, _MASKED_SCORE, out=self._bias)
+        np.add(step.write_indices, self._last, out=self._seqlens, casting="same_kind")
