@@ -1,0 +1,9 @@
+"""Sound in, mono samples at a model's rate out; nothing here knows a bundle."""
+
+from __future__ import annotations
+
+from .opening import open_audio
+from .pcm import read_pcm
+from .source import SAMPLING_RATE, Audio, AudioSource
+
+__all__ = ["SAMPLING_RATE", "Audio", "AudioSource", "open_audio", "read_pcm"]
