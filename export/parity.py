@@ -6,13 +6,15 @@ the bundle is loaded, so that the two are never in memory together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backends import Backend, Step, load_backend, slot_backend
+from seq2edge.runtime.backends import Backend, EncoderOutput, Step, load_backend, slot_backend
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, STATES, WEIGHTS_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.generation import GenerationConfig
@@ -21,11 +23,16 @@ from seq2edge.runtime.model import Seq2SeqModel
 from .errors import ParityError
 from .judge import RULE, Difference, Expected, judge
 
+#: Weight [N, 2 * M] and bias of the key and the value of each decoder layer.
+Projections = list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]
+
 _INPUTS = 10
 _SOURCE_TOKENS = 48
 _TARGET_TOKENS = 16
 _NEW_TOKENS = 24
 _SEED = 20
+#: Spectrograms may differ from transformers' extractor by so much: both compute in float32.
+FEATURES = 1e-4
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class Parity:
         ties: of the others, how many parted where PyTorch's two best logits in float64 are no
             further apart than float32 may move them.
         rule: what the differences were held against.
+        features: the largest difference of the spectrograms; None: there is no graph of them.
+        alignment: the weights of the alignment heads; None: there is no graph of them.
     """
 
     encoder: Difference | None
@@ -49,15 +58,26 @@ class Parity:
     exact: int
     ties: int
     rule: str = RULE
+    features: float | None = None
+    alignment: Difference | None = None
 
     @property
     def ok(self) -> bool:
         near = all(difference.ok for _, difference in self.differences())
-        return near and self.exact + self.ties == self.inputs
+        return near and self.heard and self.exact + self.ties == self.inputs
+
+    @property
+    def heard(self) -> bool:
+        """Whether the spectrograms are near enough, if there are any."""
+        return self.features is None or self.features <= FEATURES
 
     def differences(self) -> list[tuple[str, Difference]]:
         """Those that there are, named."""
-        named = (("encoder", self.encoder), ("decoder logits", self.decoder))
+        named = (
+            ("encoder", self.encoder),
+            ("decoder logits", self.decoder),
+            ("alignment", self.alignment),
+        )
         return [(name, difference) for name, difference in named if difference is not None]
 
     def reason(self) -> str:
@@ -68,6 +88,8 @@ class Parity:
             for name, difference in self.differences()
             if not difference.ok
         ]
+        if not self.heard:
+            parts.append(f"features: {self.features:.1e}, and {FEATURES:.0e} is allowed")
         parted = self.inputs - self.exact - self.ties
         if parted:
             parts.append(f"{parted} inputs with other tokens where PyTorch's choice is clear")
@@ -79,6 +101,8 @@ class Parity:
             f" {difference.pytorch:.2e}) at {difference.positions} positions"
             for name, difference in self.differences()
         ]
+        if self.features is not None:
+            parts.insert(0, f"features max error {self.features:.2e}")
         if self.decoder is not None:
             ties = f" ({self.ties} parted at a tie)" if self.ties else ""
             parts.append(f"greedy tokens identical on {self.exact} of {self.inputs} inputs{ties}")
@@ -112,15 +136,25 @@ class Reference:
     tokens: list[list[int]] = field(default_factory=list)
     ties: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
 
+    def compare(self, directory: Path) -> Parity:
+        """Run the bundle in ``directory`` on the same inputs."""
+        return compare(directory, self)
 
-def validate_bundle(reference: Reference, out: BundleWriter, manifest: Manifest) -> Parity:
+
+class Comparable(Protocol):
+    """What PyTorch computed, for a bundle to be held against."""
+
+    def compare(self, directory: Path) -> Parity: ...
+
+
+def validate_bundle(reference: Comparable, out: BundleWriter, manifest: Manifest) -> Parity:
     """Compare the bundle that ``out`` is about to commit with what PyTorch computed.
 
     Raises:
         ParityError: a difference beyond float32 rounding, or other greedy tokens.
     """
     out.write(MANIFEST_NAME, manifest.to_bytes())
-    parity = compare(out.directory, reference)
+    parity = reference.compare(out.directory)
     if not parity.ok:
         raise ParityError(
             f"the bundle differs from PyTorch: {parity.summary()}; {parity.reason()}."
@@ -143,18 +177,26 @@ def compare(directory: Path, reference: Reference) -> Parity:
     with Seq2SeqModel(bundle, backend, None) as model:
         inputs, options = reference.inputs, greedy_options(bundle.manifest)
         generations = model.generate_ids(inputs.input_ids, inputs.mask, options)
-    exact = ties = 0
-    for row, (ours, theirs) in enumerate(zip(generations, reference.tokens, strict=True)):
-        if ours.token_ids == theirs:
-            exact += 1
+    tokens = [generation.token_ids for generation in generations]
+    exact, ties = compared_tokens(tokens, reference.tokens, reference.ties)
+    return Parity(encoder, decoder, len(generations), exact, ties)
+
+
+def compared_tokens(
+    ours: list[list[int]], theirs: list[list[int]], ties: NDArray[np.bool_]
+) -> tuple[int, int]:
+    """``exact`` and ``ties`` of :class:`Parity`."""
+    same = tied = 0
+    for row, (mine, wanted) in enumerate(zip(ours, theirs, strict=True)):
+        if mine == wanted:
+            same += 1
             continue
         parted = next(
-            (i for i, (a, b) in enumerate(zip(ours.token_ids, theirs, strict=False)) if a != b),
-            None,
+            (i for i, (a, b) in enumerate(zip(mine, wanted, strict=False)) if a != b), None
         )
-        if parted is not None and reference.ties[row, parted]:
-            ties += 1
-    return Parity(encoder, decoder, len(generations), exact, ties)
+        if parted is not None and ties[row, parted]:
+            tied += 1
+    return same, tied
 
 
 def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
@@ -166,7 +208,7 @@ def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
     longest = min(_SOURCE_TOKENS, max(1, most // 2) if manifest.single_stack == "decoder" else most)
     target = min(_TARGET_TOKENS, dims.max_target_length or _TARGET_TOKENS)
     special_ids = [special.pad, special.decoder_start, *special.eos]
-    words = _ordinary(source_vocab_size, special_ids)
+    words = ordinary(source_vocab_size, special_ids)
     # A prompt has no end, and a pad token would not count.
     ends = (
         [] if manifest.single_stack == "decoder" else [t for t in special.eos if t != special.pad]
@@ -178,12 +220,12 @@ def make_inputs(manifest: Manifest, source_vocab_size: int) -> Inputs:
         if ends and ends[0] < source_vocab_size:
             input_ids[row, length - 1] = ends[0]
     mask = np.arange(longest) < lengths[:, None]
-    decoder_ids = generator.choice(_ordinary(dims.vocab_size, special_ids), (_INPUTS, target))
+    decoder_ids = generator.choice(ordinary(dims.vocab_size, special_ids), (_INPUTS, target))
     decoder_ids[:, 0] = special.decoder_start
     return Inputs(input_ids, mask, decoder_ids)
 
 
-def _ordinary(vocab_size: int, special_ids: list[int]) -> NDArray[np.int64]:
+def ordinary(vocab_size: int, special_ids: list[int]) -> NDArray[np.int64]:
     """All tokens but the special ones, unless there are no others."""
     tokens = np.arange(vocab_size)
     ordinary = np.setdiff1d(tokens, special_ids)
@@ -215,17 +257,28 @@ def _compare_encoder(
     states = states.at(inputs.mask)
     if bundle.manifest.single_stack == "encoder":
         return judge([(source.numpy(STATES)[inputs.mask], states)])
-    dims = bundle.manifest.dimensions
-    layers, heads = [], []
-    for layer in range(dims.decoder_layers):
+    heads, layers = cross_projections(bundle, source, lambda array: array[inputs.mask])
+    return judge([(heads, states.projected(layers, parts=2))])
+
+
+def cross_projections(
+    bundle: Bundle, source: EncoderOutput, at: Callable[[NDArray[Any]], NDArray[Any]]
+) -> tuple[NDArray[Any], Projections]:
+    """The bundle's keys and values [2 * layers, P, H * D], and the weights that make them.
+
+    ``at`` takes [B, S, H, D] to [P, H, D], the positions that are compared.
+    """
+    layers: Projections = []
+    heads = []
+    for layer in range(bundle.manifest.dimensions.decoder_layers):
         name = f"cross.{layer}.kv"
         biased = f"{name}.bias" in bundle.manifest.weights
         bias = _weight(bundle, f"{name}.bias") if biased else None
         layers.append((_weight(bundle, f"{name}.weight"), bias))
         for kind in ("key", "value"):
-            projected = source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3)[inputs.mask]
+            projected = at(source.numpy(f"cross_{kind}.{layer}").transpose(0, 2, 1, 3))
             heads.append(projected.reshape(len(projected), -1))
-    return judge([(np.stack(heads), states.projected(layers, parts=2))])
+    return np.stack(heads), layers
 
 
 def _compare_decoder(

@@ -35,7 +35,7 @@ from .graph import (
     build_features,
     build_logsumexp,
 )
-from .parity import Parity, Reference, validate_bundle
+from .parity import Comparable, Parity, validate_bundle
 from .serialize import parameter_shapes, write_graph, write_weights
 from .spec import ModelSpec
 from .tokenizers import TokenizerFile, vocabulary
@@ -125,11 +125,20 @@ def export_checkpoint(
         )
         texts = compare_texts(content.tokenizer) if reads_texts and content.tokenizer else None
         reference = None
-        if validate and family.speech is None:
-            from .transformers_reference import run_transformers
-
-            reference = partial(run_transformers, source)
+        if validate:
+            reference = partial(_run_transformers, source)
         return replace(write_bundle(out, content, reference, progress), texts=texts)
+
+
+def _run_transformers(source: Checkpoint, manifest: Manifest) -> Comparable:
+    """What transformers computes; torch is imported for it alone."""
+    if manifest.speech is not None:
+        from .speech_reference import run_speech
+
+        return run_speech(source, manifest)
+    from .transformers_reference import run_transformers
+
+    return run_transformers(source, manifest)
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,7 @@ def write_tokenizers(out: BundleWriter, tokenizer: TokenizerFile | None) -> Toke
 def write_bundle(
     out: BundleWriter,
     content: Content,
-    reference: Callable[[Manifest], Reference] | None,
+    reference: Callable[[Manifest], Comparable] | None,
     progress: StageProgress | None,
 ) -> ExportResult:
     """Write ``content``, compare it with what ``reference`` computes (None: do not), commit it.

@@ -29,16 +29,8 @@ def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
     Raises:
         ParityError: transformers cannot load it.
     """
-    try:
-        model = _load_model(checkpoint, manifest.single_stack).eval()
-    except CheckpointError:
-        raise
-    except Exception as error:  # transformers raises many classes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ParityError(
-            f"transformers cannot load {checkpoint.directory}, so the bundle cannot be compared"
-            f" ({reason}); pass --no-validate to export without the comparison"
-        ) from None
+    kinds: dict[str | None, Any] = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
+    model = load_model(checkpoint, kinds.get(manifest.single_stack, AutoModelForSeq2SeqLM))
     inputs = make_inputs(manifest, manifest.dimensions.source_tokens)
     with torch.no_grad():
         if manifest.single_stack == "decoder":
@@ -78,12 +70,28 @@ def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
     return Reference(inputs, states, logits, tokens, ties)
 
 
-def _load_model(checkpoint: Checkpoint, only: str | None) -> Any:
+def load_model(checkpoint: Checkpoint, kind: Any) -> Any:
+    """The model that ``kind``, one of transformers' Auto classes, makes of the checkpoint.
+
+    Raises:
+        ParityError: transformers cannot load it.
+    """
+    try:
+        return _load_model(checkpoint, kind).eval()
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers raises many classes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ParityError(
+            f"transformers cannot load {checkpoint.directory}, so the bundle cannot be compared"
+            f" ({reason}); pass --no-validate to export without the comparison"
+        ) from None
+
+
+def _load_model(checkpoint: Checkpoint, kind: Any) -> Any:
     """The model of transformers, with the checkpoint's tensors."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    kinds: dict[str | None, Any] = {"encoder": AutoModel, "decoder": AutoModelForCausalLM}
-    kind = kinds.get(only, AutoModelForSeq2SeqLM)
     options: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
     if checkpoint.as_saved:
         return kind.from_pretrained(checkpoint.directory, local_files_only=True, **options)

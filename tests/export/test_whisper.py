@@ -13,6 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from seq2edge.export import export_checkpoint
+from seq2edge.export.errors import ParityError
+from seq2edge.export.graph import log_mel, stem
+from seq2edge.export.parity import FEATURES
 from seq2edge.runtime.backends import Backend, Step, load_backend, slot_backend
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
@@ -81,6 +84,35 @@ def test_features_of_a_batch_are_each_clamped_by_their_own_loudest(
     for row, audio in zip(together, batch, strict=True):
         alone = backend.run_graph("features", {"audio": audio[None]})["input_features"][0]
         np.testing.assert_allclose(row, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["tiny", "turbo"])
+def test_export_compares_with_transformers(
+    tmp_path: Path, folder_of: Callable[[str], Path], shape: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no tokenizer files
+        parity = export_checkpoint(folder_of(shape), tmp_path / "bundle", validate=True).parity
+    assert parity is not None and parity.ok
+    assert parity.features is not None and parity.features < FEATURES
+    assert parity.encoder is not None and parity.alignment is not None
+    assert "features max error" in parity.summary() and "alignment max error" in parity.summary()
+    assert parity.exact == parity.inputs
+
+
+@pytest.mark.parametrize("part", ["encoder", "features"])
+def test_export_finds_what_is_wrong(
+    tmp_path: Path, folder_of: Callable[[str], Path], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another function after the convolutions, another scale of mels."""
+    if part == "encoder":
+        monkeypatch.setattr(stem, "activate", lambda op, _, x: op.Relu(x))
+    else:
+        monkeypatch.setattr(log_mel, "_LOG_STEP", 0.07)
+    with warnings.catch_warnings(), pytest.raises(ParityError, match=f"{part}: "):
+        warnings.simplefilter("ignore")  # no tokenizer files
+        export_checkpoint(folder_of("tiny"), tmp_path / "bundle", validate=True)
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("shape", list(whisper.SHAPES))
