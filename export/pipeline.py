@@ -108,7 +108,7 @@ def export_checkpoint(
             merge_adapter(files.adapter, source, tied_names(family, config, source))
         spec = family.spec(config, source)
         graphs = build_graphs(spec)
-        tokenizer = _tokenizer(files, source.directory, spec)
+        tokenizer = _tokenizer(files, source, spec)
         content = Content(
             spec=spec,
             graphs=graphs,
@@ -123,6 +123,7 @@ def export_checkpoint(
             if family.speech is None
             else family.speech(spec, source, vocabulary(tokenizer)),
         )
+        reads_texts &= source.of_transformers or files.adapter is not None
         texts = compare_texts(content.tokenizer) if reads_texts and content.tokenizer else None
         reference = None
         if validate:
@@ -252,10 +253,13 @@ def warn_of_unknown_tokens(tokenizer: TokenizerFile, spec: ModelSpec) -> None:
         )
 
 
-def _tokenizer(files: ResolvedCheckpoint, directory: Path, spec: ModelSpec) -> TokenizerFile | None:
-    """The tokenizer of an adapter's folder, or else that of the model in ``directory``."""
+def _tokenizer(
+    files: ResolvedCheckpoint, source: Checkpoint, spec: ModelSpec
+) -> TokenizerFile | None:
+    """The tokenizer of an adapter's folder, or else that of the model's."""
+    directory = source.directory
     tokenizer = None if files.adapter is None else find_tokenizers(files.adapter)
-    tokenizer = tokenizer or find_tokenizers(directory)
+    tokenizer = tokenizer or find_tokenizers(directory, source.config)
     if tokenizer is not None and tokenizer.target is None and spec.source_rows != spec.vocab_size:
         warnings.warn(
             f"{directory} has one tokenizer for two vocabularies: put the encoder's files into"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .checkpoint import FloatArray
+FloatArray = NDArray[np.float32]
 
 
 def sinusoids(length: int, width: int) -> FloatArray:

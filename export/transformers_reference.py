@@ -22,6 +22,11 @@ from .errors import CheckpointError, ParityError
 from .parity import Inputs, Reference, greedy_options, make_inputs, until_end
 from .rounding import greedy_ties, measure
 
+#: Families that transformers has no class for, and the one that computes the same with one token
+#: table for both sides.
+_STAND_INS = {"opennmt": "pegasus"}
+_SOURCE_TABLE = "model.encoder.embed_tokens.weight"
+
 
 def run_transformers(checkpoint: Checkpoint, manifest: Manifest) -> Reference:
     """Load a checkpoint with transformers and run it.
@@ -95,10 +100,22 @@ def _load_model(checkpoint: Checkpoint, kind: Any) -> Any:
     options: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
     if checkpoint.as_saved:
         return kind.from_pretrained(checkpoint.directory, local_files_only=True, **options)
-    config = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True)
+    # Not the folder's config.json: one of CTranslate2 says nothing of the model.
+    values = dict(checkpoint.config)
+    stand_in = _STAND_INS.get(str(values.get("model_type")))
+    if stand_in is not None:
+        values["model_type"] = stand_in
+    config = AutoConfig.for_model(**values)
     model_class = kind._model_mapping[type(config)]
     state = {name: torch.from_numpy(checkpoint.load(name)) for name in checkpoint.names}
-    return model_class.from_pretrained(None, config=config, state_dict=state, **options)
+    source = state.pop(_SOURCE_TABLE, None) if stand_in is not None else None
+    if source is not None:
+        state["model.shared.weight"] = state.pop("model.decoder.embed_tokens.weight")
+        config.vocab_size = len(state["model.shared.weight"])
+    model = model_class.from_pretrained(None, config=config, state_dict=state, **options)
+    if source is not None:
+        model.get_encoder().embed_tokens = torch.nn.Embedding.from_pretrained(source)
+    return model
 
 
 def _run_decoder(model: Any, inputs: Inputs, manifest: Manifest) -> Reference:

@@ -36,7 +36,7 @@ _OTHERS = (
     (r"[\w.-]+\.gguf|ggml-[\w.-]+", "a GGUF model: export the checkpoint that it was made of"),
     (
         r"(shared|source|target)_vocabulary\.(json|txt)",
-        "a model of CTranslate2: export the checkpoint that it was converted from",
+        "a model of CTranslate2 without its model.bin, or a damaged one: copy it again",
     ),
     (
         r"tf_model[\w.-]*\.h5|[\w.-]+\.ckpt\.index|saved_model\.pb",

@@ -33,11 +33,18 @@ if TYPE_CHECKING:
     from seq2edge.runtime.progress import StageProgress
 
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
-_CONFIGS = ("config.json", "generation_config.json", ADAPTER_CONFIG)
+_CONFIGS = (
+    "config.json",
+    "generation_config.json",
+    ADAPTER_CONFIG,
+    "preprocessor_config.json",
+)
+_CTRANSLATE2 = "model.bin"
 #: Of tokenizers, in the folder itself and of a pair's two in ``encoder/`` and ``decoder/``.
 _TOKENIZER = re.compile(
     r"((encoder|decoder)/)?((tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
-    r"|target_vocab)\.json|merges\.txt|vocab\.txt|bpe\.codes|[\w.-]+\.(model|spm))"
+    r"|target_vocab)\.json|merges\.txt|vocab\.txt|bpe\.codes|[\w.-]+\.(model|spm)"
+    r"|((shared|source|target)_)?vocabulary\.(json|txt))"
 )
 
 
@@ -124,7 +131,7 @@ def _needed(repository: str, names: Collection[str]) -> list[str]:
         )
     adapter = next((name for name in ADAPTER_WEIGHTS if name in names), None)
     try:
-        weights = [weights_name(top, f"{repository} on the hub")]
+        weights = [_weights(top, f"{repository} on the hub")]
     except CheckpointError:
         if adapter is None:
             raise
@@ -132,6 +139,17 @@ def _needed(repository: str, names: Collection[str]) -> list[str]:
     if adapter is not None:
         weights.append(adapter)
     return configs + sorted(filter(_TOKENIZER.fullmatch, names)) + weights
+
+
+def _weights(names: Collection[str], where: str) -> str:
+    """The file with the weights, or the index of their shards: transformers', or CTranslate2's."""
+    of_ctranslate2 = any(re.fullmatch(r"(\w+_)?vocabulary\.(json|txt)", name) for name in names)
+    try:
+        return weights_name(names, where)
+    except CheckpointError:
+        if not of_ctranslate2 or _CTRANSLATE2 not in names:
+            raise
+        return _CTRANSLATE2
 
 
 def _get(repository: str, name: str, revision: str | None) -> Path:
@@ -219,7 +237,7 @@ def _cached(repository: str, revision: str | None, reason: str) -> tuple[Path, s
         names = listing(folder)
         try:
             if ADAPTER_CONFIG not in names:
-                weights_files(folder, weights_name(names, repository))
+                weights_files(folder, _weights(names, repository))
             elif not any(weights in names for weights in ADAPTER_WEIGHTS):
                 raise CheckpointError(f"{repository} lacks the adapter's weights")
         except CheckpointError:

@@ -1,4 +1,4 @@
-"""Read a Hugging Face folder: configs at once, tensors one at a time."""
+"""Read a checkpoint's folder: configs at once, tensors one at a time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from ..errors import CheckpointError
+from . import ctranslate2
 from .files import INDEX, SUFFIXES, inner_models, listing, weights_files, weights_name, what_else
 from .formats import FloatArray, TensorSource, open_tensors, optional_json, read_json
 from .names import unwrapped
@@ -38,6 +39,8 @@ class _Tensor:
 class Checkpoint:
     """A folder with ``config.json`` and weights. Use it as a context manager.
 
+    A folder of CTranslate2 is read as the checkpoint that it was converted from.
+
     Args:
         path: the folder, or a file of weights beside its ``config.json``.
 
@@ -46,9 +49,11 @@ class Checkpoint:
         config: ``config.json``.
         generation_config: ``generation_config.json``, or {} if there is none.
         as_saved: transformers reads the same tensors from the folder, by the same names.
+        of_transformers: transformers knows the folder, whose config.json is its own.
 
     Raises:
-        CheckpointError: there is no such folder, or no config.json in it.
+        CheckpointError: there is no such folder, or no config.json in it; a model of CTranslate2
+            that is damaged or of a kind that is not supported.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -56,10 +61,22 @@ class Checkpoint:
         if not path.exists():
             raise CheckpointError(f"no such checkpoint folder: {path}")
         if path.is_file() and not path.name.endswith((*SUFFIXES, INDEX)):
+            packed = path.suffix == ".argosmodel"
+            give = "unpack it and give its folder" if packed else "give the checkpoint's folder"
             raise CheckpointError(
-                f"{path} is not a folder, and not a file of weights ({', '.join(SUFFIXES)}); give"
-                " the checkpoint's folder"
+                f"{path} is not a folder, and not a file of weights ({', '.join(SUFFIXES)}); {give}"
             )
+        self._stack = ExitStack()
+        self._tensors: dict[str, _Tensor] = {}
+        self._weights = None if path.is_dir() else path.name
+        model = ctranslate2.find_model(path)
+        self.of_transformers = model is None
+        self._converted = None if model is None else ctranslate2.read_model(model)
+        if model is not None and self._converted is not None:
+            self.directory, self.as_saved = model.parent, False
+            self.config = self._converted.config
+            self.generation_config = self._converted.generation_config
+            return
         self.directory = path if path.is_dir() else path.parent
         names = listing(self.directory)
         if "config.json" not in names:
@@ -71,11 +88,11 @@ class Checkpoint:
         self.config = read_json(self.directory / "config.json")
         self.generation_config = optional_json(self.directory / "generation_config.json")
         self.as_saved = path.is_dir()
-        self._weights = None if path.is_dir() else path.name
-        self._stack = ExitStack()
-        self._tensors: dict[str, _Tensor] = {}
 
     def __enter__(self) -> Checkpoint:
+        if self._converted is not None:
+            self._add(self._converted.tensors)
+            return self
         weights = self._weights or weights_name(listing(self.directory), self.directory)
         self.as_saved &= weights.startswith(("model.safetensors", "pytorch_model.bin"))
         with ExitStack() as stack:

@@ -21,7 +21,7 @@ class FamilyDoc:
     """A model type in words, for the table of docs/families.md.
 
     Attributes:
-        model: the class of transformers.
+        model: the class of transformers; "": it has none.
         positions: how the model knows where a token stands.
         norms: where its norms are.
         tokenizer: files that its tokenizer is read from, where there is no tokenizer.json.

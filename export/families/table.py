@@ -31,7 +31,7 @@ def families_table() -> str:
 def readme_table() -> str:
     """Markdown: what the README says of each model type."""
     rows = [
-        (f"`{kind}`", doc.model, doc.tokenizer or "-")
+        (f"`{kind}`", doc.model or "-", doc.tokenizer or "-")
         for family in FAMILIES
         for kind, doc in family.doc.items()
     ]

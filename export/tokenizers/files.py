@@ -19,6 +19,7 @@ from ..checkpoint import optional_json, read_json
 from ..errors import CheckpointError
 from . import from_transformers
 from .built import Built
+from .from_ctranslate2 import build_converted, check_ids, m2m100_ids
 from .from_sentencepiece import build_from_pieces
 from .languages import find_scheme, marian_languages, mark_languages
 from .pieces import UNIGRAM, PieceModel, read_pieces
@@ -62,8 +63,15 @@ class TokenizerFile:
     target: TokenizerFile | None = None
 
 
-def find_tokenizer(directory: Path) -> TokenizerFile | None:
+def find_tokenizer(
+    directory: Path, config: Mapping[str, Any] | None = None
+) -> TokenizerFile | None:
     """The tokenizer of a checkpoint folder, or None if there are no files of one.
+
+    Args:
+        directory: the folder.
+        config: what its config.json says; None: read it there. One of CTranslate2 says nothing of
+            the model, and what it was converted from is told here.
 
     Raises:
         CheckpointError: files that cannot be read.
@@ -75,14 +83,16 @@ def find_tokenizer(directory: Path) -> TokenizerFile | None:
         highest = max((token.id for token in info.added_tokens), default=0)
         return TokenizerFile(info, None, max(info.byte_offset + 255, highest) + 1, directory)
     try:
-        kind = _class(directory, settings)
-        built = _build(kind, directory, settings)
+        config = optional_json(directory / "config.json") if config is None else config
+        kind = _class(directory, settings, config)
+        built = build_converted(config, directory) or _build(kind, directory, settings)
     except Seq2EdgeError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from None
     if built is None:
         return None
+    check_ids(built.tokenizer, directory)
     info = TokenizerInfo(
         kind="tokenizers",
         file="tokenizer.json",
@@ -224,15 +234,15 @@ def _with_languages(kind: str, built: Built, settings: Mapping[str, Any]) -> Bui
     return built
 
 
-def _class(directory: Path, settings: Mapping[str, Any]) -> str:
+def _class(directory: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The tokenizer class of transformers, without "Fast"; "" for what has no name here."""
-    config = optional_json(directory / "config.json")
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     kind = _without_fast(named)
     if kind:
         return kind
     model_type = str(config.get("model_type"))
-    if model_type == "m2m_100" and not (directory / "vocab.json").is_file():
+    of_m2m100 = (directory / "vocab.json").is_file() or m2m100_ids(directory) is not None
+    if model_type == "m2m_100" and not of_m2m100:
         return "NllbTokenizer"
     return _CLASSES.get(model_type, "")
 

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from .built import Built
+from .from_ctranslate2 import m2m100_ids
 from .languages import find_scheme, is_marian_language, marian_languages, mark_languages
 from .pieces import PieceModel, read_pieces
 from .sentencepiece import (
@@ -37,6 +38,8 @@ def build_from_pieces(kind: str, directory: Path, settings: Mapping[str, Any]) -
     if kind not in _BUILDERS:
         return None
     files, build = _BUILDERS[kind]
+    if kind == "M2M100Tokenizer" and m2m100_ids(directory) is not None:
+        files = _FAIRSEQ_FILES  # CTranslate2's list of tokens is what vocab.json would be
     if not all((directory / name).is_file() for name in files):
         return None
     return build(kind, directory, settings)
@@ -55,8 +58,12 @@ def _fairseq(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
 
 def _m2m100(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built:
     model, scheme = read_pieces(directory / "sentencepiece.bpe.model"), find_scheme(kind, settings)
-    languages = [] if scheme is None else scheme.tokens(settings)
-    ids = read_ids(directory / "vocab.json")
+    converted = m2m100_ids(directory)
+    if converted is not None and not (directory / "vocab.json").is_file():
+        ids, languages = converted
+    else:
+        ids = read_ids(directory / "vocab.json")
+        languages = [] if scheme is None else scheme.tokens(settings)
     first = len(ids)
     ids |= {token: first + number for number, token in enumerate(languages)}
     vocabulary = read_vocabulary(ids, [*_FAIRSEQ, *languages], {}, directory, settings)

@@ -116,7 +116,7 @@ def test_an_export_that_is_refused_leaves_nothing(
     other = with_pieces(editable("t5", "other"), corpus[:20], "T5Tokenizer", **T5_IDS)
     monkeypatch.setattr(
         "seq2edge.export.pipeline.find_tokenizers",
-        lambda folder: replace(found_in(other), folder=folder),
+        lambda folder, _config: replace(found_in(other), folder=folder),
     )
     (tmp_path / "out").mkdir()
     with pytest.raises(ParityError, match="reads texts otherwise than the checkpoint's own"):
