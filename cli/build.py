@@ -43,11 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for option, text in (
         ("--max-batch", "sources per batch (default: 1)"),
-        ("--max-source-length", "source tokens (default: 512, or the model's most)"),
+        (
+            "--max-source-length",
+            "source tokens, or positions of 20 ms of sound (default: 512, or the model's most; for"
+            " speech the model's most)",
+        ),
         (
             "--max-target-length",
             "cache slots: one per token for greedy decoding, up to one per token and beam for beam"
-            " search (default: 256, or the model's most)",
+            " search (default: 256, or the model's most; for speech the model's most)",
         ),
         ("--max-num-tokens", "tokens per step: beams, samples, prompt or draft (default: 8)"),
     ):
@@ -88,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         max_source_length=options.max_source_length,
         max_target_length=options.max_target_length,
         max_num_tokens=options.max_num_tokens,
+        speech=bundle.manifest.speech is not None,
     )
     build_options = Options(
         engine=options.backend,

@@ -39,7 +39,7 @@ from .recipe.weight_formats import (
 from .source import Source, layers_of, load_models
 
 #: The graphs that compute in half precision; the others only follow what they read.
-_STACKS = ("encoder", "decoder")
+_STACKS = ("encoder", "decoder", "alignment")
 
 
 def transform(

@@ -70,7 +70,7 @@ def check_bundle(bundle: Bundle, machine: Machine) -> BundleFit:
     """
     bundle.require_slots("doctor")
     manifest = bundle.manifest
-    limits = Limits.of(manifest.dimensions)
+    limits = Limits.of(manifest.dimensions, speech=manifest.speech is not None)
     weights = manifest.files[WEIGHTS_NAME].size
     decoder = manifest.graphs["decoder"]
     cache = cache_bytes(

@@ -27,6 +27,8 @@ HEADROOM = 2.0
 #: Smaller constants are stored once more where a float32 node reads them, larger ones cast.
 _SMALL = 4096
 _FLOAT = ir.DataType.FLOAT
+#: Outputs that no graph takes.
+_READ_BY_HOST = ("logits", "logprobs", "alignment_weights")
 _NORMS = ("RMSNormalization", "LayerNormalization")
 #: A norm over the standard deviation is made of these (export/graph/layers.py). They stay in
 #: float32, as other norms accumulate: a sum of squares is soon more than float16 holds.
@@ -237,11 +239,11 @@ def halved(array: NDArray[Any], half: ir.DataType) -> NDArray[np.generic]:
 
 
 def _finish_outputs(model: ir.Model, half: ir.DataType) -> None:
-    """Logits in float32 for whoever reads them; what goes back into a graph in half."""
+    """What the host reads in float32; what goes back into a graph in half."""
     for index, value in enumerate(model.graph.outputs):
         if value.dtype not in (_FLOAT, half):
             continue
-        dtype = _FLOAT if value.name == "logits" else half
+        dtype = _FLOAT if value.name in _READ_BY_HOST else half
         if value.dtype == dtype:
             continue
         node = ir.node("Cast", [value], {"to": dtype.value})

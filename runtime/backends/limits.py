@@ -9,6 +9,8 @@ from ..errors import InputError
 
 #: Lengths that engines are made for where nothing is said and the model allows it.
 _SOURCE_LENGTH, _TARGET_LENGTH, _QUERIES = 512, 256, 8
+#: Positions of the encoder where a model takes sound of any length: 30 s of Whisper's.
+_SPEECH_LENGTH = 1500
 
 #: TensorRT counts sizes in 32 bits.
 _LARGEST = 2**31 - 1
@@ -41,19 +43,25 @@ class Limits:
         max_source_length: int | None = None,
         max_target_length: int | None = None,
         max_num_tokens: int | None = None,
+        speech: bool = False,
     ) -> Limits:
         """Limits for a model. None: 1 source of 512 tokens, 256 slots and 8 queries, or what
         the model allows, if that is less.
 
+        Args:
+            speech: sources are windows of sound: they and their texts may be as long as the model
+                allows.
+
         Raises:
             InputError: a limit below 1, or above what the model can use.
         """
-        slots = _least(_TARGET_LENGTH, dimensions.max_target_length)
+        most_source, most_target = dimensions.max_source_length, dimensions.max_target_length
+        source, slots = _least(_SOURCE_LENGTH, most_source), _least(_TARGET_LENGTH, most_target)
+        if speech:
+            source, slots = most_source or _SPEECH_LENGTH, most_target or slots
         limits = cls(
             max_batch=1 if max_batch is None else max_batch,
-            max_source_length=_least(_SOURCE_LENGTH, dimensions.max_source_length)
-            if max_source_length is None
-            else max_source_length,
+            max_source_length=source if max_source_length is None else max_source_length,
             max_target_length=slots if max_target_length is None else max_target_length,
             max_num_tokens=min(_QUERIES, max_target_length or slots)
             if max_num_tokens is None

@@ -29,7 +29,12 @@ def test_the_readme_has_the_codes_table() -> None:
 def test_every_row_has_a_parity_test() -> None:
     made = [getattr(transformers, config).model_type for _, config, _ in SHAPES.values()]
     # test_whisper.py has the models that hear, test_ctranslate2.py those that transformers has not.
-    tested = {"whisper", "opennmt", *made, *(kind for kind, _ in (*ENCODERS.values(), *DECODERS.values()))}
+    tested = {
+        "whisper",
+        "opennmt",
+        *made,
+        *(kind for kind, _ in (*ENCODERS.values(), *DECODERS.values())),
+    }
     for family in FAMILIES:
         assert set(family.doc) == set(family.model_types)
         if family.name != "pair":  # PAIRS are of that one model type

@@ -205,7 +205,7 @@ def _profile_options(bundle: Bundle, graph: str) -> dict[str, str]:
     They hold for graphs that TensorRT takes as a whole. For one that it takes in parts ONNX
     Runtime makes profiles of the shapes that it sees, and widens them (its documentation).
     """
-    limits = Limits.of(bundle.manifest.dimensions)
+    limits = Limits.of(bundle.manifest.dimensions, speech=bundle.manifest.speech is not None)
     # Smallest, usual and largest. Other than in seq2edge's own engines, T is not constant.
     sizes = {
         "batch": (1, 1, limits.max_batch),

@@ -14,7 +14,14 @@ from ...bundle.manifest import WEIGHTS_NAME
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from .cuda import DeviceProperties
-from .engine_store import ENGINES_NAME, GRAPHS, EngineKey, EngineSet, read_engines, read_plan
+from .engine_store import (
+    ENGINES_NAME,
+    EngineKey,
+    EngineSet,
+    engine_graphs,
+    read_engines,
+    read_plan,
+)
 from .library import Library
 
 #: Reasons in one message.
@@ -35,7 +42,7 @@ def folder_of(bundle: Bundle, key: EngineKey) -> Path:
 def graph_hashes(bundle: Bundle) -> dict[str, str]:
     """SHA-256 of all that engines are made of, by file."""
     manifest = bundle.manifest
-    files = [manifest.graphs[name].file for name in GRAPHS] + [WEIGHTS_NAME]
+    files = [manifest.graphs[name].file for name in engine_graphs(manifest)] + [WEIGHTS_NAME]
     return {file: manifest.files[file].sha256 for file in files}
 
 

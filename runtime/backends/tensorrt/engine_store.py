@@ -12,6 +12,7 @@ from typing import Any
 
 from ...bundle.atomic_write import OutputFolder
 from ...bundle.json_schema import FieldReader
+from ...bundle.manifest import Manifest
 from ...errors import BackendError
 from ..limits import Limits
 from .builder.network import Precision
@@ -20,8 +21,8 @@ from .builder.report import Gemm, GraphReport, ProfileReport
 ENGINES_NAME = "engines.json"
 FORMAT_VERSION = 1
 
-#: The graphs that become engines.
-GRAPHS = ("encoder", "decoder")
+#: The graphs that become engines: of every bundle, and of those that hear.
+GRAPHS, SPEECH_GRAPHS = ("encoder", "decoder"), ("features", "alignment")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class EngineWriter(OutputFolder):
         self.publish()
 
 
+def engine_graphs(manifest: Manifest) -> list[str]:
+    """The graphs of a bundle that become engines."""
+    return [name for name in (*GRAPHS, *SPEECH_GRAPHS) if name in manifest.graphs]
+
+
 def read_engines(folder: Path) -> EngineSet:
     """Read ``engines.json`` and check that the plans are there with the right sizes.
 
@@ -159,7 +165,11 @@ def _engine_set(r: FieldReader, raw: dict[str, Any]) -> EngineSet:
     hashes = r.table(raw, "bundle_sha256")
     engines = r.table(raw, "engines")
     r.problems += [f"engines.{name} is missing" for name in GRAPHS if name not in engines]
-    r.problems += [f"engines.{name} is of no graph" for name in engines if name not in GRAPHS]
+    r.problems += [
+        f"engines.{name} is of no graph"
+        for name in engines
+        if name not in (*GRAPHS, *SPEECH_GRAPHS)
+    ]
     return EngineSet(
         EngineKey(
             engine=r.text(raw, "engine", ""),

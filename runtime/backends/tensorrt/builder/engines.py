@@ -20,7 +20,14 @@ from ....progress import StageProgress
 from ...limits import Limits, check_limits
 from ..cuda import DeviceProperties, load_cuda
 from ..engine_cache import cache_folder, folder_of, graph_hashes, sound_engines
-from ..engine_store import ENGINES_NAME, GRAPHS, EngineFile, EngineKey, EngineSet, EngineWriter
+from ..engine_store import (
+    ENGINES_NAME,
+    EngineFile,
+    EngineKey,
+    EngineSet,
+    EngineWriter,
+    engine_graphs,
+)
 from ..library import Library, load_library
 from .plan import Target, build_plan
 from .report import Gemm
@@ -62,13 +69,14 @@ def build_engines(
     overwrite: bool = False,
     progress: StageProgress | None = None,
 ) -> EngineSet:
-    """Build the encoder's and the decoder's engine into the folder ``out``, whole or not at all.
+    """Build the engines of a bundle's graphs into the folder ``out``, whole or not at all.
 
     The precision is the graphs' own: networks are strongly typed, nothing is cast.
 
     Args:
         bundle: the opened bundle.
-        out: the folder to write: ``encoder.engine``, ``decoder.engine``, ``engines.json``.
+        out: the folder to write: ``encoder.engine``, ``decoder.engine``, ``engines.json`` (of
+            speech ``features.engine`` and, for times of words, ``alignment.engine`` too).
         options: what to build; None: the defaults.
         overwrite: replace a folder of engines that is there.
         progress: called as the builder goes on; an exception that it raises ends the build.
@@ -139,7 +147,7 @@ def _resolve(bundle: Bundle, options: Options) -> tuple[Target, EngineKey]:
     manifest = bundle.manifest
     library = load_library(options.engine)
     capabilities = _capabilities(library, options.compute_capabilities)
-    limits = options.limits or Limits.of(manifest.dimensions)
+    limits = options.limits or Limits.of(manifest.dimensions, speech=manifest.speech is not None)
     check_limits(limits, manifest.dimensions)
     workspace = options.workspace_bytes
     if workspace is not None and not 1 <= workspace <= _LARGEST_WORKSPACE:
@@ -184,7 +192,7 @@ def _build(
     files = {}
     timing = TimingCache(cache_folder(bundle), target.library, key)
     with EngineWriter(out, overwrite=overwrite) as writer:
-        for name in GRAPHS:
+        for name in engine_graphs(bundle.manifest):
 
             def report(phase: str, done: int, total: int, graph: str = name) -> None:
                 if progress is not None:

@@ -61,7 +61,7 @@ def build_plan(
     progress: StageProgress,
     timing: TimingCache | None = None,
 ) -> Plan:
-    """Build one graph of a bundle, ``encoder`` or ``decoder``.
+    """Build one graph of a bundle.
 
     Raises:
         BackendError: TensorRT refuses the graph; with its reason and, from the parser, the node.
@@ -70,7 +70,7 @@ def build_plan(
     library, limits = target.library, target.limits
     trt = library.module
     info = bundle.manifest.graphs[graph]
-    shapes = profiles(info, limits)
+    shapes = profiles(info, limits, bundle.manifest.speech)
     with recorded(library) as messages, deferred_interrupts() as stopped:
         try:
             builder = trt.Builder(logger(library))

@@ -8,8 +8,9 @@ from dataclasses import astuple, dataclass, replace
 from ....bundle.manifest import GraphInfo, Manifest
 from ....errors import BackendError
 from ...limits import Limits
+from ...sizes import largest_sizes
 from ..engine_store import EngineSet
-from .tensors import BlockLayout, largest_sizes
+from .tensors import BlockLayout
 
 #: What CUDA and TensorRT take for themselves is not in the plan: a margin for it.
 _MARGIN = 64 << 20
@@ -23,7 +24,7 @@ class MemoryPlan:
     """Bytes of device memory for one call as large as the limits allow.
 
     Attributes:
-        weights: of both engines, as they are in their files.
+        weights: of the engines, as they are in their files.
         activations: between layers; the engines take turns with it.
         cache: keys and values of the decoder's self-attention.
         source: keys and values of the source.
@@ -60,7 +61,8 @@ def plan_memory(manifest: Manifest, engines: EngineSet, limits: Limits | None = 
     own = engines.key.limits
     limits = limits or own
     decoder = manifest.graphs["decoder"]
-    reports = [engine.report for engine in engines.engines.values()]
+    # Times of words are for those who ask: their engine is opened then.
+    reports = [e.report for name, e in engines.engines.items() if name != "alignment"]
     cache = _size(decoder, limits, "past_")
     if not in_place(engines):
         cache *= 2

@@ -18,15 +18,17 @@ from ....bundle.manifest import GraphInfo, TensorSpec
 from ....bundle.reader import Bundle
 from ....errors import BackendError
 from ...base import Capabilities, EncoderInputs, EncoderOutput
+from ...sizes import largest_sizes, sizes_of
 from ..cuda import Buffer, Cuda, Device
-from ..engine_store import EngineSet, read_plan
+from ..engine_store import GRAPHS, EngineSet, read_plan
 from ..library import Library, deferred_interrupts, logger, recorded
 from .context import Runner
 from .decoder import TensorRTEncoderOutput, TensorRTSlots
 from .device_memory import check_memory, in_place
+from .other_engines import OtherEngines
 from .runtime_cache import RuntimeCache
 from .stream_context import STEPS_PER_LAUNCH, StreamContext
-from .tensors import BlockLayout, Mirror, fill, largest_sizes
+from .tensors import BlockLayout, Mirror, fill
 
 
 class TensorRTBackend:
@@ -56,6 +58,7 @@ class TensorRTBackend:
         self._library = library
         graphs = bundle.manifest.graphs
         self._encoder_info, self._decoder_info = graphs["encoder"], graphs["decoder"]
+        self._manifest, self._folder, self._engines = bundle.manifest, folder, engines
         self._device = Device(cuda)
         try:
             self._load(graphs, folder, engines)
@@ -66,8 +69,8 @@ class TensorRTBackend:
     def _load(self, graphs: Mapping[str, GraphInfo], folder: Path, engines: EngineSet) -> None:
         device = self._device
         opened = {
-            name: self._open(read_plan(folder, engine), graphs[name])
-            for name, engine in engines.engines.items()
+            name: self._open(read_plan(folder, engines.engines[name]), graphs[name])
+            for name in GRAPHS
         }
         # No two runs are at once, so one piece of memory serves all contexts.
         self._activations: Buffer = device.memory.take(
@@ -77,12 +80,18 @@ class TensorRTBackend:
         runners: dict[str, list[Runner]] = {}
         for (name, plan), cache in zip(opened.items(), self._runtime_caches, strict=True):
             runners[name] = [
-                Runner(self._library, name, self._context(plan, profile, cache), device)
+                Runner(
+                    self._library,
+                    name,
+                    self._context(plan, profile, cache, self._activations),
+                    device,
+                )
                 for profile in range(plan.num_optimization_profiles)
             ]
         self._plans = opened
         self._encoder = runners["encoder"][0]
-        staging = BlockLayout.of(self._encoder_info.inputs, largest_sizes(self._limits))
+        most = largest_sizes(self._limits, self._manifest.speech)
+        staging = BlockLayout.of(self._encoder_info.inputs, most)
         self._staging = Mirror(
             staging, device.memory.take(staging.size), device.pinned.take(staging.size)
         )
@@ -93,6 +102,7 @@ class TensorRTBackend:
             self._limits,
             in_place=in_place(engines),
         )
+        self._others = OtherEngines(self._manifest, self._shared, self._open_other)
         # Of a model that nobody has closed; what still decodes holds ``Shared``.
         self._free = weakref.finalize(self._shared, device.close)
         self._free.atexit = False
@@ -100,27 +110,31 @@ class TensorRTBackend:
     def encode(self, inputs: EncoderInputs) -> TensorRTEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
         shared, device = self._shared, self._device
-        input_ids = inputs["input_ids"]
-        batch, length = input_ids.shape
-        sizes = {"batch": batch, "source": length}
-        layout = BlockLayout.of(self._encoder_info.inputs, sizes)
+        specs = self._encoder_info.inputs
+        arrays = dict(inputs)
+        if _MASK in specs:
+            arrays[_MASK.name] = inputs["attention_mask"][:, None, None, :]
+        sizes = sizes_of(specs, arrays, self._manifest.speech)
+        batch, length = sizes["batch"], sizes["source"]
+        layout = BlockLayout.of(specs, sizes)
         names = {spec.name for spec in self._encoder_info.outputs}
+        masks = [_MASK] if _MASK in self._decoder_info.inputs else []
         crossed = [spec for spec in self._decoder_info.inputs if spec.name in names]
         with shared.lock():
             source = TensorRTEncoderOutput(
                 context=shared,
                 batch_size=batch,
                 length=length,
-                mask=shared.block(BlockLayout.of([_MASK], sizes)),
+                mask=shared.block(BlockLayout.of(masks, sizes)),
                 cross=shared.block(BlockLayout.of(crossed, sizes)),
             )
             staged = self._staging.reshaped(layout)
-            mask = inputs["attention_mask"][:, None, None, :]
-            fill(staged, {"input_ids": input_ids, _MASK.name: mask})
+            fill(staged, {spec.name: arrays[spec.name] for spec in specs})
             staged.upload(device)
             tensors = staged.tensors()
-            staged_mask = tensors[_MASK.name].address
-            device.cuda.copy(source.mask.address, staged_mask, batch * length, device.stream)
+            if masks and _MASK in specs:
+                staged_mask = tensors[_MASK.name].address
+                device.cuda.copy(source.mask.address, staged_mask, batch * length, device.stream)
             self._encoder.bind(object(), tensors, source.cross.tensors())
             self._encoder.enqueue()
             # The staging memory is written again by the next call.
@@ -143,11 +157,15 @@ class TensorRTBackend:
     def run_graph(
         self,
         name: str,
-        inputs: Mapping[str, NDArray[Any]],  # noqa: ARG002
-        encoded: EncoderOutput | None = None,  # noqa: ARG002
+        inputs: Mapping[str, NDArray[Any]],
+        encoded: EncoderOutput | None = None,
     ) -> dict[str, NDArray[Any]]:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
-        raise BackendError(f"the graph {name!r} runs only with onnxruntime on the CPU")
+        if name in GRAPHS or name not in self._engines.engines:
+            raise BackendError(f"there is no engine of a graph {name!r} to run by itself")
+        if not isinstance(encoded, (TensorRTEncoderOutput, type(None))):
+            raise TypeError("the sources were encoded by another backend")
+        return self._others.run(name, inputs, encoded)
 
     def close(self) -> None:
         """Let go of the engines and of the device's memory, once a run that is on has ended."""
@@ -159,8 +177,21 @@ class TensorRTBackend:
             # Contexts before their engines, memory last.
             for runner in (self._encoder, *self._shared.runners):
                 runner.close()
+            self._others.close()
             self._plans.clear()
             self._free()
+
+    def _open_other(self, name: str) -> tuple[Runner, Buffer]:
+        """The runner of a graph beside the two, and the memory of its activations."""
+        plan = self._open(
+            read_plan(self._folder, self._engines.engines[name]), self._manifest.graphs[name]
+        )
+        activations = self._device.memory.take(plan.device_memory_size_v2)
+        cache = RuntimeCache(self._folder, name)
+        self._plans[name] = plan
+        self._runtime_caches.append(cache)
+        context = self._context(plan, 0, cache, activations)
+        return Runner(self._library, name, context, self._device), activations
 
     def _open(self, data: bytes, info: GraphInfo) -> Any:
         trt = self._library.module
@@ -182,13 +213,13 @@ class TensorRTBackend:
             )
         return plan
 
-    def _context(self, plan: Any, profile: int, cache: RuntimeCache) -> Any:
+    def _context(self, plan: Any, profile: int, cache: RuntimeCache, activations: Buffer) -> Any:
         trt, stream = self._library.module, self._device.stream
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = cache.new_context(trt, plan, strategy)
         if context is None:
             raise BackendError(f"{self._library.engine} makes no execution context")
-        context.set_device_memory(self._activations.address, self._activations.size)
+        context.set_device_memory(activations.address, activations.size)
         if profile and not context.set_optimization_profile_async(profile, int(stream)):
             raise BackendError(f"{self._library.engine} takes no optimization profile {profile}")
         return context

@@ -11,9 +11,10 @@ import numpy as np
 from ....bundle.manifest import GraphInfo, TensorSpec
 from ....errors import BackendError
 from ...limits import Limits
+from ...sizes import largest_sizes
 from ..cuda import Buffer, Device
 from .context import Runner
-from .tensors import Block, BlockLayout, Mirror, Results, largest_sizes
+from .tensors import Block, BlockLayout, Mirror, Results
 
 #: Greedy steps that run without the host: its waiting and the download are paid once for all.
 #: More would be lost where a text ends early.

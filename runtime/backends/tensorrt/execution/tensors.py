@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....bundle.manifest import DTYPE_BITS, TensorSpec
-from ...limits import Limits
 from ..cuda import Buffer, Device, aligned, host_bytes
 
 
@@ -182,16 +181,6 @@ def _arrays(layout: BlockLayout, pinned: Buffer) -> dict[str, NDArray[Any]]:
         .view(extent.dtype)
         .reshape(extent.shape)
         for name, extent in layout.extents.items()
-    }
-
-
-def largest_sizes(limits: Limits) -> dict[str, int]:
-    """The named dimensions of the largest tensors that an engine takes."""
-    return {
-        "batch": limits.max_batch,
-        "source": limits.max_source_length,
-        "queries": limits.max_num_tokens,
-        "slots": limits.max_target_length,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,15 @@ from typing import Any
 
 import pytest
 
+from seq2edge.export import export_checkpoint
+from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import BackendError, Bundle, OutputExistsError
 from seq2edge.runtime.backends.tensorrt import Limits, Options, build_engines
 from seq2edge.runtime.backends.tensorrt.builder import plan
 from seq2edge.runtime.backends.tensorrt.builder.network import NetworkSummary, Precision, summarize
 from seq2edge.runtime.bundle.reader import sha256_of
+
+from ....whisper_models import make_whisper
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
@@ -54,6 +59,26 @@ def test_float16_graphs_build_into_fused_engines(
         assert report.weight_bytes is not None
         assert report.weight_bytes < 1.4 * bundle.manifest.graphs[name].weight_bytes
         assert made.engines[name].size > report.weight_bytes
+
+
+def test_graphs_of_speech_build_too(tmp_path: Path) -> None:
+    make_whisper("tiny", tmp_path / "checkpoint", d_model=128)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no tokenizer files
+        export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle", validate=False)
+    quantize_bundle(tmp_path / "bundle", tmp_path / "fp16", "fp16", target="tensorrt", check=False)
+    bundle = Bundle.open(tmp_path / "fp16")
+    limits = Limits.of(bundle.manifest.dimensions, speech=True)
+    assert limits == Limits(1, 1500, 64, 8)
+    made = build_engines(bundle, tmp_path / "engines", options(("8.6", "8.9"), limits))
+    assert set(made.engines) == {"encoder", "decoder", "features", "alignment"}
+    reports = {name: engine.report for name, engine in made.engines.items()}
+    for name, attentions in (("encoder", 2), ("decoder", 4), ("alignment", 4)):
+        assert reports[name].fused_attentions == reports[name].attentions == attentions
+        assert all(gemm.kept for gemm in reports[name].gemms)
+    assert reports["decoder"].cache_updates == 4
+    # Logarithms of sound need float32.
+    assert {gemm.asked.weights for gemm in reports["features"].gemms} == {"float32"}
 
 
 def test_the_folder_says_what_the_engines_are_for(

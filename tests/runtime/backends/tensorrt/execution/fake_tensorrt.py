@@ -26,6 +26,7 @@ from seq2edge.runtime.backends.tensorrt.engine_store import (
     EngineKey,
     EngineSet,
     EngineWriter,
+    engine_graphs,
 )
 from seq2edge.runtime.backends.tensorrt.library import Library
 
@@ -40,7 +41,7 @@ def write_engines(bundle: Bundle, folder: Path, limits: Limits, *, in_place: boo
     key = EngineKey("tensorrt", VERSION, ("8.7",), None, limits, None, graph_hashes(bundle))
     files = {}
     with EngineWriter(folder) as writer:
-        for graph in ("encoder", "decoder"):
+        for graph in engine_graphs(bundle.manifest):
             updates = 2 if graph == "decoder" and in_place else 0
             report = GraphReport(1000, 900, _ACTIVATIONS, (), 0, updates, ())
             files[graph] = EngineFile(*writer.write(f"{graph}.engine", graph.encode()), report)
@@ -77,7 +78,7 @@ class Engine:
     def __init__(self, trt: FakeTensorRT, graph: str) -> None:
         self.trt = trt
         self.info = trt.bundle.manifest.graphs[graph]
-        self.profiles = profiles(self.info, trt.limits)
+        self.profiles = profiles(self.info, trt.limits, trt.bundle.manifest.speech)
         self.num_optimization_profiles = len(self.profiles)
         self.device_memory_size_v2 = _ACTIVATIONS
         self._names = [spec.name for spec in (*self.info.inputs, *self.info.outputs)]

@@ -1,0 +1,124 @@
+"""Log-mel features of a recording of any length, read in pieces.
+
+They are those of transformers' WhisperFeatureExtractor of the whole recording, which holds all of
+it at once. A feature depends on its own surroundings and on one number of the whole recording: what
+is more than 2 below the loudest one is raised to that. So a first pass finds the loudest, and parts
+are extracted when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio import AudioSource
+from ..backends import Backend
+from ..bundle.speech_info import SpeechInfo
+
+Features = NDArray[np.float32]
+
+#: What of the features below the recording's loudest is kept: 8 in log10, which they are 1/4 of.
+_RANGE = 2.0
+#: A feature of digital silence: log10 of the extractor's floor 1e-10, on the features' scale.
+_SILENCE = np.float32((-10 + 4) / 4)
+#: Frames that are extracted at once: 30 s.
+_PIECE = 3000
+#: Frames beside a piece whose samples its own frames read (200 of them with a hop of 160).
+_MARGIN = 2
+#: Pieces that are kept: a window lies in two, and the next one begins in the second.
+_KEPT = 3
+
+
+class LogMel:
+    """Features of any part of a recording. Not for two threads at once.
+
+    A recording that fits into one window counts as followed by silence to the window's end, as
+    transformers pads it, and a longer one ends where it ends.
+
+    Args:
+        backend: of a bundle with a graph ``features``.
+        speech: the bundle's.
+        audio: the recording, at the model's rate.
+    """
+
+    def __init__(self, backend: Backend, speech: SpeechInfo, audio: AudioSource) -> None:
+        self._backend, self._audio = backend, audio
+        self._mels, self._hop = speech.mel_bins or 0, speech.hop_length
+        #: Whole frames of the recording.
+        self.num_frames = audio.num_samples // self._hop
+        window = (speech.window_frames or 0) * self._hop
+        self._is_short = audio.num_samples <= window
+        #: Where a short recording ends with its silence.
+        self._end = window
+        self._pieces: OrderedDict[tuple[int, bool], Features] = OrderedDict()
+        self._floor: float | None = None
+
+    def window(self, start: int, num_frames: int, *, pad: str = "features") -> Features:
+        """Frames ``start`` to ``start + num_frames``: [mels, num_frames] float32.
+
+        Args:
+            pad: what follows the recording: ``features`` of 0, or silent ``audio``.
+
+        Raises:
+            InputError: samples that are not numbers, or a file that cannot be read.
+            BackendError: the engine failed.
+        """
+        silent = pad == "audio"
+        if self._floor is None:
+            self._floor = self._loudest() - _RANGE
+        stop = start + num_frames
+        last = stop if silent else min(stop, self.num_frames)
+        found = np.zeros((self._mels, num_frames), np.float32)
+        for piece in range(start // _PIECE, -(-last // _PIECE)):
+            first = piece * _PIECE
+            begin, end = max(start, first), min(last, first + _PIECE)
+            values = self._piece(piece, silent or self._is_short)[:, begin - first : end - first]
+            found[:, begin - start : end - start] = np.maximum(values, np.float32(self._floor))
+        return found
+
+    def _loudest(self) -> float:
+        """The largest feature of the recording."""
+        pieces = range(-(-max(1, self.num_frames) // _PIECE))
+        return max(float(self._piece(piece, self._is_short).max()) for piece in pieces)
+
+    def _piece(self, piece: int, silent: bool) -> Features:
+        """All frames of a piece, [mels, n], before those that are too low are raised.
+
+        Args:
+            silent: whether silence follows the recording; else the last piece is shorter.
+        """
+        first = piece * _PIECE
+        stop = first + _PIECE
+        near_end = stop + _MARGIN > self.num_frames
+        key = (piece, silent and near_end)
+        if key in self._pieces:
+            self._pieces.move_to_end(key)
+            return self._pieces[key]
+        if silent:
+            last = min(
+                stop, max(first, self.num_frames + _MARGIN)
+            )  # the rest is nothing but silence
+            values = np.full((self._mels, _PIECE), _SILENCE, np.float32)
+            if last > first:
+                values[:, : last - first] = self._extract(first, last, silent)
+        else:
+            values = self._extract(first, min(stop, self.num_frames), silent)
+        self._pieces[key] = values
+        if len(self._pieces) > _KEPT:
+            self._pieces.popitem(last=False)
+        return values
+
+    def _extract(self, first: int, stop: int, silent: bool) -> Features:
+        """Frames ``first`` to ``stop`` by the graph, which takes what it gets for a recording."""
+        begin = max(0, first - _MARGIN)
+        end = (stop + _MARGIN) * self._hop
+        if self._is_short:
+            end = min(end, self._end)
+        samples = self._audio.read(begin * self._hop, end)
+        if silent:
+            samples = np.pad(samples, (0, end - begin * self._hop - len(samples)))
+        found = self._backend.run_graph("features", {"audio": samples[None]})["log_mel"][0]
+        values: Features = found[:, first - begin : stop - begin]
+        return values
