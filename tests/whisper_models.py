@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,8 +48,13 @@ SHAPES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 
 
-def make_whisper(shape: str, folder: Path, *, seed: int = 7, **changes: Any) -> Path:
-    """Save a checkpoint of a shape to ``folder``, which has no tokenizer files."""
+def make_whisper(
+    shape: str, folder: Path, *, seed: int = 7, speaks: bool = False, **changes: Any
+) -> Path:
+    """Save a checkpoint of a shape to ``folder``; :func:`write_tokenizer` adds a tokenizer.
+
+    ``speaks``: it writes words, times and ends by turns, with probabilities that differ.
+    """
     import torch
     from transformers import (
         WhisperConfig,
@@ -66,6 +73,11 @@ def make_whisper(shape: str, folder: Path, *, seed: int = 7, **changes: Any) -> 
             if "decoder" in name and name.endswith("final_layer_norm.weight"):
                 # With a tied head a random model else repeats its token for ever.
                 parameter.mul_(torch.randn_like(parameter).sign())
+        if speaks:
+            model.model.decoder.layer_norm.weight *= 40
+            model.model.decoder.layer_norm.bias *= 10
+            model.model.decoder.embed_positions.weight *= 20
+            model.model.decoder.embed_tokens.weight[START:] *= 0.25
     settings = {
         "is_multilingual": True,
         "no_timestamps_token_id": NO_TIMESTAMPS,
@@ -77,9 +89,33 @@ def make_whisper(shape: str, folder: Path, *, seed: int = 7, **changes: Any) -> 
     }
     if settings["is_multilingual"]:
         settings |= {"lang_to_id": LANGUAGES, "task_to_id": TASKS}
+    # Else transformers makes another one of the config when it loads it.
+    settings["_from_model_config"] = False
     for name, value in settings.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(folder)
     extractor = WhisperFeatureExtractor(feature_size=values.get("num_mel_bins", 80))
     extractor.save_pretrained(folder)
     return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer.json of ``WORDS`` letters and signs, and of the special tokens after them."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = "\u0120" + string.ascii_letters + string.digits + ".,!?'-:;\"()*+/=#@"
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    assert len(vocabulary) == WORDS
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    control = ["<|endoftext|>", "<|startoftranscript|>", *LANGUAGES, "<|translate|>"]
+    control += ["<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"]
+    control += ["<|notimestamps|>"]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
+    times = [f"<|{0.02 * number:.2f}|>" for number in range(TIMES)]
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in times])
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))

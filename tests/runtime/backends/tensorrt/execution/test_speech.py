@@ -1,4 +1,4 @@
-"""A model that hears: every backend gives the CPU's numbers, on a fake GPU if it needs one."""
+"""A model that hears, on a fake GPU: the same numbers as on the CPU."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import pytest
 
 from seq2edge.export import export_checkpoint
 from seq2edge.runtime import BackendError, Bundle
-from seq2edge.runtime.backends import SlotBackend, Step, load_backend
+from seq2edge.runtime.backends import Step, load_backend
 from seq2edge.runtime.backends.limits import Limits
 from seq2edge.runtime.backends.onnxruntime import OrtBackend
-from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
 from seq2edge.runtime.backends.tensorrt.execution.engine import TensorRTBackend
 
-from ...whisper_models import make_whisper
-from .onnxruntime.recording import cpu_target
-from .tensorrt.execution.fake_cuda import FakeCuda
-from .tensorrt.execution.fake_tensorrt import FakeTensorRT, write_engines
+from .....whisper_models import make_whisper
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import FakeTensorRT, write_engines
 
-Backends = tuple[OrtBackend, SlotBackend]
+Backends = tuple[OrtBackend, TensorRTBackend]
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +35,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def tensorrt(bundle: Bundle, tmp_path: Path) -> Iterator[TensorRTBackend]:
+def backends(bundle: Bundle, tmp_path: Path) -> Iterator[Backends]:
     limits = Limits.of(bundle.manifest.dimensions, max_batch=2, speech=True)
     cuda = FakeCuda(1 << 30)
     trt = FakeTensorRT(cuda, bundle, limits, in_place=True)
     engines = write_engines(bundle, tmp_path / "engines", limits, in_place=True)
-    backend = TensorRTBackend(bundle, tmp_path / "engines", engines, trt.library(), Cuda(cuda))
-    yield backend
-    backend.close()
-    assert cuda.allocations == 0
-
-
-@pytest.fixture(params=["tensorrt", "device", "device without graphs"])
-def backends(bundle: Bundle, request: pytest.FixtureRequest) -> Iterator[Backends]:
-    """The CPU's backend, and the one under test."""
-    if request.param == "tensorrt":
-        other = request.getfixturevalue("tensorrt")
-    else:
-        other = OrtDeviceBackend(bundle, cpu_target(captures=request.param == "device"))
+    gpu = TensorRTBackend(bundle, tmp_path / "engines", engines, trt.library(), Cuda(cuda))
     cpu = load_backend(bundle, num_threads=1)
     assert isinstance(cpu, OrtBackend)
-    yield cpu, other
-    other.close()
+    yield cpu, gpu
+    gpu.close()
     cpu.close()
+    assert cuda.allocations == 0
 
 
 def features(frames: int, batch: int = 2) -> np.ndarray:
@@ -69,11 +56,11 @@ def features(frames: int, batch: int = 2) -> np.ndarray:
 @pytest.mark.parametrize("samples", [16000, 480000])
 def test_features_are_those_of_the_cpu(backends: Backends, samples: int) -> None:
     audio = np.random.default_rng(1).standard_normal((1, samples)).astype(np.float32)
-    cpu, other = (backend.run_graph("features", {"audio": audio}) for backend in backends)
-    assert other.keys() == cpu.keys() == {"input_features", "log_mel"}
+    cpu, gpu = (backend.run_graph("features", {"audio": audio}) for backend in backends)
+    assert gpu.keys() == cpu.keys() == {"input_features", "log_mel"}
     for name, array in cpu.items():
         assert array.shape == (1, 80, samples // 160)
-        np.testing.assert_allclose(other[name], array, atol=1e-5)
+        np.testing.assert_allclose(gpu[name], array, atol=1e-5)
 
 
 @pytest.mark.parametrize("frames", [100, 3000])
@@ -98,23 +85,20 @@ def test_attention_to_the_sound_is_that_of_the_cpu(backends: Backends) -> None:
     for backend in backends:
         encoded = backend.encode({"input_features": features(200)})
         found.append(backend.run_graph("alignment", {"input_ids": tokens}, encoded))
-    cpu, other = found
-    assert other["alignment_weights"].shape == (2, 3, 7, 100)
+    cpu, gpu = found
+    assert gpu["alignment_weights"].shape == (2, 3, 7, 100)
     for name, array in cpu.items():
-        np.testing.assert_allclose(other[name], array, atol=1e-5)
+        np.testing.assert_allclose(gpu[name], array, atol=1e-5)
 
 
-def test_a_graph_without_an_input_is_refused(backends: Backends) -> None:
-    for backend in backends:
-        with pytest.raises(BackendError, match=r"needs the input cross_key\.0"):
-            backend.run_graph("alignment", {"input_ids": np.array([[81]])})
-        with pytest.raises(BackendError, match=r"no (engine of a )?graph 'logsumexp'"):
-            backend.run_graph("logsumexp", {})
-        backend.close()
-        with pytest.raises(BackendError, match="closed"):
-            backend.run_graph("features", {"audio": np.zeros((1, 16000), np.float32)})
-
-
-def test_an_engine_takes_no_more_than_it_was_built_for(tensorrt: TensorRTBackend) -> None:
+def test_what_cannot_run_is_named(backends: Backends) -> None:
+    _, gpu = backends
+    with pytest.raises(BackendError, match="no engine of a graph 'logsumexp'"):
+        gpu.run_graph("logsumexp", {})
+    with pytest.raises(BackendError, match=r"needs the input cross_key\.0"):
+        gpu.run_graph("alignment", {"input_ids": np.array([[81]])})
     with pytest.raises(BackendError, match="outside its profile"):
-        tensorrt.encode({"input_features": features(100, batch=3)})
+        gpu.encode({"input_features": features(100, batch=3)})
+    gpu.close()
+    with pytest.raises(BackendError, match="closed"):
+        gpu.run_graph("features", {"audio": np.zeros((1, 16000), np.float32)})

@@ -1,0 +1,288 @@
+"""Speech recognition: load a bundle, transcribe recordings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+from ..audio import AudioSource, open_audio
+from ..audio.opening import AudioInput
+from ..backends import Backend, load_backend
+from ..bundle.reader import Bundle
+from ..errors import InputError
+from ..model_base import LoadedModel
+from ..text.tokenizer import Tokenizer, load_tokenizer
+from .fallback import WindowDecoder
+from .language import DetectedLanguage, check_language
+from .options import TranscriptionKeywords, TranscriptionOptions, options_of
+from .prompt import Prompting, checked_tokenizer, speech_info
+from .segments import SegmentMaker
+from .sequential import Done, Recognition, sequential
+from .transcription import Segment, Transcription
+from .windows import WindowReader, clips_of
+
+if TYPE_CHECKING:  # typing has it from Python 3.11 on
+    from typing_extensions import Unpack
+
+#: Called with the seconds of audio that are done and those of the recording.
+SecondsProgress = Callable[[float, float], None]
+
+
+class SpeechModel(LoadedModel[Backend]):
+    """A loaded speech recognition model. Use it as a context manager, from one or several threads.
+
+    >>> with SpeechModel.load("whisper.bundle") as model:
+    ...     print(model.transcribe("talk.wav").text)
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer) -> None:
+        super().__init__(bundle, backend)
+        self.tokenizer = tokenizer
+        self._speech = speech_info(bundle.manifest)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        backend: str = "onnxruntime",
+        device: str | None = None,
+        strict: bool = False,
+        num_threads: int | None = None,
+    ) -> SpeechModel:
+        """Open a speech bundle and load it into an engine.
+
+        Args:
+            path: the bundle's folder.
+            backend, device, strict, num_threads: as of :meth:`.Seq2SeqModel.load`.
+
+        Raises:
+            BundleError: the bundle is missing, incomplete, of a newer format, reads no speech, or
+                has no tokenizer.
+            BackendError: the engine is missing or too old for the bundle, or does not run on this
+                machine.
+        """
+        bundle = Bundle.open(path)
+        speech_info(bundle.manifest)
+        tokenizer = checked_tokenizer(load_tokenizer(bundle), bundle.directory)
+        loaded = load_backend(
+            bundle, backend=backend, device=device, strict=strict, num_threads=num_threads
+        )
+        return cls(bundle, loaded, tokenizer)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that the model knows; ("en",) for an English one."""
+        return tuple(sorted(self._speech.languages)) or ("en",)
+
+    def transcribe(
+        self,
+        audio: AudioInput | AudioSource,
+        options: TranscriptionOptions | None = None,
+        *,
+        sampling_rate: int | None = None,
+        on_segment: Callable[[Segment], None] | None = None,
+        progress: SecondsProgress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        **keywords: Unpack[TranscriptionKeywords],
+    ) -> Transcription:
+        """The text of a recording.
+
+        >>> model.transcribe("talk.wav", language="en", word_timestamps=True)
+
+        Args:
+            audio: a file's path, a binary file-like object, the bytes of a file, an array of
+                samples (see :func:`seq2edge.runtime.audio.open_audio`), or what that returned.
+            options: how to transcribe; None: the defaults.
+            sampling_rate: Hz of an array; None: 16000. Files say theirs.
+            on_segment: called with each segment as soon as it is final.
+            progress: called after each window.
+            cancelled: asked once a step of the decoder; when it says True, the transcription ends
+                with the segments that are final. It may be called from any thread.
+            keywords: fields of :class:`.TranscriptionOptions`, in place of those of ``options``.
+
+        Raises:
+            InputError: audio that cannot be read, or an impossible option.
+            MissingDependencyError: a format or an option needs a package that is not installed.
+            BackendError: the engine failed, or the model was closed.
+        """
+        with self.segments(
+            audio,
+            options,
+            sampling_rate=sampling_rate,
+            progress=progress,
+            cancelled=cancelled,
+            **keywords,
+        ) as stream:
+            for segment in stream:
+                if on_segment is not None:
+                    on_segment(segment)
+            return stream.result
+
+    def segments(
+        self,
+        audio: AudioInput | AudioSource,
+        options: TranscriptionOptions | None = None,
+        *,
+        sampling_rate: int | None = None,
+        progress: SecondsProgress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        **keywords: Unpack[TranscriptionKeywords],
+    ) -> SegmentStream:
+        """The segments of a recording as they become final; the arguments of :meth:`transcribe`.
+
+        >>> with model.segments("talk.wav") as segments:
+        ...     for segment in segments:
+        ...         print(segment.start, segment.text)
+
+        The options are checked, the audio is opened and the language is detected at once, the rest
+        is done as segments are asked for.
+        """
+        chosen = options_of(cast("dict[str, Any]", keywords), options)
+        check_language(chosen, self._speech)
+        prompting = Prompting(self.manifest, self.tokenizer, chosen)
+        with ExitStack() as opened:
+            source = self._opened(audio, sampling_rate, opened)
+            recognition = self._recognition(source, chosen, prompting, cancelled)
+            detected = None
+            if chosen.language is None:
+                detected = recognition.detect_language()
+            return SegmentStream(recognition, detected, progress, opened.pop_all())
+
+    def detect_language(
+        self,
+        audio: AudioInput | AudioSource,
+        *,
+        sampling_rate: int | None = None,
+        language_detection_segments: int = 1,
+        language_detection_threshold: float | None = 0.5,
+    ) -> DetectedLanguage:
+        """The language that is spoken.
+
+        Args:
+            audio, sampling_rate: as of :meth:`transcribe`.
+            language_detection_segments, language_detection_threshold: as of
+                :class:`.TranscriptionOptions`.
+
+        Raises:
+            InputError: audio that cannot be read, an impossible option, or a model that knows
+                English only.
+            BackendError: the engine failed, or the model was closed.
+        """
+        if not self._speech.languages:
+            raise InputError("the model knows English only: it cannot detect a language")
+        with self.segments(
+            audio,
+            sampling_rate=sampling_rate,
+            language_detection_segments=language_detection_segments,
+            language_detection_threshold=language_detection_threshold,
+        ) as stream:
+            if stream.detected is None:
+                raise InputError("there is no audio to hear a language in")
+            return stream.detected
+
+    def _opened(
+        self, audio: AudioInput | AudioSource, sampling_rate: int | None, opened: ExitStack
+    ) -> AudioSource:
+        if hasattr(audio, "num_samples"):
+            if sampling_rate is not None:
+                raise InputError("sampling_rate is for arrays; an opened recording says its own")
+            return cast("AudioSource", audio)
+        return opened.enter_context(
+            open_audio(
+                audio,
+                sampling_rate=sampling_rate,
+                target_sampling_rate=self._speech.sampling_rate,
+            )
+        )
+
+    def _recognition(
+        self,
+        audio: AudioSource,
+        options: TranscriptionOptions,
+        prompting: Prompting,
+        cancelled: Callable[[], bool] | None,
+    ) -> Recognition:
+        reader = WindowReader(self._backend, self.manifest, audio, fit=options.fit_window)
+        decoder = WindowDecoder(self._backend, self.manifest, self.tokenizer, options, cancelled)
+        segments = SegmentMaker(reader, decoder)
+        clips = clips_of(cast("tuple[float, ...]", options.clip_timestamps), reader)
+        return Recognition(self._speech, reader, decoder, prompting, segments, options, clips)
+
+
+class SegmentStream:
+    """An iterator of :class:`.Segment`; :meth:`SpeechModel.segments` makes it.
+
+    Closing it (or leaving its ``with``) ends the transcription.
+
+    Attributes:
+        language, language_probability, duration: as of :class:`.Transcription`.
+        detected: the detected language; None: it was given, or there was nothing to detect.
+    """
+
+    def __init__(
+        self,
+        recognition: Recognition,
+        detected: DetectedLanguage | None,
+        progress: SecondsProgress | None,
+        opened: ExitStack,
+    ) -> None:
+        self._reader = recognition.reader
+        self.detected = detected
+        english = None if recognition.speech.languages else "en"
+        self.language = recognition.options.language or english
+        self.language_probability = None
+        if detected is not None:
+            self.language = detected.language
+            self.language_probability = detected.probability
+        self.duration = self._reader.duration
+        self._progress = progress
+        self._opened = opened
+        self._segments: list[Segment] = []
+        self._next = self._run(sequential(recognition, self.language))
+
+    def __iter__(self) -> Iterator[Segment]:
+        return self
+
+    def __next__(self) -> Segment:
+        segment = next(self._next)
+        self._segments.append(segment)
+        return segment
+
+    @property
+    def result(self) -> Transcription:
+        """All segments so far as one transcription."""
+        return Transcription(
+            text="".join(segment.text for segment in self._segments).strip(),
+            segments=list(self._segments),
+            language=self.language,
+            language_probability=self.language_probability,
+            language_probabilities=None if self.detected is None else self.detected.probabilities,
+            duration=self.duration,
+        )
+
+    def _run(self, steps: Iterator[Done]) -> Generator[Segment, None, None]:
+        for done in steps:
+            yield from done.segments
+            if self._progress is not None:
+                seconds = min(done.frame * self._reader.frame_seconds, self.duration)
+                self._progress(seconds, self.duration)
+
+    def close(self) -> None:
+        """End the transcription and close the file. What is there stays."""
+        self._next.close()
+        self._opened.close()
+
+    def __enter__(self) -> SegmentStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,101 @@
+"""A recording window by window: what the encoder reads of it, and how the next window is found.
+
+The sequential algorithm is transformers' and openai-whisper's: a window of 30 s is decoded, and the
+next one begins where its last whole segment ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio import AudioSource
+from ..backends import Backend
+from ..bundle.manifest import Manifest
+from .fallback import WindowSource
+from .features import LogMel
+from .prompt import speech_info
+
+#: Silence after the audio that a fitted window keeps, in seconds. With less, decoding loops on
+#: most clips; with this much two words in 339 are others than with 30 s (tiny.en and base).
+_SILENCE = 2.0
+#: Length of a window of a model that takes any length, in seconds.
+_LONGEST = 30.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a recording, in frames: ``start`` and how many, ``size``."""
+
+    start: int
+    size: int
+
+
+class WindowReader:
+    """Encoder inputs of any window of a recording.
+
+    A recording of at most one window is padded as audio and then read, a longer one is read as a
+    whole, and its last window is padded with features of 0: as transformers has it.
+
+    Args:
+        backend, manifest: of a speech bundle.
+        audio: the recording, at the model's rate.
+        fit: whether a window that is not full ends 2 s after its audio.
+    """
+
+    def __init__(
+        self, backend: Backend, manifest: Manifest, audio: AudioSource, *, fit: bool
+    ) -> None:
+        self._speech = speech = speech_info(manifest)
+        self._audio = audio
+        self._fit = fit
+        self._name = manifest.graphs["encoder"].inputs[0].name
+        self._mel = None if speech.mel_bins is None else LogMel(backend, speech, audio)
+        self.frame_seconds = speech.hop_length / speech.sampling_rate
+        self.duration = audio.num_samples / speech.sampling_rate
+        #: Frames that a window has at most.
+        self.window_frames = speech.window_frames or round(_LONGEST / self.frame_seconds)
+        #: Whole frames of the recording; one for a shorter one.
+        self.num_frames = max(1, audio.num_samples // speech.hop_length)
+
+    def read(self, window: Window) -> WindowSource:
+        """What the encoder reads of ``window``."""
+        if self._mel is None:
+            hop = self._speech.hop_length
+            samples = self._audio.read(window.start * hop, (window.start + window.size) * hop)
+            return WindowSource(self._name, samples, window.size)
+        values = self._features(self._mel, window)
+        return WindowSource(self._name, values, values.shape[1] // self._speech.frames_per_position)
+
+    def _features(self, mel: LogMel, window: Window) -> NDArray[np.float32]:
+        full = self.window_frames
+        is_short = self.num_frames <= full
+        if self._fit and self._speech.window_frames is not None:
+            wanted = window.size + round(_SILENCE / self.frame_seconds)
+            step = self._speech.frames_per_position
+            return mel.window(window.start, min(full, -(-wanted // step) * step), pad="audio")
+        if is_short and window.start + window.size >= self.num_frames:
+            values = mel.window(window.start, full - window.start, pad="audio")
+        else:
+            values = mel.window(window.start, window.size, pad="features")
+        missing = full - values.shape[1]
+        return np.pad(values, ((0, 0), (0, missing))) if missing else values
+
+
+def clips_of(seconds: Sequence[float], reader: WindowReader) -> list[tuple[int, int]]:
+    """First and last frame of each part of the recording that ``clip_timestamps`` names."""
+    frames = [min(round(second / reader.frame_seconds), reader.num_frames) for second in seconds]
+    frames = frames or [0]
+    if len(frames) % 2:
+        frames.append(reader.num_frames)
+    return [clip for clip in zip(frames[::2], frames[1::2], strict=True) if clip[0] < clip[1]]
+
+
+def fixed_windows(clips: Sequence[tuple[int, int]], most: int) -> Iterator[Window]:
+    """Clips cut into windows of ``most`` frames."""
+    for first, last in clips:
+        for start in range(first, last, most):
+            yield Window(start, min(most, last - start))
