@@ -85,6 +85,7 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
     """
     start = time.perf_counter()
     bundle = Bundle.open(path)
+    bundle.require_text("bench")
     backend = load_backend(
         bundle,
         backend=workload.backend,

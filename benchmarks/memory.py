@@ -79,7 +79,9 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
     from ..runtime.errors import BackendError
     from .latency import random_source
 
-    manifest = Bundle.open(path).manifest
+    bundle = Bundle.open(path)
+    bundle.require_text("bench")
+    manifest = bundle.manifest
     bundle_bytes = sum(file.size for file in manifest.files.values())
     request = {
         "path": os.fspath(path),

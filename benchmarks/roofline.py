@@ -169,6 +169,7 @@ class _Stepper:
         stack: ExitStack,
     ) -> _Stepper:
         bundle = Bundle.open(path)
+        bundle.require_text("bench")
         _check_slots(bundle.manifest.dimensions.max_target_length, workload, "the model's")
         source = random_source(bundle.manifest, workload)
         backend = load_backend(

@@ -99,7 +99,7 @@ def _check_reference(options: argparse.Namespace) -> None:
 
     if not options.roofline:
         raise InputError("--reference is for --roofline: give both, or neither")
-    Bundle.open(options.reference)
+    Bundle.open(options.reference).require_text("bench")
 
 
 def _rooflines(bundles: list[Path], workload: Workload) -> list[Roofline]:

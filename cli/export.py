@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
-        help="folder that save_pretrained wrote, a LoRA adapter's folder, a training loop's .ckpt"
-        " beside its config.json, or a model's id on the hub (google/flan-t5-small); with --module,"
-        " a state dict (.pt or .safetensors)",
+        help="folder that save_pretrained wrote, a folder of CTranslate2 (faster-whisper, Argos"
+        " Translate), a LoRA adapter's folder, a training loop's .ckpt beside its config.json, or a"
+        " model's id on the hub (google/flan-t5-small); with --module, a state dict (.pt or"
+        " .safetensors)",
     )
     parser.add_argument("bundle", type=Path, help="folder to write")
     parser.add_argument(

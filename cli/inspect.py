@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_bundle, add_json
@@ -11,6 +12,7 @@ from .output import human_bytes, print_result
 
 if TYPE_CHECKING:
     from seq2edge.runtime import Bundle
+    from seq2edge.runtime.bundle.speech_info import SpeechInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +56,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "max_target_length": dims.max_target_length,
         "tokenizer": manifest.tokenizer.kind,
         "tokenizer_origin": manifest.tokenizer.origin,
+        "speech": None if manifest.speech is None else _speech(manifest.speech),
         "generation": dict(manifest.generation),
         "quantization": dict(manifest.quantization),
         "cache": manifest.cache,
@@ -71,6 +74,39 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _speech(info: SpeechInfo) -> dict[str, Any]:
+    return {
+        "sampling_rate": info.sampling_rate,
+        "mel_bins": info.mel_bins,
+        "window_seconds": info.window_seconds,
+        "languages": sorted(info.languages),
+        "tasks": sorted(info.tasks),
+        "timestamps": info.timestamp_begin is not None,
+        "word_timestamps": bool(info.alignment_heads),
+        "alignment_heads": [list(pair) for pair in info.alignment_heads],
+    }
+
+
+def _speech_lines(report: dict[str, Any]) -> list[str]:
+    """What a bundle that hears takes and gives."""
+    mels, seconds = report["mel_bins"], report["window_seconds"]
+    window = "of any length" if seconds is None else f"in windows of {seconds:g} s"
+    read = "the audio itself" if mels is None else f"{mels} mels"
+    languages, tasks = report["languages"], report["tasks"]
+    known = f"{len(languages)} languages: {', '.join(languages)}" if languages else "English only"
+    times = "none"
+    if report["timestamps"]:
+        times = "of segments and of words" if report["word_timestamps"] else "of segments"
+    return [
+        f"speech        {report['sampling_rate']} Hz, {window}; the encoder reads {read}",
+        *textwrap.wrap(known, 100, initial_indent=_INDENT, subsequent_indent=_INDENT),
+        f"{_INDENT}tasks: {', '.join(tasks or ['transcribe'])}; times: {times}",
+    ]
+
+
+_INDENT = " " * 14
+
+
 def _lines(report: dict[str, Any]) -> list[str]:
     limits = [
         "no fixed limit" if report[key] is None else f"at most {report[key]} tokens"
@@ -82,7 +118,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"{report['encoder_layers']} + {report['decoder_layers']} layers, width"
             f" {report['d_model']}, {sizes}"
         )
-    origin = report["tokenizer_origin"]
+    origin, hears = report["tokenizer_origin"], report["speech"] is not None
     concatenates = report["cache"] == "concat"
     # The graphs of a folder of optimum's are not read before they are imported.
     unread = all(graph["opset"] == 0 for graph in report["graphs"].values())
@@ -93,7 +129,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         *([] if unread else [f"parameters    {report['parameters']:,}"]),
         f"size          {human_bytes(report['bytes'])}",
         *(f"              {name} {human_bytes(size)}" for name, size in report["files"].items()),
-        f"source        {limits[0]}; target {limits[1]}",
+        *([] if hears else [f"source        {limits[0]}; target {limits[1]}"]),
+        *(_speech_lines(report["speech"]) if hears else []),
         f"tokenizer     {report['tokenizer']}",
         *([f"              from {origin}"] if origin else []),
     ]

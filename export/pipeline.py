@@ -74,8 +74,8 @@ def export_checkpoint(
     """Export a Hugging Face checkpoint to a bundle; a LoRA adapter is merged into its base model.
 
     Args:
-        checkpoint: folder with config.json and weights, a file of weights beside its config.json,
-            a folder with a PEFT adapter, or a model's id on the hub.
+        checkpoint: folder with config.json and weights, a folder of CTranslate2, a file of weights
+            beside its config.json, a folder with a PEFT adapter, or a model's id on the hub.
         bundle: folder to write; it appears complete or not at all.
         overwrite: replace a bundle that is already there.
         validate: compare with PyTorch before the bundle is put in place, and texts with the

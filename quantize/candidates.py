@@ -173,11 +173,18 @@ class _Candidate:
         Raises:
             QuantizationError: there are none, and the request is about nothing else.
         """
-        lowered = lower_for_cpu(models)
-        done = {"graphs": sorted(lowered.models), "onnxruntime": MINIMUM_ONNXRUNTIME}
+        source, scheme = self.source.bundle.manifest, self.source.scheme
+        # A step over the 1500 positions of 30 s of speech is bound by reading them.
+        long_source = source.speech is not None and scheme.quantizes_source
+        lowered = lower_for_cpu(models, quantize_source=long_source)
+        done: dict[str, Any] = {
+            "graphs": sorted(lowered.models),
+            "onnxruntime": MINIMUM_ONNXRUNTIME,
+            "source": "int8 keys and values per channel" if long_source else "float32",
+        }
         if lowered.refusal is not None:
             done = {"refused": lowered.refusal}
-            if self.source.scheme.recipe is leave_layers or self.request.options.lowering:
+            if scheme.recipe is leave_layers or self.request.options.lowering:
                 raise QuantizationError(
                     f"{self.source.bundle.directory} has no other form for the CPU:"
                     f" {lowered.refusal}; run it as it is"

@@ -49,6 +49,7 @@ class EncoderModel(LoadedModel[Backend]):
             BackendError: onnxruntime is missing or too old for the bundle.
         """
         bundle = Bundle.open(path, single_stack=("encoder",))
+        bundle.require_text()
         if bundle.manifest.single_stack != "encoder":
             raise BundleError(
                 f"{path} generates text, and its encoder gives no vectors: use Seq2SeqModel, or"

@@ -73,6 +73,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 GPU; with ``strict``, parts that would run on the CPU.
         """
         bundle = Bundle.open(path, single_stack=("decoder",))
+        bundle.require_text()
         tokenizer = load_tokenizer(bundle)
         loaded = load_backend(
             bundle, backend=backend, device=device, strict=strict, num_threads=num_threads

@@ -237,6 +237,8 @@ def _variant(
 def _loaded(paths: Sequence[str | os.PathLike[str]], settings: Settings) -> Iterator[list[_Loaded]]:
     """The bundles in engines, which are closed at the end; manifests are compared first."""
     bundles = [Bundle.open(path) for path in paths]
+    for bundle in bundles:
+        bundle.require_text("compare")
     tokenizers = [load_tokenizer(bundle) for bundle in bundles]
     for bundle, tokenizer in zip(bundles[1:], tokenizers[1:], strict=True):
         _check_vocabulary(bundles[0], tokenizers[0], bundle, tokenizer)

@@ -72,7 +72,8 @@ class _Maker:
         exported = self._steps.export()
         self._run(exported)
         if not dry and exported.output is not None:
-            Bundle.open(exported.output)  # of a whole encoder-decoder, which packs are for
+            # Packs are for whole encoder-decoders of texts.
+            Bundle.open(exported.output).require_text("make")
         scheme, bundle = self._quantize(exported)
         if self._plan.downgrade:
             downgraded = self._steps.downgrade(bundle)

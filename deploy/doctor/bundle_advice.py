@@ -34,7 +34,10 @@ def bundle_steps(
     else:
         built = backend.startswith("tensorrt")
         run = [f"seq2edge build {name} --backend {backend}"] if built else []
-        run.append(" ".join(["seq2edge run", name, "'a text'", *options]))
+        command = ["seq2edge run", name, "'a text'"]
+        if bundle.manifest.speech is not None:
+            command = ["seq2edge transcribe", name, "recording.wav"]
+        run.append(" ".join([*command, *options]))
     done = bundle.manifest.quantization
     scheme = f"{done['scheme']} for {done['target']}" if done.get("scheme") else "float32"
     steps = [Instruction(f"run this bundle ({scheme}) here, with {backend}{reason}", tuple(run))]

@@ -104,9 +104,10 @@ def write_triton_model(
     Raises:
         InputError: the bundle has no tokenizer: a request is a text.
         BackendError: it was quantized for something else than ``model`` runs it on.
-        BundleError: the bundle's files are not what its manifest says.
+        BundleError: the bundle hears speech, or its files are not what its manifest says.
         OutputExistsError, OutputError: see :class:`.OutputFolder`.
     """
+    bundle.require_text("triton")
     if bundle.manifest.tokenizer.kind == "none":
         raise InputError(
             f"{bundle.directory} has no tokenizer, and Triton's requests are texts; export it"

@@ -53,6 +53,11 @@ class QuantizationScheme:
         """Whether the decoder is written in the CPU's own form as well."""
         return "lowering" in self.uses
 
+    @property
+    def quantizes_source(self) -> bool:
+        """Whether keys and values of a long source may become int8 there."""
+        return self.lowers and self.name.startswith("int")
+
 
 def _blocks(options: Options, bits: int, *, standard: bool = False) -> WeightOnly:
     size = options.block_size or DEFAULT_BLOCK_SIZES[0]

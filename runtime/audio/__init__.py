@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from .activity import SpeechOnly, VadOptions, detect_speech
 from .opening import open_audio
 from .pcm import read_pcm
 from .source import SAMPLING_RATE, Audio, AudioSource
 
-__all__ = ["SAMPLING_RATE", "Audio", "AudioSource", "open_audio", "read_pcm"]
+__all__ = [
+    "SAMPLING_RATE",
+    "Audio",
+    "AudioSource",
+    "SpeechOnly",
+    "VadOptions",
+    "detect_speech",
+    "open_audio",
+    "read_pcm",
+]

@@ -97,6 +97,19 @@ class Step:
             logsumexp=np.zeros((batch_size, num_tokens), np.float32) if logsumexp else None,
         )
 
+    def row(self, row: int) -> Step:
+        """One sequence of the step, in the same arrays."""
+        one = slice(row, row + 1)
+        return Step(
+            input_ids=self.input_ids[one],
+            position_ids=self.position_ids[one],
+            attention_mask=self.attention_mask[one],
+            write_indices=self.write_indices[one],
+            next_token_ids=self.next_token_ids[one],
+            logits=None if self.logits is None else self.logits[one],
+            logsumexp=None if self.logsumexp is None else self.logsumexp[one],
+        )
+
     def outputs(self) -> list[NDArray[Any]]:
         """The arrays that a run fills."""
         optional = (self.logits, self.logsumexp)

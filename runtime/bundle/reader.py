@@ -133,6 +133,34 @@ class Bundle:
                 f" {command} takes the graphs of 'seq2edge export'; export the checkpoint itself"
             )
 
+    def require_text(self, command: str = "") -> None:
+        """Refuse a bundle whose sources are speech where they have to be texts.
+
+        Args:
+            command: what takes texts only; "": it is what transcribes that should be used.
+
+        Raises:
+            BundleError: it is one.
+        """
+        if self.manifest.speech is not None:
+            who = f", and {command} takes bundles that read texts" if command else ""
+            raise BundleError(
+                f"{self.directory} hears speech{who}: transcribe audio with 'seq2edge transcribe'"
+                " or seq2edge.runtime.SpeechModel"
+            )
+
+    def require_speech(self, command: str) -> None:
+        """Refuse a bundle of texts where audio is given.
+
+        Raises:
+            BundleError: it is one; ``command`` is named.
+        """
+        if self.manifest.speech is None:
+            raise BundleError(
+                f"{self.directory} reads texts, and {command} takes bundles that hear speech: give"
+                " it texts with 'seq2edge run' or seq2edge.runtime.Seq2SeqModel"
+            )
+
     def __repr__(self) -> str:
         size = f"{self.size / 1e6:.1f} MB"
         return f"Bundle({os.fspath(self.directory)!r}, {self.manifest!r}, {size})"

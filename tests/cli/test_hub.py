@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import constants
 from transformers import T5ForConditionalGeneration
 
+from ..ctranslate2_folders import convert
 from ..hub_server import COMMIT, OLDER, Hub, Repository
 from .conftest import ERROR, Cli, Done
 
@@ -33,8 +34,16 @@ def model(checkpoint_of: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     return folder
 
 
+@pytest.fixture(scope="module")
+def converted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as CTranslate2 has it."""
+    folder = convert(model, tmp_path_factory.mktemp("hub") / "converted")
+    shutil.copy(model / "tokenizer_config.json", folder)
+    return folder
+
+
 @pytest.fixture
-def hub(model: Path) -> Iterator[Hub]:
+def hub(model: Path, converted: Path) -> Iterator[Hub]:
     files = Repository.of(model)
     broken = {name: data for name, data in files.files.items() if "-00002-" not in name}
     with Hub(
@@ -43,6 +52,7 @@ def hub(model: Path) -> Iterator[Hub]:
         org__gated=Repository(files.files, access="gated"),
         org__broken=Repository(broken),
         org__tensorflow=Repository({"config.json": b"{}", "tf_model.h5": b"0"}),
+        org__converted=Repository.of(converted),
         org__dataset=Repository({"README.md": b"", "train.csv": b""}),
     ) as running:
         yield running
@@ -121,6 +131,18 @@ def test_the_bundle_is_that_of_the_folder(export: Export, model: Path, tmp_path:
     succeeded(export(model, name="folder"))
     assert manifest(tmp_path / "bundle")["files"] == manifest(tmp_path / "folder")["files"]
     assert "source" not in manifest(tmp_path / "folder")
+
+
+def test_a_folder_of_ctranslate2_is_downloaded_with_its_vocabulary(
+    hub: Hub, export: Export, converted: Path, tmp_path: Path
+) -> None:
+    succeeded(export("org/converted"))
+    needed = {"config.json", "tokenizer_config.json", "model.bin", "shared_vocabulary.json"}
+    assert set(hub.downloaded()) == needed
+    succeeded(export(converted, name="folder"))
+    succeeded(export("org/converted", name="offline", HF_HUB_OFFLINE="1"))
+    files = [manifest(tmp_path / name)["files"] for name in ("bundle", "folder", "offline")]
+    assert files[0] == files[1] == files[2]
 
 
 def test_a_download_that_is_cut_goes_on_where_it_stopped(

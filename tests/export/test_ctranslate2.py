@@ -182,6 +182,22 @@ def test_whisper_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     assert _files(tmp_path / "ctranslate2.bundle") == _files(tmp_path / "own.bundle")
 
 
+@pytest.mark.parametrize("quantization", ["int8", "float16"])
+def test_whispers_stored_weights_are_read_within_their_precision(
+    quantization: str, tmp_path: Path
+) -> None:
+    """Its convolutions too, whose scales are of [mels, times] a row."""
+    checkpoint = whisper.make_whisper("turbo", tmp_path / "own")
+    folder = convert(checkpoint, tmp_path / "model", quantization, tokens=_whisper_tokens())
+    with Checkpoint(folder) as ours, Checkpoint(checkpoint) as own:
+        assert own.names <= {*ours.names, "proj_out.weight"}
+        for name in own.names & ours.names:
+            exact, read = (c.load(name).reshape(c.shape(name)[0], -1) for c in (own, ours))
+            largest = np.abs(exact).max(-1, keepdims=True)
+            assert (np.abs(read - exact) <= largest * PRECISION[quantization] + 1e-30).all(), name
+        assert ours.shape("model.encoder.conv1.weight")[1] == 128
+
+
 def _whisper_tokens() -> list[str]:
     special = ["<|endoftext|>", "<|startoftranscript|>", *whisper.LANGUAGES]
     special += [f"<|{task}|>" for task in whisper.TASKS]

@@ -56,4 +56,7 @@ def _lines(text: str) -> list[str]:
 
 def ids_of(tokens: list[str]) -> Mapping[str, int]:
     """Token to id; of tokens that are there twice, the first."""
-    return {token: number for number, token in reversed(list(enumerate(tokens)))}
+    found: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        found.setdefault(token, number)
+    return found

@@ -14,33 +14,39 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..rewrite import MICROSOFT, NodeBuilder
+from .cross_int8 import lower_to_int8
 from .graph_inputs import NotLowerableError, graph_input
-from .patterns import AttentionPattern, find_attention
-
-#: ``GroupQueryAttention``'s kernel takes heads of a multiple of so many numbers.
-_HEAD_MULTIPLE = 8
+from .patterns import AttentionPattern, check_head, find_attention, remove, take_place
 
 
 class AttentionLoweringPass(ir.passes.InPlacePass):
     """Replaces every ``Attention`` of a decoder.
 
+    Args:
+        quantized_source: cross-attention reads int8 keys and values (:mod:`.cross_int8`).
+
     Raises:
         NotLowerableError: a head size that the kernel does not take, or a graph of another form.
     """
+
+    def __init__(self, *, quantized_source: bool = False) -> None:
+        super().__init__()
+        self._quantized_source = quantized_source
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = find_attention(model)
         for pattern in found:
             if pattern.writes_cache:
                 _lower_self_attention(model, pattern)
+            elif self._quantized_source:
+                lower_to_int8(model, pattern)
             else:
                 _lower_cross_attention(model, pattern)
         return ir.passes.PassResult(model, modified=bool(found))
 
 
 def _lower_self_attention(model: ir.Model, pattern: AttentionPattern) -> None:
-    if pattern.head_dim % _HEAD_MULTIPLE:
-        raise NotLowerableError(f"heads of {pattern.head_dim} are no multiple of {_HEAD_MULTIPLE}")
+    check_head(pattern)
     writes = [_scatter(pattern.node.inputs[place]) for place in (1, 2)]
     inputs: list[ir.Value | None] = [
         pattern.projected,
@@ -68,10 +74,10 @@ def _lower_self_attention(model: ir.Model, pattern: AttentionPattern) -> None:
     }
     builder = NodeBuilder(model, pattern.merged)
     outputs = builder.outputs("GroupQueryAttention", inputs, attributes, domain=MICROSOFT, count=3)
-    _take_place(pattern.merged.outputs[0], outputs[0])
+    take_place(pattern.merged.outputs[0], outputs[0])
     for write, present in zip(writes, outputs[1:], strict=True):
-        _take_place(write.outputs[0], present)
-    _remove(model, pattern, writes)
+        take_place(write.outputs[0], present)
+    remove(model, pattern, writes)
 
 
 def _lower_cross_attention(model: ir.Model, pattern: AttentionPattern) -> None:
@@ -85,8 +91,8 @@ def _lower_cross_attention(model: ir.Model, pattern: AttentionPattern) -> None:
         {"num_heads": pattern.heads, "scale": 1.0},
         domain=MICROSOFT,
     )
-    _take_place(pattern.merged.outputs[0], merged)
-    _remove(model, pattern, [])
+    take_place(pattern.merged.outputs[0], merged)
+    remove(model, pattern)
 
 
 def _self_attention_bias(model: ir.Model, pattern: AttentionPattern) -> ir.Value:
@@ -114,16 +120,3 @@ def _scatter(value: ir.Value | None) -> ir.Node:
     if node is None or node.op_type != "TensorScatter" or not node.outputs[0].is_graph_output():
         raise NotLowerableError("the cache is not written by TensorScatter")
     return node
-
-
-def _take_place(old: ir.Value, new: ir.Value) -> None:
-    new.name, old.name = old.name, None
-    new.type, new.shape = old.type, old.shape
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-
-
-def _remove(model: ir.Model, pattern: AttentionPattern, writes: list[ir.Node]) -> None:
-    """The nodes that nothing reads any more; what fed them goes with the unused ones."""
-    (turned,) = [use.node for use in pattern.node.outputs[0].uses()]
-    for node in (pattern.merged, turned, pattern.node, *writes):
-        model.graph.remove(node, safe=True)

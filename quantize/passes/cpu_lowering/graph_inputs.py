@@ -9,6 +9,16 @@ Names are those of ONNX Runtime's operators where they have one:
 | ``total_sequence_length`` | int32 | T, the number of slots |
 | ``query_seqlens`` | [B] int32 | Q for every row |
 | ``encoder_attention_bias`` | [B, 1, Q, S] float32 | ``encoder_attention_mask`` |
+
+With keys and values of the source in int8 (:mod:`.cross_int8`):
+
+| input | shape | holds |
+| --- | --- | --- |
+| ``cross_key_scale.i`` | [B, 1, H*Dh] float32 | a scale per source and channel |
+| ``cross_value_scale.i`` | [B, 1, H*Dh] float32 | the same |
+| ``source_seqlens_k`` | [B] int32 | the last position of each source |
+| ``source_length`` | int32 | S |
+| ``no_key`` | [B, 0, H*Dh] float32 | nothing: no key is added to the source's |
 """
 
 from __future__ import annotations
@@ -28,6 +38,8 @@ _INPUTS: dict[str, tuple[ir.DataType, Sequence[int | str]]] = {
     "total_sequence_length": (_INT32, []),
     "query_seqlens": (_INT32, ["batch"]),
     "encoder_attention_bias": (_FLOAT, ["batch", 1, "queries", "source"]),
+    "source_seqlens_k": (_INT32, ["batch"]),
+    "source_length": (_INT32, []),
 }
 #: Inputs of the canonical graph that nothing reads once it is lowered.
 REPLACED = ("attention_mask", "write_indices", "encoder_attention_mask")
@@ -42,7 +54,13 @@ def graph_input(model: ir.Model, name: str) -> ir.Value:
     for value in model.graph.inputs:
         if value.name == name:
             return value
-    dtype, shape = _INPUTS[name]
+    return add_input(model, name, *_INPUTS[name])
+
+
+def add_input(
+    model: ir.Model, name: str, dtype: ir.DataType, shape: Sequence[int | str]
+) -> ir.Value:
+    """A new input of the graph."""
     value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
     model.graph.inputs.append(value)
     return value

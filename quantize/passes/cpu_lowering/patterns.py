@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from .graph_inputs import NotLowerableError
+
+#: ``GroupQueryAttention``'s kernel takes heads of a multiple of so many numbers.
+_HEAD_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,30 @@ def find_attention(model: ir.Model) -> list[AttentionPattern]:
         NotLowerableError: one of another form.
     """
     return [_pattern(node) for node in model.graph if node.op_type == "Attention"]
+
+
+def check_head(pattern: AttentionPattern) -> None:
+    """Refuse a head size that ``GroupQueryAttention`` does not take.
+
+    Raises:
+        NotLowerableError: it is none.
+    """
+    if pattern.head_dim % _HEAD_MULTIPLE:
+        raise NotLowerableError(f"heads of {pattern.head_dim} are no multiple of {_HEAD_MULTIPLE}")
+
+
+def take_place(old: ir.Value, new: ir.Value) -> None:
+    """Give ``new`` to all that read ``old``, under its name."""
+    new.name, old.name = old.name, None
+    new.type, new.shape = old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def remove(model: ir.Model, pattern: AttentionPattern, writes: Sequence[ir.Node] = ()) -> None:
+    """The nodes that nothing reads any more; what fed them goes with the unused ones."""
+    (turned,) = [use.node for use in pattern.node.outputs[0].uses()]
+    for node in (pattern.merged, turned, pattern.node, *writes):
+        model.graph.remove(node, safe=True)
 
 
 def _pattern(node: ir.Node) -> AttentionPattern:

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ..rewrite import apply_passes
 from ..unused_initializers import RemoveUnusedInitializersPass
 from .attention import AttentionLoweringPass
+from .cross_int8 import QuantizeCrossPass
 from .graph_inputs import NotLowerableError, remove_unread_inputs
 from .nodes import FoldBiasPass, HostArgMaxPass, RowsOfHeadPass
 
@@ -31,22 +32,35 @@ class Lowered:
     refusal: str | None = None
 
 
-def lower_for_cpu(models: Mapping[str, ir.Model]) -> Lowered:
+def lower_for_cpu(models: Mapping[str, ir.Model], *, quantize_source: bool = False) -> Lowered:
     """Copies of those graphs that ONNX Runtime runs faster on a CPU in another form.
 
     They read the same weights by the same names. ``models`` stay as they are.
+
+    Args:
+        models: the graphs of a bundle.
+        quantize_source: let the encoder give its keys and values in int8 (:mod:`.cross_int8`).
     """
     if "decoder" not in models:
         return Lowered({}, "there is no decoder")
-    decoder = models["decoder"].clone()
+    lowered = {"decoder_cpu": models["decoder"].clone()}
+    decoder = lowered["decoder_cpu"]
     try:
         apply_passes(
             decoder,
-            [AttentionLoweringPass(), HostArgMaxPass(), RowsOfHeadPass(), FoldBiasPass()],
+            [
+                AttentionLoweringPass(quantized_source=quantize_source),
+                HostArgMaxPass(),
+                RowsOfHeadPass(),
+                FoldBiasPass(),
+            ],
         )
         apply_passes(decoder, [RemoveUnusedNodesPass()])
         remove_unread_inputs(decoder)
     except NotLowerableError as reason:
         return Lowered({}, str(reason))
     apply_passes(decoder, [RemoveUnusedInitializersPass()])
-    return Lowered({"decoder_cpu": decoder})
+    if quantize_source:
+        lowered["encoder_cpu"] = models["encoder"].clone()
+        apply_passes(lowered["encoder_cpu"], [QuantizeCrossPass()])
+    return Lowered(lowered)

@@ -9,7 +9,8 @@ from ...bundle.manifest import CONCAT
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Backend
-from .cpu import OrtBackend, OrtEncoderOutput, OrtSlots
+from .cpu import OrtBackend, OrtSlots
+from .encoded import OrtEncoderOutput
 from .session import check_version, import_onnxruntime
 
 __all__ = [

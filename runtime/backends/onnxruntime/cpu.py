@@ -7,6 +7,7 @@ step costs one call into ONNX Runtime and no copy. ``present_*`` is bound to the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask, SlotCache, Step
+from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, SlotCache, Step
+from .encoded import OrtEncoderOutput, array_of, bind_array
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs
 from .session import (
@@ -82,7 +84,6 @@ class OrtBackend:
                 " quantize the float32 bundle for the CPU instead"
             )
         self.num_threads = num_threads
-        self._value = ort.OrtValue
         self._graphs, self._closed = graphs, False
         self._encoder = self._decoder = self._logsumexp = None
         if "encoder" in graphs:
@@ -109,20 +110,23 @@ class OrtBackend:
             arrays["encoder_attention_mask"] = mask
         batch_size = len(next(iter(inputs.values())))
         if self._encoder is None:
-            return OrtEncoderOutput(batch_size, mask, {}, self._value)
+            return OrtEncoderOutput(batch_size, mask, {})
         binding = self._encoder.io_binding()
         for spec in self._graphs["encoder"].inputs:
             arrays[spec.name] = np.ascontiguousarray(arrays[spec.name], spec.dtype)
-            _bind(binding.bind_input, spec.name, arrays[spec.name])
-        names = [spec.name for spec in self._graphs["encoder"].outputs]
-        for name in names:
-            binding.bind_output(name)
+            bind_array(binding.bind_input, spec.name, arrays[spec.name])
+        for spec in self._graphs["encoder"].outputs:
+            binding.bind_output(spec.name)
         try:
             self._encoder.run_with_iobinding(binding)
         except Exception as error:  # the bindings raise several unrelated classes
             raise run_error("encoder", error) from None
-        outputs = dict(zip(names, binding.get_outputs(), strict=True))
-        return OrtEncoderOutput(batch_size, mask, outputs, self._value)
+        values = binding.get_outputs()
+        outputs = {
+            spec.name: array_of(value, spec.dtype)
+            for spec, value in zip(self._graphs["encoder"].outputs, values, strict=True)
+        }
+        return OrtEncoderOutput(batch_size, mask, outputs, values)
 
     def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> OrtSlots:
         """See :class:`seq2edge.runtime.backends.base.SlotBackend`."""
@@ -149,50 +153,6 @@ class OrtBackend:
         self._others.close()
         self._encoder = self._decoder = self._logsumexp = None
         self._closed = True
-
-
-class OrtEncoderOutput:
-    """Encoder outputs as ONNX Runtime values, with the source mask [B, 1, 1, S].
-
-    Without an encoder there are no outputs; ``mask`` None: nothing of the sources is padding.
-    """
-
-    def __init__(
-        self, batch_size: int, mask: Mask | None, outputs: Mapping[str, Any], value: Any
-    ) -> None:
-        self.batch_size = batch_size
-        self.mask = mask
-        self._outputs = outputs
-        self._value = value  # onnxruntime's OrtValue class, imported only by the engine
-
-    def numpy(self, name: str) -> NDArray[Any]:
-        """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh]."""
-        array: NDArray[Any] = self._outputs[name].numpy()
-        return array
-
-    def rows(self, rows: Ids) -> OrtEncoderOutput:
-        """These rows of the batch, copied."""
-        outputs = {
-            name: self._value.ortvalue_from_numpy(np.ascontiguousarray(self.numpy(name)[rows]))
-            for name in self._outputs
-        }
-        mask = None if self.mask is None else np.ascontiguousarray(self.mask[rows])
-        return OrtEncoderOutput(len(rows), mask, outputs, self._value)
-
-    def bind(self, binding: Any) -> None:
-        """Make the outputs inputs of a decoder step."""
-        for name, value in self._outputs.items():
-            binding.bind_ortvalue_input(name, value)
-
-    def bind_one(self, binding: Any, name: str) -> None:
-        """Make one output an input of another graph.
-
-        Raises:
-            BackendError: the encoder gives no such output.
-        """
-        if name not in self._outputs:
-            raise BackendError(f"the encoder does not give {name}, which the graph reads")
-        binding.bind_ortvalue_input(name, self._outputs[name])
 
 
 class OrtSlots(SlotCache):
@@ -243,6 +203,9 @@ class OrtSlots(SlotCache):
         self.cache_position_ids = self.cache_position_ids[rows]
 
     def _bind(self, step: Step) -> Callable[[], None]:
+        batch, queries = step.input_ids.shape
+        if self._source.quantized and batch > 1 and queries > 1:
+            return self._bind_rows(step)
         binding = self._session.io_binding()
         inputs = {
             "input_ids": step.input_ids,
@@ -254,23 +217,23 @@ class OrtSlots(SlotCache):
         }
         lowered = None
         if self._inputs >= _LOWERED:
-            lowered = LoweredInputs(step, self._source.mask)
+            lowered = LoweredInputs(step, self._source)
             inputs.update(lowered.arrays)
         for name, array in inputs.items():
             if name in self._inputs and array is not None:
-                _bind(binding.bind_input, name, array)
+                bind_array(binding.bind_input, name, array)
         self._source.bind(binding)
         for name, array in self._cache.items():
-            _bind(binding.bind_input, name, array)
-            _bind(binding.bind_output, name.replace("past_", "present_", 1), array)
+            bind_array(binding.bind_input, name, array)
+            bind_array(binding.bind_output, name.replace("past_", "present_", 1), array)
         # What is bound by address is held by this cache and its steps until they are forgotten.
         run = partial(self._session.run_with_iobinding, binding)
         if lowered is not None:
             return self._run_lowered(run, binding, step, lowered)
-        _bind(binding.bind_output, "next_token_ids", step.next_token_ids)
+        bind_array(binding.bind_output, "next_token_ids", step.next_token_ids)
         if step.logits is None:
             return run
-        _bind(binding.bind_output, "logits", step.logits)
+        bind_array(binding.bind_output, "logits", step.logits)
         normalize = self._normalizer(step, step.logits)
         if normalize is None:
             return run
@@ -281,6 +244,26 @@ class OrtSlots(SlotCache):
 
         return run_both
 
+    def _bind_rows(self, step: Step) -> Callable[[], None]:
+        """A function that runs the rows of ``step`` one after the other.
+
+        The kernel refuses int8 keys and values for several tokens of several sources.
+        """
+        runs = []
+        for row in range(len(step.input_ids)):
+            one = slice(row, row + 1)
+            part = copy.copy(self)
+            part._source = self._source.row(row)
+            part._cache = {name: array[one] for name, array in self._cache.items()}
+            part.cache_position_ids = self.cache_position_ids[one]
+            runs.append(part._bind(step.row(row)))
+
+        def run_rows() -> None:
+            for run in runs:
+                run()
+
+        return run_rows
+
     def _run_lowered(
         self, run: Callable[[], None], binding: Any, step: Step, inputs: LoweredInputs
     ) -> Callable[[], None]:
@@ -289,7 +272,7 @@ class OrtSlots(SlotCache):
         if logits is None:
             shape = (*step.input_ids.shape, self._vocab_size)
             logits = np.empty(shape, np.float32)
-        _bind(binding.bind_output, "logits", logits)
+        bind_array(binding.bind_output, "logits", logits)
         normalize = self._normalizer(step, logits)
 
         def run_and_choose() -> None:
@@ -307,8 +290,8 @@ class OrtSlots(SlotCache):
         if self._logsumexp is None or step.logsumexp is None:
             return None
         binding = self._logsumexp.io_binding()
-        _bind(binding.bind_input, "logits", logits)
-        _bind(binding.bind_output, "logsumexp", step.logsumexp)
+        bind_array(binding.bind_input, "logits", logits)
+        bind_array(binding.bind_output, "logsumexp", step.logsumexp)
         return partial(self._logsumexp.run_with_iobinding, binding)
 
     def _explained(self, error: Exception) -> Exception:
@@ -317,9 +300,3 @@ class OrtSlots(SlotCache):
     def _number_slots(self, count: int) -> None:
         batch = self._source.batch_size
         self.cache_position_ids = np.tile(np.arange(count, dtype=np.int64), (batch, 1))
-
-
-def _bind(bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be contiguous to be bound by address")
-    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

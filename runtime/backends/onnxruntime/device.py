@@ -23,16 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bundle.manifest import CPU_GRAPHS
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, SlotCache, Step
+from ..sizes import sizes_of
 from .assignment import RECORD, Node, assigned_nodes, describe, fallbacks
 from .buffers import Pool
+from .graphs import OWN_GRAPHS, OtherGraphs
 from .providers import Target, check_available, check_started, explained, preload_libraries
 from .session import check_version, import_onnxruntime, open_session, quiet
 from .steps import (
     RUNS_BEFORE_CAPTURE,
+    SOURCE_MASK,
     CacheBuffers,
     DeviceContext,
     SourceBuffers,
@@ -87,6 +89,9 @@ class OrtDeviceBackend:
             preload_libraries(self._ort)
         self._bundle, self._target = bundle, target
         self._context = DeviceContext(self._ort, target.device, bundle.manifest.graphs, {})
+        self._others = OtherGraphs(
+            self._ort, bundle, self.num_threads, lambda name: target.options(name, False)
+        )
         self.graphs_off = None if target.captures else f"{target.required[0]} has none here"
         failure = self._failure_to_load()
         if failure is not None and target.captures:
@@ -100,18 +105,17 @@ class OrtDeviceBackend:
 
     def encode(self, inputs: EncoderInputs) -> DeviceEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
-        input_ids = inputs["input_ids"]
-        batch, length = input_ids.shape
-        padded = self._padded(length)
-        ids = np.full((batch, padded), self._bundle.manifest.special_tokens.pad, np.int64)
-        ids[:, :length] = input_ids
-        mask = np.zeros((batch, 1, 1, padded), np.bool_)
-        mask[:, 0, 0, :length] = inputs["attention_mask"]
+        arrays = dict(inputs)
+        if "attention_mask" in arrays:
+            arrays[SOURCE_MASK] = arrays.pop("attention_mask")[:, None, None, :]
+        specs = self._bundle.manifest.graphs["encoder"].inputs
+        sizes = sizes_of(specs, arrays, self._bundle.manifest.speech)
+        key = SourceKey(sizes["batch"], self._padded(sizes["source"]))
         with self._context.working("encoder"):
             self._context.session("encoder")  # a closed engine has nothing to lend
-            source = DeviceEncoderOutput(self._sources, SourceKey(batch, padded))
-            source.buffers.ids.write(ids)
-            source.buffers.mask.write(mask)
+            source = DeviceEncoderOutput(self._sources, key)
+            for name, buffer in source.buffers.inputs.items():
+                buffer.write(self._filled_up(name, arrays[name], buffer.shape))
             source.buffers.run_encoder()
         return source
 
@@ -125,17 +129,28 @@ class OrtDeviceBackend:
     def run_graph(
         self,
         name: str,
-        inputs: Mapping[str, NDArray[Any]],  # noqa: ARG002
-        encoded: EncoderOutput | None = None,  # noqa: ARG002
+        inputs: Mapping[str, NDArray[Any]],
+        encoded: EncoderOutput | None = None,
     ) -> dict[str, NDArray[Any]]:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
-        raise BackendError(f"the graph {name!r} runs only with onnxruntime on the CPU")
+        if encoded is None:
+            return self._others.run(name, inputs)
+        if not isinstance(encoded, DeviceEncoderOutput) or encoded.pool is not self._sources:
+            raise TypeError("the sources were encoded by another backend")
+        crossed = encoded.buffers.cross
+
+        def bind(binding: Any, name: str) -> None:
+            crossed[name].bind(binding.bind_input, name)
+
+        with self._context.working(name):
+            return self._others.run(name, inputs, bind)
 
     def close(self) -> None:
         """Let go of the sessions, their graphs and what is kept for later calls."""
         with self._context.working("decoder"):
             self._context.sessions.clear()
             self._sources.clear()
+            self._others.close()
 
     def _failure_to_load(self) -> BackendError | None:
         """Load; an error without its traceback, whose frames would keep the sessions."""
@@ -151,9 +166,7 @@ class OrtDeviceBackend:
         capture = self.graphs_off is None
         self._context.sessions.clear()
         graphs = {
-            name: info
-            for name, info in self._bundle.manifest.graphs.items()
-            if name not in CPU_GRAPHS.values()
+            name: info for name, info in self._bundle.manifest.graphs.items() if name in OWN_GRAPHS
         }
         sessions = {}
         for name, info in graphs.items():
@@ -180,6 +193,7 @@ class OrtDeviceBackend:
             self._target.device,
             graphs,
             sessions,
+            speech=self._bundle.manifest.speech,
             captures=capture,
             # With capturing on, ONNX Runtime has refused every graph that reads on the CPU.
             rebinds=not capture and (self._fallbacks is None or self._fell_back()),
@@ -192,10 +206,7 @@ class OrtDeviceBackend:
     def _probe(self) -> None:
         """Run the encoder on one token, and the same step until it is captured and replayed."""
         special = self._bundle.manifest.special_tokens
-        ids, mask = np.array([[special.pad]]), np.ones((1, 1), np.bool_)
-        cache = self.new_cache(
-            self.encode({"input_ids": ids, "attention_mask": mask}), _PROBE_SLOTS
-        )
+        cache = self.new_cache(self.encode(self._shortest_source()), _PROBE_SLOTS)
         step = Step.allocate(1, 1, cache.max_cache_len)
         step.input_ids[:] = special.decoder_start
         step.attention_mask[..., 0] = True
@@ -205,6 +216,20 @@ class OrtDeviceBackend:
             tokens.append(int(step.next_token_ids[0, 0]))
         if len(set(tokens)) > 1:
             raise BackendError(f"a replayed CUDA graph gives other tokens: {tokens}")
+
+    def _shortest_source(self) -> EncoderInputs:
+        speech = self._bundle.manifest.speech
+        if speech is None:
+            ids = np.array([[self._bundle.manifest.special_tokens.pad]])
+            return {"input_ids": ids, "attention_mask": np.ones((1, 1), np.bool_)}
+        sizes = {"batch": 1, "source": 1, "frames": speech.frames_per_position}
+        sizes["samples"] = sizes["frames"] * speech.hop_length
+        return {
+            spec.name: np.zeros(
+                [sizes[size] if isinstance(size, str) else size for size in spec.shape], spec.dtype
+            )
+            for spec in self._bundle.manifest.graphs["encoder"].inputs
+        }
 
     def _fell_back(self) -> bool:
         return any(nodes for nodes, _ in (self._fallbacks or {}).values())
@@ -232,8 +257,17 @@ class OrtDeviceBackend:
         if self._target.captures and self.graphs_off is not None:
             warnings.warn(f"steps are not captured as CUDA graphs: {self.graphs_off}", stacklevel=4)
 
+    def _filled_up(self, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """``array`` padded at the end of its axes: ids with the pad token, all else with 0."""
+        if array.shape == shape:
+            return array
+        fill = self._bundle.manifest.special_tokens.pad if name == "input_ids" else 0
+        widths = [(0, size - length) for size, length in zip(shape, array.shape, strict=True)]
+        return np.pad(array, widths, constant_values=fill)
+
     def _padded(self, length: int) -> int:
-        if not self._context.captures:
+        # Silence after a recording is something that a model hears.
+        if not self._context.captures or self._bundle.manifest.speech is not None:
             return length
         padded = -(-length // _SOURCE_MULTIPLE) * _SOURCE_MULTIPLE
         limit = self._bundle.manifest.dimensions.max_source_length
@@ -259,7 +293,8 @@ class DeviceEncoderOutput:
     def rows(self, rows: Ids) -> DeviceEncoderOutput:
         """These rows of the batch, copied through the host."""
         kept = DeviceEncoderOutput(self.pool, SourceKey(len(rows), self._key.length))
-        kept.buffers.mask.write(self.buffers.mask.read()[rows])
+        if SOURCE_MASK in kept.buffers.inputs:
+            kept.buffers.inputs[SOURCE_MASK].write(self.buffers.inputs[SOURCE_MASK].read()[rows])
         for name, array in kept.buffers.cross.items():
             array.write(self.buffers.cross[name].read()[rows])
         return kept

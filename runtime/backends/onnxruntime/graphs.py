@@ -24,7 +24,7 @@ class OtherGraphs:
         ort: the onnxruntime module.
         bundle: the opened bundle.
         num_threads: threads of an operator; None: all cores.
-        providers: execution providers.
+        providers: execution providers of a graph by its name.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class OtherGraphs:
         ort: Any,
         bundle: Bundle,
         num_threads: int | None,
-        providers: Sequence[Provider] = (CPU,),
+        providers: Callable[[str], Sequence[Provider]] = lambda _name: (CPU,),
     ) -> None:
         self._ort, self._bundle = ort, bundle
         self._num_threads, self._providers = num_threads, providers
@@ -90,6 +90,6 @@ class OtherGraphs:
                     graphs[name],
                     self._num_threads,
                     {"session.force_spinning_stop": "1"},
-                    providers=self._providers,
+                    providers=self._providers(name),
                 )
             return self._sessions[name]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Mask, Step
+from ..base import Step
+from .encoded import OrtEncoderOutput
 
 #: Added to the score of a slot that may not be seen, as in the canonical graphs.
 _MASKED_SCORE = np.float32(-3e4)
@@ -24,7 +25,7 @@ class LoweredInputs:
         arrays: by the graph's names.
     """
 
-    def __init__(self, step: Step, source_mask: Mask | None) -> None:
+    def __init__(self, step: Step, source: OrtEncoderOutput) -> None:
         batch, queries = step.input_ids.shape
         slots = step.attention_mask.shape[3]
         self._hidden = np.empty(step.attention_mask.shape, np.bool_)
@@ -38,9 +39,11 @@ class LoweredInputs:
             "total_sequence_length": np.array(slots, np.int32),
             "query_seqlens": np.full(batch, queries, np.int32),
         }
-        if source_mask is not None:
-            bias = np.zeros((batch, 1, queries, source_mask.shape[3]), np.float32)
-            bias[...] = np.where(source_mask, np.float32(0), _MASKED_SCORE)
+        if source.quantized:
+            self.arrays.update(_quantized_source(source))
+        elif source.mask is not None:
+            bias = np.zeros((batch, 1, queries, source.mask.shape[3]), np.float32)
+            bias[...] = np.where(source.mask, np.float32(0), _MASKED_SCORE)
             self.arrays["encoder_attention_bias"] = bias
 
     def update(self, step: Step) -> None:
@@ -48,3 +51,17 @@ class LoweredInputs:
         np.logical_not(step.attention_mask, out=self._hidden)
         np.multiply(self._hidden, _MASKED_SCORE, out=self._bias)
         np.add(step.write_indices, self._last, out=self._seqlens, casting="same_kind")
+
+
+def _quantized_source(source: OrtEncoderOutput) -> dict[str, NDArray[Any]]:
+    """Lengths of the sources, and no further key."""
+    _, heads, positions, head_dim = source.outputs["cross_key.0"].shape
+    batch = source.batch_size
+    lengths = np.full(batch, positions, np.int32)
+    if source.mask is not None:
+        lengths = source.mask.sum(axis=(1, 2, 3)).astype(np.int32)
+    return {
+        "source_seqlens_k": lengths - 1,
+        "source_length": np.array(positions, np.int32),
+        "no_key": np.zeros((batch, 0, heads * head_dim), np.float32),
+    }

@@ -23,6 +23,7 @@ from ...bundle.manifest import TensorSpec
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..limits import Limits
+from ..sizes import largest_sizes
 from .session import CPU, Provider
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -212,7 +213,15 @@ def _profile_options(bundle: Bundle, graph: str) -> dict[str, str]:
         "source": (1, min(_USUAL_LENGTH, limits.max_source_length), limits.max_source_length),
         "queries": (1, 1, limits.max_num_tokens),
         "slots": (1, min(_USUAL_LENGTH, limits.max_target_length), limits.max_target_length),
+        "tokens": (1, min(_USUAL_LENGTH, limits.max_target_length), limits.max_target_length),
     }
+    speech = bundle.manifest.speech
+    if speech is not None:  # whole windows, but for the last of a recording
+        most = largest_sizes(limits, speech)
+        sizes["source"] = (1, most["source"], most["source"])
+        sizes["frames"] = (speech.frames_per_position, most["frames"], most["frames"])
+        shortest = speech.frames_per_position * speech.hop_length
+        sizes["samples"] = (shortest, most["samples"], most["samples"])
     inputs = bundle.manifest.graphs[graph].inputs
 
     def text(spec: TensorSpec, kind: int) -> str:

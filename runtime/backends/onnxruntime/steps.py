@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bundle.manifest import GraphInfo
+from ...bundle.speech_info import SpeechInfo
 from ...errors import BackendError
 from ..base import Ids, Step
 from .buffers import Budget, DeviceArray, Pool
@@ -45,6 +46,7 @@ class DeviceContext:
         device: ``cuda`` or ``cpu``.
         graphs: the manifest's, by name.
         sessions: by the graph's name; emptied when the engine is closed.
+        speech: what the bundle says of sound; None: it reads texts.
         captures: whether steps are captured as CUDA graphs.
         rebinds: whether inputs are bound before each run. ONNX Runtime copies an input that a
             node on the CPU reads when it is bound, not when it is run.
@@ -54,6 +56,7 @@ class DeviceContext:
     device: str
     graphs: Mapping[str, GraphInfo]
     sessions: dict[str, Any]
+    speech: SpeechInfo | None = None
     captures: bool = False
     rebinds: bool = False
     budget: Budget = field(default_factory=lambda: Budget(_KEPT_BYTES, _KEPT_GRAPHS))
@@ -80,22 +83,34 @@ class DeviceContext:
                 raise run_error(graph, error) from None
 
 
+#: [B, 1, 1, S] bool, which both graphs may read.
+SOURCE_MASK = "encoder_attention_mask"
+
+
 class SourceKey(NamedTuple):
     batch: int
     length: int
 
 
 class SourceBuffers:
-    """The encoder's inputs and outputs for [B, S] tokens; mask is [B, 1, 1, S]."""
+    """The encoder's inputs and outputs for sources of S positions.
+
+    ``inputs`` are the graph's own, and the mask [B, 1, 1, S] that the decoder reads.
+    """
 
     kept = False
 
     def __init__(self, context: DeviceContext, key: SourceKey) -> None:
         self._context = context
         self.batch, self.length = key
-        self.ids = context.array((self.batch, self.length), "int64")
-        self.mask = context.array((self.batch, 1, 1, self.length), "bool")
         sizes = {"batch": self.batch, "source": self.length}
+        if context.speech is not None:
+            sizes["frames"] = self.length * context.speech.frames_per_position
+        masks = [s for s in context.graphs["decoder"].inputs if s.name == SOURCE_MASK]
+        self.inputs = {
+            spec.name: context.array(_shape(spec.shape, sizes), spec.dtype)
+            for spec in (*context.graphs["encoder"].inputs, *masks)
+        }
         self.cross = {
             spec.name: context.array(_shape(spec.shape, sizes), spec.dtype)
             for spec in context.graphs["encoder"].outputs
@@ -103,7 +118,7 @@ class SourceBuffers:
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (self.ids, self.mask, *self.cross.values()))
+        return sum(array.nbytes for array in (*self.inputs.values(), *self.cross.values()))
 
     @cached_property
     def caches(self) -> Pool[int, CacheBuffers]:
@@ -113,11 +128,11 @@ class SourceBuffers:
         return Pool(lambda slots: CacheBuffers(context, batch, slots), budget)
 
     def run_encoder(self) -> None:
-        """Fill ``cross`` from ``ids`` and ``mask``."""
+        """Fill ``cross`` from ``inputs``."""
         session = self._context.session("encoder")
         binding = session.io_binding()
-        self.ids.bind(binding.bind_input, "input_ids")
-        self.mask.bind(binding.bind_input, "encoder_attention_mask")
+        for spec in self._context.graphs["encoder"].inputs:
+            self.inputs[spec.name].bind(binding.bind_input, spec.name)
         for name, array in self.cross.items():
             array.bind(binding.bind_output, name)
         session.run_with_iobinding(binding)
@@ -227,7 +242,7 @@ class StepBuffers:
             "attention_mask": self._mask,
             "write_indices": self._write_indices,
             "cache_position_ids": cache.positions,
-            "encoder_attention_mask": source.mask,
+            **{name: array for name, array in source.inputs.items() if name == SOURCE_MASK},
             **source.cross,
             **cache.arrays,
         }

@@ -100,7 +100,9 @@ def test_two_calls_at_once_do_not_share_arrays(recorded: Recorded) -> None:
         )
         for _ in range(2)
     ]
-    addresses = [source.buffers.mask._value.data_ptr() for source in sources]
+    addresses = [
+        source.buffers.inputs["encoder_attention_mask"]._value.data_ptr() for source in sources
+    ]
     assert addresses[0] != addresses[1]
     decoders = [recorded.backend.new_cache(source, 64) for source in (*sources, sources[0])]
     caches = {decoder._cache.arrays["past_key.0"]._value.data_ptr() for decoder in decoders}

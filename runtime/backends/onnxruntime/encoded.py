@@ -1,0 +1,103 @@
+"""What the encoder gave for a batch of sources, in memory that decoder steps are bound to."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BackendError
+from ..base import Ids, Mask
+
+
+class OrtEncoderOutput:
+    """Encoder outputs, with the source mask [B, 1, 1, S].
+
+    Args:
+        batch_size: B.
+        mask: None: nothing of the sources is padding.
+        outputs: by name; without an encoder there are none. A key or value may be int8, with its
+            scales [B, 1, H*Dh] beside it (:func:`scale_name`).
+        owner: what the arrays' memory belongs to, if that is not the arrays themselves.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        mask: Mask | None,
+        outputs: Mapping[str, NDArray[Any]],
+        owner: object = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.mask = mask
+        self.outputs = outputs
+        self._owner = owner
+
+    def numpy(self, name: str) -> NDArray[Any]:
+        """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh], as floats."""
+        array = self.outputs[name]
+        scales = self.outputs.get(scale_name(name))
+        if scales is None:
+            return array.copy()
+        batch, heads, _, head_dim = array.shape
+        floats: NDArray[np.float32] = array * scales.reshape(batch, heads, 1, head_dim)
+        return floats
+
+    @property
+    def quantized(self) -> bool:
+        """Whether keys and values are int8."""
+        return any(scale_name(name) in self.outputs for name in self.outputs)
+
+    def rows(self, rows: Ids) -> OrtEncoderOutput:
+        """These rows of the batch, copied."""
+        outputs = {name: array[rows] for name, array in self.outputs.items()}
+        mask = None if self.mask is None else self.mask[rows]
+        return OrtEncoderOutput(len(rows), mask, outputs)
+
+    def row(self, row: int) -> OrtEncoderOutput:
+        """One row of the batch, in the same memory."""
+        one = slice(row, row + 1)
+        outputs = {name: array[one] for name, array in self.outputs.items()}
+        return OrtEncoderOutput(1, None if self.mask is None else self.mask[one], outputs, self)
+
+    def bind(self, binding: Any) -> None:
+        """Make the outputs inputs of a decoder step."""
+        for name, array in self.outputs.items():
+            bind_array(binding.bind_input, name, array)
+            if scale_name(name) in self.outputs:  # the operator gives them back as they are
+                bind_array(binding.bind_output, f"present_{name}", array)
+
+    def bind_one(self, binding: Any, name: str) -> None:
+        """Make one output an input of another graph.
+
+        Raises:
+            BackendError: the encoder gives no such output.
+        """
+        if name not in self.outputs:
+            raise BackendError(f"the encoder does not give {name}, which the graph reads")
+        binding.bind_cpu_input(name, self.numpy(name))
+
+
+def scale_name(name: str) -> str:
+    """``cross_key.0`` to ``cross_key_scale.0``."""
+    kind, _, layer = name.partition(".")
+    return f"{kind}_scale.{layer}"
+
+
+def array_of(value: Any, dtype: str) -> NDArray[Any]:
+    """The memory of an OrtValue on the CPU as an array, which does not keep it alive."""
+    shape = tuple(value.shape())
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(value.data_ptr()))
+    array: NDArray[Any] = memory.view(dtype).reshape(shape)
+    return array
+
+
+def bind_array(bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:
+    """Bind an array by its address; ``bind`` is an IOBinding's bind_input or bind_output."""
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be contiguous to be bound by address")
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
