@@ -256,6 +256,7 @@ def _gpt2(folder: Path) -> Path:
     ("values", "message"),
     [
         ({"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon 0.001"),
+        ({"layer_norm_epsilon": []}, "layer_norm_epsilon []"),
         ({"quantization_type": 1}, "AWQ"),
         ({"decoder_start_token": None}, "decoder_start_token is null"),
         ({"eos_token": "<end>"}, "eos_token '<end>' is not in the vocabulary"),

@@ -151,6 +151,30 @@ def _tokenizers(bundle: Path) -> tuple[Tokenizer, Tokenizer]:
         return model.tokenizer, model.target_tokenizer
 
 
+@pytest.mark.parametrize("kind", ["t5", "pegasus", "mbart", "bart"])
+def test_the_files_of_a_checkpoint_are_read_beside_ctranslate2s_config(
+    kind: str, tmp_path: Path, corpus: list[str], mixed_texts: list[str]
+) -> None:
+    """Its config.json does not say the model's kind, by which they are read."""
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1} if kind != "mbart" else {}
+    name = "sentencepiece.bpe.model" if kind == "mbart" else "spiece.model"
+    if kind == "bart":
+        tokens = ["<s>", "<pad>", "</s>", "<unk>", "\u0120", *"abcdefghijklmnopqrstuvwxyz", "th"]
+        (tmp_path / "vocab.json").write_text(json.dumps({t: n for n, t in enumerate(tokens)}))
+        (tmp_path / "merges.txt").write_text("#version: 0.2\nt h\n")
+    else:
+        (tmp_path / name).write_bytes(train(corpus, **ids))
+    data = []
+    for config in ({"model_type": kind}, {"unk_token": "<unk>", "add_source_eos": False}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        found = find_tokenizer(tmp_path, {"model_type": kind})
+        assert found is not None
+        data.append(found.data)
+    assert data[0] == data[1]
+    encode = JsonTokenizer(data[0] or b"").encode
+    assert len({tuple(encode(text)) for text in mixed_texts}) > 20
+
+
 def test_m2m100_and_nllb_are_told_apart_by_their_tokens(
     tmp_path: Path, corpus: list[str], mixed_texts: list[str]
 ) -> None:

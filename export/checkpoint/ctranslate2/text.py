@@ -20,6 +20,8 @@ from .tensors import Tensors
 from .tokens import Tokens
 from .transformer import MEANINGLESS, SIDES, activation, refuse_variants
 
+#: Of the norms of all families that this file maps, and CTranslate2's default.
+_EPSILON = 1e-5
 #: BART and mBART keep so many rows before the position of the first token.
 _OFFSET = 2
 #: Positions of M2M100 where the file has no table, which is computed for any length.
@@ -59,10 +61,10 @@ def map_text(tensors: Tensors, told: Mapping[str, Any], folder: Path) -> dict[st
     if tensors.has("encoder/layer_0/self_attention/relative_attention_bias"):
         return map_t5(tensors, stacks, told, tokens)
     epsilon = told.get("layer_norm_epsilon")
-    if epsilon is not None and not np.isclose(epsilon, 1e-5):
+    if epsilon is not None and epsilon != _EPSILON:
         raise CheckpointError(
-            f"{folder}/config.json: layer_norm_epsilon {epsilon} is not supported; the family has"
-            " 1e-05"
+            f"{folder}/config.json: layer_norm_epsilon {epsilon!r} is not supported; the family has"
+            f" {_EPSILON}"
         )
     layout = _layout(tensors)
     kind = _kind(tensors, layout, tokens)
