@@ -37,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         type=Path,
+        nargs="+",
         metavar="FILE",
         help="text that the model will meet, one per line (or .jsonl with a source), or a saved"
         " calibration; needed by int8-qdq and gptq, and by fp16 to find out what overflows. The"
-        " result is compared with the float32 bundle on it (without: on random prompts)",
+        " result is compared with the float32 bundle on it (without: on random prompts). For a"
+        " bundle that hears speech, recordings (without: a synthetic voice)",
     )
     parser.add_argument(
         "--save-calibration", type=Path, metavar="FILE", help="keep the calibration for later"
@@ -168,7 +170,7 @@ def _request(options: argparse.Namespace) -> Request:
     calibration = None
     if options.calibration is not None:
         calibration = CalibrationFiles(
-            options.calibration, options.save_calibration, options.encoding_errors
+            tuple(options.calibration), options.save_calibration, options.encoding_errors
         )
     return Request(
         options.bundle,

@@ -93,7 +93,7 @@ def write_quantized(
     examples = source.calibration.examples if source.calibration else ()
     with (
         BundleWriter(request.out, overwrite=request.overwrite) as writer,
-        Checker(source.bundle, examples, request.progress) as checker,
+        Checker(source.bundle, examples, request.progress, source.sounds) as checker,
     ):
         candidate = _Candidate(source, request, writer, checker)
         tried: dict[int | None, Check] = {}
@@ -130,7 +130,14 @@ class _Candidate:
         """Quantize with that block size, write, and check what came of it."""
         source, scheme, request = self.source, self.source.scheme, self.request
         options = replace(request.options, block_size=block_size)
-        plan = plan_layers(source.layers, scheme, options, request.exclude, request.fallback_layers)
+        plan = plan_layers(
+            source.layers,
+            scheme,
+            options,
+            request.exclude,
+            request.fallback_layers,
+            source.outliers,
+        )
         statistics = source.statistics(options)
         models, float32_values = transform(source, plan, options, statistics, request.progress)
         layers = plan.describe(scheme.compute)
@@ -146,6 +153,9 @@ class _Candidate:
         }
         if scheme.compute != "float32":
             record["float32_values"] = float32_values
+        if source.sounds is not None:
+            record["sounds"] = source.sounds.kind
+            record["outliers"] = dict(source.outliers)
         if statistics is not None:
             record["calibration"] = asdict(statistics.origin)
         concat = source.bundle.manifest.cache == CONCAT

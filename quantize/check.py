@@ -19,7 +19,12 @@ from seq2edge.runtime import EncoderModel, GenerationConfig, Seq2SeqModel
 from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import BackendError, InputError
-from seq2edge.runtime.generation.divergence import Divergence, TokenPair, divergences
+from seq2edge.runtime.generation.divergence import (
+    Divergence,
+    SpokenPair,
+    TokenPair,
+    divergences,
+)
 from seq2edge.runtime.generation.source import collate
 from seq2edge.runtime.progress import StageProgress
 from seq2edge.runtime.text.sources import TextSource
@@ -28,6 +33,7 @@ from seq2edge.runtime.text.tokenizer import load_tokenizer
 from .recipe.options import DEFAULT_BLOCK_SIZES
 from .recipe.schemes import QuantizationScheme
 from .request import Request
+from .speech import Sounds, spoken_pairs
 
 #: A mean KL up to this, in nats per token, is not warned about: a part that every model may
 #: lose, a share of what the source itself leaves open (its entropy), and a ceiling. Measured in
@@ -170,6 +176,7 @@ class Checker:
         examples: sources and the bundle's answers; none: random prompts are drawn (always the
             same for one bundle) and answered.
         progress: called with the stage, what is done of it and what there is to do.
+        sounds: of a bundle that hears speech, what it is given in place of texts.
     """
 
     def __init__(
@@ -177,12 +184,18 @@ class Checker:
         bundle: Bundle,
         examples: Sequence[TokenPair] = (),
         progress: StageProgress | None = None,
+        sounds: Sounds | None = None,
     ) -> None:
         self._bundle = bundle
         self._progress = progress
         self._prompts = CALIBRATION if examples else RANDOM
         self._most = new_tokens(bundle.manifest.parameters)
-        self._pairs = [TokenPair(pair.source, pair.target[: self._most]) for pair in examples]
+        self._sounds = sounds
+        self._pairs: list[TokenPair | SpokenPair] = [
+            TokenPair(pair.source, pair.target[: self._most]) for pair in examples
+        ]
+        if sounds is not None:
+            self._prompts = sounds.kind
         self._stack = ExitStack()
 
     def __enter__(self) -> Checker:
@@ -198,7 +211,8 @@ class Checker:
             A :class:`NotChecked` where ONNX Runtime cannot run it here.
         """
         graphs = self._bundle.manifest.graphs
-        if "encoder" in graphs and "input_ids" not in graphs["encoder"].input_names():
+        texts = "encoder" not in graphs or "input_ids" in graphs["encoder"].input_names()
+        if not texts and self._sounds is None:
             return NotChecked("its sources are not token ids")
         try:
             if self._bundle.manifest.single_stack == "encoder":
@@ -213,9 +227,13 @@ class Checker:
             stack.callback(backend.close)
             source = load_backend(self._bundle, num_threads=None)
             stack.callback(source.close)
+            if not self._pairs and self._sounds is not None:
+                manifest = self._bundle.manifest
+                windows = self._sounds.inputs(source, manifest)
+                self._pairs += spoken_pairs(source, manifest, windows, self._most)
             if not self._pairs:
                 model = Seq2SeqModel(self._bundle, source, None)
-                self._pairs = _answered_prompts(self._bundle, model, self._most)
+                self._pairs += _answered_prompts(self._bundle, model, self._most)
             (divergence,) = divergences(
                 source, [backend], self._bundle.manifest, self._pairs, self._report
             )

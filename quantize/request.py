@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,14 +18,22 @@ class CalibrationFiles:
     """Where calibration comes from and goes to.
 
     Attributes:
-        source: text (one per line, or .jsonl), or a calibration that was saved.
+        source: text (one per line, or .jsonl), or a calibration that was saved; for a bundle that
+            hears speech, one or several recordings.
         save: file to save the calibration to.
         encoding_errors: what to do with text that is not UTF-8: ``strict`` or ``replace``.
     """
 
-    source: str | os.PathLike[str]
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     save: str | os.PathLike[str] | None = None
     encoding_errors: str = "strict"
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files of ``source``."""
+        if isinstance(self.source, (str, os.PathLike)):
+            return [Path(self.source)]
+        return [Path(path) for path in self.source]
 
 
 @dataclass(frozen=True)

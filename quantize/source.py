@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.bundle.atomic_write import check_file
 from seq2edge.runtime.bundle.manifest import CONCAT
 from seq2edge.runtime.bundle.reader import Bundle, check_destination
@@ -20,9 +21,11 @@ from .concat import concat_scheme, find_concat_layers
 from .errors import QuantizationError
 from .recipe.layers import Layer, find_layers
 from .recipe.options import Options, check_options
-from .recipe.plan import plan_layers
+from .recipe.plan import LayerPlan, plan_layers
 from .recipe.schemes import QuantizationScheme, find_scheme, leave_layers
+from .recipe.weight_formats import DynamicQuant
 from .request import CalibrationFiles, Request
+from .speech import Sounds, outlier_layers, read_recordings, synthetic_sounds
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,16 @@ class Source:
         layers: of its graphs; not to be changed.
         calibration: what the scheme has to know of the model's values, and texts to check what
             is made of it; None: no calibration was given.
+        sounds: of a bundle that hears speech, what the copy is compared on.
+        outliers: names of layers whose inputs one int8 scale does not hold, with their decibels.
     """
 
     bundle: Bundle
     scheme: QuantizationScheme
     layers: Sequence[Layer]
     calibration: Calibration | None
+    sounds: Sounds | None = None
+    outliers: Mapping[str, float] = field(default_factory=dict)
 
     def statistics(self, options: Options) -> Calibration | None:
         """The calibration, if the scheme makes use of the values in it."""
@@ -77,7 +84,42 @@ def open_source(request: Request) -> Source:
     if scheme.recipe is not leave_layers and not any(plan.formats.values()):
         raise QuantizationError("every layer is left as it is; exclude fewer of them")
     _check_finite(models)
+    if bundle.manifest.speech is not None:
+        return _open_speech(bundle, scheme, layers, plan, request)
     return Source(bundle, scheme, layers, _calibration(bundle, layers, scheme, request))
+
+
+def _open_speech(
+    bundle: Bundle,
+    scheme: QuantizationScheme,
+    layers: Sequence[Layer],
+    plan: LayerPlan,
+    request: Request,
+) -> Source:
+    """The source with sounds in place of a calibration of text."""
+    given, manifest = request.calibration, bundle.manifest
+    if scheme.calibrated or request.options.algorithm == "gptq":
+        raise QuantizationError(
+            f"{scheme.name} for {scheme.target} calibrates on text, and {bundle.directory} hears"
+            " speech; choose int8 or int4 for the CPU with another algorithm, or fp16"
+        )
+    if isinstance(given, Calibration):
+        raise QuantizationError("a saved calibration is of text; give recordings")
+    if given is not None and given.save is not None:
+        raise QuantizationError(
+            "recordings leave no calibration to save; leave out --save-calibration"
+        )
+    sounds = synthetic_sounds(manifest) if given is None else read_recordings(given.paths, manifest)
+    outliers: dict[str, float] = {}
+    if any(isinstance(weight_format, DynamicQuant) for weight_format in plan.formats.values()):
+        if request.progress is not None:
+            request.progress("looking for outliers", 0, len(sounds.audio))
+        backend = load_backend(bundle, num_threads=None)
+        try:
+            outliers = outlier_layers(bundle, layers, sounds.inputs(backend, manifest))
+        finally:
+            backend.close()
+    return Source(bundle, scheme, layers, None, sounds, outliers)
 
 
 def load_models(bundle: Bundle) -> dict[str, ir.Model]:
@@ -117,7 +159,8 @@ def check_paths(source: Bundle, request: Request) -> None:
     read = {"the bundle": source.directory}
     written = {"the output": request.out}
     if isinstance(given, CalibrationFiles):
-        read["the calibration text"] = Path(given.source)
+        for number, path in enumerate(given.paths):
+            read[f"the calibration {f'file {number + 1}' if number else 'text'}"] = path
         if given.save is not None:
             written["the saved calibration"] = Path(given.save)
     folders = {"the bundle", "the output"}
@@ -186,8 +229,10 @@ def _calibration(
     if given.save is not None:
         check_file(Path(given.save), request.overwrite)
     inputs = calibrating.linear_inputs(layers)
+    if len(given.paths) != 1:
+        raise QuantizationError("text to calibrate on comes from one file; join the others to it")
     calibration = calibrating.load_or_calibrate(
-        given.source,
+        given.paths[0],
         bundle,
         inputs,
         moments=gptq,

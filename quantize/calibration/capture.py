@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ def capture_activations(
     pairs = generate_pairs(bundle, texts, progress)
     start = bundle.manifest.special_tokens.decoder_start
     with tempfile.TemporaryDirectory(prefix="seq2edge-") as folder:
-        encoder = _Tapped(bundle, "encoder", Path(folder))
-        decoder = _Tapped(bundle, "decoder", Path(folder))
+        encoder = TappedGraph(bundle, "encoder", Path(folder))
+        decoder = TappedGraph(bundle, "decoder", Path(folder))
         for number, pair in enumerate(pairs):
             if progress is not None:
                 progress("calibrating", number, len(pairs))
@@ -95,16 +95,30 @@ def generate_pairs(
     return pairs
 
 
-class _Tapped:
-    """A graph of the bundle that also puts out what its nodes compute."""
+class TappedGraph:
+    """A graph of the bundle that also puts out what its nodes compute.
 
-    def __init__(self, bundle: Bundle, name: str, folder: Path) -> None:
+    Args:
+        bundle: a float32 bundle.
+        name: of the graph.
+        folder: for a file that is read at once.
+        only: names of the values; None: all floats.
+    """
+
+    def __init__(
+        self, bundle: Bundle, name: str, folder: Path, *, only: Collection[str] | None = None
+    ) -> None:
         import onnxruntime
 
         self.info = bundle.manifest.graphs[name]
         self._name = name
         model = ir.load(bundle.path(self.info.file))
-        taps = [value for node in model.graph for value in node.outputs if _is_float(value)]
+        taps = [
+            value
+            for node in model.graph
+            for value in node.outputs
+            if _is_float(value) and (only is None or value.name in only)
+        ]
         self._taps = [str(value.name) for value in taps]
         own = {value.name for value in model.graph.outputs}
         model.graph.outputs.extend(value for value in taps if value.name not in own)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from ..errors import QuantizationError
 from ..numerics.rounding import fitting_block
 from .layers import Layer
-from .options import Options
+from .options import DEFAULT_BLOCK_SIZES, Options
 from .schemes import QuantizationScheme, leave_layers
 from .weight_formats import DynamicQuant, PerChannel, WeightFormat, WeightOnly
 
@@ -41,12 +41,15 @@ def plan_layers(
     options: Options,
     exclude: Sequence[str] = (),
     fallback_layers: Sequence[str] = (),
+    outliers: Collection[str] = (),
 ) -> LayerPlan:
     """The format of each layer.
 
     Args:
         exclude: patterns (``fnmatch``) of layers to leave as they are.
         fallback_layers: patterns of layers that get the scheme's more exact format.
+        outliers: names of layers whose inputs one int8 scale does not hold: they get 8 bit blocks,
+            whose inputs have a scale for each block of a row.
 
     Raises:
         QuantizationError: a pattern of ``exclude`` that matches no layer.
@@ -63,7 +66,10 @@ def plan_layers(
     for layer in layers:
         chosen = fallback if _matches(layer.name, fallback_layers) else recipe
         excluded = _matches(layer.name, exclude)
-        formats[layer.name] = None if excluded else _fitted(layer, chosen(layer))
+        weight_format = chosen(layer)
+        if layer.name in outliers and isinstance(weight_format, DynamicQuant):
+            weight_format = WeightOnly(8, options.block_size or DEFAULT_BLOCK_SIZES[0])
+        formats[layer.name] = None if excluded else _fitted(layer, weight_format)
     # More exact than half precision is nothing but float32.
     exact = (*exclude, *(fallback_layers if scheme.recipe is leave_layers else ()))
     return LayerPlan(formats, {name for name in formats if _matches(name, exact)})

@@ -7,7 +7,7 @@ distributions are comparable at every position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,36 @@ class TokenPair:
 
     source: Sequence[int]
     target: Sequence[int]
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """Of the encoder."""
+        ids = np.array([self.source], np.int64)
+        return {"input_ids": ids, "attention_mask": np.ones(ids.shape, np.bool_)}
+
+    def prompt(self, manifest: Manifest) -> list[int]:
+        """What the decoder is given before the target."""
+        alone = manifest.single_stack == "decoder"
+        return list(self.source) if alone else [manifest.special_tokens.decoder_start]
+
+
+@dataclass(frozen=True)
+class SpokenPair:
+    """A window of sound, what the decoder is given first, and what was generated after it.
+
+    ``window`` are the encoder's inputs by name, without a batch axis.
+    """
+
+    window: Mapping[str, NDArray[Any]]
+    given: Sequence[int]
+    target: Sequence[int]
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """Of the encoder."""
+        return {name: array[None] for name, array in self.window.items()}
+
+    def prompt(self, manifest: Manifest) -> list[int]:  # noqa: ARG002
+        """What the decoder is given before the target."""
+        return list(self.given)
 
 
 @dataclass(frozen=True)
@@ -55,7 +85,7 @@ def divergences(
     reference: Backend,
     others: Sequence[Backend],
     manifest: Manifest,
-    pairs: Sequence[TokenPair],
+    pairs: Sequence[TokenPair | SpokenPair],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Divergence]:
     """Compare each of ``others`` with ``reference`` over all tokens of all pairs.
@@ -101,7 +131,7 @@ def _summary(
 
 
 def next_token_logits(
-    backend: Backend, manifest: Manifest, pair: TokenPair
+    backend: Backend, manifest: Manifest, pair: TokenPair | SpokenPair
 ) -> Iterator[NDArray[np.float32]]:
     """Logits [Q, V] float32 of a whole target, in parts of Q tokens.
 
@@ -110,11 +140,9 @@ def next_token_logits(
     """
     if not len(pair.target):
         return
-    alone = manifest.single_stack == "decoder"
-    prompt = list(pair.source) if alone else [manifest.special_tokens.decoder_start]
+    prompt = pair.prompt(manifest)
     fed = np.array([*prompt, *pair.target[:-1]], np.int64)
-    ids = np.array([pair.source], np.int64)
-    encoded = backend.encode({"input_ids": ids, "attention_mask": np.ones(ids.shape, np.bool_)})
+    encoded = backend.encode(pair.inputs())
     first = len(prompt) - 1  # the row that predicts the target's first token
     concat = concat_backend(backend)
     if concat is not None:

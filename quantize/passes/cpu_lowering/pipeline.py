@@ -62,5 +62,5 @@ def lower_for_cpu(models: Mapping[str, ir.Model], *, quantize_source: bool = Fal
     apply_passes(decoder, [RemoveUnusedInitializersPass()])
     if quantize_source:
         lowered["encoder_cpu"] = models["encoder"].clone()
-        apply_passes(lowered["encoder_cpu"], [QuantizeCrossPass()])
+        apply_passes(lowered["encoder_cpu"], [FoldBiasPass(), QuantizeCrossPass()])
     return Lowered(lowered)
