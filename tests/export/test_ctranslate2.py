@@ -7,6 +7,7 @@ were read (export's comparison), and CTranslate2 itself.
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -241,6 +242,15 @@ def test_the_file_itself_and_its_folder_are_the_same(
     folder = folder_of("t5")
     by_file = export(folder / "model.bin", "file")
     assert by_file.manifest.files == export(folder, "folder").manifest.files
+
+
+def test_weights_of_transformers_in_the_same_folder_come_first(
+    folder_of: Callable[[str], Path], saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(saved("t5"), tmp_path / "both"))
+    shutil.copy(folder_of("bart") / "model.bin", folder)
+    with Checkpoint(folder) as both, Checkpoint(saved("t5")) as own:
+        assert both.names == own.names
 
 
 def _gpt2(folder: Path) -> Path:

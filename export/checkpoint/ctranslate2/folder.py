@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ..files import INDEX, WEIGHTS
 from ..formats import TensorSource, optional_json
 from .model_bin import ModelBin, is_model_bin
 from .tensors import Tensors
@@ -51,10 +52,12 @@ def find_model(path: Path) -> Path | None:
     """The ``model.bin`` of a folder, or of an Argos Translate package; None: it has none.
 
     Args:
-        path: a folder, or the file itself.
+        path: a folder, or the file itself. Weights of transformers in the same folder come first.
     """
     if path.is_file():
         return path if path.name == FILE and is_model_bin(path) else None
+    if any((path / name).is_file() for own in WEIGHTS for name in (own, own + INDEX)):
+        return None
     # A package of Argos Translate: metadata.json, a tokenizer and the model in a folder.
     places = [path / FILE, *([path / "model" / FILE] if _is_package(path) else [])]
     return next((place for place in places if is_model_bin(place)), None)
