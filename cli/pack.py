@@ -74,11 +74,12 @@ def run(options: argparse.Namespace) -> int:
             " use it; a program of yours can, with generate_ids",
             stacklevel=2,
         )
+    what = "TEXT" if bundle.manifest.speech is None else "AUDIO"
     lines = (
         f"{pack.path}: {human_bytes(pack.size)} for {deployment.place}, engine"
         f" {deployment.backend} on {deployment.device}",
         f"on the device: tar -xf {pack.path.name} && {pack.name}/install.sh &&"
-        f" {pack.name}/run.sh TEXT",
+        f" {pack.name}/run.sh {what}",
     )
     document = {"path": str(pack.path), "bytes": pack.size, **pack.manifest}
     return print_result(options, document, lines)

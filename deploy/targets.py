@@ -198,7 +198,6 @@ def plan(
         BackendError: the bundle cannot run there; why, and what to do.
     """
     bundle.require_slots("pack")
-    bundle.require_text("pack")
     spec = _find(target)
     jetpack_release = _release(spec, jetpack)
     backend = backend or _usual_engine(spec, bundle.manifest)

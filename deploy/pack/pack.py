@@ -17,7 +17,7 @@ from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.progress import StageProgress
 
-from ..serve import server
+from ..serve import recordings, server
 from ..targets import Deployment
 from . import scripts
 from .archive import NAME, Entry, check_compression, split_name, write_archive
@@ -86,7 +86,7 @@ def write_pack(
         *_bundle(bundle),
         *(Entry(f"wheels/{path.name}", path) for path in others if path.name != wheel),
         Entry(f"wheels/{wheel}", data),
-        *_texts(name, deployment, wheel),
+        *_texts(name, deployment, wheel, speech=bundle.manifest.speech is not None),
     ]
     manifest = _manifest(name, bundle, deployment, entries)
     entries.append(Entry(PACK_NAME, (json.dumps(manifest, indent=2) + "\n").encode()))
@@ -117,15 +117,19 @@ def find_wheels(folder: Path) -> list[Path]:
     return wheels
 
 
-def _texts(name: str, deployment: Deployment, wheel: str) -> list[Entry]:
+def _texts(name: str, deployment: Deployment, wheel: str, *, speech: bool) -> list[Entry]:
+    usage = scripts.RECORDINGS if speech else scripts.TEXTS
+    service = recordings.__file__ if speech else server.__file__
     pins = "\n".join([*deployment.requirements, f"./wheels/{wheel}", ""])
     return [
-        Entry("README.txt", scripts.readme(name, deployment).encode()),
+        Entry("README.txt", scripts.readme(name, deployment, usage).encode()),
         Entry("requirements.txt", pins.encode()),
-        Entry("install.sh", scripts.install_script(name, deployment).encode(), executable=True),
-        Entry("run.sh", scripts.run_script(deployment).encode(), executable=True),
-        Entry("seq2edge.service", scripts.unit(name, deployment).encode()),
-        Entry("serve.py", Path(server.__file__)),
+        Entry(
+            "install.sh", scripts.install_script(name, deployment, usage).encode(), executable=True
+        ),
+        Entry("run.sh", scripts.run_script(deployment, usage).encode(), executable=True),
+        Entry("seq2edge.service", scripts.unit(name, deployment, usage).encode()),
+        Entry("serve.py", Path(service)),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..targets import Deployment
 
 _INSTALL = r"""#!/bin/sh
@@ -62,7 +64,7 @@ venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps $in
   --find-links wheels -r requirements.txt
 venv/bin/python -m seq2edge.cli.main doctor --bundle bundle --program "$PWD/run.sh" ||
   echo "install.sh: see above what is missing" >&2
-@BUILD@echo "ready: $PWD/run.sh 'a text'"
+@BUILD@echo "ready: $PWD/run.sh @EXAMPLE@"
 """
 
 #: A 64 bit kernel may run a 32 bit system: Raspberry Pi OS's 32 bit images do on newer boards.
@@ -92,18 +94,18 @@ _TENSORRT_CHECK = """\
 """
 
 _RUN = """#!/bin/sh
-# Text in, text out: ./run.sh "a text"; ./run.sh --help tells the rest.
+# @WHAT@: ./run.sh @EXAMPLE@; ./run.sh --help tells the rest.
 # Not venv/bin/seq2edge: what pip writes there cannot be in a path with quotes in it.
 here=$(dirname "$(readlink -f "$0")")
-exec "$here/venv/bin/python" -m seq2edge.cli.main run @OPTIONS@"$here/bundle" "$@"
+exec "$here/venv/bin/python" -m seq2edge.cli.main @COMMAND@ @OPTIONS@"$here/bundle" "$@"
 """
 
 _UNIT = """\
-# Keeps @NAME@ loaded and answers on /run/@NAME@/socket: a line of text in, a line of JSON out.
+# Keeps @NAME@ loaded and answers on /run/@NAME@/socket: @ASKS@.
 #
 #   sudo tar -C /opt -xf @NAME@.tar... && sudo /opt/@NAME@/install.sh
 #   sudo systemctl enable --now /opt/@NAME@/seq2edge.service
-#   echo "a text" | nc -N -U /run/@NAME@/socket
+#   @ASK@ /run/@NAME@/socket@SENT@
 #
 # The paths below are /opt/@NAME@: write others here if it lies elsewhere (not in /home, which
 # the service does not see).
@@ -172,7 +174,7 @@ _README = """\
 @NAME@: a seq2edge bundle for @PLACE@, engine @ENGINE@ on @DEVICE@.
 
     ./install.sh            makes ./venv@INSTALL_NOTE@
-    ./run.sh "a text"       prints the result
+    ./run.sh @EXAMPLE@      prints the result
 
 install.sh takes packages from the package index; with --offline from wheels/ and from what this
 Python has. wheels/ always holds seq2edge; 'seq2edge pack --wheels DIR' adds the others.
@@ -190,7 +192,37 @@ _NEEDS = {
 }
 
 
-def install_script(name: str, deployment: Deployment) -> str:
+@dataclass(frozen=True)
+class Usage:
+    """How a bundle is asked: by texts or by recordings."""
+
+    command: str
+    what: str
+    example: str
+    asks: str
+    ask: str
+    sent: str
+
+
+TEXTS = Usage(
+    command="run",
+    what="Text in, text out",
+    example="'a text'",
+    asks="a line of text in, a line of JSON out",
+    ask='echo "a text" | nc -N -U',
+    sent="",
+)
+RECORDINGS = Usage(
+    command="transcribe",
+    what="Speech in, text out",
+    example="talk.wav",
+    asks="a recording in, a line of JSON out",
+    ask="nc -N -U",
+    sent=" < talk.wav",
+)
+
+
+def install_script(name: str, deployment: Deployment, usage: Usage = TEXTS) -> str:
     """``install.sh``: checks, makes the environment, installs the pins, builds the engines."""
     build = deployment.builds_engines
     exact = deployment.jetpack is not None
@@ -199,6 +231,7 @@ def install_script(name: str, deployment: Deployment) -> str:
     return _fill(
         _INSTALL,
         NAME=name,
+        EXAMPLE=usage.example,
         PLACE=deployment.place,
         AND_BUILDS=", then builds the engines" if build else "",
         BUILD_USAGE=" [--no-build] [-- OPTION...]" if build else "",
@@ -215,28 +248,38 @@ def install_script(name: str, deployment: Deployment) -> str:
     )
 
 
-def run_script(deployment: Deployment) -> str:
+def run_script(deployment: Deployment, usage: Usage = TEXTS) -> str:
     """``run.sh``: the command line over the bundle."""
-    return _fill(_RUN, OPTIONS="".join(f"{word} " for word in engine_options(deployment)))
+    return _fill(
+        _RUN,
+        WHAT=usage.what,
+        EXAMPLE=usage.example,
+        COMMAND=usage.command,
+        OPTIONS="".join(f"{word} " for word in engine_options(deployment)),
+    )
 
 
-def unit(name: str, deployment: Deployment) -> str:
+def unit(name: str, deployment: Deployment, usage: Usage = TEXTS) -> str:
     """``seq2edge.service``: a systemd unit for the pack in ``/opt``."""
     return _fill(
         _UNIT,
         DEVICES=_NO_DEVICES if deployment.device == "cpu" else _GPU_DEVICES,
         POWER=_SPEED.get(deployment.target.name, ""),
+        ASKS=usage.asks,
+        ASK=usage.ask,
+        SENT=usage.sent,
         NAME=name,
         OPTIONS="".join(f" {word}" for word in engine_options(deployment)),
     )
 
 
-def readme(name: str, deployment: Deployment) -> str:
+def readme(name: str, deployment: Deployment, usage: Usage = TEXTS) -> str:
     """``README.txt``."""
     kind = "jetson" if deployment.jetpack else deployment.device
     return _fill(
         _README,
         NEEDS=_NEEDS[kind],
+        EXAMPLE=usage.example,
         NAME=name,
         PLACE=deployment.place,
         ENGINE=deployment.backend,

@@ -12,16 +12,14 @@ Generations run one after the other, so memory stays that of one.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import os
 import socket
 import socketserver
-import threading
 from pathlib import Path
+from typing import cast
 
-from seq2edge.runtime import InputError, OutputExistsError, Seq2EdgeError, Seq2SeqModel
+from seq2edge.deploy.serve.socket_server import Server, run_server, say
+from seq2edge.runtime import InputError, Seq2EdgeError, Seq2SeqModel
 
 #: Bytes of the longest line; what is longer ends the connection.
 _LONGEST_LINE = 1 << 20
@@ -30,84 +28,34 @@ _LONGEST_LINE = 1 << 20
 _PATIENCE, _MOST_PARTS = 1.0, 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("socket", type=Path, help="the socket's path; every local user may use it")
-    parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--device", help="default: the engine's own")
-    options = parser.parse_args()
+def answer(server: Server[Seq2SeqModel], line: bytes) -> dict[str, object]:
+    """The answer to one line: text and finish reason, or an error."""
     try:
-        make_room(options.socket)
-        model = Seq2SeqModel.load(options.bundle, backend=options.backend, device=options.device)
+        text = line.decode()
+        if not text.strip():
+            raise InputError("the text is empty")
+        with server.turn:
+            generation = server.model.generate(text)[0]
+    except UnicodeDecodeError:
+        return {"error": "the line is not UTF-8"}
     except Seq2EdgeError as error:
-        raise SystemExit(f"serve.py: error: {error}") from None
-    with model, Server(options.socket, model) as server:
-        notify_ready()
-        server.serve_forever()
+        return {"error": str(error)}
+    found: dict[str, object] = {"text": generation.text, "finish_reason": generation.finish_reason}
+    return found if generation.score is None else {**found, "score": generation.score}
 
 
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """A thread for each connection."""
-
-    daemon_threads = True
-
-    def __init__(self, path: Path, model: Seq2SeqModel) -> None:
-        self._model = model
-        self._one_at_a_time = threading.Lock()
-        make_room(path)
-        super().__init__(os.fspath(path), _Connection)
-        path.chmod(0o666)
-
-    def answer(self, line: bytes) -> dict[str, object]:
-        """The answer to one line: text and finish reason, or an error."""
-        try:
-            text = line.decode()
-            if not text.strip():
-                raise InputError("the text is empty")
-            with self._one_at_a_time:
-                generation = self._model.generate(text)[0]
-        except UnicodeDecodeError:
-            return {"error": "the line is not UTF-8"}
-        except Seq2EdgeError as error:
-            return {"error": str(error)}
-        answer: dict[str, object] = {
-            "text": generation.text,
-            "finish_reason": generation.finish_reason,
-        }
-        return answer if generation.score is None else {**answer, "score": generation.score}
-
-
-def make_room(path: Path) -> None:
-    """Remove the socket of a run that was killed, and nothing else.
-
-    Raises:
-        OutputExistsError: another file, or a service that answers.
-    """
-    if not path.exists() and not path.is_symlink():
-        return
-    if not path.is_socket():
-        raise OutputExistsError(f"{path} is not a socket; choose another name")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OutputExistsError(f"{path} is the socket of a service that is running; choose another")
-
-
-class _Connection(socketserver.StreamRequestHandler):
-    server: Server
+class Lines(socketserver.StreamRequestHandler):
+    """A connection that asks line by line."""
 
     def handle(self) -> None:
         try:
             while line := self.rfile.readline(_LONGEST_LINE):
                 if not line.endswith(b"\n") and len(line) == _LONGEST_LINE:
-                    self._say({"error": f"a line has at most {_LONGEST_LINE} bytes"})
+                    say(self.wfile, {"error": f"a line has at most {_LONGEST_LINE} bytes"})
                     self._read_the_rest()
                     return
-                self._say(self.server.answer(line.rstrip(b"\r\n")))
+                server = cast("Server[Seq2SeqModel]", self.server)
+                say(self.wfile, answer(server, line.rstrip(b"\r\n")))
         except (BrokenPipeError, ConnectionResetError):
             pass  # whoever asked has gone
 
@@ -120,21 +68,11 @@ class _Connection(socketserver.StreamRequestHandler):
                 if not self.rfile.read1(_LONGEST_LINE):
                     return
 
-    def _say(self, answer: dict[str, object]) -> None:
-        self.wfile.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
 
-
-def notify_ready() -> None:
-    """Tell systemd that the model is loaded (sd_notify(3)); nothing where it did not start us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):  # Linux's abstract names start with a zero byte
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.connect(address)
-        notify.sendall(b"READY=1")
+def load(bundle: Path, backend: str, device: str | None) -> Seq2SeqModel:
+    """The model of a bundle."""
+    return Seq2SeqModel.load(bundle, backend=backend, device=device)
 
 
 if __name__ == "__main__":
-    main()
+    run_server(__doc__ or "", load, Lines)

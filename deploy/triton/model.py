@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ import numpy as np
 # A module that exists only within Triton.
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
+from seq2edge.deploy.triton.requests import (
+    TritonRequest,
+    decoded,
+    text_tensor,
+    with_errors_sent,
+)
 from seq2edge.runtime import (
     Choices,
     Generation,
@@ -126,7 +132,7 @@ def _send_piece(request: _Request, stream: TextStream) -> bool:
         return False
     piece = next(stream, None)
     if piece is not None:
-        request.send([_text("text_output", piece)])
+        request.send([text_tensor("text_output", piece)])
         return True
     if stream.result is None:
         raise RuntimeError("the stream ended without a result")
@@ -134,21 +140,10 @@ def _send_piece(request: _Request, stream: TextStream) -> bool:
     return False
 
 
-def with_errors_sent(request: _Request, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function; what it raises becomes the final response of ``request``."""
-    try:
-        return function(*arguments)
-    except Exception as error:  # a bug as well: the model must live on for other requests
-        request.fail(error)
-        return None
-
-
 @dataclass
-class _Request:
-    """One of Triton's requests and its sender."""
+class _Request(TritonRequest):
+    """A request for a text."""
 
-    source: Any
-    sender: Any
     text: str = ""
     stream: bool = False
     options: str = "{}"
@@ -158,59 +153,24 @@ class _Request:
         return cls(request, request.get_response_sender())
 
     def read(self) -> None:
-        """Take the inputs from Triton's tensors, [1, 1] each (batch and ``dims``).
+        """Take the inputs from Triton's tensors.
 
         Raises:
             InputError: several texts, or one that is not UTF-8.
         """
-        self.text = _decoded("text_input", self._value("text_input"))
-        self.stream = bool(self._value("stream", False))
-        self.options = _decoded("sampling_parameters", self._value("sampling_parameters", b"{}"))
-
-    def _value(self, name: str, default: Any = None) -> Any:
-        tensor = pb_utils.get_input_tensor_by_name(self.source, name)
-        if tensor is None:
-            if default is None:
-                raise InputError(f"the request has no {name}")
-            return default
-        values = tensor.as_numpy().reshape(-1)
-        if len(values) != 1:
-            raise InputError(f"{name} holds {len(values)} values; send a request for each text")
-        return values[0]
-
-    @property
-    def cancelled(self) -> bool:
-        return bool(self.sender.is_cancelled())
-
-    def end_if_cancelled(self) -> bool:
-        """Whether the client has gone; if so, this was the final response."""
-        if self.cancelled:
-            self._end(pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
-            return True
-        return False
-
-    def send(self, tensors: Iterable[Any], flags: int = 0) -> None:
-        self.sender.send(pb_utils.InferenceResponse(output_tensors=list(tensors)), flags=flags)
+        self.text = decoded("text_input", self.value("text_input"))
+        self.stream = bool(self.value("stream", False))
+        self.options = decoded("sampling_parameters", self.value("sampling_parameters", b"{}"))
 
     def finish(self, result: Generation, text: str) -> None:
         """The final response: what is left of the text, and how it ended."""
         tensors = [
-            _text("text_output", text),
-            _text("finish_reason", result.finish_reason or ""),
+            text_tensor("text_output", text),
+            text_tensor("finish_reason", result.finish_reason or ""),
         ]
         if result.score is not None:
             tensors.append(pb_utils.Tensor("score", np.array([[result.score]], np.float32)))
-        self.send(tensors, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def fail(self, error: Exception) -> None:
-        """The final response: what is wrong."""
-        codes = pb_utils.TritonError
-        code = codes.INVALID_ARG if isinstance(error, InputError) else codes.INTERNAL
-        self._end(pb_utils.TritonError(str(error) or type(error).__name__, code))
-
-    def _end(self, error: Any) -> None:
-        response = pb_utils.InferenceResponse(output_tensors=[], error=error)
-        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self.send(tensors, final=True)
 
 
 def options(own: GenerationConfig, text: str) -> GenerationConfig:
@@ -257,14 +217,3 @@ def _token(key: str) -> int:
 def _frozen(value: Any) -> Any:
     """Lists as tuples, as GenerationConfig has them."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _decoded(name: str, value: Any) -> str:
-    try:
-        return bytes(value).decode()
-    except UnicodeDecodeError:
-        raise InputError(f"{name} is not UTF-8") from None
-
-
-def _text(name: str, text: str) -> Any:
-    return pb_utils.Tensor(name, np.array([[text.encode()]], np.object_))

@@ -42,6 +42,17 @@ OUTPUTS = (
     ("finish_reason", "TYPE_STRING"),
     ("score", "TYPE_FP32"),
 )
+#: The same of a speech bundle: ``audio`` is a file's bytes, ``segments`` JSON.
+SPEECH_INPUTS = (
+    ("audio", "TYPE_STRING", False),
+    ("stream", "TYPE_BOOL", True),
+    ("sampling_parameters", "TYPE_STRING", True),
+)
+SPEECH_OUTPUTS = (
+    ("text_output", "TYPE_STRING"),
+    ("segments", "TYPE_STRING"),
+    ("language", "TYPE_STRING"),
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,6 @@ def write_triton_model(
         BundleError: the bundle hears speech, or its files are not what its manifest says.
         OutputExistsError, OutputError: see :class:`.OutputFolder`.
     """
-    bundle.require_text("triton")
     if bundle.manifest.tokenizer.kind == "none":
         raise InputError(
             f"{bundle.directory} has no tokenizer, and Triton's requests are texts; export it"
@@ -120,8 +130,10 @@ def write_triton_model(
     with OutputFolder(destination, overwrite=overwrite, marker=_MARKER, kind=_KIND) as out:
         version = out.directory / _VERSION
         (version / _BUNDLE).mkdir(parents=True)
-        (out.directory / "config.pbtxt").write_text(config(model), encoding="utf-8")
-        template = Path(__file__).with_name("model.py")
+        speech = bundle.manifest.speech is not None
+        text = config(model, speech=speech)
+        (out.directory / "config.pbtxt").write_text(text, encoding="utf-8")
+        template = Path(__file__).with_name("speech_model.py" if speech else "model.py")
         shutil.copyfile(template, version / "model.py")
         _copy(bundle, version / _BUNDLE, progress)
         out.publish()
@@ -147,14 +159,15 @@ def _runs_on_cpu(bundle: Bundle) -> bool:
     return all(spec.dtype != "bfloat16" for spec in bundle.manifest.graphs["decoder"].inputs)
 
 
-def config(model: TritonModel) -> str:
+def config(model: TritonModel, *, speech: bool = False) -> str:
     """``config.pbtxt``: the text form of Triton's ModelConfig."""
+    taken, given = (SPEECH_INPUTS, SPEECH_OUTPUTS) if speech else (INPUTS, OUTPUTS)
     inputs = ",\n".join(
         f'  {{ name: "{name}" data_type: {kind} dims: [ 1 ]{" optional: true" if free else ""} }}'
-        for name, kind, free in INPUTS
+        for name, kind, free in taken
     )
     outputs = ",\n".join(
-        f'  {{ name: "{name}" data_type: {kind} dims: [ 1 ] }}' for name, kind in OUTPUTS
+        f'  {{ name: "{name}" data_type: {kind} dims: [ 1 ] }}' for name, kind in given
     )
     parameters = ",\n".join(
         f'  {{ key: "{key}" value: {{ string_value: "{value}" }} }}'

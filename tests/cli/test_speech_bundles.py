@@ -29,8 +29,6 @@ def hearing(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["eval", "{}", "--data", "{texts}", "--metric", "wer"],
         ["compare", "{}", "{}", "--data", "{texts}", "--metric", "wer"],
         ["bench", "{}"],
-        ["triton", "{}", "{out}"],
-        ["pack", "{}", "--for", "cpu", "-o", "{out}.tar.gz"],
     ],
     ids=lambda command: command[0],
 )

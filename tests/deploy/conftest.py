@@ -60,6 +60,8 @@ def triton(
     """
     fake = FakeTriton()
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake.module)
+    # What it has imported is of the stand-in before.
+    monkeypatch.delitem(sys.modules, "seq2edge.deploy.triton.requests", raising=False)
 
     def load() -> tuple[FakeTriton, Any]:
         folder = write_triton_model(demo, tmp_path / "models", TritonModel("g2p"))

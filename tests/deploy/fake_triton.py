@@ -15,7 +15,10 @@ import numpy as np
 
 _FINAL = 1
 #: Of config.pbtxt: batch and dims, as numpy types of what a Python model hands over.
-_OUTPUTS = {"text_output": np.object_, "finish_reason": np.object_, "score": np.float32}
+_OUTPUTS = {
+    **dict.fromkeys(("text_output", "finish_reason", "segments", "language"), np.object_),
+    "score": np.float32,
+}
 
 
 class TritonError(Exception):

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from seq2edge.deploy.serve import server as serve
+from seq2edge.deploy.serve import socket_server
 from seq2edge.runtime import Bundle, Generation, OutputExistsError
 
 from .conftest import WORDS
@@ -103,8 +104,11 @@ def test_generations_run_one_after_the_other(tmp_path: Path) -> None:
             return [Generation(text, [], None, "eos")]
 
     model: Any = Model()
-    with serve.Server(tmp_path / "socket", model) as server, ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(server.answer, [b"a", b"b", b"c"]))
+    with (
+        socket_server.Server(tmp_path / "socket", model, serve.Lines) as server,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        answers = list(pool.map(lambda line: serve.answer(server, line), [b"a", b"b", b"c"]))
     assert [answer["text"] for answer in answers] == ["a", "b", "c"]
     assert most == 1
 
@@ -129,8 +133,8 @@ def test_only_a_socket_that_nobody_answers_is_replaced(address: Path, tmp_path: 
     file = tmp_path / "precious"
     file.write_text("precious")
     with pytest.raises(OutputExistsError, match="precious is not a socket"):
-        serve.make_room(file)
+        socket_server.make_room(file)
     assert file.read_text() == "precious"
     with pytest.raises(OutputExistsError, match="a service that is running"):
-        serve.make_room(address)
+        socket_server.make_room(address)
     assert address.is_socket()

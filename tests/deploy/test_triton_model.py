@@ -118,7 +118,7 @@ def test_several_texts_in_one_request_are_refused(triton: Triton) -> None:
     request = fake.request("keyboard")
     request.inputs["text_input"] = np.array([[b"a"], [b"b"]], np.object_)
     fake.execute(model, [request])
-    assert "a request for each text" in str(request.error)
+    assert "send a request for each" in str(request.error)
 
 
 def test_parameters_that_are_no_json_are_refused(triton: Triton) -> None:

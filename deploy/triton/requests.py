@@ -1,0 +1,94 @@
+"""What Triton's requests are to a Python model, whatever they ask for.
+
+It follows the README of Triton's python_backend, for decoupled models: one response sender per
+request, and the final flag on the last response, errors and cancelled requests included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# A module that exists only within Triton.
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
+
+from seq2edge.runtime import InputError
+
+
+def with_errors_sent(request: TritonRequest, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; what it raises becomes the final response of ``request``."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # a bug as well: the model must live on for other requests
+        request.fail(error)
+        return None
+
+
+@dataclass
+class TritonRequest:
+    """One of Triton's requests and its sender."""
+
+    source: Any
+    sender: Any
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """The only value of an input, [1, 1] (batch and ``dims``).
+
+        Raises:
+            InputError: there is none, or there are several.
+        """
+        tensor = pb_utils.get_input_tensor_by_name(self.source, name)
+        if tensor is None:
+            if default is None:
+                raise InputError(f"the request has no {name}")
+            return default
+        values = tensor.as_numpy().reshape(-1)
+        if len(values) != 1:
+            raise InputError(f"{name} holds {len(values)} values; send a request for each")
+        return values[0]
+
+    @property
+    def cancelled(self) -> bool:
+        return bool(self.sender.is_cancelled())
+
+    def end_if_cancelled(self) -> bool:
+        """Whether the client has gone; if so, this was the final response."""
+        if self.cancelled:
+            self._end(pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
+            return True
+        return False
+
+    def send(self, tensors: Iterable[Any], *, final: bool = False) -> None:
+        """Send a response."""
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        self.sender.send(pb_utils.InferenceResponse(output_tensors=list(tensors)), flags=flags)
+
+    def fail(self, error: Exception) -> None:
+        """The final response: what is wrong."""
+        codes = pb_utils.TritonError
+        code = codes.INVALID_ARG if isinstance(error, InputError) else codes.INTERNAL
+        self._end(pb_utils.TritonError(str(error) or type(error).__name__, code))
+
+    def _end(self, error: Any) -> None:
+        response = pb_utils.InferenceResponse(output_tensors=[], error=error)
+        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def decoded(name: str, value: Any) -> str:
+    """A string of Triton's.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{name} is not UTF-8") from None
+
+
+def text_tensor(name: str, text: str) -> Any:
+    """An output of one string."""
+    return pb_utils.Tensor(name, np.array([[text.encode()]], np.object_))

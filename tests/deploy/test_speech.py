@@ -1,0 +1,190 @@
+"""Bundles that hear, packed, served and as Triton's models: the same texts as the bundle's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seq2edge.deploy import TritonModel, plan, write_pack, write_triton_model
+from seq2edge.export import export_checkpoint
+from seq2edge.runtime import Bundle
+from seq2edge.runtime.speech.model import SpeechModel
+from seq2edge.runtime.speech.transcription import Transcription
+from tests import whisper_models as whisper
+
+from .fake_triton import FakeTriton, Request
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("whisper")
+    whisper.make_whisper("english", folder / "checkpoint", seed=8, speaks=True)
+    whisper.write_tokenizer(folder / "checkpoint")
+    export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
+    return Bundle.open(folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def recording() -> bytes:
+    """3 s of tones, as a WAV file's bytes."""
+    time = np.arange(48000) / 16000
+    samples = np.sin(2 * np.pi * (300 + 80 * time) * time) * np.sin(9 * time) * 20000
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setnchannels(1)
+        wav.setsampwidth(2)
+        wav.setframerate(16000)
+        wav.writeframes(samples.astype("<i2").tobytes())
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def heard(bundle: Bundle, recording: bytes) -> Transcription:
+    """What the bundle itself makes of it."""
+    with SpeechModel.load(bundle.directory) as model:
+        found = model.transcribe(recording)
+    assert found.text
+    return found
+
+
+@pytest.fixture(scope="module")
+def unpacked(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pack")
+    write_pack(bundle, plan(bundle, "cpu"), folder / "app.tar")
+    with tarfile.open(folder / "app.tar") as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "app"
+
+
+@pytest.fixture(scope="module")
+def address(unpacked: Path) -> Iterator[Path]:
+    """The socket of the pack's service, once it is ready."""
+    path = unpacked.parent / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(os.fspath(unpacked.parent / "notify"))
+        manager.settimeout(60)
+        process = subprocess.Popen(
+            [sys.executable, unpacked / "serve.py", unpacked / "bundle", path],
+            env={**os.environ, "NOTIFY_SOCKET": os.fspath(unpacked.parent / "notify")},
+        )
+        try:
+            assert manager.recv(100) == b"READY=1"
+            yield path
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def ask(address: Path, sent: bytes) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(os.fspath(address))
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as answer:
+            (line,) = answer.readlines()
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_a_recording_is_answered_by_its_text(
+    address: Path, recording: bytes, heard: Transcription
+) -> None:
+    assert ask(address, recording) == {
+        "text": heard.text,
+        "language": heard.language,
+        "segments": [{"start": s.start, "end": s.end, "text": s.text} for s in heard.segments],
+    }
+
+
+@pytest.mark.parametrize("sent", [b"", b"a text", b"RIFF\0\0\0\0WAVE"])
+def test_what_is_no_recording_is_one_error(
+    address: Path, sent: bytes, recording: bytes, heard: Transcription
+) -> None:
+    assert list(ask(address, sent)) == ["error"]
+    assert ask(address, recording)["text"] == heard.text
+
+
+def test_the_scripts_speak_of_recordings(unpacked: Path) -> None:
+    assert "-m seq2edge.cli.main transcribe" in (unpacked / "run.sh").read_text()
+    assert "nc -N -U /run/app/socket < talk.wav" in (unpacked / "seq2edge.service").read_text()
+    assert "./run.sh talk.wav" in (unpacked / "README.txt").read_text()
+
+
+@pytest.fixture
+def triton(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FakeTriton, Any]]:
+    fake = FakeTriton()
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake.module)
+    monkeypatch.delitem(sys.modules, "seq2edge.deploy.triton.requests", raising=False)
+    folder = write_triton_model(bundle, tmp_path / "models", TritonModel("whisper"))
+    assert 'name: "audio" data_type: TYPE_STRING' in (folder / "config.pbtxt").read_text()
+    spec = importlib.util.spec_from_file_location("model", folder / "1" / "model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "model", module)
+    spec.loader.exec_module(module)
+    model = module.TritonPythonModel()
+    model.initialize(fake.arguments(folder, backend="onnxruntime"))
+    yield fake, model
+    model.finalize()
+
+
+def request(fake: FakeTriton, audio: bytes, *, stream: bool = False, **options: Any) -> Request:
+    inputs = {"audio": np.array([[audio]], np.object_)}
+    if stream:
+        inputs["stream"] = np.array([[True]])
+    if options:
+        inputs["sampling_parameters"] = np.array([[json.dumps(options).encode()]], np.object_)
+    return Request(fake.log, inputs)
+
+
+def test_triton_gives_text_segments_and_language(
+    triton: tuple[FakeTriton, Any], recording: bytes, heard: Transcription
+) -> None:
+    fake, model = triton
+    whole, streamed = request(fake, recording), request(fake, recording, stream=True)
+    fake.execute(model, [whole, streamed])
+    assert whole.last["text_output"] == heard.text
+    assert [s["text"] for s in json.loads(whole.last["segments"])] == [
+        segment.text for segment in heard.segments
+    ]
+    assert whole.last["language"] == "en"
+    assert streamed.text.strip() == heard.text
+    assert len(streamed.responses) == len(heard.segments) + 1
+
+
+def test_triton_answers_a_wrong_request_alone(
+    triton: tuple[FakeTriton, Any], recording: bytes, heard: Transcription
+) -> None:
+    fake, model = triton
+    wrong = [
+        request(fake, b"no sound"),
+        request(fake, recording, beams=3),
+        request(fake, recording, beam_size=0),
+    ]
+    right, gone = request(fake, recording, beam_size=5), request(fake, recording, stream=True)
+    gone.cancel_after = 0
+    fake.execute(model, [*wrong, right, gone])
+    for each, said in zip(
+        wrong, ("audio", "the nearest is 'beam_size'", "at least 1"), strict=True
+    ):
+        assert each.error is not None
+        assert each.error.code == each.error.INVALID_ARG
+        assert said in str(each.error)
+    assert right.text == heard.text
+    assert gone.error is not None
+    assert gone.error.code == gone.error.CANCELLED
