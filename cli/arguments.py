@@ -26,8 +26,8 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
 
 
-def add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+def add_force(parser: argparse.ArgumentParser, text: str = "replace an existing bundle") -> None:
+    parser.add_argument("--force", action="store_true", help=text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ from . import (
     pack,
     quantize,
     run,
+    transcribe,
     triton,
 )
 from . import eval as evaluate
@@ -43,6 +44,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "pack": (pack, "pack a bundle with all that a device needs"),
     "triton": (triton, "write a bundle as a model of NVIDIA Triton"),
     "run": (run, "generate text with a bundle"),
+    "transcribe": (transcribe, "transcribe speech with a bundle"),
     "encode": (encode, "print embeddings of texts with an encoder-only bundle"),
     "inspect": (inspect, "show what a bundle contains, and verify it"),
     "doctor": (doctor, "show what this machine can run, and recommend a setup"),
@@ -83,13 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; texts may also follow options, where argparse does not look for them."""
+    """The arguments; texts and files may also follow options, where argparse does not look."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and (not hasattr(options, "text") or any(word.startswith("-") for word in rest)):
+    several = "audio" if hasattr(options, "audio") else "text"
+    if rest and (not hasattr(options, several) or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        options.text = [*options.text, *rest]
+        setattr(options, several, [*getattr(options, several), *rest])
     return options
 
 

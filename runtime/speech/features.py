@@ -41,9 +41,20 @@ class LogMel:
         backend: of a bundle with a graph ``features``.
         speech: the bundle's.
         audio: the recording, at the model's rate.
+        since: the first frame that will be asked for; samples before its surroundings
+            (:meth:`first_sample`) are not read. For audio that arrives and is forgotten.
+        loudest: the largest feature before ``since``.
     """
 
-    def __init__(self, backend: Backend, speech: SpeechInfo, audio: AudioSource) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        speech: SpeechInfo,
+        audio: AudioSource,
+        *,
+        since: int = 0,
+        loudest: float = -np.inf,
+    ) -> None:
         self._backend, self._audio = backend, audio
         self._mels, self._hop = speech.mel_bins or 0, speech.hop_length
         #: Whole frames of the recording.
@@ -53,7 +64,22 @@ class LogMel:
         #: Where a short recording ends with its silence.
         self._end = window
         self._pieces: OrderedDict[tuple[int, bool], Features] = OrderedDict()
-        self._floor: float | None = None
+        self._since, self._before = since, loudest
+        self._loudest: float | None = None
+
+    @staticmethod
+    def first_sample(since: int, speech: SpeechInfo) -> int:
+        """The first sample that frames from ``since`` on need."""
+        return max(0, since // _PIECE * _PIECE - _MARGIN) * speech.hop_length
+
+    @property
+    def loudest(self) -> float:
+        """The largest feature of the recording."""
+        if self._loudest is None:
+            pieces = range(self._since // _PIECE, -(-max(1, self.num_frames) // _PIECE))
+            found = [float(self._piece(piece, self._is_short).max()) for piece in pieces]
+            self._loudest = max([self._before, *found])
+        return self._loudest
 
     def window(self, start: int, num_frames: int, *, pad: str = "features") -> Features:
         """Frames ``start`` to ``start + num_frames``: [mels, num_frames] float32.
@@ -66,8 +92,7 @@ class LogMel:
             BackendError: the engine failed.
         """
         silent = pad == "audio"
-        if self._floor is None:
-            self._floor = self._loudest() - _RANGE
+        floor = np.float32(self.loudest - _RANGE)
         stop = start + num_frames
         last = stop if silent else min(stop, self.num_frames)
         found = np.zeros((self._mels, num_frames), np.float32)
@@ -75,13 +100,8 @@ class LogMel:
             first = piece * _PIECE
             begin, end = max(start, first), min(last, first + _PIECE)
             values = self._piece(piece, silent or self._is_short)[:, begin - first : end - first]
-            found[:, begin - start : end - start] = np.maximum(values, np.float32(self._floor))
+            found[:, begin - start : end - start] = np.maximum(values, floor)
         return found
-
-    def _loudest(self) -> float:
-        """The largest feature of the recording."""
-        pieces = range(-(-max(1, self.num_frames) // _PIECE))
-        return max(float(self._piece(piece, self._is_short).max()) for piece in pieces)
 
     def _piece(self, piece: int, silent: bool) -> Features:
         """All frames of a piece, [mels, n], before those that are too low are raised.
@@ -114,7 +134,7 @@ class LogMel:
         """Frames ``first`` to ``stop`` by the graph, which takes what it gets for a recording."""
         begin = max(0, first - _MARGIN)
         end = (stop + _MARGIN) * self._hop
-        if self._is_short:
+        if self._is_short and stop * self._hop <= self._end:
             end = min(end, self._end)
         samples = self._audio.read(begin * self._hop, end)
         if silent:

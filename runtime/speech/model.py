@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from ..audio import AudioSource, open_audio
+from numpy.typing import ArrayLike
+
+from ..audio import SAMPLING_RATE, AudioSource, open_audio
 from ..audio.opening import AudioInput
 from ..backends import Backend, load_backend
 from ..bundle.reader import Bundle
@@ -21,6 +23,7 @@ from .options import TranscriptionKeywords, TranscriptionOptions, options_of
 from .prompt import Prompting, checked_tokenizer, speech_info
 from .segments import SegmentMaker
 from .sequential import Done, Recognition, sequential
+from .streaming import LiveTranscription
 from .transcription import Segment, Transcription
 from .windows import WindowReader, clips_of
 
@@ -151,6 +154,49 @@ class SpeechModel(LoadedModel[Backend]):
             if chosen.language is None:
                 detected = recognition.detect_language()
             return SegmentStream(recognition, detected, progress, opened.pop_all())
+
+    def stream(
+        self,
+        chunks: Iterable[ArrayLike],
+        options: TranscriptionOptions | None = None,
+        *,
+        sampling_rate: int = SAMPLING_RATE,
+        step_seconds: float = 1.0,
+        cancelled: Callable[[], bool] | None = None,
+        **keywords: Unpack[TranscriptionKeywords],
+    ) -> LiveTranscription:
+        """The text of live audio while it arrives.
+
+        >>> with model.stream(read_pcm(sys.stdin.buffer), beam_size=1) as updates:
+        ...     for update in updates:
+        ...         print(update.text, end="", flush=True)
+
+        Args:
+            chunks: arrays of mono samples [n] of any length: integers are scaled by their type's
+                range, floats have full scale at 1. The iterator may wait for audio.
+            options: how to transcribe; None: the defaults.
+            sampling_rate: Hz of the chunks.
+            step_seconds: seconds of new audio after which the text is looked at again.
+            cancelled: as of :meth:`transcribe`.
+            keywords: fields of :class:`.TranscriptionOptions`, in place of those of ``options``.
+
+        Raises:
+            InputError: an impossible option, or one that live audio cannot have; later, a chunk
+                that is no audio.
+            BackendError: the engine failed, or the model was closed.
+        """
+        chosen = options_of(cast("dict[str, Any]", keywords), options)
+        check_language(chosen, self._speech)
+        return LiveTranscription(
+            self._backend,
+            self.manifest,
+            self.tokenizer,
+            chosen,
+            chunks,
+            sampling_rate=sampling_rate,
+            step_seconds=step_seconds,
+            cancelled=cancelled,
+        )
 
     def detect_language(
         self,

@@ -44,16 +44,25 @@ class WindowReader:
         backend, manifest: of a speech bundle.
         audio: the recording, at the model's rate.
         fit: whether a window that is not full ends 2 s after its audio.
+        mel: its features; None: those of the whole recording.
     """
 
     def __init__(
-        self, backend: Backend, manifest: Manifest, audio: AudioSource, *, fit: bool
+        self,
+        backend: Backend,
+        manifest: Manifest,
+        audio: AudioSource,
+        *,
+        fit: bool,
+        mel: LogMel | None = None,
     ) -> None:
         self._speech = speech = speech_info(manifest)
         self._audio = audio
         self._fit = fit
         self._name = manifest.graphs["encoder"].inputs[0].name
-        self._mel = None if speech.mel_bins is None else LogMel(backend, speech, audio)
+        self._mel = mel
+        if mel is None and speech.mel_bins is not None:
+            self._mel = LogMel(backend, speech, audio)
         self.frame_seconds = speech.hop_length / speech.sampling_rate
         self.duration = audio.num_samples / speech.sampling_rate
         #: Frames that a window has at most.

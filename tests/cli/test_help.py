@@ -20,6 +20,7 @@ COMMANDS = [
     "pack",
     "triton",
     "run",
+    "transcribe",
     "encode",
     "inspect",
     "doctor",
