@@ -26,6 +26,7 @@ from .sequential import Done, Recognition, sequential
 from .streaming import LiveTranscription
 from .transcription import Segment, Transcription
 from .windows import WindowReader, clips_of
+from .words import WordTimer
 
 if TYPE_CHECKING:  # typing has it from Python 3.11 on
     from typing_extensions import Unpack
@@ -254,9 +255,13 @@ class SpeechModel(LoadedModel[Backend]):
     ) -> Recognition:
         reader = WindowReader(self._backend, self.manifest, audio, fit=options.fit_window)
         decoder = WindowDecoder(self._backend, self.manifest, self.tokenizer, options, cancelled)
-        segments = SegmentMaker(reader, decoder)
+        segments, timer = SegmentMaker(reader, decoder), None
+        if options.word_timestamps:
+            timer = WordTimer(self._backend, self.manifest, decoder.text_of, reader, options)
         clips = clips_of(cast("tuple[float, ...]", options.clip_timestamps), reader)
-        return Recognition(self._speech, reader, decoder, prompting, segments, options, clips)
+        return Recognition(
+            self._speech, reader, decoder, prompting, segments, options, clips, timer
+        )
 
 
 class SegmentStream:

@@ -82,17 +82,6 @@ class Prompting:
         self._history = list(initial or ())
         self._forgotten = 0
 
-    def control(self, language: str | None) -> list[int]:
-        """``<|startoftranscript|>``, language, task, and ``<|notimestamps|>`` if asked for."""
-        speech, tokens = self._speech, [self._start]
-        if language is not None and language in speech.languages:
-            tokens.append(speech.languages[language])
-        if self._options.task in speech.tasks:
-            tokens.append(speech.tasks[self._options.task])
-        if self._options.without_timestamps and speech.no_timestamps is not None:
-            tokens.append(speech.no_timestamps)
-        return tokens
-
     def of_window(self, language: str | None, *, first: bool = False) -> DecoderPrompt:
         """The prompt of the window that follows what was remembered."""
         prefix = self._prefix if first else None
@@ -105,7 +94,13 @@ class Prompting:
         text = list(prefix or ())
         if text and not self._options.without_timestamps and self._speech.timestamp_begin:
             text.insert(0, self._speech.timestamp_begin)
-        return DecoderPrompt([*before, *self.control(language), *text], len(before), text)
+        return DecoderPrompt([*before, *self._control(language), *text], len(before), text)
+
+    def _control(self, language: str | None) -> list[int]:
+        options = self._options
+        return control_tokens(
+            self._start, self._speech, language, options.task, options.without_timestamps
+        )
 
     def remember(self, pieces: Sequence[Sequence[int]], temperature: float) -> None:
         """What a window was decoded to, at a temperature: the next prompts begin with it."""
@@ -118,6 +113,20 @@ class Prompting:
         hot = temperature > options.prompt_reset_on_temperature
         if hot or not options.condition_on_previous_text:
             self._forgotten = len(self._history)
+
+
+def control_tokens(
+    start: int, speech: SpeechInfo, language: str | None, task: str, without_timestamps: bool
+) -> list[int]:
+    """``start`` (``<|startoftranscript|>``), then language and task where the model has some."""
+    tokens = [start]
+    if language is not None and language in speech.languages:
+        tokens.append(speech.languages[language])
+    if task in speech.tasks:
+        tokens.append(speech.tasks[task])
+    if without_timestamps and speech.no_timestamps is not None:
+        tokens.append(speech.no_timestamps)
+    return tokens
 
 
 def _spaced(tokenizer: Tokenizer, text: str) -> list[int]:

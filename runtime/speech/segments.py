@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..backends import EncoderOutput
 from .fallback import DecodedWindow, WindowDecoder
 from .timestamps import Piece
 from .transcription import Segment, Word
 from .windows import Window, WindowReader
-
-#: Words of each piece, in seconds of the window.
-WordFinder = Callable[[EncoderOutput, Window, Sequence[Piece]], list[list[Word]]]
 
 
 class SegmentMaker:
@@ -19,7 +15,6 @@ class SegmentMaker:
 
     Args:
         reader, decoder: of the transcription.
-        words: finds words; None: nobody asked for them.
         restored: from seconds of what was decoded to seconds of the recording.
     """
 
@@ -28,12 +23,10 @@ class SegmentMaker:
         reader: WindowReader,
         decoder: WindowDecoder,
         *,
-        words: WordFinder | None = None,
         restored: Callable[[float], float] | None = None,
     ) -> None:
         self._reader = reader
         self._decoder = decoder
-        self._words = words
         self._restored = restored
         self._count = 0
 
@@ -42,12 +35,12 @@ class SegmentMaker:
         window: Window,
         found: DecodedWindow,
         pieces: Sequence[Piece],
-        encoded: EncoderOutput,
+        words: Sequence[Sequence[Word]] | None = None,
     ) -> list[Segment]:
-        """The segments of ``pieces``; those without text are none."""
-        words: list[list[Word]] | None = None
-        if self._words is not None:
-            words = self._words(encoded, window, pieces)
+        """The segments of ``pieces``; those without text are none.
+
+        ``words`` of each piece have times in seconds of the window.
+        """
         segments = []
         for number, piece in enumerate(pieces):
             text = self._decoder.text_of(piece.tokens)

@@ -13,8 +13,9 @@ from .options import TranscriptionOptions
 from .prompt import Prompting
 from .segments import SegmentMaker
 from .timestamps import split
-from .transcription import Segment
+from .transcription import Segment, Word
 from .windows import Window, WindowReader, fixed_windows
+from .words import DecodedPieces, WordTimer
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recognition:
         reader, decoder, prompting, segments: of the transcription.
         options: as checked.
         clips: frames of the recording to transcribe; see :func:`.clips_of`.
+        timer: finds words; None: nobody asked for them.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Recognition:
         segments: SegmentMaker,
         options: TranscriptionOptions,
         clips: Sequence[tuple[int, int]],
+        timer: WordTimer | None = None,
     ) -> None:
         self.speech = speech
         self.reader = reader
@@ -52,6 +55,7 @@ class Recognition:
         self.segments = segments
         self.options = options
         self.clips = clips
+        self.timer = timer
         #: The last window that was encoded: the first one is read for its language, then decoded.
         self._last: tuple[Window, WindowSource, EncoderOutput] | None = None
 
@@ -65,6 +69,10 @@ class Recognition:
             source = self.reader.read(window)
             self._last = window, source, self.decoder.encode([source])
         return self._last[1:]
+
+    def words_in(self, encoded: EncoderOutput, decoded: DecodedPieces) -> list[list[Word]] | None:
+        """The words of a window's pieces; None: nobody asked for them."""
+        return None if self.timer is None else self.timer.words(encoded, [decoded])[0]
 
     def spoken_in(self, windows: Iterable[Window]) -> Iterator[DetectedLanguage]:
         """What is spoken in each window, one after the other."""
@@ -101,7 +109,10 @@ def sequential(recognition: Recognition, language: str | None) -> Iterator[Done]
                 pieces, seconds = split(found[0].tokens, seconds, recognition.timestamp_begin)
                 texts = [piece.tokens for piece in pieces]
                 recognition.prompting.remember(texts, found[0].temperature)
-                segments = recognition.segments.of_window(window, found[0], pieces, encoded)
+                words = recognition.words_in(
+                    encoded, DecodedPieces(window, found[0].tokens, pieces, language)
+                )
+                segments = recognition.segments.of_window(window, found[0], pieces, words)
             # A window that goes nowhere would be decoded for ever.
             seek += round(seconds / reader.frame_seconds) or window.size
             yield Done(segments, min(seek, last))
