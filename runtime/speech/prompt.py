@@ -94,9 +94,10 @@ class Prompting:
         text = list(prefix or ())
         if text and not self._options.without_timestamps and self._speech.timestamp_begin:
             text.insert(0, self._speech.timestamp_begin)
-        return DecoderPrompt([*before, *self._control(language), *text], len(before), text)
+        return DecoderPrompt([*before, *self.control(language), *text], len(before), text)
 
-    def _control(self, language: str | None) -> list[int]:
+    def control(self, language: str | None) -> list[int]:
+        """``<|startoftranscript|>`` and what follows it in the prompts of a language."""
         options = self._options
         return control_tokens(
             self._start, self._speech, language, options.task, options.without_timestamps

@@ -34,6 +34,7 @@ from .segments import SegmentMaker
 from .timestamps import STEP, Piece, split
 from .transcription import Segment, Transcription
 from .windows import Window, WindowReader
+from .words import DecodedPieces, WordTimer
 
 #: Silence that stays before the audio of a window where nobody has spoken yet, in seconds.
 _LEAD = 1.0
@@ -234,7 +235,14 @@ class LiveTranscription:
         if final or not found.is_silence:
             pieces, seconds = split(found.tokens, seconds, self._timestamp_begin)
             self._prompting.remember([piece.tokens for piece in pieces], found.temperature)
-            segments = SegmentMaker(reader, self._decoder).of_window(window, found, pieces, encoded)
+            words = None
+            if self._options.word_timestamps:
+                timer = WordTimer(
+                    self._backend, self._manifest, self._decoder.text_of, reader, self._options
+                )
+                decoded_pieces = DecodedPieces(window, found.tokens, pieces, self.language)
+                (words,) = timer.words(encoded, [decoded_pieces])
+            segments = SegmentMaker(reader, self._decoder).of_window(window, found, pieces, words)
         tokens = found.tokens if pieces else []
         whole = sum(len(piece.tokens) for piece in pieces)
         # What is final beyond the last whole segment is what the next window begins with.
