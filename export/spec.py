@@ -18,6 +18,7 @@ class Activation(Enum):
     #: The tanh approximation; ``gelu_pytorch_tanh`` is the same function.
     GELU_NEW = "gelu_new"
     SILU = "silu"
+    TANH = "tanh"
 
 
 class NormKind(Enum):
@@ -70,14 +71,32 @@ class LearnedPositions:
     token_types: int = 0
 
 
-Positions = RelativeBias | LearnedPositions
+@dataclass(frozen=True)
+class RotaryPositions:
+    """Queries and keys of self-attention turned by their position.
+
+    Dimension i of the first half of ``width`` dimensions of a head goes with dimension i of the
+    second half, and the two are turned by position * theta ** (-2i / ``divisor``); the other
+    dimensions of the head stay. ``length``: positions that the model was made for; None: any.
+    Source: Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding".
+    """
+
+    length: int | None
+    theta: float
+    width: int
+    divisor: int
+
+
+Positions = RelativeBias | LearnedPositions | RotaryPositions
 
 
 @dataclass(frozen=True)
 class Convolution:
     """A convolution over time of ``kernel`` inputs, every ``stride`` of them, and an activation.
 
-    ``padding`` zeros are put before and after the inputs.
+    ``padding`` zeros are put before and after the inputs. ``norm``, if there is one, is taken over
+    all channels and times of a source, with a scale and a bias for each channel (``nn.GroupNorm``
+    of one group); it has that epsilon.
     """
 
     outputs: int
@@ -85,6 +104,8 @@ class Convolution:
     stride: int
     padding: int
     activation: Activation
+    bias: bool = True
+    norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,10 +113,11 @@ class ConvolutionStem:
     """What an encoder has in place of a token embedding: features [B, channels, F] through
     convolutions one after the other, the last of which gives the first layer's input.
 
-    Nothing of such a source is padding, so neither stack has a mask of it.
+    Nothing of such a source is padding, so neither stack has a mask of it. ``channels`` None: it
+    reads audio [B, samples].
     """
 
-    channels: int
+    channels: int | None
     convolutions: tuple[Convolution, ...]
 
 
@@ -245,4 +267,4 @@ class Seq2SeqSpec(ModelSpec):
 
 def _length(stack: StackSpec | None) -> int | None:
     positions = None if stack is None else stack.positions
-    return positions.length if isinstance(positions, LearnedPositions) else None
+    return positions.length if isinstance(positions, (LearnedPositions, RotaryPositions)) else None

@@ -220,3 +220,27 @@ class PositionRows:
     def apply(self, arrays: list[FloatArray]) -> FloatArray:
         rows = arrays[0].reshape(-1, self.stored[-1])[self.offset : self.offset + self.length]
         return rows if self.scale == 1.0 else rows * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class PairsToHalves:
+    """Query, key and value side by side, where rotary positions turn dimensions 2i and 2i + 1.
+
+    In queries and keys the even ones of the first ``width`` dimensions of a head come before the
+    odd ones, as the graphs turn them; products of queries and keys stay what they are. Weights are
+    stored as [out, in], biases as [out].
+    """
+
+    heads: int
+    width: int
+
+    def source_shapes(self, shape: Shape, count: int) -> list[Shape]:
+        return [(shape[-1] // count, *shape[:-1])] * count
+
+    def apply(self, arrays: list[FloatArray]) -> FloatArray:
+        *turned, value = arrays
+        size = len(value) // self.heads
+        turns = np.arange(self.width)
+        order = np.concatenate([turns[::2], turns[1::2], np.arange(self.width, size)])
+        rows = (np.arange(self.heads)[:, None] * size + order).reshape(-1)
+        return np.concatenate([*(array[rows] for array in turned), value]).T

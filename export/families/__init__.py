@@ -15,6 +15,7 @@ from . import (
     m2m100,
     marian,
     mbart,
+    moonshine,
     opennmt,
     pegasus,
     plbart,
@@ -40,6 +41,7 @@ FAMILIES: tuple[Family[Any], ...] = (
     gpt2.FAMILY,
     encoder_decoder.FAMILY,
     whisper.FAMILY,
+    moonshine.FAMILY,
 )
 _LOCAL = "its {} attends to parts of the source, and the graphs have whole attention"
 #: Known, and why they are not exported.

@@ -23,7 +23,16 @@ class AlignmentGraph(DecoderLogits):
     def forward(self, op: Op, inputs: StepInputs) -> tuple[ir.Value, ir.Value]:
         input_ids = inputs.input_ids
         length = op.Squeeze(op.Shape(input_ids, start=1, end=2), [0])
-        inputs = replace(inputs, position_ids=op.Unsqueeze(op.Range(0, length, 1), [0]))
+        position = op.Unsqueeze(op.Range(0, length, 1), [0])  # [1, N]
+        before = op.LessOrEqual(op.Unsqueeze(position, [1]), op.Unsqueeze(position, [2]))
+        shape = op.Concat(op.Shape(input_ids, start=0, end=1), [1, 1, 1], axis=0)
+        inputs = replace(
+            inputs,
+            position_ids=position,
+            cache_position_ids=position,
+            # Every token sees itself and those before it; kernels want the batch's masks whole.
+            attention_mask=op.Expand(op.Unsqueeze(before, [1]), shape),
+        )
         aligned: dict[int, tuple[int, ...]] = {}
         for layer, head in sorted(self.spec.alignment_heads):
             aligned[layer] = (*aligned.get(layer, ()), head)

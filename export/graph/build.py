@@ -28,7 +28,10 @@ def build_encoder(spec: ModelSpec, stack: StackSpec) -> ir.Model:
         source = _value("input_ids", _INT64, ["batch", "source"])
         mask = _value("encoder_attention_mask", _BOOL, ["batch", 1, 1, "source"])
     else:
-        source = _value("input_features", _FLOAT, ["batch", stack.stem.channels, "frames"])
+        channels = stack.stem.channels
+        source = _value("audio", _FLOAT, ["batch", "samples"])
+        if channels is not None:
+            source = _value("input_features", _FLOAT, ["batch", channels, "frames"])
         mask = None
     builder = _builder("encoder", [source] if mask is None else [source, mask])
     outputs = EncoderGraph(spec, stack)(builder.op, source, mask)

@@ -22,6 +22,7 @@ from .layers import (
     merge_heads,
     split_heads,
 )
+from .positions import Rotation, rotate
 from .stack import Stack
 
 
@@ -29,10 +30,11 @@ from .stack import Stack
 class LayerInputs:
     """Inputs of one decoder layer besides the hidden states."""
 
-    mask: ir.Value | None  # [B, 1|H, Q, T], bool or additive; None: tokens see those before them
+    mask: ir.Value  # [B, 1|H, Q, T], bool or additive
     write_indices: ir.Value  # [B]
     past: tuple[ir.Value, ir.Value] | None  # [B, H, T, Dh] each; None: no cache
     cross: CrossInputs | None  # None: no cross-attention
+    turn: Rotation | None = None  # of the new tokens' queries and keys
 
 
 @dataclass
@@ -68,8 +70,10 @@ class CachedSelfAttention(nn.Module):
         self, op: Op, x: ir.Value, inputs: LayerInputs
     ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
+        if inputs.turn is not None:
+            q, k = rotate(op, q, inputs.turn), rotate(op, k, inputs.turn)
         if inputs.past is None:
-            y = op.Attention(q, k, v, scale=1.0, is_causal=1)
+            y = attend(op, q, k, v, inputs.mask)
             return self.out(op, merge_heads(op, y, self.heads * self.head_dim)), (k, v)
         key = op.TensorScatter(inputs.past[0], k, inputs.write_indices, axis=2)
         value = op.TensorScatter(inputs.past[1], v, inputs.write_indices, axis=2)
@@ -213,17 +217,14 @@ class DecoderStack(Stack):
         aligned: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
     ) -> tuple[ir.Value, list[LayerOutputs]]:
         """``aligned``: by layer, the heads of cross-attention whose weights are wanted."""
-        masks: list[ir.Value | None] = [None] * len(self.layers)
-        if inputs.past:
-            masks = list(
-                self.masks(
-                    op, inputs.position_ids, inputs.cache_position_ids, inputs.attention_mask
-                )
-            )
+        masks = self.masks(
+            op, inputs.position_ids, inputs.cache_position_ids, inputs.attention_mask
+        )
         source_mask = None
         if inputs.cross and self.masked:
             source_mask = mask_per_query(op, inputs.encoder_attention_mask, inputs.input_ids)
         x = self.embed(op, x, inputs.position_ids, added)
+        turn = self.rotation(op, inputs.position_ids)
         outputs = []
         for index, layer in enumerate(self.layers):
             cross = None
@@ -234,6 +235,7 @@ class DecoderStack(Stack):
                 write_indices=inputs.write_indices,
                 past=inputs.past[index] if inputs.past else None,
                 cross=cross,
+                turn=turn,
             )
             x, written = layer(op, x, layer_inputs)
             outputs.append(written)

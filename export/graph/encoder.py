@@ -17,6 +17,7 @@ from .layers import (
     merge_heads,
     split_heads,
 )
+from .positions import Rotation, rotate
 from .stack import Stack
 from .stem import Stem
 
@@ -29,8 +30,12 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * stack.inner_dim, spec.attention_has_bias)
         self.out = Linear(stack.inner_dim, width, spec.attention_has_bias)
 
-    def forward(self, op: Op, x: ir.Value, mask: ir.Value | None) -> ir.Value:
+    def forward(
+        self, op: Op, x: ir.Value, mask: ir.Value | None, turn: Rotation | None
+    ) -> ir.Value:
         q, k, v = split_heads(op, self.qkv(op, x), 3, self.heads, self.head_dim)
+        if turn is not None:
+            q, k = rotate(op, q, turn), rotate(op, k, turn)
         y = attend(op, q, k, v, mask)
         return self.out(op, merge_heads(op, y, self.heads * self.head_dim))
 
@@ -45,11 +50,13 @@ class EncoderLayer(nn.Module):
         self.ffn = FeedForward(spec, stack)
         self.ffn_norm = Norm(width, norm)
 
-    def forward(self, op: Op, x: ir.Value, mask: ir.Value | None) -> ir.Value:
+    def forward(
+        self, op: Op, x: ir.Value, mask: ir.Value | None, turn: Rotation | None
+    ) -> ir.Value:
         if self.pre_norm:
-            x = op.Add(x, self.self_attention(op, self.self_attention_norm(op, x), mask))
+            x = op.Add(x, self.self_attention(op, self.self_attention_norm(op, x), mask, turn))
             return op.Add(x, self.ffn(op, self.ffn_norm(op, x)))
-        x = self.self_attention_norm(op, op.Add(x, self.self_attention(op, x, mask)))
+        x = self.self_attention_norm(op, op.Add(x, self.self_attention(op, x, mask, turn)))
         return self.ffn_norm(op, op.Add(x, self.ffn(op, x)))
 
 
@@ -71,8 +78,9 @@ class EncoderStack(Stack):
         if mask is not None:
             masks = list(self.masks(op, position, position, mask))
         x = self.embed(op, x, position, added)
+        turn = self.rotation(op, position)
         for layer, layer_mask in zip(self.layers, masks, strict=True):
-            x = layer(op, x, layer_mask)
+            x = layer(op, x, layer_mask, turn)
         return self.finish(op, x)
 
 

@@ -96,6 +96,8 @@ def activate(op: Op, activation: Activation, x: ir.Value) -> ir.Value:
         return op.Gelu(x)
     if activation is Activation.GELU_NEW:
         return op.Gelu(x, approximate="tanh")
+    if activation is Activation.TANH:
+        return op.Tanh(x)
     return op.Mul(x, op.Sigmoid(x))
 
 

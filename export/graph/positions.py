@@ -8,13 +8,14 @@ difference and gathers, and the logarithm of the bucket rule never runs on the d
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import nn
 
-from ..spec import RelativeBias
+from ..spec import RelativeBias, RotaryPositions
 from .layers import MASKED_SCORE, Op, Table
 
 
@@ -74,3 +75,37 @@ class DistanceBias(nn.Module):
             row = op.Max(row, op.Constant(value_ints=[0]))
         bias = op.Transpose(self.table(op, row), perm=[0, 3, 1, 2])
         return op.Where(mask, bias, op.CastLike(MASKED_SCORE, bias))
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Factors [B, 1, Q, Dh] of each dimension and of the one that it goes with."""
+
+    own: ir.Value
+    other: ir.Value
+    width: int
+    head_dim: int
+
+
+def rotation(op: Op, spec: RotaryPositions, head_dim: int, positions: ir.Value) -> Rotation:
+    """For tokens at ``positions`` [B, Q], once for all layers.
+
+    A dimension that stays is turned by 0. The second half of a pair is turned the other way, which
+    is what changes the sign of its sine.
+    """
+    half = spec.width // 2
+    frequencies = np.zeros(head_dim)
+    frequencies[half : spec.width] = spec.theta ** (-np.arange(0, spec.width, 2) / spec.divisor)
+    frequencies[:half] = -frequencies[half : spec.width]
+    turns = op.Constant(value=ir.tensor(frequencies.astype(np.float32)))
+    angles = op.Mul(op.Cast(op.Unsqueeze(positions, [1, 3]), to=ir.DataType.FLOAT), turns)
+    return Rotation(op.Cos(angles), op.Sin(angles), spec.width, head_dim)
+
+
+def rotate(op: Op, x: ir.Value, by: Rotation) -> ir.Value:
+    """Queries or keys [B, H, Q, Dh], turned."""
+    half, rest = by.width // 2, by.head_dim - by.width
+    sizes = [half, half, rest] if rest else [half, half]
+    first, second, *others = op.Split(x, sizes, axis=3, _outputs=len(sizes))
+    other = op.Concat(second, first, *others, axis=3)
+    return op.Add(op.Mul(x, by.own), op.Mul(other, by.other))

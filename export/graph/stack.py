@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript import nn
 
-from ..spec import LearnedPositions, ModelSpec, RelativeBias, StackSpec
+from ..spec import LearnedPositions, ModelSpec, RelativeBias, RotaryPositions, StackSpec
 from .layers import Norm, Op, Table
-from .positions import DistanceBias
+from .positions import DistanceBias, Rotation, rotation
 
 
 class Stack(nn.Module):
@@ -35,6 +35,8 @@ class Stack(nn.Module):
             if isinstance(positions, RelativeBias)
             else None
         )
+        self.rotary = positions if isinstance(positions, RotaryPositions) else None
+        self.head_dim = stack.head_dim
         norm = spec.norm_of(stack)
         self.embedding_norm = Norm(width, norm) if stack.embedding_norm else None
         self.positions_after_norm = stack.positions_after_norm
@@ -68,6 +70,12 @@ class Stack(nn.Module):
         distance = op.Sub(op.Unsqueeze(query, [2]), op.Unsqueeze(key, [1]))  # [.., Q, K]
         biases = [bias(op, distance, mask) for bias in self.bias]
         return biases * count if len(biases) == 1 else biases
+
+    def rotation(self, op: Op, position_ids: ir.Value) -> Rotation | None:
+        """What turns queries and keys at positions [B, Q], if anything does."""
+        if self.rotary is None:
+            return None
+        return rotation(op, self.rotary, self.head_dim, position_ids)
 
     def finish(self, op: Op, x: ir.Value) -> ir.Value:
         return x if self.final_norm is None else self.final_norm(op, x)

@@ -16,27 +16,51 @@ class Conv(nn.Module):
         super().__init__()
         self.spec = spec
         self.weight = nn.Parameter([spec.outputs, inputs, spec.kernel])
-        self.bias = nn.Parameter([spec.outputs])
+        self.bias = nn.Parameter([spec.outputs]) if spec.bias else None
+        self.norm = None if spec.norm is None else ChannelNorm(spec.outputs, spec.norm)
 
     def forward(self, op: Op, x: ir.Value) -> ir.Value:
         spec = self.spec
+        bias = [] if self.bias is None else [self.bias]
         y = op.Conv(
             x,
             self.weight,
-            self.bias,
+            *bias,
             kernel_shape=[spec.kernel],
             strides=[spec.stride],
             pads=[spec.padding, spec.padding],
         )
-        return activate(op, spec.activation, y)
+        y = activate(op, spec.activation, y)
+        return y if self.norm is None else self.norm(op, y)
+
+
+class ChannelNorm(nn.Module):
+    """(x - mean) / deviation over channels and times [B, C, F], then a scale and a bias."""
+
+    def __init__(self, channels: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter([channels])
+        self.bias = nn.Parameter([channels])
+
+    def forward(self, op: Op, x: ir.Value) -> ir.Value:
+        centered = op.Sub(x, op.ReduceMean(x, [1, 2]))
+        variance = op.ReduceMean(op.Mul(centered, centered), [1, 2])
+        deviation = op.Sqrt(op.Add(variance, op.CastLike(self.epsilon, variance)))
+        scale, shift = op.Unsqueeze(self.weight, [1]), op.Unsqueeze(self.bias, [1])
+        return op.Add(op.Mul(op.Div(centered, deviation), scale), shift)
 
 
 class Stem(nn.Module):
-    """Features [B, C, F] to the first layer's input [B, S, D], without positions."""
+    """Features [B, C, F], or audio [B, F], to the first layer's input [B, S, D].
+
+    Without positions.
+    """
 
     def __init__(self, spec: ConvolutionStem) -> None:
         super().__init__()
-        inputs = [spec.channels, *(conv.outputs for conv in spec.convolutions)]
+        self.reads_audio = spec.channels is None
+        inputs = [spec.channels or 1, *(conv.outputs for conv in spec.convolutions)]
         self.convs = nn.ModuleList(
             [
                 Conv(channels, conv)
@@ -45,6 +69,8 @@ class Stem(nn.Module):
         )
 
     def forward(self, op: Op, x: ir.Value) -> ir.Value:
+        if self.reads_audio:
+            x = op.Unsqueeze(x, [1])
         for conv in self.convs:
             x = conv(op, x)
         return op.Transpose(x, perm=[0, 2, 1])

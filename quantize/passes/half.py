@@ -71,7 +71,7 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         half, graph = self._half, model.graph
         large = self._too_large(graph)
-        stay = {node for node in graph if self._stays(node)} | _deviations(graph)
+        stay = {node for node in graph if self._stays(node)} | _deviations(graph) | _angles(graph)
         stay |= {use.node for layer in self._layers for use in layer.uses}
         stay |= {node for node in graph if not large.isdisjoint((*node.inputs, *node.outputs))}
         keep = {f"{layer.name}.weight" for layer in self._layers}
@@ -127,6 +127,19 @@ def _deviations(graph: ir.Graph) -> set[ir.Node]:
         sums = {p for p in producers if p in nodes and p.op_type in _WITHIN}
         if sums and node.op_type in _WITHIN:
             nodes.add(node)
+    return nodes
+
+
+def _angles(graph: ir.Graph) -> set[ir.Node]:
+    """Sines and cosines of positions, and what they are taken of: an angle of 1000 in float16 is
+    off by up to a quarter."""
+    nodes: set[ir.Node] = set()
+    waiting = [node for node in graph if node.op_type in ("Sin", "Cos")]
+    while waiting:
+        node = waiting.pop()
+        nodes.add(node)
+        producers = (value.producer() for value in node.inputs if value is not None)
+        waiting += [node for node in producers if node is not None and node not in nodes]
     return nodes
 
 

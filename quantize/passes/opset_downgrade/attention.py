@@ -17,8 +17,8 @@ from ..rewrite import NodeBuilder
 from .nodes import dtype_of, in_place_of, nodes_of, operands
 
 _BOOL, _FLOAT = ir.DataType.BOOL, ir.DataType.FLOAT
-#: q, k, v, mask.
-_INPUTS = 4
+#: q, k, v, and a mask where something is hidden.
+_INPUTS, _OPTIONAL = 4, 1
 _ATTRIBUTES = {"scale": None, "softmax_precision": _FLOAT.value}
 
 
@@ -33,10 +33,11 @@ class AttentionPass(ir.passes.InPlacePass):
         masks: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         nodes = nodes_of(model, "Attention")
         for node in nodes:
-            q, k, v, mask = operands(node, _INPUTS, _ATTRIBUTES)
+            q, k, v, *rest = operands(node, _INPUTS, _ATTRIBUTES, optional=_OPTIONAL)
+            mask = rest[0] if rest else None
             builder = in_place_of(model, node)
             dtype = dtype_of(q)
-            if mask.dtype == _BOOL:
+            if mask is not None and mask.dtype == _BOOL:
                 if (mask, dtype) not in masks:
                     masks[mask, dtype] = _additive(builder, mask, dtype)
                 mask = masks[mask, dtype]
@@ -58,10 +59,11 @@ def _scores(builder: NodeBuilder, q: ir.Value, k: ir.Value, dtype: ir.DataType) 
 
 
 def _weights(
-    builder: NodeBuilder, scores: ir.Value, mask: ir.Value, dtype: ir.DataType
+    builder: NodeBuilder, scores: ir.Value, mask: ir.Value | None, dtype: ir.DataType
 ) -> ir.Value:
     last = {"axis": -1}
-    scores = builder.op("Add", [scores, mask], role="masked_scores", dtype=dtype)
+    if mask is not None:
+        scores = builder.op("Add", [scores, mask], role="masked_scores", dtype=dtype)
     exact = "softmax_precision" in builder.node.attributes and dtype != _FLOAT
     if not exact:
         return builder.op("Softmax", [scores], last, role="weights", dtype=dtype)

@@ -21,11 +21,14 @@ def nodes_of(model: ir.Model, op_type: str) -> list[ir.Node]:
     return [node for node in model.graph if node.op_type == op_type and not node.domain]
 
 
-def operands(node: ir.Node, count: int, attributes: Mapping[str, Any]) -> list[ir.Value]:
+def operands(
+    node: ir.Node, count: int, attributes: Mapping[str, Any], *, optional: int = 0
+) -> list[ir.Value]:
     """The node's ``count`` inputs, once it is known to be of the form that bundles have.
 
     Args:
         attributes: those that may be there; a value of None allows any.
+        optional: how many of the last inputs need not be there.
 
     Raises:
         QuantizationError: other inputs, outputs or attributes, for which there is no replacement.
@@ -37,7 +40,8 @@ def operands(node: ir.Node, count: int, attributes: Mapping[str, Any]) -> list[i
     ]
     values = [value for value in node.inputs if value is not None]
     used = [value for value in node.outputs if value.uses() or value.is_graph_output()]
-    if unknown or len(values) != count or len(node.inputs) != count or len(used) > 1:
+    counted = count - optional <= len(values) <= count and len(values) == len(node.inputs)
+    if unknown or not counted or len(used) > 1:
         what = f"attribute {unknown[0]}" if unknown else f"{len(values)} inputs"
         raise QuantizationError(
             f"{node.name}: {node.op_type} with {what} is not a form that bundles have; export"
