@@ -19,7 +19,7 @@ from ..checkpoint import optional_json, read_json
 from ..errors import CheckpointError
 from . import from_transformers
 from .built import Built
-from .from_ctranslate2 import build_converted, check_ids, m2m100_ids
+from .from_ctranslate2 import build_converted, check_ids, has_token, m2m100_ids
 from .from_sentencepiece import build_from_pieces
 from .languages import find_scheme, marian_languages, mark_languages
 from .pieces import UNIGRAM, PieceModel, read_pieces
@@ -244,6 +244,8 @@ def _class(directory: Path, settings: Mapping[str, Any], config: Mapping[str, An
     of_m2m100 = (directory / "vocab.json").is_file() or m2m100_ids(directory) is not None
     if model_type == "m2m_100" and not of_m2m100:
         return "NllbTokenizer"
+    if model_type == "mbart" and has_token(directory, "gl_ES"):  # of the 52 languages, not the 25
+        return "MBart50Tokenizer"
     return _CLASSES.get(model_type, "")
 
 

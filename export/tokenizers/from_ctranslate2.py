@@ -88,6 +88,11 @@ def m2m100_ids(directory: Path) -> tuple[dict[str, int], list[str]] | None:
     return dict(ids_of(tokens[: tokens.index(languages[0])])), languages
 
 
+def has_token(directory: Path, token: str) -> bool:
+    """Whether CTranslate2's list of tokens in the folder has one; False where there is no list."""
+    return token in (read_vocabulary(directory, "shared_vocabulary") or [])
+
+
 def check_ids(tokenizer: Tokenizer, directory: Path) -> None:
     """Refuse a tokenizer that numbers tokens otherwise than a model of CTranslate2 beside it.
 

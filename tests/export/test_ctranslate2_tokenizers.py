@@ -201,6 +201,15 @@ def test_m2m100_and_nllb_are_told_apart_by_their_tokens(
     assert ours.info.languages == own.info.languages
 
 
+def test_mbart_50_is_told_from_mbart_by_its_languages(tmp_path: Path, corpus: list[str]) -> None:
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(train(corpus))
+    for languages, target in ((["en_XX"], "decoder_start"), (["en_XX", "gl_ES"], "forced_bos")):
+        (tmp_path / "shared_vocabulary.json").write_text(json.dumps(["<s>", *languages]))
+        found = find_tokenizer(tmp_path, {"model_type": "mbart"})
+        assert found is not None and found.info.languages is not None
+        assert found.info.languages.target == target
+
+
 def test_a_tokenizer_with_other_ids_is_refused(
     package: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
