@@ -82,6 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _drop_broken_output()
         return _fail(str(error))
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust code, and no Exception
+            raise
+        return _fail(f"a library that reads tokenizers or tensors failed: {error}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

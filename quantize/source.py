@@ -26,6 +26,7 @@ from .recipe.schemes import QuantizationScheme, find_scheme, leave_layers
 from .recipe.weight_formats import DynamicQuant
 from .request import CalibrationFiles, Request
 from .speech import Sounds, outlier_layers, read_recordings, synthetic_sounds
+from .weights import read_when_used
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def load_models(bundle: Bundle) -> dict[str, ir.Model]:
         path = bundle.path(info.file)
         try:
             models[name] = ir.load(path)
+            read_when_used(models[name])
         except Exception as error:  # protobuf's are of no common class
             raise BundleError(f"{path} is damaged: {error}; export the bundle again") from None
     return models

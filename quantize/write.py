@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,6 @@ import onnx_ir as ir
 from seq2edge.export.serialize import write_graph, write_weights
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
-from seq2edge.runtime.errors import BundleError
 from seq2edge.runtime.progress import StageProgress
 
 from .passes import aliases
@@ -53,14 +51,11 @@ def copy_others(source: Bundle, rewritten: Collection[str], writer: BundleWriter
     """Copy the files of ``source`` that are not ``rewritten``.
 
     Raises:
-        BundleError: a file cannot be read.
+        BundleError: a file cannot be read, or has changed.
     """
     for name in source.manifest.files:
         if name not in rewritten:
-            try:
-                shutil.copyfile(source.path(name), writer.directory / name)
-            except OSError as error:
-                raise BundleError(f"cannot read {source.path(name)}: {error.strerror}") from None
+            source.copy_file(name, writer.directory / name)
 
 
 class _Tensor:

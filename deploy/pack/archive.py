@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from seq2edge.runtime.bundle.atomic_write import output_file
+from seq2edge.runtime.bundle.reader import changed_while_copied
 from seq2edge.runtime.dependencies import needs
 from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.progress import CountProgress
@@ -32,11 +34,15 @@ _GZIP_LEVEL = 6
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the archive: its path there, and its bytes or the file that holds them."""
+    """A file of the archive: its path there, and its bytes or the file that holds them.
+
+    ``sha256`` is what the file must have while it is packed; "": whatever it has.
+    """
 
     name: str
     source: bytes | Path
     executable: bool = False
+    sha256: str = ""
 
     @property
     def size(self) -> int:
@@ -80,6 +86,7 @@ def write_archive(
 
     Raises:
         InputError: an unknown suffix, or an impossible SOURCE_DATE_EPOCH.
+        BundleError: a file is not what it was when its hash was taken.
         OutputError: it cannot be written.
     """
     compression = split_name(path)[1]
@@ -105,7 +112,15 @@ def write_archive(
             info.mode = 0o755 if entry.executable else 0o644
             info.uname = info.gname = "root"
             with entry.open() as source:
-                tar.addfile(info, _Counted(source, count))
+                counted = _Counted(source, count)
+                try:
+                    tar.addfile(info, counted)
+                except OSError:
+                    if counted.size == info.size:
+                        raise  # what is written, not what is read
+                    raise changed_while_copied(Path(entry.name)) from None
+            if entry.sha256 not in ("", counted.digest.hexdigest()):
+                raise changed_while_copied(Path(entry.name))
 
 
 def _time() -> int:
@@ -134,11 +149,13 @@ def _compressor(file: BinaryIO, compression: str, time: int) -> Iterator[Any]:
 
 
 class _Counted(io.RawIOBase):
-    """A file that tells how much was read of it."""
+    """A file that tells how much was read of it, and its hash."""
 
     def __init__(self, file: BinaryIO, count: Callable[[int], None]) -> None:
         self._file = file
         self._count = count
+        self.size = 0
+        self.digest = hashlib.sha256()
 
     def readable(self) -> bool:
         return True
@@ -146,4 +163,6 @@ class _Counted(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
         self._count(len(data))
+        self.size += len(data)
+        self.digest.update(data)
         return data

@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,12 @@ def write_pack(
         Entry(f"wheels/{wheel}", data),
         *_texts(name, deployment, wheel, speech=bundle.manifest.speech is not None),
     ]
+    entries = [replace(entry, sha256=entry.sha256 or _sha256(entry)) for entry in entries]
     manifest = _manifest(name, bundle, deployment, entries)
     entries.append(Entry(PACK_NAME, (json.dumps(manifest, indent=2) + "\n").encode()))
     write_archive(
         out,
-        [Entry(f"{name}/{e.name}", e.source, e.executable) for e in entries],
+        [replace(entry, name=f"{name}/{entry.name}") for entry in entries],
         lambda done, total: _tell(progress, "packing", done, total),
     )
     _warn_of_target(bundle, deployment)  # not of what failed: the error is enough
@@ -100,9 +101,13 @@ def write_pack(
 
 
 def _bundle(bundle: Bundle) -> list[Entry]:
-    paths = {MANIFEST_NAME: bundle.directory / MANIFEST_NAME}
-    paths |= {file: bundle.path(file) for file in bundle.manifest.files}
-    return [Entry(f"bundle/{file}", path) for file, path in paths.items()]
+    return [
+        Entry(f"bundle/{MANIFEST_NAME}", bundle.manifest_bytes()),
+        *(
+            Entry(f"bundle/{name}", bundle.path(name), sha256=info.sha256)
+            for name, info in bundle.manifest.files.items()
+        ),
+    ]
 
 
 def find_wheels(folder: Path) -> list[Path]:
@@ -137,7 +142,6 @@ def _manifest(
     name: str, bundle: Bundle, deployment: Deployment, entries: Sequence[Entry]
 ) -> dict[str, Any]:
     done = bundle.manifest.quantization
-    digests = {f"bundle/{file}": info.sha256 for file, info in bundle.manifest.files.items()}
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -150,7 +154,7 @@ def _manifest(
         "family": bundle.manifest.family,
         "quantization": f"{done['scheme']} for {done['target']}" if done else None,
         "files": {
-            entry.name: {"size": entry.size, "sha256": digests.get(entry.name) or _sha256(entry)}
+            entry.name: {"size": entry.size, "sha256": entry.sha256}
             for entry in sorted(entries, key=lambda entry: entry.name)
         },
     }

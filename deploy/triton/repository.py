@@ -15,7 +15,7 @@ from seq2edge.runtime.backends.onnxruntime import BACKENDS
 from seq2edge.runtime.bundle.atomic_write import OutputFolder, check_folder
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 from seq2edge.runtime.bundle.reader import Bundle
-from seq2edge.runtime.errors import BackendError, BundleError, InputError
+from seq2edge.runtime.errors import BackendError, InputError
 from seq2edge.runtime.progress import CountProgress
 
 from ..pack.archive import NAME
@@ -201,13 +201,11 @@ parameters [
 
 
 def _copy(bundle: Bundle, folder: Path, progress: CountProgress | None) -> None:
-    paths = [bundle.path(name) for name in bundle.manifest.files]
+    """What was verified: a file that has changed since is an error."""
+    (folder / MANIFEST_NAME).write_bytes(bundle.manifest_bytes())
     done, total = 0, bundle.size
-    for path in (bundle.directory / MANIFEST_NAME, *paths):
-        try:
-            shutil.copyfile(path, folder / path.name)
-        except PermissionError as error:
-            raise BundleError(f"cannot read {path}: {error.strerror}") from None
-        done += path.stat().st_size
+    for name, info in bundle.manifest.files.items():
+        bundle.copy_file(name, folder / name)
+        done += info.size
         if progress is not None:
             progress(min(done, total), total)

@@ -7,6 +7,7 @@ that a pickle cannot run code.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import warnings
 import zipfile
@@ -15,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors asks for
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,12 +24,12 @@ from seq2edge.runtime.dependencies import needs
 from seq2edge.runtime.errors import BundleError
 
 from ..errors import CheckpointError
+from .safetensors_file import SafetensorsFile, refuse_integers
 
 if TYPE_CHECKING:
     import torch
 
 FloatArray = NDArray[np.float32]
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 #: How files that hold no tensors of ours begin, and what they are.
 _FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
@@ -70,6 +70,7 @@ def open_tensors(path: Path, stack: ExitStack) -> TensorSource:
         CheckpointError: it cannot be read, or holds something else.
         MissingDependencyError: a file of torch's without torch.
     """
+    _refuse_foreign(path)
     return (SafetensorsFile if path.suffix == ".safetensors" else TorchFile)(path, stack)
 
 
@@ -90,13 +91,6 @@ def optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _refuse_integers(path: Path, name: str, dtype: object) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: {name} is {dtype}; only floating-point checkpoints are exported (quantize the"
-        " bundle instead)"
-    )
-
-
 def _refuse_foreign(path: Path) -> None:
     try:
         with path.open("rb") as file:
@@ -108,39 +102,13 @@ def _refuse_foreign(path: Path) -> None:
             raise CheckpointError(f"{path} is {what}")
 
 
-class SafetensorsFile:
-    nested = False
-
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        _refuse_foreign(path)
-        self._path = path
-        try:
-            self._file = stack.enter_context(safe_open(path, framework="np"))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is truncated or not a safetensors file ({error}); copy it again"
-            ) from None
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        names = self._file.keys()
-        return {name: tuple(self._file.get_slice(name).get_shape()) for name in names}
-
-    def load(self, name: str) -> FloatArray:
-        dtype = self._file.get_slice(name).get_dtype()
-        if dtype not in _FLOATS:
-            raise _refuse_integers(self._path, name, dtype)
-        array: FloatArray = self._file.get_tensor(name).astype(np.float32, copy=False)
-        return array
-
-
 class TorchFile:
     """A state dict, alone or among what a training loop saved beside it."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
-        _refuse_foreign(path)
         self._path = path
+        self._file = stack.enter_context(path.open("rb"))
+        self._size = path.stat().st_size
         saved = _load(path)
         self._state = _state_dict(saved, path)
         self.nested = not self._state.keys() <= saved.keys()
@@ -152,7 +120,9 @@ class TorchFile:
     def load(self, name: str) -> FloatArray:
         tensor = self._state[name]
         if not tensor.is_floating_point():
-            raise _refuse_integers(self._path, name, tensor.dtype)
+            raise refuse_integers(self._path, name, tensor.dtype)
+        if os.fstat(self._file.fileno()).st_size < self._size:  # it is mapped into memory
+            raise CheckpointError(f"{self._path} was cut while it was read; copy it again")
         array: FloatArray = tensor.detach().float().numpy()
         return array
 

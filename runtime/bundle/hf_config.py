@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
+from .checks.json_text import read_json_object
 from .generation_options import Getter
 from .manifest import SpecialTokens
 
@@ -18,13 +18,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BundleError: unreadable, not JSON, or not an object.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise BundleError(f"{path} must hold a JSON object")
-    return value
+    return read_json_object(path)
 
 
 def optional_json(path: Path) -> dict[str, Any]:

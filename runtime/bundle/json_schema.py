@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+#: Numbers beyond are no sizes, and JSON of other languages does not hold them exactly.
+_LARGEST = 1 << 53
+
 
 class FieldReader:
     """Fetches typed fields and keeps a list of all that is wrong.
@@ -25,7 +28,7 @@ class FieldReader:
 
     def number(self, raw: Mapping[str, Any], key: str, where: str) -> int:
         value = raw.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and _is_number(value):
             return value
         self.problems.append(f"{where}{key} must be a non-negative integer")
         return 0
@@ -49,7 +52,11 @@ class FieldReader:
 
     def integers(self, raw: Mapping[str, Any], key: str, where: str) -> tuple[int, ...]:
         values = self.items(raw, key, where)
-        if all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+        if all(map(_is_number, values)):
             return tuple(values)
         self.problems.append(f"{where}{key} must hold non-negative integers")
         return ()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST

@@ -13,6 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from ..errors import BundleError
+from .checks.json_text import parse_json
 from .json_schema import FieldReader
 from .speech_info import SpeechInfo, read_speech
 from .tokenizer_info import TokenizerInfo, read_tokenizer
@@ -232,10 +233,7 @@ class Manifest:
             BundleError: not JSON, another format, or fields that are missing or of a wrong
                 type; all of them are listed.
         """
-        try:
-            raw = json.loads(data)
-        except ValueError as error:
-            raise BundleError(f"{MANIFEST_NAME} is not valid JSON: {error}") from None
+        raw = parse_json(data, MANIFEST_NAME)
         if not isinstance(raw, dict):
             raise BundleError(f"{MANIFEST_NAME} must hold a JSON object")
         version = raw.get("format_version")

@@ -13,10 +13,11 @@ does not have. ``seq2edge import`` (:mod:`seq2edge.export.optimum`) fills it in.
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import BundleError
+from .checks.graphs import external_locations
 from .generation_options import Getter, generation_defaults, warnings_about
 from .hf_config import model_max_length, optional_json, read_json, special_tokens
 from .manifest import (
@@ -30,9 +31,6 @@ from .tokenizer_info import TokenizerInfo
 
 _ENCODER, _MERGED = "encoder_model.onnx", "decoder_model_merged.onnx"
 _PROMPT, _NEXT = "decoder_model.onnx", "decoder_with_past_model.onnx"
-#: What onnx's writers append to a graph's name for its external data.
-_DATA = ("_data", ".data")
-
 #: Tokenizer files that the device cannot read, because they have to be converted.
 _UNREADY = ("spiece.model", "vocab.json", "sentencepiece.bpe.model", "source.spm")
 #: Such a tokenizer's kind.
@@ -62,6 +60,8 @@ def read_optimum_folder(directory: Path) -> Manifest:
         BundleError: a decoder without a cache, or a configuration that does not say what is
             needed.
     """
+    found = find_graphs(directory)
+    stored = {name: graph_files(directory, file) for name, file in found.items()}
     graphs = {
         name: GraphInfo(
             file=file,
@@ -70,9 +70,9 @@ def read_optimum_folder(directory: Path) -> Manifest:
             inputs=(),
             outputs=(),
             operators={},
-            weight_bytes=sum(path.stat().st_size for path in graph_files(directory, file)),
+            weight_bytes=sum(path.stat().st_size for path in stored[name]),
         )
-        for name, file in find_graphs(directory).items()
+        for name, file in found.items()
     }
     config = read_json(directory / "config.json").get
     generation = optional_json(directory / "generation_config.json")
@@ -80,7 +80,7 @@ def read_optimum_folder(directory: Path) -> Manifest:
         warnings.warn(text, stacklevel=2)
     dimensions = _dimensions(config)
     tokenizer = ready_tokenizer(directory)
-    files = [path for info in graphs.values() for path in graph_files(directory, info.file)]
+    files = [path for paths in stored.values() for path in paths]
     if tokenizer.file is not None:
         files.append(directory / tokenizer.file)
     return Manifest(
@@ -122,9 +122,10 @@ def find_graphs(directory: Path) -> dict[str, str]:
 
 
 def graph_files(directory: Path, name: str) -> list[Path]:
-    """A graph's file, and its external data as writers name it."""
-    data = [directory / (name + ending) for ending in _DATA]
-    return [directory / name, *(path for path in data if path.is_file())]
+    """A graph's file, and those of the folder that it reads its weights from."""
+    found = sorted(external_locations(directory / name))
+    there = [directory / data for data in found if data == PurePosixPath(data).name]
+    return [directory / name, *(path for path in there if path.is_file())]
 
 
 def byte_tokenizer(directory: Path) -> TokenizerInfo | None:

@@ -18,6 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError
 from .atomic_write import OutputFolder, check_folder, check_parent
+from .checks.graphs import graph_problems
+from .checks.json_text import read_file
+from .checks.manifest_rules import manifest_problems
 from .manifest import (
     CONCAT,
     DTYPE_BITS,
@@ -30,6 +33,8 @@ from .manifest import (
 from .optimum import is_optimum_folder, read_optimum_folder
 
 _CHUNK = 1 << 20
+#: Problems of a bundle that are told.
+_MOST_SHOWN = 12
 _KIND = "a bundle"
 #: Of a bundle of one stack: what it is, for callers who cannot take it.
 _ALONE = {
@@ -65,7 +70,9 @@ class Bundle:
             raise BundleError(f"{directory} is not a directory; a bundle is one")
         file = directory / MANIFEST_NAME
         if not file.is_file() and is_optimum_folder(directory):
-            return cls(directory, read_optimum_folder(directory))
+            bundle = cls(directory, read_optimum_folder(directory))
+            bundle._check()
+            return bundle
         if not file.is_file():
             hint = (
                 " (it looks like a checkpoint: run 'seq2edge export' on it first)"
@@ -73,14 +80,8 @@ class Bundle:
                 else ""
             )
             raise BundleError(f"{directory} is not a seq2edge bundle: no {MANIFEST_NAME}{hint}")
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise BundleError(f"cannot read {file}: {error.strerror}") from None
-        bundle = cls(directory, Manifest.from_bytes(data))
-        problems = bundle._layout_problems()
-        if problems:
-            raise BundleError(f"{directory}: " + "; ".join(problems))
+        bundle = cls(directory, Manifest.from_bytes(read_file(file)))
+        bundle._check()
         only = bundle.manifest.single_stack
         if only is not None and only not in single_stack:
             raise BundleError(f"{directory} holds {_ALONE[only]}")
@@ -120,6 +121,39 @@ class Bundle:
                 + ", ".join(sorted(changed))
                 + "; copy or export the bundle again"
             )
+
+    def manifest_bytes(self) -> bytes:
+        """The manifest's file, whose content is that of :attr:`manifest`.
+
+        Raises:
+            BundleError: it has changed since the bundle was opened.
+        """
+        path = self.directory / MANIFEST_NAME
+        data = read_file(path)
+        if Manifest.from_bytes(data) != self.manifest:
+            raise BundleError(f"{path} has changed since it was opened; run the command again")
+        return data
+
+    def copy_file(self, name: str, target: Path) -> None:
+        """Copy one of the files, hashing what is copied.
+
+        Raises:
+            BundleError: it cannot be read, or is not what the manifest says.
+            OSError: ``target`` cannot be written.
+        """
+        info, digest, size = self.manifest.files[name], hashlib.sha256(), 0
+        source = self.path(name)
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise BundleError(f"cannot read {source}: {error.strerror}") from None
+        with file, target.open("wb") as copy:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                copy.write(chunk)
+        if size != info.size or info.sha256 not in ("", digest.hexdigest()):
+            raise changed_while_copied(source)
 
     def require_slots(self, command: str) -> None:
         """Refuse a bundle with a concatenating cache where ``export``'s graphs are needed.
@@ -169,6 +203,16 @@ class Bundle:
     def size(self) -> int:
         """Bytes of all files that the manifest lists."""
         return sum(info.size for info in self.manifest.files.values())
+
+    def _check(self) -> None:
+        """Refuse what contradicts itself: nothing is read from it before (docs/security.md)."""
+        problems = self._layout_problems() or manifest_problems(self.manifest)
+        problems = problems or graph_problems(self.directory, self.manifest)
+        if problems:
+            more = (
+                f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
+            )
+            raise BundleError(f"{self.directory}: {'; '.join(problems[:_MOST_SHOWN])}{more}")
 
     def _layout_problems(self) -> list[str]:
         manifest = self.manifest
@@ -222,6 +266,11 @@ def _tensor_problems(name: str, tensor: WeightInfo, file_size: int) -> list[str]
     if tensor.offset + tensor.length > file_size:
         problems.append(f"tensor {name} ends outside {WEIGHTS_NAME}")
     return problems
+
+
+def changed_while_copied(path: Path) -> BundleError:
+    """The error about a file that is not what the manifest says of it."""
+    return BundleError(f"{path} has changed since it was read first; copy the bundle again")
 
 
 def sha256_of(path: Path) -> str:

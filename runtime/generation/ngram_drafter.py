@@ -8,6 +8,9 @@ from ..backends.base import Ids
 
 #: Tokens. In the worst case one step in so many runs a guess that is wrong.
 _LONGEST_PAUSE = 16
+#: Tokens of the longest n-gram that is looked up, however long a call allows: what matches so many
+#: goes on the same way almost always, and all n-grams of a text take its length times this.
+_LONGEST_NGRAM = 16
 #: Tokens of the first guess: a wrong one costs what it is long.
 _FIRST_LENGTH = 2
 
@@ -22,6 +25,7 @@ class NgramDrafter:
     """
 
     def __init__(self, source: Sequence[int], longest: int, most: int) -> None:
+        longest = min(longest, _LONGEST_NGRAM)
         self._longest = longest
         #: A single token says little of what follows; unless no more is asked for.
         self._shortest = min(2, longest)

@@ -169,7 +169,7 @@ def _numbers(config: GenerationConfig, idle: frozenset[str]) -> Iterable[str]:
         value = getattr(config, name)
         if name in idle or (value is None and name in _OPTIONAL):
             continue
-        if not (_is_number(value) and math.isfinite(value)) or not (
+        if not (_is_number(value) and _is_finite(value)) or not (
             low < value <= high or (inclusive and value == low)
         ):
             yield f"{name} must be {allowed}, not {value!r}"
@@ -192,7 +192,7 @@ def _kinds(config: GenerationConfig, idle: frozenset[str]) -> Iterable[str]:
         and len(decay) == 2
         and is_integer(decay[0])
         and _is_number(decay[1])
-        and math.isfinite(decay[1])
+        and _is_finite(decay[1])
     ):
         yield (
             "exponential_decay_length_penalty must be a number of tokens and a factor, not"
@@ -234,7 +234,7 @@ def _tokens(config: GenerationConfig, vocab_size: int) -> Iterable[str]:
         yield from _token_list("sequence_bias", tokens, vocab_size)
         if _is_list(tokens) and not len(tokens):
             yield f"sequence_bias needs at least one token to add {bias!r} to"
-        if not _is_number(bias) or math.isnan(bias) or bias == math.inf:
+        if not _is_number(bias) or not (bias == -math.inf or _is_finite(bias)):
             yield f"sequence_bias must be numbers (-inf forbids a token), not {bias!r}"
 
 
@@ -291,6 +291,13 @@ def _is_list(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def is_integer(value: object) -> bool:

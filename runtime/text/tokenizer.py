@@ -5,18 +5,18 @@ Two kinds: a ``tokenizer.json``, and ByT5's bytes, which need no file.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tokenizers import Encoding
-from tokenizers import Tokenizer as _FastTokenizer
 
+from ..bundle.checks.json_text import read_file
 from ..bundle.optimum import UNREADY
 from ..bundle.reader import Bundle
 from ..bundle.tokenizer_info import AddedByteToken
 from ..errors import BundleError
+from .tokenizer_guard import MAX_BYTES, guarded, load_tokenizer_json, state_of
 
 #: Before a token that no text may be cut into; no text holds this noncharacter.
 HIDDEN = "\uffff"
@@ -65,26 +65,22 @@ class JsonTokenizer:
     """
 
     def __init__(self, data: bytes, *, size: int | None = None, unknown: int | None = None) -> None:
-        try:
-            self._tokenizer = _FastTokenizer.from_buffer(data)
-        except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"tokenizer.json cannot be read: {error}") from None
+        self._tokenizer = load_tokenizer_json(data)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._size = self._tokenizer.get_vocab_size() if size is None else size
         self._unknown = unknown
         self._added = self._tokenizer.get_added_tokens_decoder()
-        decoder = self._tokenizer.decoder
-        # Its state is its part of the file; all of that takes long to write and to read.
-        self._kinds = set() if decoder is None else _kinds(json.loads(decoder.__getstate__()))
+        self._kinds = _kinds(state_of(self._tokenizer, "decoder"))
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        return self._ids(self._tokenizer.encode(text, add_special_tokens=special_tokens))
+        found = guarded(self._tokenizer.encode, text, add_special_tokens=special_tokens)
+        return self._ids(found)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         if len(texts) == 1:  # without the library's pool of threads
             return [self.encode(texts[0])]
-        return [self._ids(found) for found in self._tokenizer.encode_batch(list(texts))]
+        return [self._ids(found) for found in guarded(self._tokenizer.encode_batch, list(texts))]
 
     def _ids(self, found: Encoding) -> list[int]:
         ids: list[int] = found.ids
@@ -100,7 +96,8 @@ class JsonTokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if not skip_special_tokens:
             ids = [number for number in ids if not self._stands_for_none(number)]
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        decode = self._tokenizer.decode
+        text: str = guarded(decode, list(ids), skip_special_tokens=skip_special_tokens)
         return text.replace(HIDDEN, "")
 
     def _stands_for_none(self, number: int) -> bool:
@@ -138,7 +135,12 @@ class JsonTokenizer:
 
     def _in_context(self, tokens: list[str], *, by_byte: bool) -> list[bytes]:
         """What decoding adds for each token after another one (a word's space, for example)."""
-        anchor = next(i for i in range(len(tokens)) if self.decode([i]).strip())
+        anchor = next((i for i in range(len(tokens)) if self.decode([i]).strip()), None)
+        if anchor is None:
+            raise BundleError(
+                "tokenizer.json makes text of none of its tokens; what looks at text (constraints,"
+                " stop strings) cannot be asked of this model"
+            )
         before = len(self.decode([anchor]))
         spelled = [self.decode([anchor, i])[before:].encode() for i in range(len(tokens))]
         if by_byte:
@@ -155,7 +157,8 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 def _kinds(decoder: dict[str, Any]) -> set[str]:
     """Types of a tokenizer.json's decoder and of all that it is made of."""
-    return {decoder["type"]}.union(*(_kinds(part) for part in decoder.get("decoders", [])))
+    parts = decoder.get("decoders", [])
+    return {decoder.get("type", "")}.union(*(_kinds(part) for part in parts))
 
 
 def _byte_level(token: str) -> bytes:
@@ -262,7 +265,7 @@ def load_tokenizer(bundle: Bundle, *, target: bool = False) -> Tokenizer | None:
     if info.kind == "byte":
         return ByteTokenizer(info.byte_offset, info.added_tokens)
     if info.kind == "tokenizers" and info.file is not None:
-        data = bundle.path(info.file).read_bytes()
+        data = read_file(bundle.path(info.file), MAX_BYTES)
         return JsonTokenizer(data, size=info.size, unknown=info.unknown)
     if info.kind == UNREADY:
         raise BundleError(

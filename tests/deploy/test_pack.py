@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 from seq2edge.deploy import plan, write_pack
 from seq2edge.deploy.pack.wheel import device_wheel
 from seq2edge.runtime import Bundle, BundleError, InputError, OutputExistsError
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 
 FILES = {"README.txt", "install.sh", "manifest.json", "requirements.txt", "run.sh"} | {
     "seq2edge.service",
@@ -158,7 +160,10 @@ def test_nothing_is_replaced_unasked(demo: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_bundle_for_another_machine_is_told_of(demo: Bundle, tmp_path: Path) -> None:
-    manifest = replace(demo.manifest, quantization={"scheme": "fp16", "target": "tensorrt"})
-    bundle = Bundle(demo.directory, manifest)
+    record = {"scheme": "fp16", "target": "tensorrt", "summary": {}}
+    manifest = replace(demo.manifest, quantization=record)
+    path = shutil.copytree(demo.directory, tmp_path / "bundle")
+    (path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    bundle = Bundle.open(path)
     with pytest.warns(UserWarning, match="quantized for 'tensorrt'.*more slowly"):
         pack(bundle, tmp_path / "app.tar")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seq2edge.export.serialize import tensor_spec
 from seq2edge.quantize.calibration import Calibration, calibrate, linear_inputs
 from seq2edge.quantize.recipe.layers import find_layers
 from seq2edge.runtime import Bundle
@@ -124,7 +127,21 @@ def write_graphs(bundle: Path, graphs: dict[str, Any]) -> None:
     manifest = json.loads(path.read_text())
     manifest["weights"] = {}
     for name, model in graphs.items():
-        file = manifest["graphs"][name]["file"]
+        info = manifest["graphs"][name]
+        file = info["file"]
+        for key, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                manifest["weights"][key] = {
+                    "dtype": str(tensor.dtype.numpy()),
+                    "shape": list(tensor.shape.numpy()),
+                    "offset": tensor.offset,
+                    "length": tensor.length,
+                }
+        info["opset"] = model.graph.opset_imports[""]
+        info["operators"] = Counter(node.op_type for node in model.graph)
+        info["inputs"] = [asdict(tensor_spec(value)) for value in model.graph.inputs]
+        info["outputs"] = [asdict(tensor_spec(value)) for value in model.graph.outputs]
         ir.save(model, bundle / file)
         size, sha256 = (bundle / file).stat().st_size, sha256_of(bundle / file)
         manifest["files"][file] = {"size": size, "sha256": sha256}

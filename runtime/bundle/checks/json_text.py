@@ -1,0 +1,76 @@
+"""JSON of others: bounded in size and depth. All JSON that comes with a model is read here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import BundleError
+
+#: Bytes of a file; the largest in use are vocabularies of some 10 MB.
+MAX_BYTES = 128 << 20
+#: Lists and objects within each other. Configurations have five or so; what recurses over a value
+#: (ours, and json's own writer) stays far from Python's limit.
+MAX_DEPTH = 64
+
+
+def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """A regular file of at most ``limit`` bytes.
+
+    Raises:
+        BundleError: it cannot be read, or is longer.
+    """
+    try:
+        if not path.is_file():  # a named pipe would never end
+            raise BundleError(f"cannot read {path}: it is no file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > limit:
+        raise BundleError(f"cannot read {path}: it has more than {limit} bytes")
+    return data
+
+
+def parse_json(data: bytes, name: object) -> Any:
+    """The value that ``data`` holds; ``name`` is what errors call it.
+
+    Raises:
+        BundleError: not JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise BundleError(f"{name} is not valid JSON: {reason}") from None
+    if _is_deeper(value, MAX_DEPTH):
+        raise BundleError(f"{name} is not valid JSON: more than {MAX_DEPTH} levels are nested")
+    return value
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        BundleError: unreadable, not JSON, nested too deeply, or not an object.
+    """
+    value = parse_json(read_file(path), path)
+    if not isinstance(value, dict):
+        raise BundleError(f"{path} must hold a JSON object")
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            item
+            for parent in level
+            if isinstance(parent, (dict, list))
+            for item in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
