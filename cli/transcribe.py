@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -64,10 +66,12 @@ def run(options: argparse.Namespace) -> int:
     if options.live:
         return _transcribe_live(options, chosen)
     with (
-        _open_model(options) as model,
+        _open_model(options.bundle, options) as model,
+        _open_draft(options) as draft,
         # On a terminal the segments themselves show how far it is.
         Progress(not (sys.stdout and sys.stdout.isatty())) as progress,
     ):
+        chosen = replace(chosen, draft_model=draft)
         return _transcribe_all(model, recordings, chosen, progress)
 
 
@@ -233,18 +237,24 @@ def _transcribe_live(options: argparse.Namespace, chosen: TranscriptionOptions) 
 
     chunks = read_pcm(_stdin(), **_raw_options(options))
     with (
-        _open_model(options) as model,
-        model.stream(in_background(chunks), chosen) as updates,
+        _open_model(options.bundle, options) as model,
+        _open_draft(options) as draft,
+        model.stream(in_background(chunks), replace(chosen, draft_model=draft)) as updates,
     ):
         print_live(updates, options.form or "txt", options.json or options.form == "json")
     return 0
 
 
-def _open_model(options: argparse.Namespace) -> SpeechModel:
+def _open_draft(options: argparse.Namespace) -> AbstractContextManager[SpeechModel | None]:
+    """The model of --draft; None without one."""
+    return nullcontext() if options.draft is None else _open_model(options.draft, options)
+
+
+def _open_model(bundle: Path, options: argparse.Namespace) -> SpeechModel:
     from seq2edge.runtime.speech.model import SpeechModel
 
     return SpeechModel.load(
-        options.bundle,
+        bundle,
         backend=options.backend,
         device=options.device,
         strict=options.strict,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import positive
@@ -21,6 +22,7 @@ _SEARCH: _Flags = (
     ("--no-repeat-ngram-size", int, "N", "no N tokens in a row occur twice"),
     ("--max-new-tokens", positive, "N", "limit of tokens a window"),
     ("--seed", int, "N", "draw the same again"),
+    ("--num-assistant-tokens", positive, "N", "tokens that --draft guesses per step (default: 5)"),
 )
 _TEXT: _Flags = (
     ("--initial-prompt", str, "TEXT", "text before the beginning, for names and spelling"),
@@ -64,6 +66,13 @@ def add_transcription(parser: argparse.ArgumentParser) -> None:
     )
     search = parser.add_argument_group("search")
     _add(search, _SEARCH)
+    search.add_argument(
+        "--draft",
+        type=Path,
+        metavar="BUNDLE",
+        help="a smaller model of the same tokenizer, which guesses tokens: the text of --beam-size"
+        " 1, which it sets, in fewer steps of the large model",
+    )
     search.add_argument(
         "--temperature",
         type=_numbers,
@@ -113,6 +122,11 @@ def transcription_options(options: argparse.Namespace) -> TranscriptionOptions:
         given["constraint"] = (
             Regex(options.regex) if options.choice is None else Choices(tuple(options.choice))
         )
+    if options.draft is not None:
+        if given.setdefault("beam_size", 1) > 1:
+            raise InputError("--draft works with greedy decoding only: give --beam-size 1")
+    elif "num_assistant_tokens" in given:
+        raise InputError("--num-assistant-tokens is for --draft")
     return options_of(given)
 
 

@@ -56,7 +56,13 @@ class SpeculativeDecoding:
         self._batch = batch
         self._drafter = drafter
         self._most = most
-        self._vocab_size = batch.vocab_size if batch.processors or config.return_scores else None
+        reads_logits = (
+            batch.processors
+            or config.return_scores
+            or batch.call.logprobs
+            or batch.prompt_logits is not None
+        )
+        self._vocab_size = batch.vocab_size if reads_logits else None
         self._all_rows = [
             _Row(
                 number,
@@ -83,7 +89,7 @@ class SpeculativeDecoding:
         batch = self._batch
         for token in batch.forced:
             for place, row in enumerate(self._rows):
-                self._append(row, place, token, 0.0)
+                self._append(row, place, token)
         self._force_ends()
         if not self._unfinished():  # what is forced was all
             yield self._results
@@ -116,11 +122,19 @@ class SpeculativeDecoding:
         batch = self._batch
         if max(map(len, batch.prompts)) > 1:
             most = batch.max_num_tokens
-            return prefill(cache, batch.prompts, self._vocab_size, max_num_tokens=most)
+            return prefill(
+                cache,
+                batch.prompts,
+                self._vocab_size,
+                max_num_tokens=most,
+                prompt_logits=batch.prompt_logits,
+            )
         step = self._step_of(cache, 1)  # the step that follows has the same shape
         step.input_ids[:] = batch.prompts
         step.attention_mask[..., 0] = True
         cache.forward(step)
+        if batch.prompt_logits is not None and step.logits is not None:
+            batch.prompt_logits.take(step.logits)
         return step
 
     def _force_ends(self) -> None:
@@ -128,7 +142,7 @@ class SpeculativeDecoding:
         for place, row in enumerate(self._rows):
             token = self._batch.forces_end(row.remaining)
             if token is not None and row.sequence.finish_reason is None:
-                self._append(row, place, token, 0.0)
+                self._append(row, place, token)
 
     def _unfinished(self) -> bool:
         return any(row.sequence.finish_reason is None for row in self._rows)
@@ -185,8 +199,8 @@ class SpeculativeDecoding:
         guess = row.guess
         right = 0
         while True:
-            token, score = self._choose(row, step, place, right)
-            self._append(row, place, token, score)
+            token, score, logprob = self._choose(row, step, place, right)
+            self._append(row, place, token, score, logprob)
             if right == len(guess) or token != guess[right] or row.sequence.finish_reason:
                 break
             right += 1
@@ -194,12 +208,13 @@ class SpeculativeDecoding:
             self._drafter.learn(place, len(guess), right)
         return right + 1
 
-    def _choose(self, row: _Row, step: Step, place: int, query: int) -> tuple[int, float]:
+    def _choose(self, row: _Row, step: Step, place: int, query: int) -> tuple[int, float, float]:
+        """A token, its score and its log-probability, where they are asked for."""
         forced = self._batch.forces_end(row.remaining)
         if forced is not None:
-            return forced, 0.0
+            return forced, 0.0, 0.0
         if step.logits is None:
-            return int(step.next_token_ids[place, query]), 0.0
+            return int(step.next_token_ids[place, query]), 0.0, 0.0
         scores: Scores = step.logits[place, query : query + 1].copy()
         if self._batch.processors:
             decoder_prompt = self._batch.decoder_prompt[row.number]
@@ -209,14 +224,19 @@ class SpeculativeDecoding:
             if np.isneginf(scores.max()):
                 raise self._batch.no_continuation(row.sequence.token_ids)
         token = int(scores.argmax())
-        if not self._batch.config.return_scores:
-            return token, 0.0
-        return token, float(scores[0, token] - logsumexp(scores)[0])
+        asked = self._batch.config.return_scores, self._batch.call.logprobs
+        if not any(asked):
+            return token, 0.0, 0.0
+        logprob = float(scores[0, token] - logsumexp(scores)[0])
+        return token, logprob * asked[0], logprob * asked[1]
 
-    def _append(self, row: _Row, place: int, token: int, score: float) -> None:
+    def _append(
+        self, row: _Row, place: int, token: int, score: float = 0.0, logprob: float = 0.0
+    ) -> None:
         sequence = row.sequence
         sequence.token_ids.append(token)
         sequence.score += score
+        sequence.logprob += logprob
         row.last = token
         row.remaining -= 1
         self._drafter.append(place, token)

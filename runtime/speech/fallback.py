@@ -39,11 +39,13 @@ class WindowSource:
         name: of the encoder's input.
         values: [mels, frames] or [samples] float32.
         positions: of the encoder's output.
+        draft: the same for the draft model, where that reads other features.
     """
 
     name: str
     values: NDArray[np.float32]
     positions: int
+    draft: WindowSource | None = None
 
     def __len__(self) -> int:
         return self.positions
@@ -172,6 +174,7 @@ class WindowDecoder:
         call = self._generator.prepare(
             self._config_of(temperature, longest),
             sources,
+            draft_sources=[source.draft or source for source in sources],
             prompts=[prompt.tokens for prompt in prompts],
             processors=self._processors(prompts),
             logprobs=True,
@@ -275,6 +278,8 @@ class WindowDecoder:
             return replace(
                 config,
                 do_sample=False,
+                draft_model=options.draft_model,
+                num_assistant_tokens=options.num_assistant_tokens,
                 num_beams=options.beam_size,
                 num_return_sequences=1,
                 length_penalty=options.length_penalty,

@@ -44,7 +44,7 @@ class SpeechModel(LoadedModel[Backend]):
 
     def __init__(self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer) -> None:
         super().__init__(bundle, backend)
-        self.tokenizer = tokenizer
+        self.tokenizer = self.target_tokenizer = tokenizer
         self._speech = speech_info(bundle.manifest)
 
     @classmethod
@@ -253,7 +253,13 @@ class SpeechModel(LoadedModel[Backend]):
         prompting: Prompting,
         cancelled: Callable[[], bool] | None,
     ) -> Recognition:
-        reader = WindowReader(self._backend, self.manifest, audio, fit=options.fit_window)
+        reader = WindowReader(
+            self._backend,
+            self.manifest,
+            audio,
+            fit=options.fit_window,
+            draft=options.draft_model,
+        )
         decoder = WindowDecoder(self._backend, self.manifest, self.tokenizer, options, cancelled)
         segments, timer = SegmentMaker(reader, decoder), None
         if options.word_timestamps:

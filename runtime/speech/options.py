@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..generation.constraints import Choices, Regex
+from ..generation.drafter import DraftModel
 from ..generation.validation import is_integer
 
 
@@ -71,6 +72,10 @@ class TranscriptionOptions:
         constraint: what the text must look like, for commands: :class:`.Choices` or
             :class:`.Regex`. It needs ``without_timestamps``.
         seed: makes sampling repeatable.
+        draft_model: a smaller loaded speech model of the same tokens, which proposes tokens that
+            this one verifies: the text is greedy decoding's (``beam_size=1``), in fewer steps of
+            the large model. It is not asked at temperatures above 0.
+        num_assistant_tokens: tokens that it proposes a step.
     """
 
     language: str | None = None
@@ -108,6 +113,8 @@ class TranscriptionOptions:
     fit_window: bool = False
     constraint: Choices | Regex | None = None
     seed: int | None = None
+    draft_model: DraftModel | None = None
+    num_assistant_tokens: int = 5
 
     @property
     def temperatures(self) -> tuple[float, ...]:
@@ -154,10 +161,13 @@ class TranscriptionKeywords(TypedDict, total=False):
     fit_window: bool
     constraint: Choices | Regex | None
     seed: int | None
+    draft_model: DraftModel | None
+    num_assistant_tokens: int
 
 
 #: What faster-whisper, openai-whisper and transformers call options that have another name here.
 _OTHER_NAMES = {
+    "assistant_model": "draft_model",
     "chunk_length": "batch_size",
     "compression_ratio": "compression_ratio_threshold",
     "condition_on_prev_tokens": "condition_on_previous_text",
@@ -177,6 +187,7 @@ _INTEGERS = {
     "language_detection_segments": (1, False),
     "batch_size": (1, True),
     "seed": (0, True),
+    "num_assistant_tokens": (1, False),
 }
 #: Options that are numbers: the smallest and the largest value, and whether it may be None.
 _NUMBERS = {
@@ -273,6 +284,8 @@ def _kinds(options: TranscriptionOptions) -> Iterable[str]:
     prompt = options.initial_prompt
     if prompt is not None and not isinstance(prompt, str) and not _are_integers(prompt):
         yield f"initial_prompt must be a text or a list of token ids, not {prompt!r}"
+    if options.draft_model is not None and not hasattr(options.draft_model, "manifest"):
+        yield f"draft_model must be a loaded SpeechModel, not {options.draft_model!r}"
     if not isinstance(options.constraint, (Choices, Regex, type(None))):
         yield f"constraint must be Choices or Regex, not {options.constraint!r}"
 
@@ -305,6 +318,11 @@ def _clips(options: TranscriptionOptions) -> Iterable[str]:
 def _contradictions(options: TranscriptionOptions) -> Iterable[str]:
     if options.constraint is not None and not options.without_timestamps:
         yield "a constraint is about the whole text: it needs without_timestamps=True"
+    if options.draft_model is not None and options.beam_size > 1:
+        yield (
+            f"draft_model works with greedy decoding only, not with beam_size={options.beam_size}:"
+            " set beam_size=1"
+        )
     if options.hallucination_silence_threshold is not None and not options.word_timestamps:
         yield "hallucination_silence_threshold needs word_timestamps=True"
     if options.batch_size is not None and options.batch_size > 1 and options.prefix:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from ..audio import AudioSource
 from ..backends import Backend
 from ..bundle.manifest import Manifest
+from ..bundle.speech_info import SpeechInfo
+from ..errors import InputError
+from ..generation.drafter import DraftModel
 from .fallback import WindowSource
 from .features import LogMel
 from .prompt import speech_info
@@ -45,6 +48,10 @@ class WindowReader:
         audio: the recording, at the model's rate.
         fit: whether a window that is not full ends 2 s after its audio.
         mel: its features; None: those of the whole recording.
+        draft: a model that guesses, whose encoder may read other features.
+
+    Raises:
+        InputError: ``draft`` hears no speech, or in windows of another length.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class WindowReader:
         *,
         fit: bool,
         mel: LogMel | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
         self._speech = speech = speech_info(manifest)
         self._audio = audio
@@ -63,6 +71,7 @@ class WindowReader:
         self._mel = mel
         if mel is None and speech.mel_bins is not None:
             self._mel = LogMel(backend, speech, audio)
+        self._draft_mel = None if draft is None else _other_features(draft, speech, audio)
         self.frame_seconds = speech.hop_length / speech.sampling_rate
         self.duration = audio.num_samples / speech.sampling_rate
         #: Frames that a window has at most.
@@ -76,8 +85,16 @@ class WindowReader:
             hop = self._speech.hop_length
             samples = self._audio.read(window.start * hop, (window.start + window.size) * hop)
             return WindowSource(self._name, samples, window.size)
-        values = self._features(self._mel, window)
-        return WindowSource(self._name, values, values.shape[1] // self._speech.frames_per_position)
+        draft = None
+        if self._draft_mel is not None:
+            draft = self._source(self._features(self._draft_mel, window))
+        return self._source(self._features(self._mel, window), draft)
+
+    def _source(
+        self, values: NDArray[np.float32], draft: WindowSource | None = None
+    ) -> WindowSource:
+        positions = values.shape[1] // self._speech.frames_per_position
+        return WindowSource(self._name, values, positions, draft)
 
     def _features(self, mel: LogMel, window: Window) -> NDArray[np.float32]:
         full = self.window_frames
@@ -92,6 +109,25 @@ class WindowReader:
             values = mel.window(window.start, window.size, pad="features")
         missing = full - values.shape[1]
         return np.pad(values, ((0, 0), (0, missing))) if missing else values
+
+
+def _other_features(draft: DraftModel, speech: SpeechInfo, audio: AudioSource) -> LogMel | None:
+    """What a draft model's encoder reads; None: what the model's own reads.
+
+    Raises:
+        InputError: the draft cannot hear what the model hears.
+    """
+    other = draft.manifest.speech
+    if other is None:
+        raise InputError("draft_model reads texts; it must be a SpeechModel")
+    if (other.sampling_rate, other.hop_length, other.window_frames, other.frames_per_position) != (
+        speech.sampling_rate,
+        speech.hop_length,
+        speech.window_frames,
+        speech.frames_per_position,
+    ):
+        raise InputError("draft_model hears sound in other windows than the model")
+    return None if other.mel_bins == speech.mel_bins else LogMel(draft.backend, other, audio)
 
 
 def clips_of(seconds: Sequence[float], reader: WindowReader) -> list[tuple[int, int]]:

@@ -218,6 +218,15 @@ def test_options_are_the_model_s(
     assert found["segments"] == json.loads(json.dumps(document(wanted)["segments"]))
 
 
+def test_a_draft_changes_no_text(
+    call: Call, bundle: Path, recordings: list[Path], expected: list[Transcription]
+) -> None:
+    quick = ("--language", "en", "--temperature", 0, "--max-new-tokens", 24)  # no --beam-size
+    guessing = ("--draft", bundle, "--num-assistant-tokens", 3)
+    done = call("transcribe", bundle, recordings[0], *guessing, *quick)
+    assert (done.code, done.out) == (0, render(expected[0], "txt"))
+
+
 def test_one_of_some_commands(call: Call, bundle: Path, recordings: list[Path]) -> None:
     choices = ("--choice", "on", "--choice", "off", "--without-timestamps")
     done = call("transcribe", bundle, recordings[0], *choices, *QUICK)
@@ -228,6 +237,8 @@ def test_one_of_some_commands(call: Call, bundle: Path, recordings: list[Path]) 
     ("flags", "message"),
     [
         (("a.wav", "--language", "xx"), "knows no language 'xx'"),
+        (("a.wav", "--draft", "small.bundle", "--beam-size", 2), "give --beam-size 1"),
+        (("a.wav", "--num-assistant-tokens", 2), "is for --draft"),
         (("a.wav", "--beam-size", 2, "--clip-timestamps", "3,2"), "seconds that ascend"),
         (("a.wav", "--suppress-tokens", "x"), "token ids separated by commas"),
         (("a.wav", "b.wav", "--format", "srt"), "give --output-dir"),
