@@ -3,9 +3,16 @@
 >>> from seq2edge.runtime import Seq2SeqModel
 >>> with Seq2SeqModel.load("model.bundle") as model:
 ...     print(model.generate(["a text"])[0].text)
+
+>>> from seq2edge.runtime import SpeechModel
+>>> with SpeechModel.load("whisper.bundle") as model:
+...     print(model.transcribe("talk.wav").text)
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
@@ -24,6 +31,20 @@ from .generation.result import Generation
 from .model import Seq2SeqModel
 from .text.detokenizer import TextStream
 
+if TYPE_CHECKING:
+    from .speech.model import SpeechModel
+    from .speech.options import TranscriptionOptions
+    from .speech.transcription import Segment, Transcription, Word
+
+#: Imported when they are asked for: who reads texts does not wait for what speech needs.
+_SPEECH = {
+    "Segment": "transcription",
+    "SpeechModel": "model",
+    "Transcription": "transcription",
+    "TranscriptionOptions": "options",
+    "Word": "transcription",
+}
+
 __all__ = [
     "BackendError",
     "Bundle",
@@ -39,7 +60,18 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "Regex",
+    "Segment",
     "Seq2EdgeError",
     "Seq2SeqModel",
+    "SpeechModel",
     "TextStream",
+    "Transcription",
+    "TranscriptionOptions",
+    "Word",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SPEECH:
+        return getattr(import_module(f".speech.{_SPEECH[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

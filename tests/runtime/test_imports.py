@@ -61,3 +61,15 @@ def test_importing_the_runtime_loads_no_engine() -> None:
     loaded = {name.partition(".")[0] for name in run(code).split()}
     assert "seq2edge" in loaded
     assert not loaded & {"onnxruntime", "tensorrt", "tensorrt_rtx", *_BLOCKED}
+
+
+def test_speech_is_imported_when_it_is_asked_for() -> None:
+    code = """
+import sys
+import seq2edge.runtime as runtime
+assert "seq2edge.runtime.speech" not in sys.modules
+for name in runtime.__all__:
+    assert getattr(runtime, name).__name__ == name
+assert not hasattr(runtime, "Nothing")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
