@@ -105,6 +105,10 @@ def _load_model(checkpoint: Checkpoint, kind: Any) -> Any:
     stand_in = _STAND_INS.get(str(values.get("model_type")))
     if stand_in is not None:
         values["model_type"] = stand_in
+    outputs, pad = values.get("decoder_vocab_size"), values.get("pad_token_id")
+    if outputs is not None and pad is not None:
+        # Padding is masked, so its token may be any, but transformers wants one of both sides'.
+        values["pad_token_id"] = min(pad, outputs - 1)
     config = AutoConfig.for_model(**values)
     model_class = kind._model_mapping[type(config)]
     state = {name: torch.from_numpy(checkpoint.load(name)) for name in checkpoint.names}
@@ -158,7 +162,8 @@ def _generate(
         do_sample=False,
         num_beams=1,
         max_new_tokens=options.max_new_tokens,
-        pad_token_id=special.pad,
+        # After an end anything may stand, that the decoder has: its tokens may be fewer.
+        pad_token_id=min(special.pad, manifest.dimensions.vocab_size - 1),
         eos_token_id=list(special.eos),
         decoder_start_token_id=special.decoder_start,
         forced_bos_token_id=options.forced_bos_token_id,

@@ -170,6 +170,79 @@ def _opennmt_variables(
     return found
 
 
+def convert_marian(
+    folder: Path,
+    sources: Sequence[str],
+    outputs: Sequence[str] | None = None,
+    quantization: str = "float32",
+    pre_norm: bool = False,
+) -> Path:
+    """A model of Marian's own with random weights, as CTranslate2 converts OPUS-MT's.
+
+    Args:
+        folder: to write.
+        sources: tokens by id.
+        outputs: the same of outputs, with a table of their own; None: those of sources.
+        quantization: how weights are stored.
+        pre_norm: its norms are before each part.
+    """
+    from ctranslate2.converters import marian
+    from ctranslate2.converters.converter import Converter
+    from ctranslate2.specs import common_spec, transformer_spec
+
+    spec = transformer_spec.TransformerSpec.from_config(
+        (2, 2), 4, pre_norm=pre_norm, activation=common_spec.Activation.SWISH
+    )
+    marian.set_transformer_spec(
+        spec, _marian_weights(len(sources), outputs and len(outputs), pre_norm)
+    )
+    spec.register_source_vocabulary(list(sources))
+    spec.register_target_vocabulary(list(outputs or sources))
+    spec.config.add_source_eos = True
+
+    class Loaded(Converter):  # type: ignore[misc]
+        def _load(self) -> Any:
+            return spec
+
+    Loaded().convert(str(folder), quantization=quantization)
+    return folder
+
+
+def _marian_weights(
+    sources: int, outputs: int | None, pre_norm: bool
+) -> dict[str, NDArray[np.float32]]:
+    width, inner = 32, 48
+    generator = np.random.default_rng(2)
+    found: dict[str, NDArray[np.float32]] = {}
+
+    def random(name: str, *shape: int, mean: float = 0.0) -> None:
+        found[name] = (mean + 0.3 * generator.standard_normal(shape)).astype(np.float32)
+
+    def norm(name: str) -> None:
+        random(f"{name}_ln_scale", 1, width, mean=1.0)
+        random(f"{name}_ln_bias", 1, width)
+
+    for side, parts in (("encoder", ("self",)), ("decoder", ("self", "context"))):
+        if pre_norm:
+            norm(f"{side}_top")
+        for layer in (1, 2):
+            scope = f"{side}_l{layer}"
+            for part in parts:
+                for kind in "qkvo":
+                    random(f"{scope}_{part}_W{kind}", width, width)
+                    random(f"{scope}_{part}_b{kind}", 1, width)
+                norm(f"{scope}_{part}_Wo")
+            for number, shape in (("1", (width, inner)), ("2", (inner, width))):
+                random(f"{scope}_ffn_W{number}", *shape)
+                random(f"{scope}_ffn_b{number}", 1, shape[1])
+            norm(f"{scope}_ffn_ffn")
+    for name, rows in {"Wemb": sources, "decoder_Wemb": outputs}.items():
+        if rows is not None:
+            random(name, rows, width)
+    random("decoder_ff_logit_out_b", 1, outputs or sources)
+    return found
+
+
 def translate(
     folder: Path, sources: Sequence[Sequence[str]], length: int, **options: Any
 ) -> list[list[str]]:

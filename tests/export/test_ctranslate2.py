@@ -22,7 +22,7 @@ from seq2edge.runtime import Bundle, Seq2SeqModel
 from .. import real_weights
 from .. import whisper_models as whisper
 from ..conftest import UNTIED, export_unvalidated, made_once, make_model
-from ..ctranslate2_folders import convert, convert_opennmt, plain_tokens, translate
+from ..ctranslate2_folders import convert, convert_marian, convert_opennmt, plain_tokens, translate
 
 Refusal = Callable[..., str]
 
@@ -173,6 +173,31 @@ def test_a_model_of_opennmt_gives_the_same_tokens(
         found = model.generate_ids(ids, max_new_tokens=12)
     names = outputs if separate else sources
     assert [[names[i] for i in r.token_ids if i != 3] for r in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("outputs", "pre_norm", "family"),
+    [(None, False, "marian"), (70, False, "marian"), (120, False, "marian"), (70, True, "opennmt")],
+)
+def test_marians_own_models_give_the_same_tokens(
+    outputs: int | None,
+    pre_norm: bool,
+    family: str,
+    tmp_path: Path,
+    export: Callable[..., ExportResult],
+) -> None:
+    """They start with zeros, for which transformers has a token that CTranslate2 does not."""
+    sources = ["</s>", "<unk>", *(f"s{number}" for number in range(90))]
+    names = ["</s>", "<unk>", *(f"o{n}" for n in range(outputs))] if outputs else sources
+    folder = convert_marian(tmp_path / "model", sources, outputs and names, pre_norm=pre_norm)
+    result = export(folder, validate=True)
+    assert (result.manifest.family, result.parity is not None) == (family, True)
+    assert result.manifest.special_tokens.decoder_start == len(names)
+    ids = [[*row, 0] for row in _sources(len(sources))]
+    expected = translate(folder, [[sources[i] for i in row[:-1]] for row in ids], 12)
+    with Seq2SeqModel.load(result.path, num_threads=1) as model:
+        found = model.generate_ids(ids, max_new_tokens=12, forced_eos_token_id=None)
+    assert [[names[i] for i in row.token_ids if i] for row in found] == expected
 
 
 def test_whisper_is_that_of_the_checkpoint(tmp_path: Path) -> None:
