@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_BASE = {
+_BASE: dict[str, Any] = {
     "vocab_size": 120,
     "hidden_size": 40,
     "intermediate_size": 56,
@@ -27,6 +27,18 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer.json of a word for each token."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    words = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(3, _BASE["vocab_size"]))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([AddedToken(word, special=True) for word in words[:3]])
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def make_moonshine(shape: str, folder: Path, *, seed: int = 3, **changes: Any) -> Path:

@@ -27,6 +27,9 @@ from .prompt import speech_info
 _SILENCE = 2.0
 #: Length of a window of a model that takes any length, in seconds.
 _LONGEST = 30.0
+#: Length that such a window is padded to, in seconds: with less than 895 samples the convolutions
+#: of Moonshine have no output.
+_SHORTEST = 0.06
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,7 @@ class WindowReader:
     def read(self, window: Window) -> WindowSource:
         """What the encoder reads of ``window``."""
         if self._mel is None:
-            hop = self._speech.hop_length
-            samples = self._audio.read(window.start * hop, (window.start + window.size) * hop)
-            return WindowSource(self._name, samples, window.size)
+            return WindowSource(self._name, self._samples(window), window.size)
         draft = None
         if self._draft_mel is not None:
             draft = self._source(self._features(self._draft_mel, window))
@@ -95,6 +96,14 @@ class WindowReader:
     ) -> WindowSource:
         positions = values.shape[1] // self._speech.frames_per_position
         return WindowSource(self._name, values, positions, draft)
+
+    def _samples(self, window: Window) -> NDArray[np.float32]:
+        """The audio of ``window``; of the last one what is less than a frame as well."""
+        hop, last = self._speech.hop_length, window.start + window.size
+        stop = self._audio.num_samples if last >= self.num_frames else last * hop
+        samples = self._audio.read(window.start * hop, stop)
+        missing = round(_SHORTEST * self._speech.sampling_rate) - len(samples)
+        return np.pad(samples, (0, missing)) if missing > 0 else samples
 
     def _features(self, mel: LogMel, window: Window) -> NDArray[np.float32]:
         full = self.window_frames
