@@ -328,6 +328,9 @@ def test_vocabularies_must_be_there_and_fit(
     assert "is no list of tokens" in refusal(folder)
     file.unlink()
     assert "has no shared_vocabulary.json (or .txt)" in refusal(folder)
+    (folder / "config.json").rename(folder / "config.bak")
+    assert "has no config.json, which says the model's tokens" in refusal(folder)
+    (folder / "config.bak").rename(folder / "config.json")
     # Older folders have lines.
     (folder / "shared_vocabulary.txt").write_text("\n".join(tokens) + "\n")
     with Checkpoint(folder) as checkpoint:

@@ -27,6 +27,8 @@ _OLD_FLAGS = (
     "with_target_bos",
     "user_decoder_start_tokens",
 )
+#: The version of the file from which config.json says what variables said before.
+_HAS_CONFIG = 6
 #: Older ones leave the number of heads to the model's kind.
 _OLDEST = 3
 #: Revisions from here on name heads, norms and activation on each side.
@@ -78,6 +80,11 @@ def read_model(file: Path) -> Converted:
     """
     folder, model = file.parent, ModelBin(file)
     told = optional_json(folder / "config.json")
+    if model.version >= _HAS_CONFIG and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json, which says the model's tokens; copy it beside"
+            f" {file.name}"
+        )
     if told.get("quantization_type"):
         raise CheckpointError(
             f"{folder} is quantized with AWQ, which is not read; export the checkpoint that it was"
@@ -112,7 +119,7 @@ def _name_sides(model: ModelBin) -> None:
 
 def _old_told(tensors: Tensors) -> dict[str, Any]:
     """What files before version 6 say in place of config.json."""
-    if tensors.model.version >= 6:
+    if tensors.model.version >= _HAS_CONFIG:
         return {}
     flags = {name: bool(tensors.scalar(name, name == "with_target_bos")) for name in _OLD_FLAGS}
     told = {
