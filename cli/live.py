@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from .texts import write
 
@@ -57,36 +60,71 @@ def print_live(updates: LiveTranscription, form: str, as_json: bool) -> None:
         )
 
 
-def in_background(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+class InBackground:
     """The same chunks, read by a thread: a microphone does not wait until a text is there.
 
     What has come meanwhile comes as one chunk. An error is raised here, where it stood there.
     """
-    import numpy as np
 
-    queue: SimpleQueue[Chunk | Exception | None] = SimpleQueue()
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        self._chunks = chunks
+        self._queue: SimpleQueue[Chunk | Exception | None] = SimpleQueue()
 
-    def read() -> None:
+    def end(self) -> None:
+        """No more chunks come after those that are here. A signal's handler may call it."""
+        self._queue.put(None)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        import numpy as np
+
+        Thread(target=self._read, daemon=True).start()
+        while True:
+            found = [self._queue.get()]
+            while found[-1] is not None and not self._queue.empty():
+                found.append(self._queue.get())
+            audio = [item for item in found if isinstance(item, np.ndarray)]
+            if audio:
+                yield np.concatenate(audio)
+            for item in found:
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    return
+
+    def _read(self) -> None:
         try:
-            for chunk in chunks:
-                queue.put(chunk)
+            for chunk in self._chunks:
+                self._queue.put(chunk)
         except Exception as error:
-            queue.put(error)
-        queue.put(None)
+            self._queue.put(error)
+        self._queue.put(None)
 
-    Thread(target=read, daemon=True).start()
-    while True:
-        found = [queue.get()]
-        while not queue.empty():
-            found.append(queue.get())
-        audio = [item for item in found if isinstance(item, np.ndarray)]
-        if audio:
-            yield np.concatenate(audio)
-        for item in found:
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                return
+
+def unbuffered(stream: BinaryIO) -> BinaryIO:
+    """The same file, where it is one: a thread that waits for a buffer's file holds up the exit."""
+    try:
+        return cast("BinaryIO", io.FileIO(stream.fileno(), closefd=False))
+    except io.UnsupportedOperation:  # bytes in memory
+        return stream
+
+
+@contextmanager
+def at_interrupt(end: Callable[[], None]) -> Iterator[None]:
+    """Within it the first Ctrl-C calls ``end``; the second one interrupts, as ever."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or before is None:
+        yield
+        return
+
+    def handle(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        end()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _noted(updates: LiveTranscription, delays: list[float]) -> Iterator[StreamUpdate]:

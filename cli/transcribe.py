@@ -233,13 +233,14 @@ def _transcribe(
 def _transcribe_live(options: argparse.Namespace, chosen: TranscriptionOptions) -> int:
     from seq2edge.runtime.audio import read_pcm
 
-    from .live import in_background, print_live
+    from .live import InBackground, at_interrupt, print_live, unbuffered
 
-    chunks = read_pcm(_stdin(), **_raw_options(options))
+    chunks = InBackground(read_pcm(unbuffered(_stdin()), **_raw_options(options)))
     with (
         _open_model(options.bundle, options) as model,
         _open_draft(options) as draft,
-        model.stream(in_background(chunks), replace(chosen, draft_model=draft)) as updates,
+        at_interrupt(chunks.end),
+        model.stream(chunks, replace(chosen, draft_model=draft)) as updates,
     ):
         print_live(updates, options.form or "txt", options.json or options.form == "json")
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -302,3 +304,31 @@ def test_live_audio_that_breaks_off(
     done = call("transcribe", bundle, "-", "--live", "--encoding", "f32le", *QUICK)
     assert done.code == 2
     assert "standard input holds a sample that is no sound (nan, at 2.50 s)" in done.err
+
+
+def test_ctrl_c_ends_live_audio(
+    bundle: Path, program: list[str], environment: dict[str, str]
+) -> None:
+    """What was said until then is transcribed to its end."""
+    arguments = ["transcribe", str(bundle), "-", "--live", "--json", *map(str, QUICK)]
+    with subprocess.Popen(
+        [*program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(sound(3).tobytes())
+        process.stdin.flush()
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        errors = process.stderr.read().decode()
+        assert process.wait() == 0, errors
+    assert errors.startswith("seq2edge: 3.0 s of audio")
+    updates = [json.loads(line) for line in (first + rest).splitlines()]
+    assert updates[-1]["seconds"] == 3
+    assert updates[-1]["pending"] == ""
