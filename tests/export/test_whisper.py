@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,25 @@ def test_a_graph_that_is_not_there_or_lacks_an_input_is_named(
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         backend.run_graph("features", {"audio": _audio(1000)[None]})
+
+
+def test_tokens_are_read_from_the_tokenizer_where_the_config_is_silent(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for file in folder_of("tiny").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    whisper.write_tokenizer(folder)
+    ends = {"eos_token_id": whisper.EOS, "decoder_start_token_id": whisper.START}
+    (folder / "generation_config.json").write_text(json.dumps({"is_multilingual": True, **ends}))
+    found = export_checkpoint(folder, tmp_path / "bundle", validate=False).manifest.speech
+    assert found is not None
+    wanted = _load(folder_of("tiny"))[0].speech
+    assert wanted is not None and wanted.tasks == found.tasks
+    upper = tuple((1, head) for head in range(4))
+    assert found == replace(wanted, max_initial_timestamp_index=None, alignment_heads=upper)
+    (folder / "generation_config.json").unlink()
+    found = export_checkpoint(folder, tmp_path / "english", validate=False).manifest.speech
+    assert found is not None and not found.languages  # so small a vocabulary is English
+    assert found.no_timestamps == whisper.NO_TIMESTAMPS

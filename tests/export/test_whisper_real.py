@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from seq2edge.export import export_checkpoint
+from seq2edge.export.checkpoint import Checkpoint
+from seq2edge.export.families import find_family
+from seq2edge.export.tokenizers import find_tokenizer, vocabulary
 from seq2edge.runtime.audio import open_audio
 from seq2edge.runtime.backends import Step, load_backend, slot_backend
 from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.bundle.speech_info import SpeechInfo
 
 from .. import real_weights
 
@@ -83,3 +88,25 @@ def test_every_graph_computes_what_transformers_does(model: str, tmp_path: Path)
     aligned = backend.run_graph("alignment", {"input_ids": ids.numpy()}, encoded)
     heads = [outputs.cross_attentions[i][:, j] for i, j in manifest.speech.alignment_heads]
     _assert_close(aligned["alignment_weights"], torch.stack(heads, 1))
+
+
+def test_a_folder_without_generation_config_says_the_same_in_its_tokenizer(tmp_path: Path) -> None:
+    folder = real_weights.hugging_face_folder("base")
+    old = tmp_path / "old"
+    old.mkdir()
+    for file in folder.iterdir():
+        if file.name != "generation_config.json":
+            (old / file.name).symlink_to(file)
+    with Checkpoint(folder) as new, Checkpoint(old) as without:
+        found = [_speech(new), _speech(without)]
+    assert len(found[0].languages) == 99
+    # These no tokenizer says.
+    unsaid = {"alignment_heads": (), "max_initial_timestamp_index": None}
+    assert replace(found[1], **unsaid) == replace(found[0], **unsaid)
+
+
+def _speech(checkpoint: Checkpoint) -> SpeechInfo:
+    family, config = find_family(checkpoint.config)
+    assert family.speech is not None
+    tokens = vocabulary(find_tokenizer(checkpoint.directory))
+    return family.speech(family.spec(config, checkpoint), checkpoint, tokens)
