@@ -6,11 +6,11 @@ import argparse
 import time
 from pathlib import Path
 
-from .arguments import add_bundle, add_device, open_model
+from .arguments import add_bundle, add_device
 from .generation import add_languages, warn_of_languages
 from .output import human_seconds, print_result
 from .progress import Progress
-from .quality import add_quality
+from .quality import add_quality, data_of, metric_of, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,44 +30,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from seq2edge.benchmarks.quality.bootstrap import CONFIDENCE, RESAMPLES
-    from seq2edge.benchmarks.quality.data import read_examples
-    from seq2edge.benchmarks.quality.evaluate import evaluate, one_each, predictions
-    from seq2edge.benchmarks.quality.metrics import load_metric
-    from seq2edge.runtime import InputError
+    from seq2edge.benchmarks.quality.evaluate import predictions, score
+    from seq2edge.benchmarks.quality.subjects import TextSubject, open_subject
+    from seq2edge.runtime import Bundle, InputError
     from seq2edge.runtime.bundle.atomic_write import check_file, output_file
 
-    metric = load_metric(options.metric)
-    examples = read_examples(options.data, options.limit, encoding_errors=options.encoding_errors)
+    bundle = Bundle.open(options.bundle)
+    metric, settings = metric_of(options, bundle), settings_of(options)
+    settings.check(bundle)
+    examples = data_of(options, bundle)
+    metric.check(examples)
     if options.predictions is not None:
         if options.predictions.exists() and options.predictions.samefile(options.data):
             raise InputError(f"--predictions {options.predictions} would replace --data")
         check_file(options.predictions, options.force)
-    with open_model(options) as model:
-        config = replace(
-            one_each(
-                model.generation_config,
-                max_new_tokens=options.max_new_tokens,
-                num_beams=options.num_beams,
-            ),
-            source_lang=options.source_lang,
-            target_lang=options.target_lang,
-        )
-        warn_of_languages(config, model)
+    engine = {name: getattr(options, name) for name in ("backend", "device", "strict")}
+    with open_subject(bundle, settings, **engine) as subject:
+        if isinstance(subject, TextSubject):
+            warn_of_languages(subject.config, subject.model)
         start = time.perf_counter()
+        sources = "texts" if bundle.manifest.speech is None else "recordings"
         with Progress() as progress:
-            evaluation = evaluate(
-                model,
-                examples,
-                metric,
-                config=config,
-                batch_size=options.batch_size,
-                skip_special_tokens=not options.keep_special_tokens,
-                progress=lambda done, total: progress("texts", done, total),
-            )
+            outputs = subject.answer(examples, lambda done, total: progress(sources, done, total))
         seconds = time.perf_counter() - start
+    evaluation = score(outputs, examples, metric)
     if options.predictions is not None:
         data = predictions(examples, evaluation.texts).encode()
         with output_file(options.predictions) as file:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .arguments import positive
 from .output import print_result
 from .progress import Progress
+from .quality import data_of, metric_of
 
 if TYPE_CHECKING:
     from seq2edge.quantize import MixedPrecision, MixedPrecisionError, Request
@@ -40,14 +41,16 @@ def add_max_drop(parser: argparse.ArgumentParser) -> None:
 def quantize_within_max_drop(request: Request, options: argparse.Namespace) -> MixedPrecision:
     """Quantize within ``options.max_drop``, measuring on the CPU of this machine."""
     from seq2edge.benchmarks.quality.compare import finite
-    from seq2edge.benchmarks.quality.data import read_examples
-    from seq2edge.benchmarks.quality.evaluate import evaluate
-    from seq2edge.benchmarks.quality.metrics import load_metric
+    from seq2edge.benchmarks.quality.evaluate import score
+    from seq2edge.benchmarks.quality.settings import Settings
+    from seq2edge.benchmarks.quality.subjects import open_subject
     from seq2edge.quantize import Loss, MixedPrecisionError, quantize_mixed_precision
-    from seq2edge.runtime import Seq2SeqModel
+    from seq2edge.runtime import Bundle
 
-    metric = load_metric(options.metric)
-    examples = read_examples(options.data, options.limit, encoding_errors=options.encoding_errors)
+    source = Bundle.open(request.bundle)
+    metric = metric_of(options, source)
+    examples = data_of(options, source)
+    metric.check(examples)
     stage = ""
 
     with Progress() as progress:
@@ -57,13 +60,9 @@ def quantize_within_max_drop(request: Request, options: argparse.Namespace) -> M
             stage = f"measurement {number + 1}, {label}"
 
         def measure(bundle: Path) -> Loss:
-            with Seq2SeqModel.load(bundle) as model:
-                evaluation = evaluate(
-                    model,
-                    examples,
-                    metric,
-                    progress=lambda done, total: progress(stage, done, total),
-                )
+            with open_subject(Bundle.open(bundle), Settings()) as subject:
+                outputs = subject.answer(examples, lambda done, total: progress(stage, done, total))
+            evaluation = score(outputs, examples, metric)
             sign = 1 if metric.lower_is_better else -1
             return Loss(metric.loss(evaluation.value), sign * evaluation.resampled)
 

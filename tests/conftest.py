@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 #: Small enough that a test takes milliseconds, odd enough that a mixed-up axis shows.
@@ -234,3 +237,39 @@ def _quiet_and_single_threaded() -> None:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def speaking_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Whisper with a tokenizer, which writes words, times and ends. Read only."""
+    from .whisper_models import make_whisper, write_tokenizer
+
+    path = make_whisper("tiny", tmp_path_factory.mktemp("speaking") / "checkpoint", speaks=True)
+    write_tokenizer(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def speaking_bundle(speaking_checkpoint: Path) -> Path:
+    """The bundle of ``speaking_checkpoint``. Read only."""
+    path = speaking_checkpoint.parent / "bundle"
+    export_unvalidated(speaking_checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JSON lines that name three WAV files beside them, of noise: 1, 2 and 33 s (two windows)."""
+    folder = tmp_path_factory.mktemp("recordings")
+    generator = np.random.default_rng(0)
+    lines = []
+    for seconds in (1, 2, 33):
+        samples = 2000 * generator.standard_normal(16000 * seconds)
+        with wave.open(str(folder / f"{seconds}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(16000)
+            file.writeframes(samples.astype("<i2").tobytes())
+        lines.append(json.dumps({"source": f"{seconds}.wav", "target": "Some, words."}))
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    return folder / "data.jsonl"

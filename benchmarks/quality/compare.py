@@ -11,43 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.deploy.doctor import cpu_model
-from seq2edge.runtime import Bundle, GenerationConfig, InputError, Seq2SeqModel
-from seq2edge.runtime.backends import Backend, load_backend
+from seq2edge.runtime import Bundle, InputError
 from seq2edge.runtime.bundle.version import package_version
-from seq2edge.runtime.generation.divergence import Divergence, TokenPair, divergences
+from seq2edge.runtime.generation.divergence import Divergence, divergences
 from seq2edge.runtime.progress import CountProgress, StageProgress
 from seq2edge.runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 from .agreement import Agreement, token_agreement
 from .bootstrap import Interval, percentile_interval
 from .data import Example, sample
-from .evaluate import BATCH_SIZE, Evaluation, evaluate, one_each
+from .evaluate import Evaluation, score
 from .metrics import Metric
-from .speed import Speed, greedy, measure_speeds
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How variants are compared.
-
-    Attributes:
-        data: what the examples are called in reports, such as their file's name.
-        max_new_tokens, num_beams: in place of the bundles' own; None: theirs.
-        batch_size: texts at once where quality is measured.
-        skip_special_tokens: False: texts are scored with their special tokens.
-        threads: of an operator; None: the engine's own choice.
-        divergence_examples: most examples that the divergence is averaged over.
-        speed_texts: most texts that are timed.
-    """
-
-    data: str = ""
-    max_new_tokens: int | None = None
-    num_beams: int | None = None
-    batch_size: int = BATCH_SIZE
-    skip_special_tokens: bool = True
-    threads: int | None = None
-    divergence_examples: int = 200
-    speed_texts: int = 20
+from .settings import Settings
+from .speed import Speed, measure_speeds
+from .subjects import Subject, open_subject
 
 
 @dataclass(frozen=True)
@@ -83,12 +60,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of :func:`compare`; ``variants`` holds the reference first."""
+    """The result of :func:`compare`; ``variants`` holds the reference first.
+
+    ``sources`` says what the examples are: ``texts`` or ``recordings``.
+    """
 
     metric: str
     definition: str
     unit: str
     lower_is_better: bool
+    sources: str
     examples: int
     divergence_examples: int
     speed_texts: int
@@ -117,16 +98,6 @@ class Comparison:
         return f"Comparison({self.metric} over {self.examples} examples: {names})"
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    name: str
-    bundle: Bundle
-    tokenizer: Tokenizer | None
-    backend: Backend
-    model: Seq2SeqModel
-    config: GenerationConfig
-
-
 def compare(
     paths: Sequence[str | os.PathLike[str]],
     examples: Sequence[Example],
@@ -140,7 +111,7 @@ def compare(
 
     Args:
         paths: the bundles' folders, two at least.
-        examples: what quality is measured on, one at least.
+        examples: what quality is measured on, one at least (see :func:`.read_data`).
         metric: see :func:`.load_metric`.
         settings: None: the defaults.
         progress: told how far each stage is.
@@ -151,33 +122,24 @@ def compare(
     """
     settings = settings or Settings()
     report = progress or _silent
-    with _loaded(paths, settings) as variants:
-        reference = variants[0]
-        sources = [example.source for example in examples]
+    with _loaded(paths, settings) as subjects:
+        names = _names(paths)
+        reference = subjects[0]
         metric.check(examples)
-        for variant in variants[1:]:  # before any of them generates
-            variant.model.tokenize(sources)
-        tokens = reference.model.tokenize(sources)
+        for subject in subjects:  # before any of them generates
+            subject.check(examples)
         evaluations = [
-            evaluate(
-                variant.model,
-                examples,
-                metric,
-                config=variant.config,
-                batch_size=settings.batch_size,
-                skip_special_tokens=settings.skip_special_tokens,
-                progress=_stage(report, f"{variant.name}: quality"),
-            )
-            for variant in variants
+            score(subject.answer(examples, _stage(report, f"{name}: quality")), examples, metric)
+            for name, subject in zip(names, subjects, strict=True)
         ]
         pairs = [
-            TokenPair(tokens[index], evaluations[0].outputs[index].token_ids)
+            reference.pair(examples[index], evaluations[0].outputs[index])
             for index in sample(len(examples), settings.divergence_examples)
         ]
         report("divergence", 0, len(pairs))
         measured = divergences(
             reference.backend,
-            [variant.backend for variant in variants],
+            [subject.backend for subject in subjects],
             reference.bundle.manifest,
             pairs,
             _stage(report, "divergence"),
@@ -185,17 +147,15 @@ def compare(
         timed = sample(len(examples), settings.speed_texts)
         report("speed", 0, len(timed))
         speeds = measure_speeds(
-            [variant.model for variant in variants],
-            [greedy(variant.config) for variant in variants],
-            [sources[index] for index in timed],
-            _stage(report, "speed"),
+            subjects, [examples[index] for index in timed], _stage(report, "speed")
         )
-        rows = zip(variants, evaluations, measured, speeds, strict=True)
+        rows = zip(names, subjects, evaluations, measured, speeds, strict=True)
         return Comparison(
             metric=metric.name,
             definition=metric.definition,
             unit=metric.unit,
             lower_is_better=metric.lower_is_better,
+            sources="texts" if reference.bundle.manifest.speech is None else "recordings",
             examples=len(examples),
             divergence_examples=len(pairs),
             speed_texts=len(timed),
@@ -207,7 +167,8 @@ def compare(
 
 
 def _variant(
-    loaded: _Loaded,
+    name: str,
+    subject: Subject,
     evaluation: Evaluation,
     divergence: Divergence,
     speed: Speed,
@@ -215,10 +176,10 @@ def _variant(
     reference: Evaluation,
 ) -> Variant:
     return Variant(
-        name=loaded.name,
-        scheme=str(loaded.bundle.manifest.quantization.get("scheme") or "float32"),
-        target=loaded.bundle.manifest.quantization.get("target"),
-        bytes=loaded.bundle.size,
+        name=name,
+        scheme=str(subject.bundle.manifest.quantization.get("scheme") or "float32"),
+        target=subject.bundle.manifest.quantization.get("target"),
+        bytes=subject.bundle.size,
         value=evaluation.value,
         interval=evaluation.interval,
         difference=evaluation.value - reference.value,
@@ -229,32 +190,19 @@ def _variant(
         ),
         divergence=divergence.mean_kl,
         speed=speed,
-        threads=loaded.backend.num_threads,
+        threads=subject.backend.num_threads,
     )
 
 
 @contextmanager
-def _loaded(paths: Sequence[str | os.PathLike[str]], settings: Settings) -> Iterator[list[_Loaded]]:
+def _loaded(paths: Sequence[str | os.PathLike[str]], settings: Settings) -> Iterator[list[Subject]]:
     """The bundles in engines, which are closed at the end; manifests are compared first."""
     bundles = [Bundle.open(path) for path in paths]
-    for bundle in bundles:
-        bundle.require_text("compare")
     tokenizers = [load_tokenizer(bundle) for bundle in bundles]
     for bundle, tokenizer in zip(bundles[1:], tokenizers[1:], strict=True):
         _check_vocabulary(bundles[0], tokenizers[0], bundle, tokenizer)
     with ExitStack() as stack:
-        loaded = []
-        for name, bundle, tokenizer in zip(_names(paths), bundles, tokenizers, strict=True):
-            backend = load_backend(bundle, num_threads=settings.threads)
-            stack.callback(backend.close)
-            model = Seq2SeqModel(bundle, backend, tokenizer)
-            config = one_each(
-                model.generation_config,
-                max_new_tokens=settings.max_new_tokens,
-                num_beams=settings.num_beams,
-            )
-            loaded.append(_Loaded(name, bundle, tokenizer, backend, model, config))
-        yield loaded
+        yield [stack.enter_context(open_subject(bundle, settings)) for bundle in bundles]
 
 
 def _check_vocabulary(
@@ -264,7 +212,9 @@ def _check_vocabulary(
     ours, theirs = reference.manifest, other.manifest
     sizes = ours.dimensions.vocab_size, theirs.dimensions.vocab_size
     reason = None
-    if sizes[0] != sizes[1]:
+    if (ours.speech is None) != (theirs.speech is None):
+        reason = "one hears speech, the other one reads texts"
+    elif sizes[0] != sizes[1]:
         reason = f"{sizes[0]} and {sizes[1]} tokens"
     elif ours.special_tokens != theirs.special_tokens:
         reason = "different special tokens"

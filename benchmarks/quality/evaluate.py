@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime import Generation, GenerationConfig, Seq2SeqModel
+from seq2edge.runtime import GenerationConfig, Seq2SeqModel
 from seq2edge.runtime.progress import CountProgress
 
 from .bootstrap import Interval, percentile_interval, resampled_values
@@ -20,9 +21,19 @@ from .metrics import Metric
 BATCH_SIZE = 32
 
 
+class Output(Protocol):
+    """What a model made of one source."""
+
+    @property
+    def text(self) -> str | None: ...
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of :func:`evaluate`.
+    """The result of :func:`evaluate` and :func:`score`.
 
     Attributes:
         value: of the metric, over all examples.
@@ -34,7 +45,7 @@ class Evaluation:
 
     value: float
     interval: Interval
-    outputs: tuple[Generation, ...] = field(repr=False)
+    outputs: tuple[Output, ...] = field(repr=False)
     resampled: NDArray[np.float64] = field(repr=False, compare=False)
 
     @property
@@ -83,6 +94,11 @@ def evaluate(
         skip_special_tokens=skip_special_tokens,
         progress=progress,
     )
+    return score(outputs, examples, metric)
+
+
+def score(outputs: Sequence[Output], examples: Sequence[Example], metric: Metric) -> Evaluation:
+    """What was generated for ``examples``, which ``metric`` has checked, against their targets."""
     texts = [output.text or "" for output in outputs]
     statistics = metric.statistics(texts, examples)
     resampled = resampled_values(metric, statistics)

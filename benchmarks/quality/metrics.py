@@ -7,18 +7,18 @@ a weighted sum and no text is looked at again (see bootstrap.py).
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.dependencies import needs
 from seq2edge.runtime.errors import InputError
 
 from .data import Example
+from .libraries import library
+from .normalization import DESCRIPTION, load_normalizer, normalized_examples
 
 Floats = NDArray[np.float64]
 Texts = Sequence[str]
@@ -65,8 +65,11 @@ class Metric:
         return value if self.lower_is_better else -value
 
 
-def load_metric(name: str) -> Metric:
+def load_metric(name: str, *, normalize: bool = False) -> Metric:
     """A metric by its name; its library is imported here, before anything is generated.
+
+    Args:
+        normalize: texts and targets count without case and punctuation (:func:`normalized`).
 
     Raises:
         InputError: no such metric.
@@ -75,17 +78,26 @@ def load_metric(name: str) -> Metric:
     make = _METRICS.get(name)
     if make is None:
         raise InputError(f"unknown metric {name!r}; there are {', '.join(_METRICS)}")
-    return make()
+    return normalized(make()) if normalize else make()
 
 
-def library(module: str, user: str) -> Any:
-    """Import a module of the extra ``quality``.
+def normalized(metric: Metric) -> Metric:
+    """``metric`` of texts without case and punctuation; see :mod:`.normalization`.
 
     Raises:
-        MissingDependencyError: it is not installed; the message says what to install.
+        MissingDependencyError: jiwer is not installed.
     """
-    with needs(user):
-        return importlib.import_module(module)
+    normalize = load_normalizer()
+
+    def statistics(texts: Texts, examples: Examples) -> Floats:
+        plain = normalized_examples(examples, normalize)
+        return metric.statistics([normalize(text) for text in texts], plain)
+
+    def check(examples: Examples) -> None:
+        metric.check(normalized_examples(examples, normalize))
+
+    definition = f"{metric.definition}; texts {DESCRIPTION}"
+    return replace(metric, definition=definition, statistics=statistics, check=check)
 
 
 def _error_rate(name: str, definition: str, function: str) -> Metric:

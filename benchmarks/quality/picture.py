@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .compare import Comparison, Variant
-from .metrics import library
+from .libraries import library
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def check_picture() -> None:
 
 
 def draw(comparison: Comparison) -> bytes:
-    """An SVG of two panels that share the metric's axis: size in MB, and milliseconds per text.
+    """An SVG of two panels that share the metric's axis: size in MB, and milliseconds per source.
 
     Equal comparisons give equal bytes.
 
@@ -53,7 +53,10 @@ def draw(comparison: Comparison) -> bytes:
         sizes = [variant.bytes / 1e6 for variant in variants]
         times = [variant.speed.milliseconds for variant in variants]
         for axes, values, title in zip(
-            panels, (sizes, times), ("size, MB", "time of a text, ms"), strict=True
+            panels,
+            (sizes, times),
+            ("size, MB", f"time of a {comparison.sources.removesuffix('s')}, ms"),
+            strict=True,
         ):
             _plot(axes, values, variants)
             axes.set_xlabel(title)

@@ -11,6 +11,7 @@ from seq2edge.runtime.bundle.atomic_write import OutputFolder
 from .bootstrap import Interval
 from .compare import Comparison, Variant
 from .picture import draw
+from .speed import SpeechSpeed
 
 #: The files of a report; the first one tells a report from any other folder.
 REPORT_KIND = "a report"
@@ -23,8 +24,17 @@ _LEGEND = (
     ("identical", "sequences whose tokens are all the reference's"),
     ("prefix", "tokens before the first one that differs, mean over the sequences"),
     ("KL", "KL(reference || variant) of the next-token distribution, nats per token, mean"),
-    ("ms", "per text, batch 1, greedy, median over the texts; x ms: divided by the reference's"),
-    ("tokens", "generated per text where it was timed, mean"),
+    (
+        "ms",
+        "per {source}, batch 1, greedy, median over the {source}s; x ms: divided by the"
+        " reference's",
+    ),
+    ("tokens", "generated per {source} where it was timed, mean"),
+)
+_SPEECH_LEGEND = (
+    ("encoder", "ms of the encoder over the first window of a recording, median"),
+    ("token", "ms of decoding the first window greedily, by token, median"),
+    ("real time", "seconds that recordings took, by the seconds that they last"),
 )
 
 
@@ -59,7 +69,7 @@ def markdown(comparison: Comparison) -> str:
             "",
             f"![size and speed against {comparison.metric}](report.svg)",
             "",
-            *(f"- {name}: {meaning}" for name, meaning in _LEGEND),
+            *(f"- {name}: {meaning}" for name, meaning in _legend(comparison)),
             *(f"- {note}" for note in comparison.notes),
             "",
             _circumstances(comparison),
@@ -84,6 +94,12 @@ def write_report(comparison: Comparison, folder: Path, overwrite: bool) -> None:
         out.publish()
 
 
+def _legend(comparison: Comparison) -> list[tuple[str, str]]:
+    source = comparison.sources.removesuffix("s")
+    more = _SPEECH_LEGEND if source == "recording" else ()
+    return [(name, meaning.format(source=source)) for name, meaning in (*_LEGEND, *more)]
+
+
 def _columns(comparison: Comparison) -> list[_Column]:
     size = comparison.variants[0].bytes
     return [
@@ -102,7 +118,19 @@ def _columns(comparison: Comparison) -> list[_Column]:
         ("ms", lambda v: f"{v.speed.milliseconds:.3f}"),
         ("x ms", lambda v: f"{v.speed.ratio:.3f}"),
         ("tokens", lambda v: f"{v.speed.tokens:.1f}"),
+        *(_SPEECH_COLUMNS if comparison.sources == "recordings" else ()),
     ]
+
+
+def _of_speech(part: Callable[[SpeechSpeed], float]) -> Callable[[Variant], str]:
+    return lambda v: "" if v.speed.speech is None else f"{part(v.speed.speech):.3f}"
+
+
+_SPEECH_COLUMNS: tuple[_Column, ...] = (
+    ("encoder", _of_speech(lambda speech: speech.encoder_ms)),
+    ("token", _of_speech(lambda speech: speech.token_ms)),
+    ("real time", _of_speech(lambda speech: speech.real_time_factor)),
+)
 
 
 def _between(interval: Interval, sign: str = "") -> str:
@@ -112,8 +140,9 @@ def _between(interval: Interval, sign: str = "") -> str:
 def _headline(comparison: Comparison) -> str:
     better = "lower" if comparison.lower_is_better else "higher"
     data = comparison.settings.data
+    examples = "examples" if comparison.sources == "texts" else comparison.sources
     return (
-        f"{comparison.examples} examples{data and f' of {data}'}, {comparison.metric}"
+        f"{comparison.examples} {examples}{data and f' of {data}'}, {comparison.metric}"
         f" ({better} is better) with 95 % intervals"
     )
 
@@ -123,7 +152,7 @@ def _circumstances(comparison: Comparison) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     return (
         f"KL over {comparison.divergence_examples} examples, times over"
-        f" {comparison.speed_texts} texts, variants in turns; threads:"
+        f" {comparison.speed_texts} {comparison.sources}, variants in turns; threads:"
         f" {', '.join(map(str, sorted(threads, key=str)))}; {comparison.cpu}; {versions}."
     )
 

@@ -26,8 +26,6 @@ def hearing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ["run", "{}", "a text"],
         ["encode", "{}", "a text"],
-        ["eval", "{}", "--data", "{texts}", "--metric", "wer"],
-        ["compare", "{}", "{}", "--data", "{texts}", "--metric", "wer"],
         ["bench", "{}"],
     ],
     ids=lambda command: command[0],

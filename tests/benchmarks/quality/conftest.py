@@ -1,4 +1,4 @@
-"""A bundle that reads and writes bytes, and one whose weights are a little different."""
+"""Bundles, and others of the same models whose weights are a little different."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def variant_bundle(
     return _exported(checkpoint_of("t5"), tmp_path_factory.mktemp("variant"), noise=0.2)
 
 
+@pytest.fixture(scope="session")
+def speech_variant(tmp_path_factory: pytest.TempPathFactory, speaking_checkpoint: Path) -> Path:
+    """The model of ``speaking_bundle``, weights up to 10 % off. Read only."""
+    return _exported(speaking_checkpoint, tmp_path_factory.mktemp("speech-variant"), noise=0.1)
+
+
 def _exported(checkpoint: Path, folder: Path, noise: float) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
@@ -33,7 +39,8 @@ def _exported(checkpoint: Path, folder: Path, noise: float) -> Path:
 
     copy = folder / "checkpoint"
     shutil.copytree(checkpoint, copy)
-    (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    if not (copy / "tokenizer.json").exists():
+        (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
     torch.manual_seed(0)
     tensors = {
         name: tensor * (1 + noise * (2 * torch.rand_like(tensor) - 1))

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.benchmarks.quality.compare import Comparison, Settings, compare
+from seq2edge.benchmarks.quality.compare import Comparison, compare
 from seq2edge.benchmarks.quality.data import Example
 from seq2edge.benchmarks.quality.metrics import load_metric
 from seq2edge.benchmarks.quality.picture import check_picture, draw
 from seq2edge.benchmarks.quality.report import REPORT_FILES, markdown, table, write_report
+from seq2edge.benchmarks.quality.settings import Settings
 from seq2edge.runtime import Bundle, InputError, MissingDependencyError, Seq2SeqModel
 
 SETTINGS = Settings(data="some.jsonl", max_new_tokens=12, batch_size=4, speed_texts=3)

@@ -107,6 +107,22 @@ def test_rouge_refuses_targets_that_it_cannot_count() -> None:
         load_metric("rouge").check(examples)
 
 
+def test_normalized_texts_have_no_case_and_no_punctuation() -> None:
+    metric = load_metric("wer", normalize=True)
+    texts, examples = examples_of(
+        [
+            ("don\u2019t \u201cwell known\u201d, he SAID", "Don't: well-known;\the said\u2026"),
+            ("CAFE\u0301 24/7", "caf\u00e9 24-7."),
+            ("one two", "One three"),
+        ]
+    )
+    metric.check(examples)
+    assert metric.statistics(texts, examples).tolist() == [[0, 5], [0, 3], [1, 2]]
+    assert metric.definition.endswith("texts in lower case and without punctuation")
+    with pytest.raises(InputError, match="target of example 2 is nothing but punctuation"):
+        metric.check(examples_of([("x", "a"), ("x", "...")])[1])
+
+
 def test_a_loss_is_lower_where_texts_are_better() -> None:
     for name in ("per", "chrf"):
         metric = load_metric(name)
