@@ -105,6 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for the CPU: write the decoder also in the form that onnxruntime 1.32 or newer runs"
         " faster; older ones take the other (default: where it can be)",
     )
+    parser.add_argument(
+        "--two-stage-head",
+        action=argparse.BooleanOptionalAction,
+        help="there, let 4 bits propose the 64 tokens that greedy decoding chooses from, which no"
+        " proof says holds the right one (default: for speech, where it was measured)",
+    )
     add_json(parser)
 
 
@@ -166,6 +172,7 @@ def _request(options: argparse.Namespace) -> Request:
         "method",
         "smoothquant",
         "lowering",
+        "two_stage_head",
     )
     calibration = None
     if options.calibration is not None:
@@ -191,6 +198,8 @@ def _lowering(done: Mapping[str, Any]) -> Iterator[str]:
     if "graphs" in lowered:
         names = ", ".join(lowered["graphs"])
         yield f"lowered for onnxruntime >= {lowered['onnxruntime']} on the CPU: {names}"
+        if lowered["head"] != "whole":
+            yield f"head: {lowered['head']}"
     elif lowered:
         yield f"not lowered for the CPU: {lowered['refused']}"
 

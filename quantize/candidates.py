@@ -24,7 +24,8 @@ from seq2edge.runtime.bundle.version import package_version
 from .check import Check, Checker, NotChecked
 from .concat import write_concat
 from .errors import QuantizationError
-from .passes.cpu_lowering import MINIMUM_ONNXRUNTIME, lower_for_cpu
+from .passes.cpu_lowering import MINIMUM_ONNXRUNTIME, Lowering, lower_for_cpu
+from .passes.cpu_lowering.two_stage_head import PROPOSALS
 from .recipe.options import DEFAULT_BLOCK_SIZES
 from .recipe.plan import plan_layers
 from .recipe.schemes import leave_layers
@@ -33,6 +34,9 @@ from .request import Request
 from .source import Source
 from .transform import transform
 from .write import write
+
+#: Weights from which on a head in two stages is faster.
+_LARGE_HEAD = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -186,11 +190,17 @@ class _Candidate:
         source, scheme = self.source.bundle.manifest, self.source.scheme
         # A step over the 1500 positions of 30 s of speech is bound by reading them.
         long_source = source.speech is not None and scheme.quantizes_source
-        lowered = lower_for_cpu(models, quantize_source=long_source)
+        two_stages = self.request.options.two_stage_head
+        if two_stages is None:  # it was measured on speech models, and pays for large heads
+            dims = source.dimensions
+            two_stages = long_source and dims.vocab_size * dims.d_model >= _LARGE_HEAD
+        how = Lowering(long_source, two_stages, source.generation.get("suppress_tokens") or ())
+        lowered = lower_for_cpu(models, how)
         done: dict[str, Any] = {
             "graphs": sorted(lowered.models),
             "onnxruntime": MINIMUM_ONNXRUNTIME,
             "source": "int8 keys and values per channel" if long_source else "float32",
+            "head": f"{PROPOSALS} tokens proposed by 4 bits" if lowered.two_stages else "whole",
         }
         if lowered.refusal is not None:
             done = {"refused": lowered.refusal}

@@ -31,6 +31,8 @@ class Options:
             inputs moves into the weights; None: nothing moves.
         lowering: for the CPU, write the decoder also in the form that ONNX Runtime runs fastest
             there (:mod:`.passes.cpu_lowering`); None: where it can be.
+        two_stage_head: there, let 4 bits propose the tokens that greedy decoding chooses from;
+            None: for speech, where it was measured.
     """
 
     block_size: int | None = None
@@ -40,6 +42,7 @@ class Options:
     method: str | None = None
     smoothquant: float | None = None
     lowering: bool | None = None
+    two_stage_head: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are not None, by name."""

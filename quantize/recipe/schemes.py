@@ -159,6 +159,7 @@ def leave_layers(_options: Options) -> Recipe:
 
 
 _LOWERING = frozenset({"lowering"})
+_HEAD = frozenset({"two_stage_head"})
 _BLOCK = frozenset({"block_size"})
 _ROUNDING = _BLOCK | {"symmetric", "algorithm", "head_bits"}
 _QDQ_OPTIONS = frozenset({"method", "smoothquant"})
@@ -185,7 +186,7 @@ SCHEMES = (
         "8 bit weights, int8 arithmetic in the encoder",
         "int8",
         _int8_cpu,
-        uses=_BLOCK | _LOWERING,
+        uses=_BLOCK | _LOWERING | _HEAD,
     ),
     QuantizationScheme(
         "int8-dynamic",
@@ -202,7 +203,7 @@ SCHEMES = (
         "4 bit weights, 8 bit embedding and head",
         "int4",
         _int4_cpu,
-        uses=_ROUNDING | _LOWERING,
+        uses=_ROUNDING | _LOWERING | _HEAD,
         fallback=_int8_weight_only,
     ),
     QuantizationScheme(
@@ -211,7 +212,7 @@ SCHEMES = (
         "static int8, calibrated; 8 bit embedding and head",
         "int8 Q/DQ",
         _qdq_cpu,
-        uses=_QDQ_OPTIONS | _BLOCK | _LOWERING,
+        uses=_QDQ_OPTIONS | _BLOCK | _LOWERING | _HEAD,
         calibrated=True,
         fallback=_int8_weight_only,
     ),

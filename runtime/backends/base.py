@@ -62,6 +62,7 @@ class Step:
         logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
         logsumexp: [B, Q] float32, log(sum(exp(logits))), filled by the run of a backend that
             ``computes_logsumexp``, or None if it is not needed.
+        only_best: a run may fill ``logits`` with -inf but for the most probable tokens.
     """
 
     input_ids: Ids
@@ -71,6 +72,7 @@ class Step:
     next_token_ids: Ids
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None = None
+    only_best: bool = False
 
     @classmethod
     def allocate(
@@ -82,6 +84,7 @@ class Step:
         feed_back: bool = False,
         vocab_size: int | None = None,
         logsumexp: bool = False,
+        only_best: bool = False,
     ) -> Step:
         """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
         input_ids = np.zeros((batch_size, num_tokens), np.int64)
@@ -95,6 +98,7 @@ class Step:
             if vocab_size is None
             else np.zeros((batch_size, num_tokens, vocab_size), np.float32),
             logsumexp=np.zeros((batch_size, num_tokens), np.float32) if logsumexp else None,
+            only_best=only_best,
         )
 
     def row(self, row: int) -> Step:
@@ -108,6 +112,7 @@ class Step:
             next_token_ids=self.next_token_ids[one],
             logits=None if self.logits is None else self.logits[one],
             logsumexp=None if self.logsumexp is None else self.logsumexp[one],
+            only_best=self.only_best,
         )
 
     def outputs(self) -> list[NDArray[Any]]:

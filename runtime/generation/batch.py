@@ -110,8 +110,13 @@ class GenerationBatch:
             return limits.max_num_tokens
         return max(_LEAST_QUERIES, _MOST_LOGITS // (self.batch_size * self.vocab_size))
 
-    def new_cache(self, width: int, *, logits: bool, logsumexp: bool = False) -> KVCache:
-        """Run the prompts, with ``width`` hypotheses per source to follow them."""
+    def new_cache(
+        self, width: int, *, logits: bool, logsumexp: bool = False, only_best: bool = False
+    ) -> KVCache:
+        """Run the prompts, with ``width`` hypotheses per source to follow them.
+
+        ``only_best``: see :class:`.SlotKVCache`.
+        """
         backend, capabilities = self.backend, self.backend.capabilities
         concat = concat_backend(backend)
         if concat is not None:
@@ -135,6 +140,7 @@ class GenerationBatch:
             max_num_tokens=self.max_num_tokens,
             capabilities=capabilities,
             prompt_logits=self.prompt_logits,
+            only_best=only_best,
         )
 
     def new_slots(self, max_slots: int) -> SlotCache:

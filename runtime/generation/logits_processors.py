@@ -32,6 +32,11 @@ class Processors:
     def __bool__(self) -> bool:
         return bool(self._processors)
 
+    @property
+    def only_ban(self) -> bool:
+        """Whether all that they do is to let tokens not come, whatever the scores are."""
+        return all(isinstance(processor, _BANS) for processor in self._processors)
+
     def __call__(self, rows: Rows, scores: Scores) -> Scores:
         """The edited scores [R, V]; ``scores`` may be overwritten."""
         for processor in self._processors:
@@ -56,6 +61,10 @@ class ByLength(Processors):
 
     def __bool__(self) -> bool:
         return any(self._made.values())
+
+    @property
+    def only_ban(self) -> bool:
+        return all(processors.only_ban for processors in self._made.values())
 
     def __call__(self, rows: Rows, scores: Scores) -> Scores:
         lengths = self._lengths[rows.sources]
@@ -329,3 +338,7 @@ class _Custom:
             shape = getattr(edited, "shape", type(edited).__name__)
             raise InputError(f"a logits processor must return {scores.shape} scores, not {shape}")
         return edited.astype(np.float32, copy=False)
+
+
+#: What :attr:`Processors.only_ban` is about.
+_BANS = (Suppress, NoRepeatNgram, EncoderNoRepeatNgram, MinLength)

@@ -28,6 +28,10 @@ class KVCache(Protocol):
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
         ...
 
+    def complete_logits(self) -> None:
+        """Let ``logits`` hold those of all tokens, where the last step gave only the best."""
+        ...
+
     def select_batch(self, sources: Ids) -> None:
         """Go on with these sources only; the outputs shrink with them."""
         ...

@@ -63,6 +63,9 @@ class ConcatKVCache:
             self._cache.reorder((sources * self._width + parents).ravel())
         self._run(tokens.reshape(-1, 1), len(tokens))
 
+    def complete_logits(self) -> None:
+        """Nothing: they are those of all tokens."""
+
     def select_batch(self, sources: Ids) -> None:
         """Go on with these sources only; ``next_token_ids`` and ``logits`` shrink with them."""
         self._cache.index_select((sources[:, None] * self._rows + np.arange(self._rows)).ravel())

@@ -99,6 +99,8 @@ class SlotKVCache:
         max_num_tokens: tokens of a source that can be run at once; None: any number.
         capabilities: of the backend that the cache is of.
         prompt_logits: takes logits of the prompts, where logits are needed at all.
+        only_best: logits after the prompt's may be -inf but for the most probable tokens, until
+            :meth:`complete_logits` asks for all.
 
     Attributes:
         next_token_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
@@ -124,8 +126,11 @@ class SlotKVCache:
         max_num_tokens: int | None = None,
         capabilities: Capabilities,
         prompt_logits: PromptLogits | None = None,
+        only_best: bool = False,
     ) -> None:
         self._cache = cache
+        #: Not for the prompt.
+        self._only_best = False
         self._width = width
         self._max_slots = max_slots
         self._vocab_size = vocab_size
@@ -166,6 +171,9 @@ class SlotKVCache:
             self._step.attention_mask[:] = seen[:, None, None]
         self.next_token_ids, self.logits = last.next_token_ids, last.logits
         self.logsumexp = self._logsumexp_of(last)
+        if only_best:
+            self._only_best = True
+            self._replace_step(self._step.attention_mask)
 
     def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own.
@@ -200,6 +208,13 @@ class SlotKVCache:
         self._steps += 1
         self.next_token_ids, self.logits = step.next_token_ids, step.logits
         self.logsumexp = self._logsumexp_of(step)
+
+    def complete_logits(self) -> None:
+        """Let ``logits`` hold those of all tokens, where the last step gave only the best."""
+        if self._step.only_best and self.logits is self._step.logits:
+            self._step.only_best = False
+            self._cache.forward(self._step)
+            self._step.only_best = True
 
     def select_batch(self, sources: Ids) -> None:
         """Go on with these sources only; ``next_token_ids`` and ``logits`` shrink with them."""
@@ -265,7 +280,9 @@ class SlotKVCache:
             batch_size,
             self._width,
             self._cache.max_cache_len,
-            feed_back=True,
+            # A step that may be run again keeps what it has read.
+            feed_back=not self._only_best,
             vocab_size=self._vocab_size,
             logsumexp=self._wants_logsumexp,
+            only_best=self._only_best,
         )

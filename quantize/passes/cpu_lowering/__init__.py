@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .pipeline import MINIMUM_ONNXRUNTIME, Lowered, lower_for_cpu
+from .pipeline import MINIMUM_ONNXRUNTIME, Lowered, Lowering, lower_for_cpu
 
-__all__ = ["MINIMUM_ONNXRUNTIME", "Lowered", "lower_for_cpu"]
+__all__ = ["MINIMUM_ONNXRUNTIME", "Lowered", "Lowering", "lower_for_cpu"]

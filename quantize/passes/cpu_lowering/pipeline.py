@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -14,6 +14,7 @@ from .attention import AttentionLoweringPass
 from .cross_int8 import QuantizeCrossPass
 from .graph_inputs import NotLowerableError, remove_unread_inputs
 from .nodes import FoldBiasPass, HostArgMaxPass, RowsOfHeadPass
+from .two_stage_head import TwoStageHeadPass
 
 #: The oldest ONNX Runtime that runs what is made here: ``query_seqlens``.
 MINIMUM_ONNXRUNTIME = "1.32"
@@ -26,20 +27,33 @@ class Lowered:
     Attributes:
         models: by the names that :data:`seq2edge.runtime.bundle.manifest.CPU_GRAPHS` gives them.
         refusal: why there are none; None where there are.
+        two_stages: whether the head has two stages.
     """
 
     models: Mapping[str, ir.Model]
     refusal: str | None = None
+    two_stages: bool = False
 
 
-def lower_for_cpu(models: Mapping[str, ir.Model], *, quantize_source: bool = False) -> Lowered:
+@dataclass(frozen=True)
+class Lowering:
+    """What is done beyond what changes no number.
+
+    Attributes:
+        quantize_source: let the encoder give its keys and values in int8 (:mod:`.cross_int8`).
+        two_stage_head: propose tokens by 4 bits (:mod:`.two_stage_head`), where the head has 8.
+        suppressed: tokens that the model's own options never let come.
+    """
+
+    quantize_source: bool = False
+    two_stage_head: bool = False
+    suppressed: Sequence[int] = ()
+
+
+def lower_for_cpu(models: Mapping[str, ir.Model], how: Lowering) -> Lowered:
     """Copies of those graphs that ONNX Runtime runs faster on a CPU in another form.
 
     They read the same weights by the same names. ``models`` stay as they are.
-
-    Args:
-        models: the graphs of a bundle.
-        quantize_source: let the encoder give its keys and values in int8 (:mod:`.cross_int8`).
     """
     if "decoder" not in models:
         return Lowered({}, "there is no decoder")
@@ -49,7 +63,7 @@ def lower_for_cpu(models: Mapping[str, ir.Model], *, quantize_source: bool = Fal
         apply_passes(
             decoder,
             [
-                AttentionLoweringPass(quantized_source=quantize_source),
+                AttentionLoweringPass(quantized_source=how.quantize_source),
                 HostArgMaxPass(),
                 RowsOfHeadPass(),
                 FoldBiasPass(),
@@ -59,8 +73,9 @@ def lower_for_cpu(models: Mapping[str, ir.Model], *, quantize_source: bool = Fal
         remove_unread_inputs(decoder)
     except NotLowerableError as reason:
         return Lowered({}, str(reason))
+    two_stages = how.two_stage_head and apply_passes(decoder, [TwoStageHeadPass(how.suppressed)])
     apply_passes(decoder, [RemoveUnusedInitializersPass()])
-    if quantize_source:
+    if how.quantize_source:
         lowered["encoder_cpu"] = models["encoder"].clone()
         apply_passes(lowered["encoder_cpu"], [FoldBiasPass(), QuantizeCrossPass()])
-    return Lowered(lowered)
+    return Lowered(lowered, two_stages=two_stages)

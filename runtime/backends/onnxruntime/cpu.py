@@ -36,6 +36,10 @@ from .session import (
 #: other work, because the threads wait for each other in every operator (docs/results).
 _SINGLE_THREAD_BYTES = 4_000_000
 
+#: Tokens that a head of two stages proposes (``quantize/passes/cpu_lowering``).
+PROPOSALS = 64
+_TRUE, _FALSE = np.array(True), np.array(False)
+
 #: By these inputs of its decoder the host knows a lowered graph.
 _LOWERED = frozenset({"attention_bias", "seqlens_k"})
 
@@ -84,6 +88,7 @@ class OrtBackend:
                 " quantize the float32 bundle for the CPU instead"
             )
         self.num_threads = num_threads
+        self._vocab_size = bundle.manifest.dimensions.vocab_size
         self._graphs, self._closed = graphs, False
         self._encoder = self._decoder = self._logsumexp = None
         if "encoder" in graphs:
@@ -133,7 +138,9 @@ class OrtBackend:
         if not isinstance(encoded, OrtEncoderOutput):
             raise TypeError("the sources were encoded by another backend")
         info = self._graphs["decoder"]
-        return OrtSlots(self._decoder, self._logsumexp, info, encoded, max_cache_len)
+        return OrtSlots(
+            self._decoder, self._logsumexp, info, encoded, max_cache_len, self._vocab_size
+        )
 
     def run_graph(
         self,
@@ -165,13 +172,14 @@ class OrtSlots(SlotCache):
         info: GraphInfo,
         source: OrtEncoderOutput,
         max_cache_len: int,
+        vocab_size: int,
     ) -> None:
         super().__init__()
         self._session = session
         self._logsumexp = logsumexp
         self._source = source
         self._inputs = info.input_names()
-        self._vocab_size = next(int(o.shape[2]) for o in info.outputs if o.name == "logits")
+        self._vocab_size = vocab_size
         self._cache: dict[str, NDArray[Any]] = {}
         for spec in info.inputs:
             if spec.name.startswith(("past_key.", "past_value.")):
@@ -206,26 +214,9 @@ class OrtSlots(SlotCache):
         batch, queries = step.input_ids.shape
         if self._source.quantized and batch > 1 and queries > 1:
             return self._bind_rows(step)
+        lowered = LoweredInputs(step, self._source) if self._inputs >= _LOWERED else None
         binding = self._session.io_binding()
-        inputs = {
-            "input_ids": step.input_ids,
-            "position_ids": step.position_ids,
-            "cache_position_ids": self.cache_position_ids,
-            "attention_mask": step.attention_mask,
-            "write_indices": step.write_indices,
-            "encoder_attention_mask": self._source.mask,
-        }
-        lowered = None
-        if self._inputs >= _LOWERED:
-            lowered = LoweredInputs(step, self._source)
-            inputs.update(lowered.arrays)
-        for name, array in inputs.items():
-            if name in self._inputs and array is not None:
-                bind_array(binding.bind_input, name, array)
-        self._source.bind(binding)
-        for name, array in self._cache.items():
-            bind_array(binding.bind_input, name, array)
-            bind_array(binding.bind_output, name.replace("past_", "present_", 1), array)
+        self._bind_inputs(binding, step, lowered)
         # What is bound by address is held by this cache and its steps until they are forgotten.
         run = partial(self._session.run_with_iobinding, binding)
         if lowered is not None:
@@ -243,6 +234,27 @@ class OrtSlots(SlotCache):
             normalize()
 
         return run_both
+
+    def _bind_inputs(self, binding: Any, step: Step, lowered: LoweredInputs | None) -> None:
+        """Bind what the graph reads, and the cache that it writes."""
+        inputs = {
+            "input_ids": step.input_ids,
+            "position_ids": step.position_ids,
+            "cache_position_ids": self.cache_position_ids,
+            "attention_mask": step.attention_mask,
+            "write_indices": step.write_indices,
+            "encoder_attention_mask": self._source.mask,
+            "full_logits": _TRUE,
+        }
+        if lowered is not None:
+            inputs.update(lowered.arrays)
+        for name, array in inputs.items():
+            if name in self._inputs and array is not None:
+                bind_array(binding.bind_input, name, array)
+        self._source.bind(binding)
+        for name, array in self._cache.items():
+            bind_array(binding.bind_input, name, array)
+            bind_array(binding.bind_output, name.replace("past_", "present_", 1), array)
 
     def _bind_rows(self, step: Step) -> Callable[[], None]:
         """A function that runs the rows of ``step`` one after the other.
@@ -274,9 +286,15 @@ class OrtSlots(SlotCache):
             logits = np.empty(shape, np.float32)
         bind_array(binding.bind_output, "logits", logits)
         normalize = self._normalizer(step, logits)
+        propose = None
+        if "full_logits" in self._inputs and step.input_ids.size == 1 and normalize is None:
+            propose = self._proposer(step, inputs)
 
         def run_and_choose() -> None:
             inputs.update(step)
+            if propose is not None and (step.only_best or step.logits is None):
+                propose()
+                return
             run()
             if normalize is None:
                 np.argmax(logits, axis=-1, out=step.next_token_ids)
@@ -284,6 +302,26 @@ class OrtSlots(SlotCache):
                 normalize()
 
         return run_and_choose
+
+    def _proposer(self, step: Step, inputs: LoweredInputs) -> Callable[[], None]:
+        """A function that runs a head of two stages for a step of one token."""
+        binding = self._session.io_binding()
+        self._bind_inputs(binding, step, inputs)
+        bind_array(binding.bind_input, "full_logits", _FALSE)
+        candidates = np.zeros((1, 1, PROPOSALS), np.int64)
+        scores = np.zeros((1, 1, PROPOSALS), np.float32)
+        bind_array(binding.bind_output, "candidates", candidates)
+        bind_array(binding.bind_output, "logits", scores)
+        found, values = candidates[0, 0], scores[0, 0]
+
+        def propose() -> None:
+            self._session.run_with_iobinding(binding)
+            step.next_token_ids[0, 0] = found[values.argmax()]
+            if step.logits is not None:
+                step.logits.fill(-np.inf)
+                step.logits[0, 0, found] = values
+
+        return propose
 
     def _normalizer(self, step: Step, logits: NDArray[np.float32]) -> Callable[[], None] | None:
         """A function that fills the step's ``logsumexp``, if it has one."""

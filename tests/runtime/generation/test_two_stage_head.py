@@ -1,0 +1,102 @@
+"""A head of two stages chooses what the whole one chooses, and gives way where it might not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seq2edge.quantize import Options, quantize_bundle
+from seq2edge.runtime import Bundle, Seq2SeqModel
+from seq2edge.runtime.backends import Step
+from seq2edge.runtime.backends.onnxruntime import OrtBackend
+from tests import whisper_models as whisper
+from tests.conftest import export_unvalidated
+
+from .copying import lively_bundle
+
+SOURCES = [[byte + 3 for byte in text] + [1] for text in (b"some words", b"x", b"another text")]
+
+
+@pytest.fixture(scope="module", params=["t5-v1.1", "bart"])
+def both(
+    request: pytest.FixtureRequest,
+    variant_of: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Seq2SeqModel, Seq2SeqModel]]:
+    """An int8 bundle's canonical graphs, and the lowered ones with two stages."""
+    out = tmp_path_factory.mktemp("two") / "bundle"
+    options = Options(two_stage_head=True)
+    source = lively_bundle(variant_of, request.param)
+    result = quantize_bundle(source, out, "int8", options=options, check=False)
+    assert result.manifest.quantization["lowering"]["head"] == "64 tokens proposed by 4 bits"
+    bundle = Bundle.open(out)
+    with (
+        Seq2SeqModel(bundle, OrtBackend(bundle, num_threads=1, lowered=False), None) as canonical,
+        Seq2SeqModel(bundle, OrtBackend(bundle, num_threads=1), None) as lowered,
+    ):
+        yield canonical, lowered
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "bans": {"no_repeat_ngram_size": 2},
+    "penalties": {"repetition_penalty": 1.3},
+    "scores": {"return_scores": True},
+    # Next to none of the proposals is left.
+    "many bans": {"suppress_tokens": tuple(range(10, 370))},
+    "beams": {"num_beams": 3},
+    "drafts": {"prompt_lookup_num_tokens": 3},
+    "one token": {"max_new_tokens": 1},
+}
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+def test_tokens_are_those_of_the_whole_head(
+    options: dict[str, Any], both: tuple[Seq2SeqModel, Seq2SeqModel]
+) -> None:
+    canonical, lowered = both
+    if canonical.manifest.family == "bart" and "no_repeat_ngram_size" in options:
+        pytest.skip("two tokens tie within what the whole head's int8 inputs lose")
+    options = {"max_new_tokens": 16, **options}
+    for source in SOURCES:
+        expected = canonical.generate_ids([source], **options)
+        found = lowered.generate_ids([source], **options)
+        assert [row.token_ids for row in found] == [row.token_ids for row in expected]
+
+
+def test_suppressed_tokens_take_no_place_among_the_proposals(tmp_path: Path) -> None:
+    whisper.make_whisper("tiny", tmp_path / "checkpoint", suppress_tokens=list(range(3, 1500)))
+    export_unvalidated(tmp_path / "checkpoint", tmp_path / "float32")
+    options = Options(two_stage_head=True)
+    quantize_bundle(tmp_path / "float32", tmp_path / "int8", "int8", options=options, check=False)
+    backend = OrtBackend(Bundle.open(tmp_path / "int8"), num_threads=1)
+    features = np.random.default_rng(1).standard_normal((1, 80, 200), np.float32)
+    cache = backend.new_cache(backend.encode({"input_features": features}), 16)
+    step = Step.allocate(1, 1, 16, vocab_size=whisper.VOCABULARY, only_best=True)
+    step.input_ids[:] = whisper.START
+    step.attention_mask[..., 0] = True
+    cache.forward(step)
+    if step.logits is None:
+        raise AssertionError("they were asked for")
+    best = step.logits[0, 0].copy()
+    proposed = np.flatnonzero(best > -np.inf)
+    assert len(proposed) == 64
+    assert not set(proposed) & set(range(3, 1500))
+    step.only_best = False
+    cache.forward(step)
+    np.testing.assert_allclose(step.logits[0, 0, proposed], best[proposed], atol=0.05)
+    allowed = np.r_[0:3, 1500 : whisper.VOCABULARY]
+    assert allowed[step.logits[0, 0, allowed].argmax()] == best.argmax()
+    assert (step.logits > -np.inf).all()
+
+
+def test_small_heads_and_texts_have_one_stage(
+    bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    result = quantize_bundle(bundle_of("t5"), tmp_path / "int8", "int8", check=False)
+    assert result.manifest.quantization["lowering"]["head"] == "whole"
+    assert "If" not in result.manifest.graphs["decoder_cpu"].operators
