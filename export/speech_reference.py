@@ -43,6 +43,8 @@ def run_speech(checkpoint: Checkpoint, manifest: Manifest) -> SpeechReference:
     arrays = _encoder_inputs(speech, inputs.audio)
     (values,) = (torch.tensor(array) for array in arrays.values())
     targets, heads = torch.tensor(inputs.decoder_ids), speech.alignment_heads
+    if speech.mel_bins is not None:
+        _shorten(model, values.shape[2] // speech.frames_per_position)
     with torch.no_grad():
         encoded = model.get_encoder()(values).last_hidden_state
         inputs = replace(inputs, positions=compared_positions(encoded.shape[1]))
@@ -89,6 +91,15 @@ def _encoder_inputs(speech: SpeechInfo, audio: NDArray[np.float32]) -> dict[str,
         return_tensors="np",
     )
     return {"input_features": made.input_features}
+
+
+def _shorten(model: Any, positions: int) -> None:
+    """Let Whisper's encoder take a window of so many positions, the first ones that it has."""
+    encoder = model.get_encoder()
+    encoder.config.max_source_positions = positions
+    table = torch.nn.Embedding(positions, encoder.embed_positions.embedding_dim)
+    table.weight = torch.nn.Parameter(encoder.embed_positions.weight[:positions].detach())
+    encoder.embed_positions = table
 
 
 def _decode(model: Any, ids: Tensor, states: Tensor, **options: Any) -> Any:

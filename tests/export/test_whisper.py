@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seq2edge.export import export_checkpoint
+from seq2edge.export import export_checkpoint, speech_parity
 from seq2edge.export.errors import ParityError
 from seq2edge.export.graph import log_mel, stem
 from seq2edge.export.parity import FEATURES
@@ -99,6 +99,27 @@ def test_export_compares_with_transformers(
     assert parity.encoder is not None and parity.alignment is not None
     assert "features max error" in parity.summary() and "alignment max error" in parity.summary()
     assert parity.exact == parity.inputs
+
+
+def test_a_large_encoder_is_compared_on_a_shorter_window(
+    tmp_path: Path, folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seq2edge.export import speech_reference
+
+    lengths = []
+
+    def shorten(model: Any, positions: int) -> None:
+        lengths.append(positions)
+        own(model, positions)
+
+    own = speech_reference._shorten
+    monkeypatch.setattr(speech_parity, "LARGE", 0)
+    monkeypatch.setattr(speech_reference, "_shorten", shorten)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no tokenizer files
+        parity = export_checkpoint(folder_of("tiny"), tmp_path / "bundle", validate=True).parity
+    assert parity is not None and parity.ok and parity.alignment is not None
+    assert lengths == [300]
 
 
 @pytest.mark.parametrize("part", ["encoder", "features"])
