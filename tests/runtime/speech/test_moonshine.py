@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.generation.source import collate
+from seq2edge.runtime.speech.fallback import WindowSource
 from seq2edge.runtime.speech.model import SpeechModel
 from tests.conftest import export_unvalidated
 from tests.moonshine_models import make_moonshine, write_tokenizer
@@ -63,3 +65,10 @@ def test_what_it_cannot_say_is_refused(model: SpeechModel) -> None:
         model.transcribe(sound(1), word_timestamps=True)
     with pytest.raises(InputError, match=r"[Ee]nglish"):
         model.transcribe(sound(1), language="de")
+
+
+def test_audio_of_several_lengths_does_not_share_a_batch() -> None:
+    sources = [WindowSource("audio", sound(seconds), 1) for seconds in (1, 2)]
+    with pytest.raises(InputError, match="different lengths cannot share a batch"):
+        collate(sources, 0)
+    assert collate([sources[0]] * 2, 0)["audio"].shape == (2, 16000)
