@@ -41,8 +41,8 @@ def collate(sources: Sequence[Source], pad: int) -> dict[str, NDArray[Any]]:
         arrays = [row[name] for row in rows]
         if name == "audio" and len({array.shape for array in arrays}) > 1:
             raise InputError(
-                "audio of different lengths cannot share a batch, as this encoder has no mask of its"
-                " source; transcribe one after the other (batch_size=1)"
+                "audio of different lengths cannot share a batch, as this encoder has no mask of"
+                " its source; transcribe one after the other (batch_size=1)"
             )
         shape = np.max([array.shape for array in arrays], axis=0)
         fill = pad if name == "input_ids" else 0
