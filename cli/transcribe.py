@@ -21,8 +21,9 @@ from .texts import write
 from .transcription import add_transcription, transcription_options
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.speech.model import SegmentStream, SpeechModel
+    from seq2edge.runtime.speech.model import SpeechModel
     from seq2edge.runtime.speech.options import TranscriptionOptions
+    from seq2edge.runtime.speech.segment_stream import SegmentStream
 
 #: As seq2edge.runtime.speech.formats has them; importing it would load numpy for --help.
 _FORMATS = ("txt", "srt", "vtt", "tsv", "json")

@@ -22,8 +22,9 @@ from seq2edge.deploy.triton.requests import (
     with_errors_sent,
 )
 from seq2edge.runtime import InputError
-from seq2edge.runtime.speech.model import SegmentStream, SpeechModel
+from seq2edge.runtime.speech.model import SpeechModel
 from seq2edge.runtime.speech.options import TranscriptionOptions, options_of
+from seq2edge.runtime.speech.segment_stream import SegmentStream
 from seq2edge.runtime.speech.transcription import Segment
 
 

@@ -19,7 +19,7 @@ from ..generation import GenerationConfig, Generator
 from ..generation.batch import Hypothesis
 from ..generation.processor import MakeProcessor
 from ..generation.source import collate
-from ..generation.stopping import CANCELLED
+from ..generation.stopping import CANCELLED, LENGTH
 from ..kv_cache.slots import PromptLogits
 from ..numerics import log_softmax
 from ..text.tokenizer import Tokenizer
@@ -29,6 +29,8 @@ from .timestamps import STEP, TimestampRules
 
 #: New tokens of a window of a model that has no limit of positions.
 _MOST_TOKENS = 448
+#: Of a fitted window: nobody speaks faster, so a longer text is a loop, as short windows have some.
+_FITTED_TOKENS, _FITTED_TOKENS_PER_SECOND = 24, 12
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class DecodedWindow:
         text: of ``tokens``.
         avg_logprob, compression_ratio, no_speech_prob, temperature: as of :class:`.Segment`.
         is_silence: by the thresholds nobody speaks in it; ``tokens`` are not to be used.
+        is_endless: it was cut by the limit of tokens.
     """
 
     tokens: list[int]
@@ -75,6 +78,7 @@ class DecodedWindow:
     no_speech_prob: float | None
     temperature: float
     is_silence: bool = False
+    is_endless: bool = False
 
 
 class WindowDecoder:
@@ -102,6 +106,11 @@ class WindowDecoder:
         self._options = options
         self._cancelled = cancelled
         self._eos = frozenset(manifest.special_tokens.eos)
+        self._position_seconds = (
+            self._speech.hop_length
+            * (1 if self._speech.mel_bins is None else self._speech.frames_per_position)
+            / self._speech.sampling_rate
+        )
         self._config = self._base_config()
 
     def text_of(self, tokens: Sequence[int]) -> str:
@@ -130,6 +139,7 @@ class WindowDecoder:
         sources: Sequence[WindowSource],
         prompts: Sequence[DecoderPrompt],
         encoded: EncoderOutput,
+        whole: Callable[[int], WindowSource] | None = None,
     ) -> list[DecodedWindow] | None:
         """What each window says; None: the call was cancelled.
 
@@ -137,18 +147,33 @@ class WindowDecoder:
             sources: the windows.
             prompts: of each.
             encoded: the encoder's output for them.
+            whole: from a window's place in ``sources``, which are fitted, to the whole window. It
+                is decoded if the text of the fitted one does not pass or does not end; None:
+                ``sources`` are whole.
 
         Raises:
             InputError: options that together forbid every token.
             BackendError: the engine failed.
         """
+        temperatures = list(self._options.temperatures)
         tried: list[list[DecodedWindow]] = [[] for _ in sources]
-        left = list(range(len(sources)))
-        for temperature in self._options.temperatures:
-            if len(left) < len(sources):
-                encoded = self.encode([sources[number] for number in left])
+        left, count = list(range(len(sources))), len(sources)
+        mine = list(sources)
+        if whole is not None:
+            found = self._run(sources, prompts, encoded, temperatures[0], is_fitted=True)
+            if found is None:
+                return None
+            tried = [[window] for window in found]
+            left = [n for n in left if found[n].is_endless or self._needs_fallback(found[n])]
+            for number in left:
+                tried[number], mine[number] = [], whole(number)
+            count = 0  # what is left is to be encoded again
+        for temperature in temperatures if left else ():
+            if len(left) != count:
+                encoded = self.encode([mine[number] for number in left])
+                count = len(left)
             found = self._run(
-                [sources[number] for number in left],
+                [mine[number] for number in left],
                 [prompts[number] for number in left],
                 encoded,
                 temperature,
@@ -168,11 +193,17 @@ class WindowDecoder:
         prompts: Sequence[DecoderPrompt],
         encoded: EncoderOutput,
         temperature: float,
+        *,
+        is_fitted: bool = False,
     ) -> list[DecodedWindow] | None:
         # Those of one call have as many new tokens as the one with the longest prompt.
         longest = max(len(prompt.tokens) for prompt in prompts)
+        most = self._new_tokens(longest)
+        if is_fitted:
+            seconds = max(map(len, sources)) * self._position_seconds
+            most = min(most, _FITTED_TOKENS + round(seconds * _FITTED_TOKENS_PER_SECOND))
         call = self._generator.prepare(
-            self._config_of(temperature, longest),
+            replace(self._config_of(temperature), max_new_tokens=most),
             sources,
             draft_sources=[source.draft or source for source in sources],
             prompts=[prompt.tokens for prompt in prompts],
@@ -212,7 +243,8 @@ class WindowDecoder:
             no_speech_prob,
             temperature,
         )
-        return replace(window, is_silence=self._is_silence(window))
+        endless = found.finish_reason == LENGTH
+        return replace(window, is_silence=self._is_silence(window), is_endless=endless)
 
     def _no_speech(self, logits: PromptLogits) -> list[float]:
         if logits.values is None:
@@ -271,9 +303,8 @@ class WindowDecoder:
             **changed,
         )
 
-    def _config_of(self, temperature: float, prompt_length: int) -> GenerationConfig:
-        options = self._options
-        config = replace(self._config, max_new_tokens=self._new_tokens(prompt_length))
+    def _config_of(self, temperature: float) -> GenerationConfig:
+        options, config = self._options, self._config
         if temperature == 0:
             return replace(
                 config,

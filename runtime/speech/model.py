@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from types import TracebackType
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from ..audio import SAMPLING_RATE, AudioSource, open_audio
+from ..audio.activity import SpeechOnly, VadOptions, detect_speech
 from ..audio.opening import AudioInput
 from ..backends import Backend, load_backend
 from ..bundle.reader import Bundle
@@ -21,18 +24,17 @@ from .fallback import WindowDecoder
 from .language import DetectedLanguage, check_language
 from .options import TranscriptionKeywords, TranscriptionOptions, options_of
 from .prompt import Prompting, checked_tokenizer, speech_info
+from .segment_stream import SecondsProgress, SegmentStream
 from .segments import SegmentMaker
-from .sequential import Done, Recognition, sequential
+from .sequential import Recognition
 from .streaming import LiveTranscription
+from .timeline import Timeline
 from .transcription import Segment, Transcription
-from .windows import WindowReader, clips_of
+from .windows import LONGEST, WindowReader, clips_of
 from .words import WordTimer
 
 if TYPE_CHECKING:  # typing has it from Python 3.11 on
     from typing_extensions import Unpack
-
-#: Called with the seconds of audio that are done and those of the recording.
-SecondsProgress = Callable[[float, float], None]
 
 
 class SpeechModel(LoadedModel[Backend]):
@@ -154,7 +156,9 @@ class SpeechModel(LoadedModel[Backend]):
             detected = None
             if chosen.language is None:
                 detected = recognition.detect_language()
-            return SegmentStream(recognition, detected, progress, opened.pop_all())
+            return SegmentStream(
+                recognition, detected, self._batch_size(chosen), progress, opened.pop_all()
+            )
 
     def stream(
         self,
@@ -253,6 +257,12 @@ class SpeechModel(LoadedModel[Backend]):
         prompting: Prompting,
         cancelled: Callable[[], bool] | None,
     ) -> Recognition:
+        rate, pauses = self._speech.sampling_rate, []
+        duration = audio.num_samples / rate
+        if options.vad:
+            audio = self._without_silence(audio, options)
+            lengths = np.cumsum([end - start for start, end in audio.intervals])
+            pauses = [int(length) // self._speech.hop_length for length in lengths]
         reader = WindowReader(
             self._backend,
             self.manifest,
@@ -261,85 +271,32 @@ class SpeechModel(LoadedModel[Backend]):
             draft=options.draft_model,
         )
         decoder = WindowDecoder(self._backend, self.manifest, self.tokenizer, options, cancelled)
-        segments, timer = SegmentMaker(reader, decoder), None
+        timeline = Timeline(audio, duration, rate)
+        timer = None
         if options.word_timestamps:
             timer = WordTimer(self._backend, self.manifest, decoder.text_of, reader, options)
-        clips = clips_of(cast("tuple[float, ...]", options.clip_timestamps), reader)
         return Recognition(
-            self._speech, reader, decoder, prompting, segments, options, clips, timer
+            speech=self._speech,
+            reader=reader,
+            decoder=decoder,
+            prompting=prompting,
+            segments=SegmentMaker(reader, decoder, timeline=timeline),
+            options=options,
+            clips=clips_of(cast("tuple[float, ...]", options.clip_timestamps), reader),
+            timeline=timeline,
+            timer=timer,
+            pauses=pauses,
         )
 
+    def _batch_size(self, options: TranscriptionOptions) -> int | None:
+        limits = self._backend.capabilities.limits
+        if options.batch_size is None or limits is None:
+            return options.batch_size
+        return min(options.batch_size, limits.max_batch)
 
-class SegmentStream:
-    """An iterator of :class:`.Segment`; :meth:`SpeechModel.segments` makes it.
-
-    Closing it (or leaving its ``with``) ends the transcription.
-
-    Attributes:
-        language, language_probability, duration: as of :class:`.Transcription`.
-        detected: the detected language; None: it was given, or there was nothing to detect.
-    """
-
-    def __init__(
-        self,
-        recognition: Recognition,
-        detected: DetectedLanguage | None,
-        progress: SecondsProgress | None,
-        opened: ExitStack,
-    ) -> None:
-        self._reader = recognition.reader
-        self.detected = detected
-        english = None if recognition.speech.languages else "en"
-        self.language = recognition.options.language or english
-        self.language_probability = None
-        if detected is not None:
-            self.language = detected.language
-            self.language_probability = detected.probability
-        self.duration = self._reader.duration
-        self._progress = progress
-        self._opened = opened
-        self._segments: list[Segment] = []
-        self._next = self._run(sequential(recognition, self.language))
-
-    def __iter__(self) -> Iterator[Segment]:
-        return self
-
-    def __next__(self) -> Segment:
-        segment = next(self._next)
-        self._segments.append(segment)
-        return segment
-
-    @property
-    def result(self) -> Transcription:
-        """All segments so far as one transcription."""
-        return Transcription(
-            text="".join(segment.text for segment in self._segments).strip(),
-            segments=list(self._segments),
-            language=self.language,
-            language_probability=self.language_probability,
-            language_probabilities=None if self.detected is None else self.detected.probabilities,
-            duration=self.duration,
-        )
-
-    def _run(self, steps: Iterator[Done]) -> Generator[Segment, None, None]:
-        for done in steps:
-            yield from done.segments
-            if self._progress is not None:
-                seconds = min(done.frame * self._reader.frame_seconds, self.duration)
-                self._progress(seconds, self.duration)
-
-    def close(self) -> None:
-        """End the transcription and close the file. What is there stays."""
-        self._next.close()
-        self._opened.close()
-
-    def __enter__(self) -> SegmentStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _without_silence(self, audio: AudioSource, options: TranscriptionOptions) -> SpeechOnly:
+        found = cast("VadOptions | None", options.vad_parameters) or VadOptions()
+        if options.batch_size is not None and math.isinf(found.max_speech_duration_s):
+            # Speech that does not fit into a window is cut in its longest pause.
+            found = replace(found, max_speech_duration_s=LONGEST)
+        return SpeechOnly(audio, detect_speech(audio, found, detector=options.vad_detector))

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from ..audio.activity import DETECTORS, VadOptions
 from ..errors import InputError
 from ..generation.constraints import Choices, Regex
 from ..generation.drafter import DraftModel
@@ -57,6 +58,10 @@ class TranscriptionOptions:
         append_punctuations: signs that belong to the word before them.
         multilingual: the language is detected for each window.
         vad: silence is cut out before anything is decoded, and times are put back.
+        vad_parameters: what counts as speech (:class:`seq2edge.runtime.audio.activity.VadOptions`,
+            or a dictionary of its fields); None: its defaults.
+        vad_detector: "silero" (of the package silero-vad), "energy" (how loud it is), or "auto":
+            silero where it is installed.
         max_new_tokens: upper limit of tokens of a window; None: what the model has room for.
         clip_timestamps: the parts of the recording to transcribe: start, end, start, end ... in
             seconds; the last end may be missing.
@@ -103,6 +108,8 @@ class TranscriptionOptions:
     append_punctuations: str = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - they are full width
     multilingual: bool = False
     vad: bool = False
+    vad_parameters: VadOptions | Mapping[str, Any] | None = None
+    vad_detector: str = "auto"
     max_new_tokens: int | None = None
     clip_timestamps: str | Sequence[float] = ()
     hallucination_silence_threshold: float | None = None
@@ -151,6 +158,8 @@ class TranscriptionKeywords(TypedDict, total=False):
     append_punctuations: str
     multilingual: bool
     vad: bool
+    vad_parameters: VadOptions | Mapping[str, Any] | None
+    vad_detector: str
     max_new_tokens: int | None
     clip_timestamps: str | Sequence[float]
     hallucination_silence_threshold: float | None
@@ -242,6 +251,7 @@ def options_of(
     return replace(
         options,
         temperature=options.temperatures,
+        vad_parameters=_vad(options.vad_parameters),
         clip_timestamps=_seconds(options.clip_timestamps),
         initial_prompt=prompt if prompt is None or isinstance(prompt, str) else list(prompt),
     )
@@ -286,6 +296,10 @@ def _kinds(options: TranscriptionOptions) -> Iterable[str]:
         yield f"initial_prompt must be a text or a list of token ids, not {prompt!r}"
     if options.draft_model is not None and not hasattr(options.draft_model, "manifest"):
         yield f"draft_model must be a loaded SpeechModel, not {options.draft_model!r}"
+    if options.vad_detector not in DETECTORS:
+        yield f"vad_detector must be one of {', '.join(DETECTORS)}, not {options.vad_detector!r}"
+    if not isinstance(options.vad_parameters, (VadOptions, Mapping, type(None))):
+        yield f"vad_parameters must be VadOptions or a dictionary, not {options.vad_parameters!r}"
     if not isinstance(options.constraint, (Choices, Regex, type(None))):
         yield f"constraint must be Choices or Regex, not {options.constraint!r}"
 
@@ -325,8 +339,28 @@ def _contradictions(options: TranscriptionOptions) -> Iterable[str]:
         )
     if options.hallucination_silence_threshold is not None and not options.word_timestamps:
         yield "hallucination_silence_threshold needs word_timestamps=True"
-    if options.batch_size is not None and options.batch_size > 1 and options.prefix:
+    if options.vad and options.clip_timestamps:
+        yield "clip_timestamps are times of the whole recording: they do not go with vad=True"
+    if not options.vad and options.vad_parameters is not None:
+        yield "vad_parameters need vad=True"
+    if options.batch_size is not None and options.prefix:
         yield "prefix is what the first window begins with, and a batch has no first one"
+
+
+def _vad(value: VadOptions | Mapping[str, Any] | None) -> VadOptions | None:
+    """Options of a dictionary.
+
+    Raises:
+        InputError: there is no such option, or an impossible value.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    names = [spec.name for spec in fields(VadOptions)]
+    for name in value:
+        if name not in names:
+            near = get_close_matches(str(name), names, 1, 0)[0]
+            raise InputError(f"vad_parameters have no {name!r}; the nearest is {near!r}")
+    return VadOptions(**value)
 
 
 def _seconds(value: str | Sequence[float]) -> tuple[float, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .fallback import DecodedWindow, WindowDecoder
+from .timeline import Timeline
 from .timestamps import Piece
 from .transcription import Segment, Word
 from .windows import Window, WindowReader
@@ -15,7 +16,7 @@ class SegmentMaker:
 
     Args:
         reader, decoder: of the transcription.
-        restored: from seconds of what was decoded to seconds of the recording.
+        timeline: of the recording; None: it is read as it is.
     """
 
     def __init__(
@@ -23,11 +24,11 @@ class SegmentMaker:
         reader: WindowReader,
         decoder: WindowDecoder,
         *,
-        restored: Callable[[float], float] | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         self._reader = reader
         self._decoder = decoder
-        self._restored = restored
+        self._timeline = timeline
         self._count = 0
 
     def of_window(
@@ -46,11 +47,13 @@ class SegmentMaker:
             text = self._decoder.text_of(piece.tokens)
             if not text.strip():
                 continue
+            start = self._time(window, piece.start)
             segments.append(
                 Segment(
                     id=self._count,
-                    start=self._time(window, piece.start),
-                    end=self._time(window, piece.end),
+                    start=start,
+                    # The last frame may be cut, and silence that is cut out lies between frames.
+                    end=max(start, self._time(window, piece.end, is_end=True)),
                     text=text,
                     tokens=list(piece.tokens),
                     avg_logprob=found.avg_logprob,
@@ -65,16 +68,20 @@ class SegmentMaker:
 
     def _placed(self, window: Window, words: Sequence[Word]) -> list[Word]:
         return [
-            Word(
-                self._time(window, word.start),
-                self._time(window, word.end),
-                word.word,
-                word.probability,
-            )
+            Word(*self._span(window, word.start, word.end), word.word, word.probability)
             for word in words
         ]
 
-    def _time(self, window: Window, seconds: float) -> float:
+    def _span(self, window: Window, start: float, end: float) -> tuple[float, float]:
+        if self._timeline is None:
+            return self._time(window, start), self._time(window, end, is_end=True)
+        before = window.start * self._reader.frame_seconds
+        most = self._reader.duration
+        return self._timeline.span(min(before + start, most), min(before + end, most))
+
+    def _time(self, window: Window, seconds: float, *, is_end: bool = False) -> float:
         """Seconds of the window as seconds of the recording, not beyond its end."""
         time = min(window.start * self._reader.frame_seconds + seconds, self._reader.duration)
-        return round(time if self._restored is None else self._restored(time), 3)
+        if self._timeline is None:
+            return round(time, 3)
+        return self._timeline.seconds(time, is_end=is_end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..backends import EncoderOutput
@@ -12,6 +12,7 @@ from .language import DetectedLanguage, detect, languages_in
 from .options import TranscriptionOptions
 from .prompt import Prompting
 from .segments import SegmentMaker
+from .timeline import Timeline
 from .timestamps import split
 from .transcription import Segment, Word
 from .windows import Window, WindowReader, fixed_windows
@@ -34,7 +35,9 @@ class Recognition:
         reader, decoder, prompting, segments: of the transcription.
         options: as checked.
         clips: frames of the recording to transcribe; see :func:`.clips_of`.
+        timeline: of the recording.
         timer: finds words; None: nobody asked for them.
+        pauses: frames where speech ends, which windows of a batch may end at; none: anywhere.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Recognition:
         segments: SegmentMaker,
         options: TranscriptionOptions,
         clips: Sequence[tuple[int, int]],
+        timeline: Timeline,
         timer: WordTimer | None = None,
+        pauses: Sequence[int] = (),
     ) -> None:
         self.speech = speech
         self.reader = reader
@@ -55,7 +60,9 @@ class Recognition:
         self.segments = segments
         self.options = options
         self.clips = clips
+        self.timeline = timeline
         self.timer = timer
+        self.pauses = pauses
         #: The last window that was encoded: the first one is read for its language, then decoded.
         self._last: tuple[Window, WindowSource, EncoderOutput] | None = None
 
@@ -73,6 +80,12 @@ class Recognition:
     def words_in(self, encoded: EncoderOutput, decoded: DecodedPieces) -> list[list[Word]] | None:
         """The words of a window's pieces; None: nobody asked for them."""
         return None if self.timer is None else self.timer.words(encoded, [decoded])[0]
+
+    def whole(self, windows: Sequence[Window]) -> Callable[[int], WindowSource] | None:
+        """For :meth:`.WindowDecoder.decode`: whole windows, where these are fitted."""
+        if not self.reader.is_fitted:
+            return None
+        return lambda number: self.reader.whole(windows[number])
 
     def spoken_in(self, windows: Iterable[Window]) -> Iterator[DetectedLanguage]:
         """What is spoken in each window, one after the other."""
@@ -100,7 +113,9 @@ def sequential(recognition: Recognition, language: str | None) -> Iterator[Done]
                 (spoken,) = recognition.spoken_in([window])
                 language = spoken.language
             prompt = recognition.prompting.of_window(language, first=seek == 0)
-            found = recognition.decoder.decode([source], [prompt], encoded)
+            found = recognition.decoder.decode(
+                [source], [prompt], encoded, recognition.whole([window])
+            )
             if found is None:
                 return
             segments: list[Segment] = []

@@ -75,13 +75,17 @@ class Piece:
     tokens: list[int]
 
 
-def split(tokens: Sequence[int], duration: float, begin: int | None) -> tuple[list[Piece], float]:
+def split(
+    tokens: Sequence[int], duration: float, begin: int | None, *, rest: bool = False
+) -> tuple[list[Piece], float]:
     """The pieces of a window, and the seconds after which the next window begins.
 
     Args:
         tokens: what was decoded, without the end token.
         duration: seconds of audio in the window.
         begin: the timestamp of 0 seconds; None: the model has none.
+        rest: whether what follows the last pair of timestamps is a piece that ends with the window;
+            else the next window hears it again.
     """
     if not tokens:
         return [], duration
@@ -98,6 +102,12 @@ def split(tokens: Sequence[int], duration: float, begin: int | None) -> tuple[li
     # One timestamp at the end: nobody speaks after it. A text without one is cut by the window's
     # end, so it is heard again by the next window.
     is_whole = is_time[-2:] == [False, True]
+    if rest and not is_whole:
+        last = tokens[pairs[-1]]
+        pieces, _ = split([*tokens[: pairs[-1]], last], duration, begin)
+        pieces[-1].tokens.pop()
+        left = Piece((last - start) * STEP, duration, list(tokens[pairs[-1] :]))
+        return [*pieces, left], duration
     ends = [*pairs, len(tokens)] if is_whole else [*pairs[:-1], pairs[-1] + 1]
     pieces = []
     for first, last in zip([0, *ends], ends, strict=False):

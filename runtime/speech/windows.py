@@ -26,7 +26,7 @@ from .prompt import speech_info
 #: most clips; with this much two words in 339 are others than with 30 s (tiny.en and base).
 _SILENCE = 2.0
 #: Length of a window of a model that takes any length, in seconds.
-_LONGEST = 30.0
+LONGEST = 30.0
 #: Length that such a window is padded to, in seconds: with less than 895 samples the convolutions
 #: of Moonshine have no output.
 _SHORTEST = 0.06
@@ -78,18 +78,33 @@ class WindowReader:
         self.frame_seconds = speech.hop_length / speech.sampling_rate
         self.duration = audio.num_samples / speech.sampling_rate
         #: Frames that a window has at most.
-        self.window_frames = speech.window_frames or round(_LONGEST / self.frame_seconds)
+        self.window_frames = speech.window_frames or round(LONGEST / self.frame_seconds)
         #: Whole frames of the recording; one for a shorter one.
-        self.num_frames = max(1, audio.num_samples // speech.hop_length)
+        self.num_frames = max(min(1, audio.num_samples), audio.num_samples // speech.hop_length)
 
-    def read(self, window: Window) -> WindowSource:
-        """What the encoder reads of ``window``."""
+    @property
+    def is_fitted(self) -> bool:
+        """Whether windows end soon after their audio."""
+        return self._fit and self._mel is not None
+
+    def whole(self, window: Window) -> WindowSource:
+        """The whole of a window, where others may be fitted."""
         if self._mel is None:
             return WindowSource(self._name, self._samples(window), window.size)
         draft = None
         if self._draft_mel is not None:
-            draft = self._source(self._features(self._draft_mel, window))
-        return self._source(self._features(self._mel, window), draft)
+            draft = self._source(self._whole(self._draft_mel, window))
+        return self._source(self._whole(self._mel, window), draft)
+
+    def read(self, window: Window, longest: int = 0) -> WindowSource:
+        """What the encoder reads of ``window``; ``longest``: frames of the longest in its batch."""
+        if self._mel is None or not self._fit:
+            return self.whole(window)
+        longest = max(window.size, longest)
+        draft = None
+        if self._draft_mel is not None:
+            draft = self._source(self._fitted(self._draft_mel, window, longest))
+        return self._source(self._fitted(self._mel, window, longest), draft)
 
     def _source(
         self, values: NDArray[np.float32], draft: WindowSource | None = None
@@ -105,14 +120,18 @@ class WindowReader:
         missing = round(_SHORTEST * self._speech.sampling_rate) - len(samples)
         return np.pad(samples, (0, missing)) if missing > 0 else samples
 
-    def _features(self, mel: LogMel, window: Window) -> NDArray[np.float32]:
+    def _fitted(self, mel: LogMel, window: Window, longest: int) -> NDArray[np.float32]:
+        step = self._speech.frames_per_position
+        wanted = longest + round(_SILENCE / self.frame_seconds)
+        wanted = min(self.window_frames, -(-wanted // step) * step)
+        if window.start + window.size >= self.num_frames:
+            return mel.window(window.start, wanted, pad="audio")
+        values = mel.window(window.start, window.size, pad="features")
+        return np.pad(values, ((0, 0), (0, wanted - window.size)))
+
+    def _whole(self, mel: LogMel, window: Window) -> NDArray[np.float32]:
         full = self.window_frames
-        is_short = self.num_frames <= full
-        if self._fit and self._speech.window_frames is not None:
-            wanted = window.size + round(_SILENCE / self.frame_seconds)
-            step = self._speech.frames_per_position
-            return mel.window(window.start, min(full, -(-wanted // step) * step), pad="audio")
-        if is_short and window.start + window.size >= self.num_frames:
+        if self.num_frames <= full and window.start + window.size >= self.num_frames:
             values = mel.window(window.start, full - window.start, pad="audio")
         else:
             values = mel.window(window.start, window.size, pad="features")

@@ -97,19 +97,16 @@ class WordTimer:
         if not any(window.tokens for window in windows):
             return [[[] for _ in window.pieces] for window in windows]
         before = [self._control(window) for window in windows]
-        rows = [
-            [*control, *window.tokens, self._eos]
-            for control, window in zip(before, windows, strict=True)
-        ]
+        rows = [[*control, *window.tokens] for control, window in zip(before, windows, strict=True)]
         ids = np.full((len(rows), max(map(len, rows))), self._eos, np.int64)
         for row, tokens in zip(ids, rows, strict=True):
             row[: len(tokens)] = tokens
         outputs = self._backend.run_graph(_ALIGNMENT, {"input_ids": ids}, encoded)
         found = []
         for number, window in enumerate(windows):
-            # From the last control token, which predicts the first token, to the last one before
-            # the end. A timestamp that comes first takes that part: it needs nothing before it.
-            first, last = len(before[number]) - 1, len(rows[number]) - 1
+            # From the last control token, which predicts the first token, to the last one. A
+            # timestamp that comes first takes that part: it needs nothing before it.
+            first, last = len(before[number]) - 1, len(rows[number])
             if window.tokens and window.tokens[0] >= self._eos:
                 first += 1
             positions = max(1, window.window.size // self._speech.frames_per_position)
