@@ -75,6 +75,26 @@ def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
     )
 
 
+def add_max_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-memory",
+        type=memory_size,
+        metavar="SIZE",
+        help="refuse texts that would take more, such as 500M or 2G (default: what is free)",
+    )
+
+
+def memory_size(text: str) -> int:
+    """Bytes of an amount such as 2G."""
+    from seq2edge.runtime import InputError
+    from seq2edge.runtime.backends.memory_budget import parse_size
+
+    try:
+        return parse_size(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def open_model(options: argparse.Namespace) -> Seq2SeqModel:
     """The bundle, on the engine and device that were asked for (:func:`add_device`)."""
     return _load(options.bundle, options)
@@ -94,4 +114,5 @@ def _load(bundle: Path, options: argparse.Namespace) -> Seq2SeqModel:
         device=options.device,
         strict=options.strict,
         num_threads=options.threads,
+        max_memory=getattr(options, "max_memory", None),
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from .arguments import (
     add_device,
     add_json,
+    add_max_memory,
     add_special_tokens,
     add_threads,
     open_draft,
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_special_tokens(parser)
     add_device(parser, ", and stop at a blank line of --input")
     add_threads(parser)
+    add_max_memory(parser)
     add_json(parser)
     add_generation(parser)
 

@@ -26,6 +26,7 @@ from seq2edge.runtime.errors import MissingDependencyError
 from seq2edge.runtime.progress import StageProgress
 
 from .checkpoint import Checkpoint, ResolvedCheckpoint, merge_adapter, resolve_checkpoint
+from .checkpoint.config_bounds import check_numbers
 from .families import expected_names, find_family, tied_names
 from .generation import generation_defaults, special_tokens, warn_of_unusable_options
 from .graph import (
@@ -101,6 +102,7 @@ def export_checkpoint(
         files = resolve_checkpoint(checkpoint, revision, base, progress)
     with Checkpoint(files.base) as source, BundleWriter(bundle, overwrite=overwrite) as out:
         family, config = find_family(source.config)
+        check_numbers(source.config, {name: source.shape(name) for name in source.names})
         source.rename_suffixes(family.old_suffixes)
         source.unwrap(expected_names(family, config, source).__contains__)
         source.assume_prefix(family.prefix)

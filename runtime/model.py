@@ -54,6 +54,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         device: str | None = None,
         strict: bool = False,
         num_threads: int | None = None,
+        max_memory: int | None = None,
     ) -> Seq2SeqModel:
         """Open a bundle and load it into an engine.
 
@@ -66,6 +67,9 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 another one; else there is a warning.
             num_threads: threads within an operator; None: one for a small model, whose steps
                 are too short to share, else as many as there are cores.
+            max_memory: bytes that a call may take on the CPU, beside the weights; what would take
+                more is an InputError before it runs. None: nine tenths of what the machine and
+                the process's control group have free then.
 
         Raises:
             BundleError: the bundle is missing, incomplete or of a newer format.
@@ -76,7 +80,12 @@ class Seq2SeqModel(LoadedModel[Backend]):
         bundle.require_text()
         tokenizer = load_tokenizer(bundle)
         loaded = load_backend(
-            bundle, backend=backend, device=device, strict=strict, num_threads=num_threads
+            bundle,
+            backend=backend,
+            device=device,
+            strict=strict,
+            num_threads=num_threads,
+            max_memory=max_memory,
         )
         return cls(bundle, loaded, tokenizer)
 

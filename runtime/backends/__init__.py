@@ -41,8 +41,11 @@ def load_backend(
     device: str | None = None,
     strict: bool = False,
     num_threads: int | None,
+    max_memory: int | None = None,
 ) -> Backend:
     """Load ``bundle`` into an inference engine; ``device`` None is the engine's default.
+
+    ``max_memory`` is what a call may take of the CPU's memory (:class:`.MemoryBudget`).
 
     Raises:
         BackendError: unknown engine or device, a missing or too old library, a graph that the
@@ -70,5 +73,10 @@ def load_backend(
         supported = ", ".join((*BACKENDS, *_TENSORRT))
         raise BackendError(f"unknown engine {backend!r}; this version has: {supported}")
     return load_onnxruntime(
-        bundle, backend=backend, device=device, strict=strict, num_threads=num_threads
+        bundle,
+        backend=backend,
+        device=device,
+        strict=strict,
+        num_threads=num_threads,
+        max_memory=max_memory,
     )

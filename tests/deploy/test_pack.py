@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.deploy import plan, write_pack
+from seq2edge.deploy import TritonModel, plan, write_pack, write_triton_model
 from seq2edge.deploy.pack.wheel import device_wheel
 from seq2edge.runtime import Bundle, BundleError, InputError, OutputExistsError
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
@@ -167,3 +167,34 @@ def test_a_bundle_for_another_machine_is_told_of(demo: Bundle, tmp_path: Path) -
     bundle = Bundle.open(path)
     with pytest.warns(UserWarning, match="quantized for 'tensorrt'.*more slowly"):
         pack(bundle, tmp_path / "app.tar")
+
+
+@pytest.mark.parametrize("kind", ["pack", "triton"])
+@pytest.mark.parametrize("change", ["cut", "other", "manifest"])
+def test_a_bundle_that_changes_after_it_was_verified_is_not_published(
+    kind: str, change: str, demo: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: what was copied was not what had been verified."""
+    path = Path(shutil.copytree(demo.directory, tmp_path / "bundle"))
+    bundle = Bundle.open(path)
+    verify = Bundle.verify
+
+    def verify_and_change(self: Bundle) -> None:
+        verify(self)
+        weights = path / "weights.bin"
+        if change == "cut":
+            os.truncate(weights, 100)
+        elif change == "other":
+            weights.write_bytes(bytes(weights.stat().st_size))
+        else:
+            manifest = replace(bundle.manifest, producer="someone else")
+            (path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+
+    monkeypatch.setattr(Bundle, "verify", verify_and_change)
+    with pytest.raises(BundleError, match="has changed since"):
+        if kind == "pack":
+            pack(bundle, tmp_path / "app.tar")
+        else:
+            write_triton_model(bundle, tmp_path / "models", TritonModel("m"))
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"bundle", "models"}
+    assert not (tmp_path / "models" / "m").exists()

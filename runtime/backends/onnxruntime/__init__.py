@@ -27,7 +27,13 @@ BACKENDS = {"onnxruntime": ("cpu", "cuda"), "onnxruntime-tensorrt": ("cuda",)}
 
 
 def load_onnxruntime(
-    bundle: Bundle, *, backend: str, device: str | None, strict: bool, num_threads: int | None
+    bundle: Bundle,
+    *,
+    backend: str,
+    device: str | None,
+    strict: bool,
+    num_threads: int | None,
+    max_memory: int | None = None,
 ) -> Backend:
     """Load ``bundle`` into one of :data:`ENGINES`; ``device`` None is the engine's default.
 
@@ -46,14 +52,14 @@ def load_onnxruntime(
             bundle.require_slots(f"the device {device}")
         from .dynamic_cache import OrtConcatBackend
 
-        return OrtConcatBackend(bundle, num_threads=num_threads)
+        return OrtConcatBackend(bundle, num_threads=num_threads, max_memory=max_memory)
     if bundle.manifest.single_stack is not None and device != "cpu":
         raise BackendError(
             f"{bundle.directory} holds only one of encoder and decoder, which runs with"
             " onnxruntime on the CPU; leave out --device, or export a model of both"
         )
     if device == "cpu":
-        return OrtBackend(bundle, num_threads=num_threads)
+        return OrtBackend(bundle, num_threads=num_threads, max_memory=max_memory)
     from .device import OrtDeviceBackend
     from .providers import cuda_target, tensorrt_target
 

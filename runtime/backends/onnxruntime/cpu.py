@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...bundle.held_files import HeldFiles, weight_files
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, SlotCache, Step
+from ..memory_budget import CallMemory, MemoryBudget
 from .encoded import OrtEncoderOutput, array_of, bind_array
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs
@@ -70,10 +72,16 @@ class OrtBackend:
         num_threads: threads of an operator; None: one for a small model, else all cores.
         lowered: run the graphs that were made for the CPU where the bundle has them; False: the
             canonical ones.
+        max_memory: bytes that a call may take; None: see :class:`.MemoryBudget`.
     """
 
     def __init__(
-        self, bundle: Bundle, *, num_threads: int | None = None, lowered: bool = True
+        self,
+        bundle: Bundle,
+        *,
+        num_threads: int | None = None,
+        lowered: bool = True,
+        max_memory: int | None = None,
     ) -> None:
         num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
@@ -91,6 +99,8 @@ class OrtBackend:
         self._vocab_size = bundle.manifest.dimensions.vocab_size
         self._graphs, self._closed = graphs, False
         self._encoder = self._decoder = self._logsumexp = None
+        self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
+        self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
         if "encoder" in graphs:
             # The encoder's idle threads would otherwise spin while the decoder runs.
             entries = {"session.force_spinning_stop": "1"}
@@ -108,6 +118,7 @@ class OrtBackend:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
         if self._closed:
             raise BackendError("the model was closed; load it again")
+        self._files.check()
         arrays = dict(inputs)
         mask = None
         if "attention_mask" in inputs:
@@ -116,6 +127,7 @@ class OrtBackend:
         batch_size = len(next(iter(inputs.values())))
         if self._encoder is None:
             return OrtEncoderOutput(batch_size, mask, {})
+        self._memory.check_encoder(inputs)
         binding = self._encoder.io_binding()
         for spec in self._graphs["encoder"].inputs:
             arrays[spec.name] = np.ascontiguousarray(arrays[spec.name], spec.dtype)
@@ -137,9 +149,15 @@ class OrtBackend:
         """See :class:`seq2edge.runtime.backends.base.SlotBackend`."""
         if not isinstance(encoded, OrtEncoderOutput):
             raise TypeError("the sources were encoded by another backend")
-        info = self._graphs["decoder"]
+        self._files.check()
         return OrtSlots(
-            self._decoder, self._logsumexp, info, encoded, max_cache_len, self._vocab_size
+            self._decoder,
+            self._logsumexp,
+            self._graphs["decoder"],
+            encoded,
+            max_cache_len,
+            self._vocab_size,
+            self._memory,
         )
 
     def run_graph(
@@ -149,6 +167,7 @@ class OrtBackend:
         encoded: EncoderOutput | None = None,
     ) -> dict[str, NDArray[Any]]:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
+        self._files.check()
         if encoded is None:
             return self._others.run(name, inputs)
         if not isinstance(encoded, OrtEncoderOutput):
@@ -159,6 +178,7 @@ class OrtBackend:
         """Let go of the sessions and their memory."""
         self._others.close()
         self._encoder = self._decoder = self._logsumexp = None
+        self._files.close()
         self._closed = True
 
 
@@ -173,8 +193,11 @@ class OrtSlots(SlotCache):
         source: OrtEncoderOutput,
         max_cache_len: int,
         vocab_size: int,
+        memory: CallMemory,
     ) -> None:
         super().__init__()
+        memory.check_cache(source.batch_size, max_cache_len)
+        self._memory = memory
         self._session = session
         self._logsumexp = logsumexp
         self._source = source
@@ -191,6 +214,7 @@ class OrtSlots(SlotCache):
 
     def _grow(self, max_cache_len: int) -> None:
         positions = self.cache_position_ids
+        self._memory.check_cache(len(positions), max_cache_len)
         for name, old in self._cache.items():
             batch, heads, slots, head_dim = old.shape
             new = np.zeros((batch, heads, max_cache_len, head_dim), old.dtype)

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...bundle.held_files import HeldFiles, weight_files
 from ...bundle.manifest import CONCAT, GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask
+from ..memory_budget import CallMemory, MemoryBudget
 from .cpu import chosen_threads
 from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
 
@@ -47,6 +49,7 @@ class OrtConcatBackend:
     Args:
         bundle: the opened bundle.
         num_threads: threads of an operator; None: one for a small model, else all cores.
+        max_memory: bytes that a call may take; None: see :class:`.MemoryBudget`.
 
     Raises:
         BackendError: onnxruntime is missing or too old, or graphs with other inputs.
@@ -54,12 +57,16 @@ class OrtConcatBackend:
 
     capabilities = Capabilities(kv_cache=CONCAT)
 
-    def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, num_threads: int | None = None, max_memory: int | None = None
+    ) -> None:
         self.num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
         check_version(ort.__version__, bundle.manifest)
         graphs = bundle.manifest.graphs
         self._value = ort.OrtValue
+        self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
+        self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
         # The encoder's idle threads would otherwise spin while the decoder runs.
         stops = {"session.force_spinning_stop": "1"}
 
@@ -76,6 +83,8 @@ class OrtConcatBackend:
     def encode(self, inputs: EncoderInputs) -> ConcatEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
         encoder, _, _ = self._opened()
+        self._files.check()
+        self._memory.check_encoder(inputs)
         values = {
             name: self._value.ortvalue_from_numpy(np.ascontiguousarray(array, encoder.dtype(name)))
             for name, array in inputs.items()
@@ -103,6 +112,7 @@ class OrtConcatBackend:
     def close(self) -> None:
         """Let go of the sessions and their memory."""
         self._graphs = None
+        self._files.close()
 
     def _opened(self) -> tuple[_Graph, _Graph, _Graph]:
         if self._graphs is None:

@@ -167,3 +167,10 @@ def test_random_tokens_are_guessed_from_what_was_there() -> None:
         guess = found.guess(int(rng.integers(0, 9)))
         assert len(guess) <= most
         assert set(guess) <= {*source, *output}
+
+
+def test_n_grams_of_any_length_are_bounded_by_the_text() -> None:
+    """Fault: a bundle that asked for n-grams of a billion tokens hung, whatever the source."""
+    source = [number % 50 for number in range(2000)]
+    assert drafter([5, 6, 7, 8, 9], [3, 5, 6], longest=10**9).guess(FREE) == [7, 8]
+    assert drafter(source, source[:20], longest=10**9).guess(FREE) == source[20:22]

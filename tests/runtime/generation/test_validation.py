@@ -98,7 +98,7 @@ _NEVER_NONE = (
     *("suppress_tokens", "begin_suppress_tokens", "decoder_prefix"),
 )
 _NUMBERS = {
-    "max_time": (0, -1.0, math.nan, math.inf, "1", True),
+    "max_time": (0, -1.0, math.nan, math.inf, "1", True, 10**400),
     "temperature": (0, 0.0, -1.0, math.nan, math.inf, "hot", False),
     "top_p": (0.0, -0.1, 1.01, math.nan, "0.9", True),
     "min_p": (-0.1, 1.5, math.nan, "0.1", True),
