@@ -19,26 +19,10 @@ from seq2edge.runtime.backends import Backend, load_backend
 from seq2edge.runtime.backends.tensorrt.library import load_library
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
-from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.generation import GenerationConfig, Generator
-from seq2edge.runtime.text.sources import TextSource
 
-
-@dataclass(frozen=True)
-class Workload:
-    """Settings of a measurement; lengths in tokens. ``threads`` None is the backend's default, and
-    ``backend``, ``device``, ``strict`` are :func:`seq2edge.runtime.backends.load_backend`'s."""
-
-    source_length: int = 64
-    new_tokens: int = 64
-    batch_size: int = 1
-    num_beams: int = 1
-    runs: int = 20
-    warmup: int = 3
-    threads: int | None = None
-    backend: str = "onnxruntime"
-    device: str | None = None
-    strict: bool = False
+from .sources import audio_seconds, check_sources, extract, make_batch, read_audio
+from .workload import Workload
 
 
 @dataclass(frozen=True)
@@ -57,12 +41,25 @@ class LatencyPercentiles:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Times in milliseconds: ``encoder``, ``first token`` (encoder included), ``token``
-    (each further one), ``all``. ``threads`` None: all cores."""
+    """What :func:`measure` found.
+
+    Attributes:
+        workload: as asked for.
+        milliseconds: of ``features`` (of speech), ``encoder``, ``first token`` (features and
+            encoder included), ``token`` (each further one), ``all``.
+        tokens_per_second: of all sequences of the batch.
+        audio_seconds: of a source; None: a text.
+        real_time_factor: time of ``all`` by the seconds of the batch's audio; None: texts.
+        load_ms, peak_rss_bytes: until the model was loaded; of the process.
+        engine_version: of the library that ran it.
+        threads: None: all cores.
+    """
 
     workload: Workload
     milliseconds: dict[str, LatencyPercentiles]
     tokens_per_second: float
+    audio_seconds: float | None
+    real_time_factor: float | None
     load_ms: float
     peak_rss_bytes: int
     engine_version: str
@@ -85,7 +82,7 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
     """
     start = time.perf_counter()
     bundle = Bundle.open(path)
-    bundle.require_text("bench")
+    check_sources(bundle, workload)
     backend = load_backend(
         bundle,
         backend=workload.backend,
@@ -94,42 +91,24 @@ def measure(path: str | os.PathLike[str], workload: Workload) -> LatencyReport:
         num_threads=workload.threads,
     )
     load_ms = 1e3 * (time.perf_counter() - start)
-    manifest = without_end(bundle.manifest)
     try:
-        milliseconds = _measure(backend, manifest, workload)
+        milliseconds = _measure(backend, bundle, workload)
     finally:
         backend.close()
     total = milliseconds["all"].p50 / 1e3
+    seconds = audio_seconds(bundle, workload)
     return LatencyReport(
         workload=workload,
         milliseconds=milliseconds,
         tokens_per_second=workload.batch_size * workload.new_tokens / total,
+        audio_seconds=seconds,
+        real_time_factor=None if seconds is None else total / (workload.batch_size * seconds),
         load_ms=load_ms,
         # ru_maxrss is in kilobytes on Linux (getrusage(2)).
         peak_rss_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         engine_version=engine_version(workload.backend),
         threads=backend.num_threads,
     )
-
-
-def random_source(manifest: Manifest, workload: Workload) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Seeded random tokens [batch, source], none of them special.
-
-    Raises:
-        InputError: more source tokens than the model allows.
-    """
-    limit = manifest.dimensions.max_source_length
-    if limit is not None and workload.source_length > limit:
-        raise InputError(
-            f"--source-length {workload.source_length} is more than the model's {limit}"
-        )
-    special = manifest.special_tokens
-    ordinary = np.setdiff1d(
-        np.arange(manifest.dimensions.source_tokens),
-        [special.pad, special.decoder_start, *special.eos],
-    )
-    shape = (workload.batch_size, workload.source_length)
-    return np.random.default_rng(0).choice(ordinary, shape)
 
 
 def fixed_length(new_tokens: int, num_beams: int) -> GenerationConfig:
@@ -144,24 +123,23 @@ def without_end(manifest: Manifest) -> Manifest:
     return replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
 
 
-def _measure(
-    backend: Backend, manifest: Manifest, workload: Workload
-) -> dict[str, LatencyPercentiles]:
-    input_ids = random_source(manifest, workload)
-    mask = np.ones(input_ids.shape, np.bool_)
-    generator = Generator(backend, manifest, None)
-    sources = [TextSource.of(row.tolist()) for row in input_ids]
+def _measure(backend: Backend, bundle: Bundle, workload: Workload) -> dict[str, LatencyPercentiles]:
+    batch = make_batch(backend, bundle, workload)
+    generator = Generator(backend, without_end(bundle.manifest), None)
     several = fixed_length(workload.new_tokens, workload.num_beams)
 
     def generate(config: GenerationConfig) -> Callable[[], object]:
-        call = generator.prepare(config, sources)
+        call = generator.prepare(config, batch.sources, prompts=batch.prompts)
         return lambda: generator.run(call)
 
     parts: dict[str, Callable[[], object]] = {
-        "encoder": lambda: backend.encode({"input_ids": input_ids, "attention_mask": mask}),
+        "encoder": lambda: backend.encode(batch.inputs),
         "first token": generate(replace(several, max_new_tokens=1)),
         "all": generate(several),
     }
+    if "features" in bundle.manifest.graphs and bundle.manifest.speech is not None:
+        audio = read_audio(bundle.manifest.speech, workload)
+        parts = {"features": lambda: extract(backend, bundle.manifest, audio), **parts}
     times: dict[str, list[float]] = {name: [] for name in parts}
     for run in range(workload.warmup + workload.runs):
         for name, part in parts.items():
@@ -174,7 +152,10 @@ def _measure(
             (total - first) / (workload.new_tokens - 1)
             for total, first in zip(times["all"], times["first token"], strict=True)
         ]
-    order = ("encoder", "first token", "token", "all")
+    for name in ("first token", "all"):
+        features = times.get("features", [0.0] * workload.runs)
+        times[name] = [sum(both) for both in zip(times[name], features, strict=True)]
+    order = ("features", "encoder", "first token", "token", "all")
     return {name: LatencyPercentiles.of(times[name]) for name in order if name in times}
 
 

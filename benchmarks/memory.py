@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .latency import Workload
+    from ..runtime.bundle.reader import Bundle
+    from .workload import Workload
 
 STAGES = ("interpreter", "imports", "loaded", "generated")
 
@@ -68,7 +69,8 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
     Args:
         path: the bundle's folder.
         workload: lengths, batch size, beams and threads; ``runs`` and ``warmup`` do not count,
-            and an end token ends the generation, as for a user.
+            and an end token ends the generation, as for a user. Of a bundle that hears speech it
+            is one recording that is transcribed, greedily or with beams, in a window that fits it.
 
     Raises:
         BundleError, BackendError, InputError: as :func:`seq2edge.benchmarks.latency.measure`.
@@ -77,19 +79,22 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
 
     from ..runtime.bundle.reader import Bundle
     from ..runtime.errors import BackendError
-    from .latency import random_source
+    from .sources import random_tokens
 
     bundle = Bundle.open(path)
-    bundle.require_text("bench")
+    check_memory(bundle, workload)
     manifest = bundle.manifest
     bundle_bytes = sum(file.size for file in manifest.files.values())
-    request = {
+    request: dict[str, Any] = {
         "path": os.fspath(path),
-        "source": random_source(manifest, workload).tolist(),
         "new_tokens": workload.new_tokens,
         "num_beams": workload.num_beams,
         "threads": workload.threads,
     }
+    if manifest.speech is None:
+        request["source"] = random_tokens(manifest, workload).tolist()
+    else:
+        request |= {"audio": workload.audio, "audio_seconds": workload.audio_seconds}
     command = [sys.executable, "-m", __name__]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
     if done.returncode:
@@ -107,6 +112,28 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
         ratio=loaded / bundle_bytes,
         added_ratio=(loaded - imports) / bundle_bytes,
     )
+
+
+def check_memory(bundle: Bundle, workload: Workload) -> None:
+    """Refuse what :func:`measure_memory` cannot measure.
+
+    Raises:
+        BundleError: speech without a tokenizer.
+        InputError: lengths that the model cannot take, several recordings, or audio that cannot
+            be read.
+    """
+    from ..runtime.errors import InputError
+    from ..runtime.speech.prompt import checked_tokenizer
+    from ..runtime.text.tokenizer import load_tokenizer
+    from .sources import check_sources, read_audio
+
+    check_sources(bundle, workload)
+    if bundle.manifest.speech is None:
+        return
+    if workload.batch_size > 1:
+        raise InputError("--memory transcribes one recording: leave out --batch-size")
+    checked_tokenizer(load_tokenizer(bundle), bundle.directory)
+    read_audio(bundle.manifest.speech, workload)
 
 
 def resident() -> Resident:
@@ -158,6 +185,18 @@ def _child(request: dict[str, Any]) -> dict[str, Any]:
     stages = {"interpreter": resident()}
     import onnxruntime  # noqa: F401  # the engine would import it while it loads
 
+    use = _generate if "source" in request else _transcribe
+    made_of = use(request, stages)
+    status = _kilobytes(Path("/proc/self/status").read_text())
+    return {
+        "stages": {name: asdict(stage) for name, stage in stages.items()},
+        "parts": made_of,
+        "peak": status["VmHWM"],
+    }
+
+
+def _generate(request: dict[str, Any], stages: dict[str, Resident]) -> dict[str, int]:
+    """Parts at the end; ``stages`` gets the others."""
     from ..runtime import GenerationConfig, Seq2SeqModel
 
     stages["imports"] = resident()
@@ -167,13 +206,33 @@ def _child(request: dict[str, Any]) -> dict[str, Any]:
         stages["loaded"] = resident()
         model.generate_ids(source, [[1] * len(row) for row in source], config)
         stages["generated"] = resident()
-        made_of = parts(Path(request["path"]).resolve())
-    status = _kilobytes(Path("/proc/self/status").read_text())
-    return {
-        "stages": {name: asdict(stage) for name, stage in stages.items()},
-        "parts": made_of,
-        "peak": status["VmHWM"],
-    }
+        return parts(Path(request["path"]).resolve())
+
+
+def _transcribe(request: dict[str, Any], stages: dict[str, Resident]) -> dict[str, int]:
+    """Parts at the end; ``stages`` gets the others."""
+    from ..runtime.speech.model import SpeechModel
+    from ..runtime.speech.prompt import speech_info
+    from .sources import read_audio
+    from .workload import Workload
+
+    stages["imports"] = resident()
+    workload = Workload(audio_seconds=request["audio_seconds"], audio=request["audio"])
+    with SpeechModel.load(request["path"], num_threads=request["threads"]) as model:
+        stages["loaded"] = resident()
+        speech = speech_info(model.manifest)
+        languages = ["en", *speech.languages]
+        model.transcribe(
+            read_audio(speech, workload)[0],
+            language=next((code for code in languages if code in speech.languages), None),
+            beam_size=request["num_beams"],
+            temperature=0.0,
+            max_new_tokens=request["new_tokens"],
+            without_timestamps=True,
+            fit_window=True,
+        )
+        stages["generated"] = resident()
+        return parts(Path(request["path"]).resolve())
 
 
 if __name__ == "__main__":

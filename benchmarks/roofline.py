@@ -25,21 +25,22 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from seq2edge.runtime.backends import Backend, Step, load_backend, slot_backend
 from seq2edge.runtime.backends.limits import cache_bytes
+from seq2edge.runtime.backends.onnxruntime.session import cpu_graphs
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda, load_cuda
 from seq2edge.runtime.backends.tensorrt.engine_cache import find_engines
 from seq2edge.runtime.backends.tensorrt.library import load_library
-from seq2edge.runtime.bundle.manifest import GraphInfo
+from seq2edge.runtime.bundle.manifest import GraphInfo, Manifest
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import InputError
-from seq2edge.runtime.generation.engine_limits import check_sources
+from seq2edge.runtime.generation.engine_limits import check_sources as check_engine
 from seq2edge.runtime.progress import CountProgress
 
 from .bandwidth import DeviceMemory, HostMemory, Memory, Rates
-from .latency import LatencyPercentiles, Workload, random_source
+from .latency import LatencyPercentiles, engine_version
+from .sources import check_sources, make_batch
+from .workload import Workload
 
 _STEPS_A_ROUND = 8
 #: Seconds after which the engine's idle threads have stopped spinning.
@@ -60,7 +61,7 @@ class Roofline:
         cache_bytes: keys and values that a step must read, its own and the source's.
         cache_slots: slots of its own cache that the step sees. An engine that was built for more
             may read more, and is not excused for it.
-        source_length: of the source's, in tokens.
+        source_length: of the source's, in tokens or positions of sound.
         batch_size: sequences per step.
         threads: of the engine and of the reader; None on a GPU.
         step_ms: milliseconds of a step.
@@ -152,9 +153,11 @@ class _Stepper:
     Attributes:
         threads: of the engine; None on a GPU.
         count: steps that ``run`` makes.
+        source_length: positions of the encoder's output.
     """
 
     graph: GraphInfo
+    source_length: int
     plan_weight_bytes: int | None
     threads: int | None
     count: int
@@ -169,9 +172,8 @@ class _Stepper:
         stack: ExitStack,
     ) -> _Stepper:
         bundle = Bundle.open(path)
-        bundle.require_text("bench")
+        check_sources(bundle, workload)
         _check_slots(bundle.manifest.dimensions.max_target_length, workload, "the model's")
-        source = random_source(bundle.manifest, workload)
         backend = load_backend(
             bundle,
             backend=workload.backend,
@@ -180,10 +182,10 @@ class _Stepper:
             num_threads=workload.threads,
         )
         stack.callback(backend.close)
-        _check_limits(backend, workload)
+        source = make_batch(backend, bundle, workload)
+        _check_limits(backend, workload, source.positions)
         slots, batch = workload.new_tokens, workload.batch_size
-        mask = np.ones(source.shape, np.bool_)
-        encoded = backend.encode({"input_ids": source, "attention_mask": mask})
+        encoded = backend.encode(source.inputs)
         cache = slot_backend(backend, "a roofline").new_cache(encoded, slots)
         step = Step.allocate(batch, 1, cache.max_cache_len, feed_back=True)
         count = min(backend.capabilities.steps_per_launch, slots)
@@ -195,7 +197,8 @@ class _Stepper:
         step.position_ids[:] = step.write_indices[:] = slots - count
         step.attention_mask[..., : slots - count + 1] = True
         return cls(
-            graph=bundle.manifest.graphs["decoder"],
+            graph=_decoder(bundle.manifest, workload, cuda),
+            source_length=source.positions,
             plan_weight_bytes=_plan_weight_bytes(bundle, workload.backend, cuda),
             threads=None if cuda else backend.num_threads or len(os.sched_getaffinity(0)),
             count=count,
@@ -242,7 +245,7 @@ def _roofline(
 ) -> Roofline:
     graph, spread = stepper.graph, LatencyPercentiles.of(step_ms)
     slots, batch = workload.new_tokens, workload.batch_size
-    cache = cache_bytes(graph, batch, slots, workload.source_length)
+    cache = cache_bytes(graph, batch, slots, stepper.source_length)
     memory, same_size = rates.best()
     read = graph.weight_bytes + cache
     bound_ms = 1e3 * read / max(memory, same_size)
@@ -253,7 +256,7 @@ def _roofline(
         plan_weight_bytes=stepper.plan_weight_bytes,
         cache_bytes=cache,
         cache_slots=slots,
-        source_length=workload.source_length,
+        source_length=stepper.source_length,
         batch_size=batch,
         threads=stepper.threads,
         step_ms=spread,
@@ -281,11 +284,18 @@ def _plan_weight_bytes(bundle: Bundle, backend: str, cuda: Cuda | None) -> int |
     return engines.engines["decoder"].report.weight_bytes
 
 
-def _check_limits(backend: Backend, workload: Workload) -> None:
+def _decoder(manifest: Manifest, workload: Workload, cuda: Cuda | None) -> GraphInfo:
+    """The graph that runs: one that was made for the CPU may read less than the canonical one."""
+    if cuda is not None or workload.device not in (None, "cpu"):
+        return manifest.graphs["decoder"]
+    return cpu_graphs(manifest, engine_version(workload.backend))["decoder"]
+
+
+def _check_limits(backend: Backend, workload: Workload, source_length: int) -> None:
     limits = backend.capabilities.limits
     if limits is None:
         return
-    check_sources(limits, [workload.source_length])
+    check_engine(limits, [source_length])
     if workload.batch_size > limits.max_batch:
         raise InputError(
             f"--batch-size {workload.batch_size} is more than the {limits.max_batch} that the"

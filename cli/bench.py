@@ -7,20 +7,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_bundle, add_device, add_json, add_threads, positive
+from .arguments import (
+    add_bundle,
+    add_device,
+    add_json,
+    add_threads,
+    positive,
+    positive_number,
+)
 from .output import human_bytes, print_result
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.latency import LatencyReport, Workload
+    from seq2edge.benchmarks.latency import LatencyReport
     from seq2edge.benchmarks.memory import MemoryReport
     from seq2edge.benchmarks.roofline import Roofline
+    from seq2edge.benchmarks.workload import Workload
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
+    parser.add_argument(
+        "--source-length", type=positive, metavar="N", help="source tokens (default: 64)"
+    )
+    parser.add_argument(
+        "--audio-seconds",
+        type=positive_number,
+        metavar="S",
+        help="length of the sources of a bundle that hears speech; the encoder reads no more"
+        " (default: the model's window, 30)",
+    )
+    parser.add_argument(
+        "--audio",
+        type=Path,
+        metavar="FILE",
+        help="a recording whose beginning is the source of speech (default: noise)",
+    )
     for option, default, text in (
-        ("--source-length", 64, "source tokens"),
         ("--new-tokens", 64, "generated tokens (the end token is ignored)"),
         ("--batch-size", 1, "sources per batch"),
         ("--num-beams", 1, "beams; 1 is greedy decoding"),
@@ -52,12 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from seq2edge.benchmarks.latency import Workload, measure
+    from seq2edge.benchmarks.latency import measure
+    from seq2edge.benchmarks.workload import Workload
 
     _check_device(options)
-    _check_reference(options)
     workload = Workload(
         source_length=options.source_length,
+        audio_seconds=options.audio_seconds,
+        audio=None if options.audio is None else str(options.audio),
         new_tokens=options.new_tokens,
         batch_size=options.batch_size,
         num_beams=options.num_beams,
@@ -68,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         strict=options.strict,
     )
+    _check(options, workload)
     bundles = [options.bundle] if options.reference is None else [options.bundle, options.reference]
     report = measure(options.bundle, workload)
     rooflines = _rooflines(bundles, workload) if options.roofline else []
@@ -90,16 +116,20 @@ def _check_device(options: argparse.Namespace) -> None:
         raise InputError("--memory is about the CPU's memory: leave out --backend and --device")
 
 
-def _check_reference(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, workload: Workload) -> None:
     """Say at once what would otherwise fail after the latency was measured."""
-    if options.reference is None:
-        return
+    from seq2edge.benchmarks.memory import check_memory
+    from seq2edge.benchmarks.sources import check_sources
     from seq2edge.runtime import Bundle
     from seq2edge.runtime.errors import InputError
 
+    if options.memory:
+        check_memory(Bundle.open(options.bundle), workload)
+    if options.reference is None:
+        return
     if not options.roofline:
         raise InputError("--reference is for --roofline: give both, or neither")
-    Bundle.open(options.reference).require_text("bench")
+    check_sources(Bundle.open(options.reference), workload)
 
 
 def _rooflines(bundles: list[Path], workload: Workload) -> list[Roofline]:
@@ -119,8 +149,11 @@ def _memory(bundle: Path, workload: Workload) -> MemoryReport:
 
 def _latency_lines(bundle: Path, report: LatencyReport) -> Iterator[str]:
     workload = report.workload
+    source = str(workload.source_tokens)
+    if report.audio_seconds is not None:
+        source = f"{report.audio_seconds:g} s of {workload.audio or 'noise'}"
     yield (
-        f"{bundle}: batch {workload.batch_size}, source {workload.source_length},"
+        f"{bundle}: batch {workload.batch_size}, source {source},"
         f" {workload.new_tokens} new tokens, beams {workload.num_beams},"
         f" {workload.backend}{f' on {workload.device}' if workload.device else ''},"
         f" {report.threads or 'all'} threads,"
@@ -130,6 +163,8 @@ def _latency_lines(bundle: Path, report: LatencyReport) -> Iterator[str]:
     for name, spread in report.milliseconds.items():
         yield f"{name:14}{spread.p50:10.3f}{spread.p90:10.3f}{spread.p99:10.3f}"
     yield f"{'tokens/s':14}{report.tokens_per_second:10.1f}"
+    if report.real_time_factor is not None:
+        yield f"{'real time':14}{report.real_time_factor:10.4f}"
     yield (
         f"load {report.load_ms:.0f} ms, peak memory {human_bytes(report.peak_rss_bytes)},"
         f" {workload.backend} {report.engine_version}"

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from seq2edge.benchmarks.latency import Workload, measure
+from seq2edge.benchmarks.latency import measure
 from seq2edge.benchmarks.quality.compare import compare
 from seq2edge.benchmarks.quality.data import read_examples
 from seq2edge.benchmarks.quality.metrics import load_metric
+from seq2edge.benchmarks.workload import Workload
 from seq2edge.deploy import plan, write_pack
 from seq2edge.export import export_checkpoint
 from seq2edge.quantize import (

@@ -10,8 +10,8 @@ import sys
 
 
 def main() -> None:
-    from seq2edge.benchmarks.latency import Workload
     from seq2edge.benchmarks.roofline import measure_rooflines
+    from seq2edge.benchmarks.workload import Workload
 
     model, backend, device, *numbers = sys.argv[1:]
     source_length, new_tokens, threads, rounds = map(int, numbers)

@@ -12,8 +12,7 @@ from seq2edge.runtime.backends import Backend
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.generation import GenerationConfig, Generator
 from seq2edge.runtime.generation.divergence import SpokenPair
-
-from .sounds import speech_of
+from seq2edge.runtime.speech.prompt import plain_prompt
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def spoken_pairs(
 
     Sound without words would end at once, so the end is not allowed before.
     """
-    prompt = _prompt(manifest)
+    prompt = plain_prompt(manifest)
     limit = manifest.dimensions.max_target_length
     if limit is not None:
         most = max(1, min(most, limit - len(prompt)))
@@ -63,16 +62,3 @@ def spoken_pairs(
         SpokenPair(window, prompt, found.token_ids)
         for window, (found, *_) in zip(inputs, results, strict=True)
     ]
-
-
-def _prompt(manifest: Manifest) -> list[int]:
-    """The start token, the first language (English, where there is it), the task, no times."""
-    speech = speech_of(manifest)
-    prompt = [manifest.special_tokens.decoder_start]
-    if speech.languages:
-        prompt.append(speech.languages.get("en", next(iter(speech.languages.values()))))
-    if "transcribe" in speech.tasks:
-        prompt.append(speech.tasks["transcribe"])
-    if speech.no_timestamps is not None:
-        prompt.append(speech.no_timestamps)
-    return prompt

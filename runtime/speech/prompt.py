@@ -26,6 +26,22 @@ def speech_info(manifest: Manifest) -> SpeechInfo:
     return manifest.speech
 
 
+def plain_prompt(manifest: Manifest) -> list[int]:
+    """The start token, English (or the first language), the task, and no times.
+
+    For what needs any prompt that a speech model was trained on.
+    """
+    speech = speech_info(manifest)
+    prompt = [manifest.special_tokens.decoder_start]
+    if speech.languages:
+        prompt.append(speech.languages.get("en", next(iter(speech.languages.values()))))
+    if "transcribe" in speech.tasks:
+        prompt.append(speech.tasks["transcribe"])
+    if speech.no_timestamps is not None:
+        prompt.append(speech.no_timestamps)
+    return prompt
+
+
 @dataclass(frozen=True)
 class DecoderPrompt:
     """Tokens that a window's decoding starts with.

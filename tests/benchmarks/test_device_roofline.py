@@ -14,8 +14,8 @@ import pytest
 
 from seq2edge.benchmarks import bandwidth, latency, roofline
 from seq2edge.benchmarks.bandwidth import DeviceMemory
-from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.roofline import measure_rooflines
+from seq2edge.benchmarks.workload import Workload
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.backends.limits import Limits
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda

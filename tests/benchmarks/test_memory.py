@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.memory import STAGES, measure_memory, resident
+from seq2edge.benchmarks.workload import Workload
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.errors import BackendError, BundleError, InputError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from seq2edge.benchmarks import bandwidth
-from seq2edge.benchmarks.latency import Workload
 from seq2edge.benchmarks.roofline import measure_rooflines
+from seq2edge.benchmarks.workload import Workload
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.backends.limits import cache_bytes
 from seq2edge.runtime.errors import BundleError, InputError

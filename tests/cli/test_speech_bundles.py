@@ -26,7 +26,6 @@ def hearing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ["run", "{}", "a text"],
         ["encode", "{}", "a text"],
-        ["bench", "{}"],
     ],
     ids=lambda command: command[0],
 )

@@ -1,4 +1,4 @@
-"""``eval``, ``compare`` and ``quantize --max-drop`` of a bundle that hears speech."""
+"""``eval``, ``compare``, ``quantize --max-drop`` and ``bench`` of a bundle that hears speech."""
 
 from __future__ import annotations
 
@@ -83,3 +83,22 @@ def test_what_cannot_be_measured_is_said_before_anything_runs(
     assert message.startswith("--language: for bundles that hear speech, and")
     message = refused("eval", speaking_bundle, *words, "--language", "xx")
     assert "'xx'" in message
+
+
+def test_bench_counts_seconds_of_audio(
+    call: Call, refused: Refused, speaking_bundle: Path, byte_bundle: Path, recordings: Path
+) -> None:
+    few = ("--runs", 1, "--warmup", 1, "--new-tokens", 4, "--threads", 1)
+    out = call("bench", speaking_bundle, "--audio-seconds", "0.5", *few).out
+    assert "batch 1, source 0.5 s of noise, 4 new tokens" in out
+    for name in ("features", "encoder", "first token", "token", "all", "tokens/s", "real time"):
+        assert f"\n{name} " in out
+    file = recordings.with_name("2.wav")
+    report = json.loads(call("bench", speaking_bundle, "--audio", file, *few, "--json").out)
+    assert (report["audio_seconds"], report["workload"]["audio"]) == (30, str(file))
+    message = refused("bench", byte_bundle, "--audio-seconds", 1)
+    assert message.endswith(
+        "--source-length says how long its sources are, not --audio-seconds or --audio"
+    )
+    message = refused("bench", speaking_bundle, "--audio", file.with_name("none.wav"))
+    assert message.startswith(f"cannot read {file.with_name('none.wav')}: No such file")
