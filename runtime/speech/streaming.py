@@ -86,7 +86,7 @@ class LiveTranscription:
         step_seconds: float,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        _check(options, step_seconds)
+        _check(options, step_seconds, manifest)
         self._backend, self._manifest, self._options = backend, manifest, options
         self._speech = speech = speech_info(manifest)
         self._chunks = received(chunks, sampling_rate, speech.sampling_rate)
@@ -351,10 +351,15 @@ class LiveTranscription:
             self._go_on(max(0, self._frames - self._seek - lead))
 
 
-def _check(options: TranscriptionOptions, step_seconds: float) -> None:
+def _check(options: TranscriptionOptions, step_seconds: float, manifest: Manifest) -> None:
     """Refuse what live audio cannot have."""
     for name in ("clip_timestamps", "batch_size", "multilingual", "constraint"):
         if getattr(options, name):
             raise InputError(f"live audio has no {name}: transcribe the recording")
     if not step_seconds > 0:
         raise InputError(f"step_seconds must be above 0, not {step_seconds}")
+    draft = options.draft_model
+    if draft is not None:
+        ours, other = speech_info(manifest), speech_info(draft.manifest)
+        if (other.mel_bins, other.window_frames) != (ours.mel_bins, ours.window_frames):
+            raise InputError("live audio needs a draft_model that reads the model's own features")

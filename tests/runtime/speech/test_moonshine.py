@@ -60,6 +60,16 @@ def test_audio_that_is_shorter_than_the_convolutions_is_padded(model: SpeechMode
     assert model.transcribe(sound(0.01), **GREEDY).duration == pytest.approx(0.01)
 
 
+def test_live_audio(model: SpeechModel) -> None:
+    audio = sound(3)
+    with model.stream([audio[:20000], audio[20000:]], step_seconds=1000, **GREEDY) as stream:
+        updates = list(stream)
+    assert stream.result == model.transcribe(audio, **GREEDY)
+    with model.stream([audio[:20000], audio[20000:]], **GREEDY) as stream:
+        updates = list(stream)
+    assert "".join(update.text for update in updates).strip() == stream.result.text
+
+
 def test_what_it_cannot_say_is_refused(model: SpeechModel) -> None:
     with pytest.raises(InputError, match="word"):
         model.transcribe(sound(1), word_timestamps=True)

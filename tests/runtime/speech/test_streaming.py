@@ -164,6 +164,17 @@ def test_other_rates_and_types(speech_model: Models) -> None:
     assert stream.result.duration == 2
 
 
+def test_a_draft_model_changes_nothing(speech_model: Models) -> None:
+    model, audio = speech_model("tiny"), sound(6)
+    plain, drafted = (
+        model.stream(chunks(audio), step_seconds=3, draft_model=draft, **OPTIONS)
+        for draft in (None, model)
+    )
+    assert [update.text for update in plain] == [update.text for update in drafted]
+    with pytest.raises(InputError, match="reads the model's own features"):
+        model.stream([], draft_model=speech_model("turbo"), **OPTIONS)
+
+
 def test_no_audio_is_no_text(speech_model: Models) -> None:
     with speech_model("tiny").stream([], **OPTIONS) as stream:
         assert list(stream) == []
