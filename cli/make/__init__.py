@@ -73,8 +73,8 @@ def _add_scheme(parser: argparse.ArgumentParser) -> None:
         "--texts",
         type=Path,
         metavar="FILE",
-        help="text like the model's input, one per line: used for calibration and to measure"
-        " quality",
+        help="text like the model's input, one per line (of a model that hears speech: a"
+        " recording): used for calibration and to measure quality",
     )
     group.add_argument(
         "--data", type=Path, metavar="FILE", help="examples with targets (see seq2edge eval)"

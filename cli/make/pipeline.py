@@ -57,6 +57,7 @@ class _Maker:
         self._options, self._plan, self._output, self._work = options, plan, output, work
         self._steps = steps
         self._dry = self._quiet = False
+        self._source = "TEXT"
         self._done: list[dict[str, Any]] = []
 
     def make(self, *, dry: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -72,14 +73,15 @@ class _Maker:
         exported = self._steps.export()
         self._run(exported)
         if not dry and exported.output is not None:
-            # Packs are for whole encoder-decoders of texts.
-            Bundle.open(exported.output).require_text("make")
-        scheme, bundle = self._quantize(exported)
+            # Packs are for whole encoder-decoders. What is wrong with the data is said at once.
+            bundle = Bundle.open(exported.output)
+            self._steps.check_data(bundle)
+            self._source = "TEXT" if bundle.manifest.speech is None else "RECORDING"
+        scheme, made = self._quantize(exported)
         if self._plan.downgrade:
-            downgraded = self._steps.downgrade(bundle)
-            self._run(downgraded)
-            bundle = downgraded
-        packed = self._pack(bundle)
+            made = self._steps.downgrade(made)
+            self._run(made)
+        packed = self._pack(made)
         return {
             "output": str(self._output.path),
             "target": self._options.target,
@@ -135,7 +137,7 @@ class _Maker:
             commands = [f"tar -xf {output.path.name}", f"{output.name}/install.sh"]
         else:
             commands = [f"{output.name}/install.sh"]
-        commands.append(f"{output.name}/run.sh TEXT")
+        commands.append(f"{output.name}/run.sh {self._source}")
         self._say(f"on the device: {' && '.join(commands)}")
         return commands
 

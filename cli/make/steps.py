@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from seq2edge.deploy.pack.pack import find_wheels
+from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import InputError
 
+from ..quality import data_of
 from .output import Output
 from .plan import FLOAT32, Plan
 from .workspace import CommandStep, Workspace, digest, fingerprint
@@ -55,7 +58,19 @@ class Steps:
             for name, path in (("texts", options.texts), ("data", options.data))
             if path is not None
         }
+        if options.data is not None:
+            self._contents["data"] = digest(self._contents["data"], _recordings(options))
         self._source = self._checkpoint(look_up)
+
+    def check_data(self, bundle: Bundle) -> None:
+        """Read what is measured on, before anything is quantized.
+
+        Raises:
+            InputError: a line, or a recording, that cannot be.
+            MissingDependencyError: a format of audio that needs PyAV.
+        """
+        if self._options.data is not None:
+            data_of(self._options, bundle)
 
     def export(self) -> CommandStep:
         """To a float32 bundle."""
@@ -145,6 +160,17 @@ def _written(step: CommandStep) -> Path:
 
 def _option(name: str, value: Any) -> list[Any]:
     return [] if value is None else [name, value]
+
+
+def _recordings(options: argparse.Namespace) -> dict[str, Any]:
+    """A fingerprint of the files that the data name, if they are recordings."""
+    from seq2edge.benchmarks.quality.data import read_examples
+
+    data: Path = options.data
+    examples = read_examples(data, options.limit, encoding_errors=options.encoding_errors)
+    files = {example.source: data.parent / example.source for example in examples}
+    # Not Path.is_file, which refuses a text that is too long for a name.
+    return {name: fingerprint(file) for name, file in files.items() if os.path.isfile(file)}  # noqa: PTH113
 
 
 def _content(path: Path, option: str) -> str:
