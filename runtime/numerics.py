@@ -13,11 +13,15 @@ Scores = NDArray[np.float32]
 _GROUP = 64
 
 
-def logsumexp(scores: Scores) -> NDArray[np.float32]:
-    """log(sum(exp(scores))) of each row, [R]; -inf for a row of -inf."""
+def logsumexp(scores: Scores, scratch: Scores | None = None) -> NDArray[np.float32]:
+    """log(sum(exp(scores))) of each row, [R]; -inf for a row of -inf.
+
+    ``scratch`` of the scores' shape is overwritten: new memory for 51864 scores takes longer than
+    their exponentials.
+    """
     top = scores.max(axis=1, keepdims=True)
     np.copyto(top, 0, where=np.isneginf(top))
-    exponentials = np.subtract(scores, top)
+    exponentials = np.subtract(scores, top, out=scratch)
     np.exp(exponentials, out=exponentials)
     with np.errstate(divide="ignore"):
         normalizer: NDArray[np.float32] = top[:, 0] + np.log(exponentials.sum(axis=1))

@@ -53,6 +53,8 @@ class GreedySearch:
             for _ in range(batch.batch_size)
         ]
         self._remaining = batch.new_tokens
+        #: Of one step's normalizers.
+        self._scratch: Scores | None = None
         #: The sources that still run: places in ``results``.
         self._active = list(range(batch.batch_size))
         self._unfinished = batch.batch_size * self._samples
@@ -139,21 +141,25 @@ class GreedySearch:
         if self._only_best and np.count_nonzero(scores > -np.inf) < _ENOUGH_LEFT * len(scores):
             cache.complete_logits()  # too few of the best may come
             scores = self._processed(cache)
-        if self._batch.processors:
-            self._check(scores)
         before = scores
         if self._sampler is None:
             tokens = scores.argmax(axis=1)
         else:
+            if self._batch.processors:
+                self._check(scores.max(axis=1))
             for warp in self._warpers:
                 scores = warp(scores)
             streams = np.array(self._active)[:, None] * samples + np.arange(samples)
             tokens = self._sampler.draw(scores, streams.ravel())
         shape = (active, samples)
         chosen, logprobs = _taken(scores, tokens), None
+        if self._sampler is None and self._batch.processors:
+            self._check(chosen)
         if self._batch.call.logprobs:
-            logprobs = (_taken(before, tokens) - logsumexp(before)).astype(np.float64)
-            logprobs = logprobs.reshape(shape)
+            if self._scratch is None or self._scratch.shape != before.shape:
+                self._scratch = np.empty_like(before)
+            normalizer = logsumexp(before, self._scratch)
+            logprobs = (_taken(before, tokens) - normalizer).astype(np.float64).reshape(shape)
         if self._batch.config.return_scores:
             chosen = chosen - logsumexp(scores)
         return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape), logprobs
@@ -179,9 +185,9 @@ class GreedySearch:
                 tokens[place, sample, first : first + len(found)] = found
         return Rows(tokens.reshape(-1, length), np.repeat(self._active, self._samples))
 
-    def _check(self, scores: Scores) -> None:
-        dead = np.flatnonzero(np.isneginf(scores.max(axis=1)))
-        for row in dead:
+    def _check(self, best: NDArray[np.float32]) -> None:
+        """Refuse rows [A * n] whose best score is none."""
+        for row in np.flatnonzero(best == -np.inf):
             sequence = self._results[self._active[row // self._samples]][row % self._samples]
             if sequence.finish_reason is None:
                 raise self._batch.no_continuation(sequence.token_ids)
@@ -189,4 +195,5 @@ class GreedySearch:
 
 def _taken(scores: Scores, tokens: Ids) -> NDArray[np.float32]:
     """[R], of each row of scores [R, V] the one of its token."""
-    return np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]
+    taken: NDArray[np.float32] = scores[np.arange(len(tokens)), tokens]
+    return taken
