@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+FUZZ ?= 10000
+SEED ?= 0
 WORDS ?= keyboard february humanoid piscataway kubernetes
 
-.PHONY: demo test test-arm64 lint bench clean
+.PHONY: demo test test-arm64 fuzz lint bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/seq2edge export examples/g2p/model build/g2p.bundle --force
@@ -22,6 +24,12 @@ test: $(VENV)/.dev
 # ARM64 holds options, such as ARM64="--cpu cortex-a76" (tests/arm64/main.py --help).
 test-arm64: $(VENV)/.dev
 	$(BIN)/python tests/arm64/main.py $(ARM64)
+
+# Mutated bundles, graphs, tokenizers and checkpoints; FUZZ is how many of each, SEED which.
+fuzz: $(VENV)/.dev
+	$(BIN)/seq2edge export examples/g2p/model build/fuzz.bundle --force --no-validate
+	for kind in manifest graph tokenizer checkpoint; do $(BIN)/python tests/fuzz/fuzz.py $$kind \
+	  --bundle build/fuzz.bundle --checkpoint examples/g2p/model --cases $(FUZZ) --seed $(SEED) || exit 1; done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

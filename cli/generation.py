@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,6 +156,7 @@ def _add(group: Any, flags: tuple[tuple[str, Any, str, str], ...]) -> None:
 
 def _constraint(options: argparse.Namespace) -> Constraint | None:
     from seq2edge.runtime import Choices, InputError, JsonSchema, Regex
+    from seq2edge.runtime.bundle.checks.json_text import parse_json
 
     if options.choice is not None:
         return Choices(tuple(options.choice))
@@ -166,11 +166,11 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
         return None
     path: Path = options.json_schema
     try:
-        schema = json.loads(path.read_bytes())
+        schema = parse_json(path.read_bytes(), path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+        raise InputError(str(error)) from None
     if not isinstance(schema, dict):
         raise InputError(f"{path} holds no JSON object")
     return JsonSchema(schema)

@@ -24,6 +24,7 @@ from .from_sentencepiece import build_from_pieces
 from .languages import find_scheme, marian_languages, mark_languages
 from .pieces import UNIGRAM, PieceModel, read_pieces
 from .ready import read_ready
+from .serialized import serialized
 from .settings import read_settings
 from .spaces import clean_up_spaces
 from .word_bpe import build_word_bpe
@@ -124,7 +125,7 @@ def _written(tokenizer: Tokenizer) -> tuple[bytes, int]:
     """The file, which neither pads nor truncates, and how many tokens it knows."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return tokenizer.to_str().encode(), tokenizer.get_vocab_size(with_added_tokens=True)
+    return serialized(tokenizer).encode(), tokenizer.get_vocab_size(with_added_tokens=True)
 
 
 def tokenizer_at(path: Path) -> TokenizerFile:

@@ -23,6 +23,7 @@ from seq2edge.runtime.errors import MissingDependencyError
 from ..errors import CheckpointError
 from .pieces import PieceModel
 from .sentencepiece import with_pieces
+from .serialized import serialized
 
 #: The class that reads a tokenizer.json and nothing else.
 GENERIC = "TokenizersBackend"
@@ -144,7 +145,7 @@ def cut_as_sentencepiece(tokenizer: Tokenizer, model: PieceModel) -> Tokenizer:
     user_defined = {piece.text for piece in model.pieces if piece.user_defined}
     if not model.byte_fallback and not user_defined:
         return tokenizer
-    made = json.loads(tokenizer.to_str())
+    made = json.loads(serialized(tokenizer))
     made["added_tokens"] = [t for t in made["added_tokens"] if t["content"] not in user_defined]
     made["model"]["byte_fallback"] = model.byte_fallback
     mended = Tokenizer.from_str(json.dumps(made))

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from ..errors import CheckpointError
 from . import from_transformers
 from .built import Built
+from .serialized import serialized
 from .settings import added_tokens
 
 _FILE = "tokenizer.json"
@@ -65,7 +66,7 @@ def _lacks(tokenizer: Tokenizer, directory: Path, settings: Mapping[str, Any]) -
 
 def _form(tokenizer: Tokenizer) -> Any:
     """What settings do not change: the model, and the kinds of all other parts."""
-    made = json.loads(tokenizer.to_str())
+    made = json.loads(serialized(tokenizer))
     model = made["model"]
     own_model = [model.get(key) for key in ("type", "merges", "unk_id", "byte_fallback")]
     vocabulary = model.get("vocab")

@@ -38,6 +38,9 @@ _ZIP = b"PK\x03\x04"
 #: What reading damaged archives and arrays raises.
 _DAMAGED = (
     OSError,
+    RecursionError,
+    MemoryError,  # of an array's header that says more than any file holds
+    AttributeError,
     ValueError,
     KeyError,
     TypeError,

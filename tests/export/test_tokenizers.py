@@ -18,7 +18,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from seq2edge.export import ExportResult, export_checkpoint
+from seq2edge.export import CheckpointError, ExportResult, export_checkpoint
 from seq2edge.runtime import Bundle, InputError, Seq2SeqModel
 from seq2edge.runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 
@@ -183,3 +183,15 @@ def test_without_tokenizer_files_the_bundle_takes_ids_and_says_so(
         found = model.generate_ids([[5, 6, 7, 2]], max_new_tokens=4)[0]
     assert len(found.token_ids) == 4
     assert found.text is None
+
+
+def test_an_id_that_no_vocabulary_has() -> None:
+    """Fault: the library aborted the process when it wrote such a file."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    from seq2edge.export.tokenizers.serialized import serialized
+
+    with pytest.raises(CheckpointError, match="gives 'b' the id 2147483648"):
+        serialized(Tokenizer(WordLevel({"a": 0, "b": 2**31}, unk_token="a")))
+    assert json.loads(serialized(Tokenizer(WordLevel({"a": 0}, unk_token="a"))))
