@@ -59,9 +59,12 @@ def _decoded(
 
 def _windows(recognition: Recognition) -> Iterator[Window]:
     most = recognition.reader.window_frames
-    if not recognition.pauses:
-        return fixed_windows(recognition.clips, most)
-    return _merged(recognition.pauses, most)
+    windows = (
+        _merged(recognition.pauses, most)
+        if recognition.pauses
+        else fixed_windows(recognition.clips, most)
+    )
+    return (window for window in windows if not recognition.reader.is_silent(window))
 
 
 def _merged(ends: Sequence[int], most: int) -> Iterator[Window]:

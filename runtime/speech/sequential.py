@@ -108,6 +108,10 @@ def sequential(recognition: Recognition, language: str | None) -> Iterator[Done]
         seek = first
         while seek < last:
             window = Window(seek, min(reader.window_frames, last - seek))
+            if reader.is_silent(window):
+                seek += window.size
+                yield Done([], seek)
+                continue
             source, encoded = recognition.encoded(window)
             if options.multilingual:
                 (spoken,) = recognition.spoken_in([window])

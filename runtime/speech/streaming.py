@@ -204,6 +204,9 @@ class LiveTranscription:
     def _draft(self) -> StreamUpdate | None:
         """A hypothesis about the window so far, and what of it stands; None: cancelled."""
         window, reader = self._window, self._reader(fit=True)
+        if not self._final and reader.is_silent(window):
+            self._previous = None
+            return StreamUpdate("", "", self._seconds)
         decoded = self._decode(window, reader, draft=True)
         if decoded is None:
             return None
@@ -224,6 +227,9 @@ class LiveTranscription:
     def _finish(self) -> StreamUpdate | None:
         """Decode the window as one of a recording, and go on to the next; None: cancelled."""
         window, reader = self._window, self._reader(fit=self._options.fit_window)
+        if not self._final and reader.is_silent(window):
+            self._go_on(window.size)
+            return StreamUpdate("", "", self._seconds)
         decoded = self._decode(window, reader, draft=False)
         if decoded is None:
             return None
@@ -295,7 +301,8 @@ class LiveTranscription:
             logits = decoder.first_logits([source], encoded)
             self.detected = languages_in(logits, self._speech)[0]
             self.language = self.detected.language
-        found = decoder.decode([source], [self._prompt(window)], encoded)
+        whole = (lambda _: reader.whole(window)) if reader.is_fitted and not draft else None
+        found = decoder.decode([source], [self._prompt(window)], encoded, whole)
         return None if found is None else (found[0], encoded)
 
     def _prompt(self, window: Window) -> DecoderPrompt:

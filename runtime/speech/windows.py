@@ -31,6 +31,9 @@ LONGEST = 30.0
 #: of Moonshine have no output.
 _SHORTEST = 0.06
 
+#: The largest sample of digital silence.
+_SILENT = 2.0**-15
+
 
 @dataclass(frozen=True)
 class Window:
@@ -86,6 +89,19 @@ class WindowReader:
     def is_fitted(self) -> bool:
         """Whether windows end soon after their audio."""
         return self._fit and self._mel is not None
+
+    def is_silent(self, window: Window) -> bool:
+        """Whether there is nothing in ``window`` but silence (the last one of 16 bits, at most).
+
+        A model that was trained on speech says something all the same ("you", "Thank you.").
+        """
+        hop, second = self._speech.hop_length, self._speech.sampling_rate
+        start, stop = window.start * hop, (window.start + window.size) * hop
+        # A second at a time: most windows are not silent from their beginning on.
+        return all(
+            np.abs(self._audio.read(place, min(place + second, stop))).max(initial=0) <= _SILENT
+            for place in range(start, stop, second)
+        )
 
     def whole(self, window: Window) -> WindowSource:
         """The whole of a window, where others may be fitted."""

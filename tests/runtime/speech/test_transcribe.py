@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from seq2edge.runtime import Choices, InputError, Regex
 from seq2edge.runtime.speech.model import SpeechModel
 from seq2edge.runtime.speech.transcription import Segment
 from tests import whisper_models as whisper
+from tests.runtime.audio.conftest import wav_bytes
 
 from .conftest import sound
 from .test_parity import GERMAN, PLAIN, rows
@@ -237,3 +240,20 @@ def test_very_short_audio(model: SpeechModel, samples: int) -> None:
     found = model.transcribe(sound(1)[:samples], **FAST)
     assert found.duration == samples / 16000
     assert all(segment.end <= found.duration for segment in found.segments)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_hours_of_silence_are_no_text_and_take_no_memory(
+    batch_size: int | None, speech_model: Callable[[str], SpeechModel], tmp_path: Path
+) -> None:
+    path = tmp_path / "silence.wav"
+    size = 2 * 3600 * 16000 * 2
+    with path.open("wb") as file:  # a sparse file
+        file.write(wav_bytes(np.zeros(0, np.int16), size=size))
+        file.truncate(44 + size)
+    tracemalloc.start()
+    found = speech_model("tiny").transcribe(path, language="en", batch_size=batch_size)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.text, found.segments, found.duration) == ("", [], 7200)
+    assert peak < 32 << 20
