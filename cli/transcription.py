@@ -59,6 +59,17 @@ def add_transcription(parser: argparse.ArgumentParser) -> None:
     for flag, text in _SWITCHES:
         parser.add_argument(flag, action="store_true", default=None, help=text)
     parser.add_argument(
+        "--vad-detector",
+        choices=("auto", "silero", "energy"),
+        help="with --vad: silero's model, or loudness (default: silero where it is installed)",
+    )
+    parser.add_argument(
+        "--vad-parameters",
+        type=_named_numbers,
+        metavar="NAME=X,..",
+        help="with --vad: what counts as speech, such as threshold=0.4,min_silence_duration_ms=500",
+    )
+    parser.add_argument(
         "--clip-timestamps", metavar="S,S", help="parts to transcribe: start,end,start,end ..."
     )
     parser.add_argument(
@@ -136,6 +147,16 @@ def _numbers(text: str) -> tuple[float, ...]:
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number, nor several separated by commas"
+        ) from None
+
+
+def _named_numbers(text: str) -> dict[str, float]:
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form name=number,name=number"
         ) from None
 
 

@@ -182,7 +182,7 @@ class _Segmenter:
 
     def __init__(self, options: VadOptions) -> None:
         self._options = options
-        self._padding = options.speech_pad_ms * SAMPLING_RATE // 1000
+        self._padding = int(options.speech_pad_ms * SAMPLING_RATE / 1000)
         self._longest = options.max_speech_duration_s * SAMPLING_RATE - FRAME - 2 * self._padding
         self._place = 0
         self._found: list[Interval] = []

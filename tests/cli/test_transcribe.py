@@ -229,6 +229,23 @@ def test_a_draft_changes_no_text(
     assert (done.code, done.out) == (0, render(expected[0], "txt"))
 
 
+def test_voice_activity(call: Call, bundle: Path, model: SpeechModel, tmp_path: Path) -> None:
+    path = tmp_path / "pauses.wav"
+    silence = np.zeros(32000, np.int16)
+    path.write_bytes(wav_bytes(np.concatenate([silence, sound(2), silence])))
+    flags = ("--vad", "--vad-detector", "energy", "--vad-parameters", "speech_pad_ms=100")
+    done = call("transcribe", bundle, path, "--json", *flags, *QUICK)
+    wanted = model.transcribe(
+        path,
+        vad=True,
+        vad_detector="energy",
+        vad_parameters={"speech_pad_ms": 100},
+        **QUICK_OPTIONS,
+    )
+    assert json.loads(done.out)["segments"] == json.loads(json.dumps(document(wanted)["segments"]))
+    assert all(segment.start >= 1.8 for segment in wanted.segments)
+
+
 def test_one_of_some_commands(call: Call, bundle: Path, recordings: list[Path]) -> None:
     choices = ("--choice", "on", "--choice", "off", "--without-timestamps")
     done = call("transcribe", bundle, recordings[0], *choices, *QUICK)
@@ -246,6 +263,7 @@ def test_one_of_some_commands(call: Call, bundle: Path, recordings: list[Path]) 
         (("a.wav", "b.wav", "--format", "srt"), "give --output-dir"),
         (("a.wav", "--format", "all"), "give --output-dir"),
         (("a.wav", "--force"), "only --output-dir writes any"),
+        (("a.wav", "--vad", "--vad-parameters", "loudness=2"), "loudness"),
         (("-", "-"), "read once"),
         (("a.wav", "--live"), "--live reads standard input"),
         (("a.wav", "--sampling-rate", 8000), "files say theirs"),
