@@ -34,7 +34,6 @@ _THRESHOLDS: _Flags = (
     ("--compression-ratio-threshold", float, "X", "above it a text repeats itself (default: 2.4)"),
     ("--log-prob-threshold", float, "X", "below it a text is tried again (default: -1)"),
     ("--no-speech-threshold", float, "P", "above it a window is silence (default: 0.6)"),
-    ("--hallucination-silence-threshold", float, "S", "leave out text in S seconds of silence"),
     ("--language-detection-threshold", float, "P", "read on until a language is so probable"),
     ("--language-detection-segments", positive, "N", "windows to detect the language in"),
     ("--max-initial-timestamp", float, "S", "a window's first timestamp is no later"),

@@ -27,6 +27,19 @@ from filelock import FileLock
 JFK = Path(__file__).parents[1] / "examples" / "whisper" / "jfk.wav"
 MODELS = ("tiny.en", "base")
 RECORDINGS = ("two_cities", "beckett", "endgame_nagg_nell")
+#: What is said in two of them (Dickens, A Tale of Two Cities; Beckett, Worstward Ho).
+TEXTS = {
+    "two_cities": (
+        "It was the best of times, it was the worst of times, it was the age of wisdom, it was the"
+        " age of foolishness, it was the epoch of belief, it was the epoch of incredulity, it was"
+        " the season of light, it was the season of darkness, it was the spring of hope, it was the"
+        " winter of despair, we had everything before us, we had nothing before us, we were all"
+        " going direct to heaven, we were all going direct the other way. In short, the period was"
+        " so far like the present period that some of its noisiest authorities insisted on its"
+        " being received, for good or for evil, in the superlative degree of comparison only."
+    ),
+    "beckett": "Ever tried. Ever failed. No matter. Try again. Fail again. Fail better.",
+}
 
 #: Raise it when what is made of the downloads changes.
 _VERSION = 1

@@ -65,8 +65,6 @@ class TranscriptionOptions:
         max_new_tokens: upper limit of tokens of a window; None: what the model has room for.
         clip_timestamps: the parts of the recording to transcribe: start, end, start, end ... in
             seconds; the last end may be missing.
-        hallucination_silence_threshold: with ``word_timestamps``: text that is probably none of
-            the recording's, with silence of so many seconds around it, is left out; None: off.
         hotwords: words that are likely, in the prompt of every window.
         language_detection_threshold: detection reads on until a language is so probable.
         language_detection_segments: windows that it reads at most.
@@ -112,7 +110,6 @@ class TranscriptionOptions:
     vad_detector: str = "auto"
     max_new_tokens: int | None = None
     clip_timestamps: str | Sequence[float] = ()
-    hallucination_silence_threshold: float | None = None
     hotwords: str | None = None
     language_detection_threshold: float | None = 0.5
     language_detection_segments: int = 1
@@ -127,7 +124,7 @@ class TranscriptionOptions:
     def temperatures(self) -> tuple[float, ...]:
         """``temperature``, always several."""
         value = self.temperature
-        return tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
+        return tuple(map(float, value)) if isinstance(value, Iterable) else (float(value),)
 
 
 class TranscriptionKeywords(TypedDict, total=False):
@@ -162,7 +159,6 @@ class TranscriptionKeywords(TypedDict, total=False):
     vad_detector: str
     max_new_tokens: int | None
     clip_timestamps: str | Sequence[float]
-    hallucination_silence_threshold: float | None
     hotwords: str | None
     language_detection_threshold: float | None
     language_detection_segments: int
@@ -187,6 +183,11 @@ _OTHER_NAMES = {
     "return_token_timestamps": "word_timestamps",
     "vad_filter": "vad",
 }
+#: Options of faster-whisper that do something which is not done here.
+_NOT_DONE = {
+    "hallucination_silence_threshold": "vad=True cuts silence out before it is heard",
+    "log_progress": "progress is called with the seconds that are done",
+}
 #: Options that are integers, the smallest value of each, and whether it may be None.
 _INTEGERS = {
     "beam_size": (1, False),
@@ -208,7 +209,6 @@ _NUMBERS = {
     "no_speech_threshold": (0.0, 1.0, True),
     "prompt_reset_on_temperature": (0.0, math.inf, False),
     "max_initial_timestamp": (0.0, 30.0, True),
-    "hallucination_silence_threshold": (0.0, math.inf, True),
     "language_detection_threshold": (0.0, 1.0, True),
 }
 _SWITCHES = (
@@ -232,6 +232,8 @@ def options_of(
     """
     names = {spec.name for spec in fields(TranscriptionOptions)}
     for name in keywords:
+        if name in _NOT_DONE:
+            raise InputError(f"there is no transcription option {name!r}: {_NOT_DONE[name]}")
         if name not in names:
             near = _OTHER_NAMES.get(name) or get_close_matches(name, names, 1, 0)[0]
             raise InputError(f"there is no transcription option {name!r}; the nearest is {near!r}")
@@ -337,8 +339,6 @@ def _contradictions(options: TranscriptionOptions) -> Iterable[str]:
             f"draft_model works with greedy decoding only, not with beam_size={options.beam_size}:"
             " set beam_size=1"
         )
-    if options.hallucination_silence_threshold is not None and not options.word_timestamps:
-        yield "hallucination_silence_threshold needs word_timestamps=True"
     if options.vad and options.clip_timestamps:
         yield "clip_timestamps are times of the whole recording: they do not go with vad=True"
     if not options.vad and options.vad_parameters is not None:
