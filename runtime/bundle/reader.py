@@ -105,16 +105,19 @@ class Bundle:
         Raises:
             BundleError: listing each file whose bytes changed.
         """
-        if not (self.directory / MANIFEST_NAME).is_file():
+        if not all(info.sha256 for info in self.manifest.files.values()):
             raise BundleError(
                 f"{self.directory} has no hashes, because optimum wrote it; 'seq2edge import' makes"
                 " a bundle of it that has"
             )
-        changed = [
-            name
-            for name, info in self.manifest.files.items()
-            if sha256_of(self.path(name)) != info.sha256
-        ]
+        try:
+            changed = [
+                name
+                for name, info in self.manifest.files.items()
+                if sha256_of(self.path(name)) != info.sha256
+            ]
+        except OSError as error:
+            raise BundleError(f"cannot read {error.filename}: {error.strerror}") from None
         if changed:
             raise BundleError(
                 f"{self.directory}: changed since it was written (SHA-256 differs): "

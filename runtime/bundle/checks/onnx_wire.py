@@ -169,7 +169,9 @@ class _Reader:
     def _node(self, start: int, end: int, depth: int) -> None:
         """NodeProto."""
         operator = domain = None
-        for number, first, last in self._messages(start, end):
+        for number, wire, first, last in self._fields(start, end):
+            if wire != _BYTES:
+                continue
             if number == 4:
                 operator = self._once(operator, first, last)
             elif number == 7:
@@ -181,7 +183,9 @@ class _Reader:
 
     def _attribute(self, start: int, end: int, depth: int) -> None:
         """AttributeProto: only tensors and graphs in it matter."""
-        for number, first, last in self._messages(start, end):
+        for number, wire, first, last in self._fields(start, end):
+            if wire != _BYTES:
+                continue
             if number in (5, 10):
                 self._found.tensors.append(self._tensor(first, last, "attribute"))
             elif number in (6, 11):
@@ -286,7 +290,9 @@ class _Reader:
     def _entry(self, start: int, end: int) -> tuple[str, str]:
         """StringStringEntryProto."""
         key = value = None
-        for number, first, last in self._messages(start, end):
+        for number, wire, first, last in self._fields(start, end):
+            if wire != _BYTES:  # asked here and not in _messages: most fields pass by
+                continue
             if number == 1:
                 key = self._once(key, first, last)
             elif number == 2:
