@@ -27,15 +27,17 @@ def bundle_steps(
     backend = advice.backend if advice.backend in running else running[0]
     threads = threads_for(bundle, machine)
     options, reason = _options(backend, threads, bundle)
+    hears = bundle.manifest.speech is not None
     if program is not None:
         # The program has the options of the backend already.
         threaded = [word for word in options if word in ("--threads", str(threads))]
-        run = [" ".join([shlex.quote(program), "'a text'", *threaded])]
+        source = "recording.wav" if hears else "'a text'"
+        run = [" ".join([shlex.quote(program), source, *threaded])]
     else:
         built = backend.startswith("tensorrt")
         run = [f"seq2edge build {name} --backend {backend}"] if built else []
         command = ["seq2edge run", name, "'a text'"]
-        if bundle.manifest.speech is not None:
+        if hears:
             command = ["seq2edge transcribe", name, "recording.wav"]
         run.append(" ".join([*command, *options]))
     done = bundle.manifest.quantization

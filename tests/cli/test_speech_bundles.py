@@ -64,3 +64,5 @@ def test_inspect_says_what_it_hears(cli: Cli, hearing: Path) -> None:
 def test_the_doctor_says_how_to_transcribe(cli: Cli, hearing: Path) -> None:
     shown = cli("doctor", "--bundle", hearing).stdout.decode()
     assert f"seq2edge transcribe {hearing} recording.wav" in shown
+    shown = cli("doctor", "--bundle", hearing, "--program", "/app/run.sh").stdout.decode()
+    assert "/app/run.sh recording.wav" in shown
