@@ -21,7 +21,7 @@ def command(byte_bundle: Path, tmp_path: Path) -> tuple[object, ...]:
     data.write_text('{"source": "a text", "target": "x y"}\n{"source": "b", "target": ["z"]}\n')
     shutil.copytree(byte_bundle, variant)
     manifest = json.loads((variant / "seq2edge.json").read_text())
-    manifest["quantization"] = {"scheme": "int5"}
+    manifest["quantization"] = {"scheme": "int5", "target": "cpu", "summary": {}}
     (variant / "seq2edge.json").write_text(json.dumps(manifest))
     return (
         "compare", byte_bundle, variant, "--data", data, "--metric", "chrf",
