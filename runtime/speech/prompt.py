@@ -103,7 +103,8 @@ class Prompting:
         prefix = self._prefix if first else None
         hotwords = [] if prefix is not None or self._hotwords is None else self._hotwords
         earlier = self._history[self._forgotten :]
-        earlier = [*hotwords, *earlier[len(earlier) - max(0, self._most - len(hotwords)) :]]
+        room = max(0, self._most - len(hotwords))
+        earlier = [*hotwords, *earlier[max(0, len(earlier) - room) :]]
         before = []
         if earlier and self._speech.previous_text is not None:
             before = [self._speech.previous_text, *earlier]
