@@ -169,6 +169,8 @@ def test_bench_reports_ordered_percentiles(cli: Cli, byte_bundle: Path) -> None:
     assert report["workload"] == {
         "backend": "onnxruntime",
         "source_length": 8,
+        "audio_seconds": None,
+        "audio": None,
         "new_tokens": 4,
         "batch_size": 1,
         "num_beams": 1,

@@ -53,8 +53,8 @@ def test_interrupted_export_leaves_nothing(
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell starts background jobs with SIGINT ignored, and children inherit it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Background jobs start with signals ignored, and children inherit it.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         try:
             wait_for_weights(process, tmp_path)
