@@ -47,7 +47,8 @@ def test_anonymous_and_file_backed_pages_are_told_apart(tmp_path: Path) -> None:
     file.write_bytes(b"x" * size)
     before = resident()
     with (
-        mmap.mmap(-1, size) as held,  # an array might take pages that the process has free
+        # An array might take pages that the process has free.
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held,
         file.open("rb") as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as seen,
     ):
