@@ -85,6 +85,10 @@ def _problems(name: str, info: GraphInfo, found: OnnxFile, manifest: Manifest) -
             yield f"{file} does not have the operators that the manifest says of the {name}"
 
 
+#: They run a graph as often as their inputs say.
+_LOOPS = ("Loop", "Scan")
+
+
 def _operators(found: OnnxFile, file: str, ours: bool) -> Iterator[str]:
     domains = OUR_DOMAINS if ours else OTHER_DOMAINS | found.functions
     wrong = {
@@ -97,7 +101,8 @@ def _operators(found: OnnxFile, file: str, ours: bool) -> Iterator[str]:
         yield f"{file} has operators that are not run ({', '.join(sorted(wrong))}; only {allowed})"
     # A head of two stages has a graph for each (quantize/passes/cpu_lowering).
     branches = 2 * found.operators["", "If"]
-    if ours and (found.subgraphs != branches or found.functions):
+    loops = any(operator in _LOOPS for _, operator in (*found.operators, *found.nested))
+    if ours and (loops or found.subgraphs != branches or found.functions):
         yield f"{file} has graphs within nodes (Loop, Scan) or functions, which are not run"
 
 

@@ -88,6 +88,12 @@ def add_function(model: Any) -> None:
     )
 
 
+def loop_beside_if(model: Any) -> None:
+    """As many graphs within nodes as an ``If`` would have."""
+    add_node("Loop", body=_branch())(model)
+    add_node("If", then_branch=_branch())(model)
+
+
 def add_sparse(model: Any) -> None:
     values = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
     indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
@@ -118,6 +124,7 @@ CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
         "the operators that the manifest says",
     ),
     "Loop": (add_node("Loop", body=_branch()), "graphs within nodes"),
+    "Loop beside half an If": (loop_beside_if, "graphs within nodes"),
     "function": (add_function, "graphs within nodes .Loop, Scan. or functions"),
     "sparse": (add_sparse, "sparse initializers, which are not supported"),
     "operator": (add_node("RandomNormal", shape=[1]), "the operators that the manifest says"),
