@@ -7,13 +7,18 @@
 >>> from seq2edge.runtime import SpeechModel
 >>> with SpeechModel.load("whisper.bundle") as model:
 ...     print(model.transcribe("talk.wav").text)
+
+What is loaded, which graphs run and what falls back is logged by the loggers below ``seq2edge``,
+which say nothing until the application configures :mod:`logging`.
 """
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .asynchronous import AsyncTextStream
 from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
 from .encoder import EncoderModel
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
     from .speech.options import TranscriptionOptions
     from .speech.transcription import Segment, Transcription, Word
 
+logging.getLogger("seq2edge").addHandler(logging.NullHandler())
+
 #: Imported when they are asked for: who reads texts does not wait for what speech needs.
 _SPEECH = {
     "Segment": "transcription",
@@ -46,6 +53,7 @@ _SPEECH = {
 }
 
 __all__ = [
+    "AsyncTextStream",
     "BackendError",
     "Bundle",
     "BundleError",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import ArrayLike
 
+from .asynchronous import AsyncTextStream, run_in_thread
 from .backends import Backend, load_backend
 from .bundle.reader import Bundle
 from .errors import InputError
@@ -180,6 +182,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         config: GenerationConfig | None = None,
         *,
         skip_special_tokens: bool = True,
+        cancelled: Callable[[], bool] | None = None,
         **options: Unpack[GenerationOptions],
     ) -> TextStream:
         """Generate one text, piece by piece.
@@ -189,7 +192,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
 
         Args:
             text: the source.
-            config, options, skip_special_tokens: as in :meth:`generate`.
+            config, options, skip_special_tokens, cancelled: as in :meth:`generate`.
 
         Returns:
             An iterator of pieces, with the whole :class:`Generation` as ``result`` at its end.
@@ -205,7 +208,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 " must be 1"
             )
         call = self._generator.prepare(config, self._text_sources([text], languages))
-        steps = self._generator.steps(call)
+        steps = self._generator.steps(call, cancelled)
         generations = (
             self._generation(
                 found, call.config, skip_special_tokens, text=found.finish_reason is not None
@@ -215,6 +218,60 @@ class Seq2SeqModel(LoadedModel[Backend]):
         tokenizer = self._output_tokenizer()
         return TextStream(
             Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens), generations
+        )
+
+    async def agenerate(
+        self,
+        texts: str | Sequence[str],
+        config: GenerationConfig | None = None,
+        *,
+        batch_size: int | None = None,
+        skip_special_tokens: bool = True,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Generation]:
+        """:meth:`generate` in asyncio: it runs on a thread and never holds up the event loop.
+
+        When the task is cancelled, generation stops at its next step, and the task ends after it.
+
+        >>> results = await model.agenerate(texts, num_beams=4)
+        """
+        stopped = threading.Event()
+        return await run_in_thread(
+            lambda: self.generate(
+                texts,
+                config,
+                batch_size=batch_size,
+                skip_special_tokens=skip_special_tokens,
+                cancelled=stopped.is_set,
+                **options,
+            ),
+            stopped.set,
+        )
+
+    def astream(
+        self,
+        text: str,
+        config: GenerationConfig | None = None,
+        *,
+        skip_special_tokens: bool = True,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncTextStream:
+        """:meth:`stream` in asyncio: each piece is made on a thread while it is awaited.
+
+        >>> async for piece in model.astream("a text"):
+        ...     print(piece, end="", flush=True)
+
+        Errors come with the first piece. A task that is cancelled while it waits stops the
+        generation at its next step; whoever leaves the loop early may ``await stream.aclose()``.
+        """
+        return AsyncTextStream(
+            lambda cancelled: self.stream(
+                text,
+                config,
+                skip_special_tokens=skip_special_tokens,
+                cancelled=cancelled,
+                **options,
+            )
         )
 
     def batch_decode(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+
 from ..bundle.manifest import CONCAT
 from ..bundle.reader import Bundle
 from ..errors import BackendError
@@ -30,6 +33,8 @@ __all__ = [
     "slot_backend",
 ]
 
+_log = logging.getLogger(__name__)
+
 #: Their engines are built by ``seq2edge build``.
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
 
@@ -51,6 +56,29 @@ def load_backend(
         BackendError: unknown engine or device, a missing or too old library, a graph that the
             library refuses, or with ``strict`` nodes that would fall back to the CPU.
     """
+    started = time.monotonic()
+    loaded = _load(
+        bundle,
+        backend=backend,
+        device=device,
+        strict=strict,
+        num_threads=num_threads,
+        max_memory=max_memory,
+    )
+    seconds = time.monotonic() - started
+    _log.info("loaded %s into %s in %.2f s", bundle.directory, backend, seconds)
+    return loaded
+
+
+def _load(
+    bundle: Bundle,
+    *,
+    backend: str,
+    device: str | None,
+    strict: bool,
+    num_threads: int | None,
+    max_memory: int | None,
+) -> Backend:
     if bundle.manifest.cache == CONCAT and backend != "onnxruntime":
         bundle.require_slots(f"the engine {backend}")
     if bundle.manifest.single_stack is not None and backend in _TENSORRT:

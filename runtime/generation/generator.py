@@ -209,9 +209,11 @@ class Generator:
         (results,) = deque(decode(replace(batch, prompt_logits=prompt_logits)), maxlen=1)
         return results
 
-    def steps(self, call: PreparedCall) -> Iterator[Hypothesis]:
+    def steps(
+        self, call: PreparedCall, cancelled: Callable[[], bool] | None = None
+    ) -> Iterator[Hypothesis]:
         """The first sequence of the first source after each step, finished in the last one."""
-        for results in decode(self._batch(call, [0], None)):
+        for results in decode(self._batch(call, [0], cancelled)):
             if results[0]:
                 yield results[0][0]
 

@@ -5,6 +5,7 @@ Source: Radford et al. 2022, section 4.5.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from ..text.tokenizer import Tokenizer
 from .options import TranscriptionOptions
 from .prompt import DecoderPrompt, speech_info
 from .timestamps import STEP, TimestampRules
+
+_log = logging.getLogger(__name__)
 
 #: New tokens of a window of a model that has no limit of positions.
 _MOST_TOKENS = 448
@@ -185,6 +188,7 @@ class WindowDecoder:
             left = [number for number in left if self._needs_fallback(tried[number][-1])]
             if not left:
                 break
+            _log.debug("no text to be trusted at temperature %s: windows %s", temperature, left)
         return [self._best(windows) for windows in tried]
 
     def _run(

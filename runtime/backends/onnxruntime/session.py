@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 from ...bundle.manifest import CPU_GRAPHS, GraphInfo, Manifest
 from ...bundle.reader import Bundle
 from ...errors import BackendError
+
+_log = logging.getLogger(__name__)
 
 #: An execution provider's name with its options, as ``InferenceSession`` takes it.
 Provider = tuple[str, dict[str, Any]]
@@ -76,8 +79,16 @@ def cpu_graphs(manifest: Manifest, installed: str) -> dict[str, GraphInfo]:
     """
     graphs = dict(manifest.graphs)
     lowered = {name: graphs.pop(cpu) for name, cpu in CPU_GRAPHS.items() if cpu in graphs}
-    if all(_version(installed) >= _version(info.minimum_onnxruntime) for info in lowered.values()):
+    needed = [info.minimum_onnxruntime for info in lowered.values()]
+    if all(_version(installed) >= _version(least) for least in needed):
         graphs.update(lowered)
+    elif needed:
+        _log.warning(
+            "the canonical graphs run: those made for the CPU, which are faster, need onnxruntime"
+            " >= %s, and %s is installed",
+            max(needed, key=_version),
+            installed,
+        )
     return graphs
 
 
@@ -106,6 +117,7 @@ def open_session(
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     path = bundle.path(info.file)
+    _log.debug("opening %s: %s", info.file, [name for name, _ in providers])
     try:
         # Without enable_fallback=0 it would print and go on with fewer providers.
         return ort.InferenceSession(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from ....bundle.reader import Bundle
 from ....errors import BackendError
 from ..cuda import load_cuda
 from ..engine_cache import find_engines
 from ..library import load_library
 from .engine import TensorRTBackend
+
+_log = logging.getLogger(__name__)
 
 
 def load_tensorrt(bundle: Bundle, *, engine: str, device: str | None = None) -> TensorRTBackend:
@@ -26,4 +30,5 @@ def load_tensorrt(bundle: Bundle, *, engine: str, device: str | None = None) -> 
     library = load_library(engine)
     cuda = load_cuda()
     folder, engines = find_engines(bundle, library, cuda.gpu())
+    _log.info("running the engines in %s", folder)
     return TensorRTBackend(bundle, folder, engines, library, cuda)
