@@ -8,7 +8,7 @@ FUZZ ?= 10000
 SEED ?= 0
 WORDS ?= keyboard february humanoid piscataway kubernetes
 
-.PHONY: demo test test-arm64 fuzz lint bench clean
+.PHONY: demo test test-arm64 test-wheel fuzz lint site bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/seq2edge export examples/g2p/model build/g2p.bundle --force
@@ -24,6 +24,16 @@ test: $(VENV)/.dev
 # ARM64 holds options, such as ARM64="--cpu cortex-a76" (tests/arm64/main.py --help).
 test-arm64: $(VENV)/.dev
 	$(BIN)/python tests/arm64/main.py $(ARM64)
+
+# The wheel on every Python that is installed here, at the oldest and newest dependencies; 2 GB of downloads.
+# WHEEL holds options, such as WHEEL="--python 3.12" (tests/packaging/matrix.py --help).
+test-wheel: $(VENV)/.dev
+	$(PIP) uv
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/packaging/matrix.py $(WHEEL)
+
+# The documentation, into build/site.
+site: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --strict
 
 # Mutated bundles, graphs, tokenizers and checkpoints; FUZZ is how many of each, SEED which.
 fuzz: $(VENV)/.dev

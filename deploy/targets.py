@@ -218,7 +218,9 @@ def advise_target(target: str, *, jetpack: str | None = None, backend: str | Non
     """The doctor's advice for a target: backend, quantization schemes, and whether to lower.
 
     Args:
-        target, jetpack, backend: as of :func:`plan`.
+        target: as of :func:`plan`.
+        jetpack: as of :func:`plan`.
+        backend: as of :func:`plan`.
 
     Raises:
         InputError: an unknown target, or a JetPack or an engine that it does not have.

@@ -104,7 +104,8 @@ class EncoderModel(LoadedModel[Backend]):
             input_ids: [B, S] integers.
             attention_mask: [B, S], nonzero where a token counts; None: all but padding (where the
                 pad token is an end token too, all).
-            pooling, batch_size: as in :meth:`encode`.
+            pooling: as in :meth:`encode`.
+            batch_size: as in :meth:`encode`.
 
         Raises:
             InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a row

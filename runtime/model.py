@@ -62,7 +62,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
 
         Args:
             path: the bundle's folder, or one that ``optimum-cli export onnx`` wrote.
-            engine: ``onnxruntime``, or ``onnxruntime-tensorrt``: ONNX Runtime's TensorRT
+            backend: ``onnxruntime``, or ``onnxruntime-tensorrt``: ONNX Runtime's TensorRT
                 provider, with its engines kept beside the bundle in ``BUNDLE.ort-tensorrt``.
             device: ``cpu`` or ``cuda``; None: the engine's default, ``cpu`` for onnxruntime.
             strict: refuse a bundle of which parts would run on the CPU though the device is
@@ -163,7 +163,11 @@ class Seq2SeqModel(LoadedModel[Backend]):
             input_ids: [B, S] integers, padded on the right with the pad token.
             attention_mask: [B, S], nonzero where a token counts; None: all but padding (where the
                 pad token is an end or bos token too, all).
-            config, options, batch_size, skip_special_tokens, cancelled: as in :meth:`generate`.
+            config: as in :meth:`generate`.
+            options: as in :meth:`generate`.
+            batch_size: as in :meth:`generate`.
+            skip_special_tokens: as in :meth:`generate`.
+            cancelled: as in :meth:`generate`.
 
         Raises:
             InputError: wrong shape, ids outside the vocabulary, a row with nothing in it, a
@@ -192,7 +196,10 @@ class Seq2SeqModel(LoadedModel[Backend]):
 
         Args:
             text: the source.
-            config, options, skip_special_tokens, cancelled: as in :meth:`generate`.
+            config: as in :meth:`generate`.
+            options: as in :meth:`generate`.
+            skip_special_tokens: as in :meth:`generate`.
+            cancelled: as in :meth:`generate`.
 
         Returns:
             An iterator of pieces, with the whole :class:`Generation` as ``result`` at its end.
@@ -307,7 +314,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
 
         Args:
             texts: the sources.
-            config, options: as in :meth:`generate`; their languages put tokens into the sources.
+            config: as in :meth:`generate`; their languages put tokens into the sources.
+            options: as in :meth:`generate`; their languages put tokens into the sources.
 
         Raises:
             InputError: as in :meth:`generate`; the text is named by its place in ``texts``.

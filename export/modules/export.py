@@ -116,7 +116,10 @@ def export_state_dict(
         state_dict: what ``torch.save(model.state_dict(), ...)`` wrote (read with
             ``weights_only=True``), or a safetensors file, which needs no torch.
         description: see docs/pytorch.md.
-        bundle, tokenizer, overwrite, progress: as of :func:`export_module`.
+        bundle: as of :func:`export_module`.
+        tokenizer: as of :func:`export_module`.
+        overwrite: as of :func:`export_module`.
+        progress: as of :func:`export_module`.
         validate: compare with PyTorch's layers put together as the description says; None: if
             torch and onnxruntime are installed.
 

@@ -63,7 +63,10 @@ class SpeechModel(LoadedModel[Backend]):
 
         Args:
             path: the bundle's folder.
-            backend, device, strict, num_threads: as of :meth:`.Seq2SeqModel.load`.
+            backend: as of :meth:`.Seq2SeqModel.load`.
+            device: as of :meth:`.Seq2SeqModel.load`.
+            strict: as of :meth:`.Seq2SeqModel.load`.
+            num_threads: as of :meth:`.Seq2SeqModel.load`.
 
         Raises:
             BundleError: the bundle is missing, incomplete, of a newer format, reads no speech, or
@@ -214,9 +217,10 @@ class SpeechModel(LoadedModel[Backend]):
         """The language that is spoken.
 
         Args:
-            audio, sampling_rate: as of :meth:`transcribe`.
-            language_detection_segments, language_detection_threshold: as of
-                :class:`.TranscriptionOptions`.
+            audio: as of :meth:`transcribe`.
+            sampling_rate: as of :meth:`transcribe`.
+            language_detection_segments: as of :class:`.TranscriptionOptions`.
+            language_detection_threshold: as of :class:`.TranscriptionOptions`.
 
         Raises:
             InputError: audio that cannot be read, an impossible option, or a model that knows
