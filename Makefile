@@ -29,7 +29,7 @@ test-arm64: $(VENV)/.dev
 # WHEEL holds options, such as WHEEL="--python 3.12" (tests/packaging/matrix.py --help).
 test-wheel: $(VENV)/.dev
 	$(PIP) uv
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/packaging/matrix.py $(WHEEL)
+	$(BIN)/python tests/packaging/matrix.py $(WHEEL)
 
 # The documentation, into build/site.
 site: $(VENV)/.dev

@@ -165,7 +165,9 @@ def _requirements(wheel: Path, extras: Sequence[str]) -> list[str]:
 
 
 def _uv(*arguments: str | Path) -> None:
-    done = subprocess.run(["uv", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise UnavailableError(" ".join(done.stderr.split())[-300:])
 
