@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .asynchronous import AsyncTextStream
 from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
+from .continuous_batch import ContinuousBatch, Event, Request
 from .encoder import EncoderModel
 from .errors import (
     BackendError,
@@ -58,7 +59,9 @@ __all__ = [
     "Bundle",
     "BundleError",
     "Choices",
+    "ContinuousBatch",
     "EncoderModel",
+    "Event",
     "Generation",
     "GenerationConfig",
     "InputError",
@@ -68,6 +71,7 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "Regex",
+    "Request",
     "Segment",
     "Seq2EdgeError",
     "Seq2SeqModel",

@@ -17,6 +17,7 @@ from .errors import InputError
 from .generation import GenerationConfig, Generator
 from .generation.batch import Hypothesis
 from .generation.options import GenerationOptions, with_options
+from .generation.prepared import PreparedCall
 from .generation.result import Generation
 from .model_base import LoadedModel
 from .progress import CountProgress
@@ -45,7 +46,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         self.target_tokenizer = tokenizer
         if bundle.manifest.target_tokenizer is not None:
             self.target_tokenizer = load_tokenizer(bundle, target=True)
-        self._generator = Generator(backend, bundle.manifest, self.target_tokenizer)
+        self.generator = Generator(backend, bundle.manifest, self.target_tokenizer)
 
     @classmethod
     def load(
@@ -140,11 +141,11 @@ class Seq2SeqModel(LoadedModel[Backend]):
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         config, languages = self._options(config, options)
-        call = self._generator.prepare(config, self._text_sources(texts, languages))
-        results = self._generator.run(
+        call = self.generator.prepare(config, self._text_sources(texts, languages))
+        results = self.generator.run(
             call, batch_size=batch_size, progress=progress, cancelled=cancelled
         )
-        return self._generations(results, call.config, skip_special_tokens)
+        return self.generations(results, call.config, skip_special_tokens)
 
     def generate_ids(
         self,
@@ -176,9 +177,9 @@ class Seq2SeqModel(LoadedModel[Backend]):
         """
         config, _ = self._options(config, options)
         sources = checked_sources(input_ids, attention_mask, self.manifest)
-        call = self._generator.prepare(config, sources)
-        results = self._generator.run(call, batch_size=batch_size, cancelled=cancelled)
-        return self._generations(results, call.config, skip_special_tokens)
+        call = self.generator.prepare(config, sources)
+        results = self.generator.run(call, batch_size=batch_size, cancelled=cancelled)
+        return self.generations(results, call.config, skip_special_tokens)
 
     def stream(
         self,
@@ -214,18 +215,15 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 f"a stream has one result: num_return_sequences={config.num_return_sequences}"
                 " must be 1"
             )
-        call = self._generator.prepare(config, self._text_sources([text], languages))
-        steps = self._generator.steps(call, cancelled)
+        call = self.generator.prepare(config, self._text_sources([text], languages))
+        steps = self.generator.steps(call, cancelled)
         generations = (
             self._generation(
                 found, call.config, skip_special_tokens, text=found.finish_reason is not None
             )
             for found in steps
         )
-        tokenizer = self._output_tokenizer()
-        return TextStream(
-            Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens), generations
-        )
+        return TextStream(self.detokenizer(skip_special_tokens=skip_special_tokens), generations)
 
     async def agenerate(
         self,
@@ -323,6 +321,34 @@ class Seq2SeqModel(LoadedModel[Backend]):
         _, languages = self._options(config, options)
         return [source.tokens() for source in self._text_sources(texts, languages)]
 
+    def prepared(
+        self,
+        source: str | Sequence[int],
+        config: GenerationConfig | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> PreparedCall:
+        """A call for one text, or its token ids; checked as by :meth:`generate`, and not run."""
+        config, languages = self._options(config, options)
+        if isinstance(source, str):
+            sources = self._text_sources([source], languages)
+        else:
+            sources = checked_sources([source], [[1] * len(source)], self.manifest)
+        return self.generator.prepare(config, sources)
+
+    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """What gives the pieces of :meth:`stream`; InputError without a tokenizer."""
+        return Detokenizer(self._output_tokenizer(), skip_special_tokens=skip_special_tokens)
+
+    def generations(
+        self, results: list[list[Hypothesis]], config: GenerationConfig, skip_special_tokens: bool
+    ) -> list[Generation]:
+        """Each source's sequences, as the generator gives them, with their texts."""
+        return [
+            replace(self._generation(found, config, skip_special_tokens), source=source)
+            for source, sequences in enumerate(results)
+            for found in sequences
+        ]
+
     def _text_sources(self, texts: Sequence[str], languages: LanguageTokens) -> list[TextSource]:
         if self.tokenizer is None:
             raise self._no_tokenizer()
@@ -347,15 +373,6 @@ class Seq2SeqModel(LoadedModel[Backend]):
         config = self.generation_config if config is None else config
         config = with_options(config, cast("dict[str, Any]", options))
         return resolve_languages(config, self.manifest, self.tokenizer, self.target_tokenizer)
-
-    def _generations(
-        self, results: list[list[Hypothesis]], config: GenerationConfig, skip_special_tokens: bool
-    ) -> list[Generation]:
-        return [
-            replace(self._generation(found, config, skip_special_tokens), source=source)
-            for source, sequences in enumerate(results)
-            for found in sequences
-        ]
 
     def _generation(
         self,

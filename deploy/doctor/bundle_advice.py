@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from ...runtime.backends.onnxruntime.cpu import chosen_threads
+from ...runtime.backends.onnxruntime.session import chosen_threads
 from ...runtime.bundle.reader import Bundle
 from .advice import Advice, Instruction
 from .facts import Machine

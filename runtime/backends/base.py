@@ -39,12 +39,14 @@ class Capabilities:
         limits: the largest shapes that it takes; None: any.
         steps_per_launch: greedy steps that it runs without the host in between, at most.
         computes_logsumexp: whether steps fill ``Step.logsumexp``; else the caller does.
+        replaces_rows: whether the backend is a :class:`RowBackend`.
     """
 
     kv_cache: str = SLOTS
     limits: Limits | None = None
     steps_per_launch: int = 1
     computes_logsumexp: bool = False
+    replaces_rows: bool = False
 
 
 @dataclass(eq=False)
@@ -101,17 +103,17 @@ class Step:
             only_best=only_best,
         )
 
-    def row(self, row: int) -> Step:
-        """One sequence of the step, in the same arrays."""
-        one = slice(row, row + 1)
+    def rows(self, first: int, count: int = 1) -> Step:
+        """Some sequences of the step, in the same arrays."""
+        some = slice(first, first + count)
         return Step(
-            input_ids=self.input_ids[one],
-            position_ids=self.position_ids[one],
-            attention_mask=self.attention_mask[one],
-            write_indices=self.write_indices[one],
-            next_token_ids=self.next_token_ids[one],
-            logits=None if self.logits is None else self.logits[one],
-            logsumexp=None if self.logsumexp is None else self.logsumexp[one],
+            input_ids=self.input_ids[some],
+            position_ids=self.position_ids[some],
+            attention_mask=self.attention_mask[some],
+            write_indices=self.write_indices[some],
+            next_token_ids=self.next_token_ids[some],
+            logits=None if self.logits is None else self.logits[some],
+            logsumexp=None if self.logsumexp is None else self.logsumexp[some],
             only_best=self.only_best,
         )
 
@@ -227,6 +229,42 @@ class SlotCache(ABC):
         self._runs.clear()
 
 
+class RowSlotCache(SlotCache):
+    """A cache whose rows are given to other sources while the others go on.
+
+    A step may have fewer rows than the cache: it runs the first of them.
+    """
+
+    @property
+    @abstractmethod
+    def source_positions(self) -> int:
+        """S, the source positions that there is room for; 0: there is no encoder."""
+
+    @abstractmethod
+    def place(self, row: int, encoded: EncoderOutput) -> None:
+        """Give ``row`` to the only source of ``encoded``; what it has cached is to be overwritten.
+
+        A source that is longer than those before makes more room, as :meth:`resize` does.
+        """
+
+    @abstractmethod
+    def move(self, source: int, target: int) -> None:
+        """Let the row ``target`` hold what the row ``source`` does."""
+
+    @abstractmethod
+    def rows(self, first: int, count: int) -> RowSlotCache:
+        """A cache of these rows alone, in the same memory. It is good until :meth:`resize`."""
+
+    @abstractmethod
+    def resize(
+        self, *, rows: int | None = None, slots: int | None = None, positions: int | None = None
+    ) -> None:
+        """Have so many rows, slots and source positions (or a few more); None: as many as now.
+
+        What is cached stays, as far as there is room. Steps that were run are forgotten.
+        """
+
+
 class ConcatCache(Protocol):
     """Keys and values of one call, longer with every step: each hypothesis is a row of the batch.
 
@@ -299,6 +337,14 @@ class SlotBackend(Backend, Protocol):
         ...
 
 
+class RowBackend(SlotBackend, Protocol):
+    """Its caches can take other sources while they are decoded."""
+
+    def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> RowSlotCache:
+        """See :meth:`SlotBackend.new_cache`."""
+        ...
+
+
 class ConcatBackend(Backend, Protocol):
     """Its decoder graph takes past keys and values and returns them longer."""
 
@@ -319,6 +365,11 @@ def slot_backend(backend: Backend, what: str = "this") -> SlotBackend:
             " export the checkpoint with 'seq2edge export'"
         )
     return cast("SlotBackend", backend)
+
+
+def row_backend(backend: Backend) -> RowBackend | None:
+    """``backend``, if it declares that it replaces rows."""
+    return cast("RowBackend", backend) if backend.capabilities.replaces_rows else None
 
 
 def concat_backend(backend: Backend) -> ConcatBackend | None:

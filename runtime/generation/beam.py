@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids
+from ..kv_cache import StepOutputs
 from ..numerics import Scores, logsumexp, top_k
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .processor import Rows
@@ -135,6 +136,8 @@ class BeamSearch:
         ]
         self._generated = len(batch.forced)
         self._active = np.arange(batch.batch_size)
+        if batch.forced:
+            self._end_at_once()
 
     def run(self) -> Iterator[Results]:
         """Beam search; yields once a step, and the results only with the last one.
@@ -145,53 +148,69 @@ class BeamSearch:
         Raises:
             InputError: the options together forbid every token.
         """
-        batch = self._batch
         cache = None
         tokens = parents = np.zeros((0, 0), np.int64)
-        results: Results = [[] for _ in self._searches]
-        if batch.forced and self._ends_at_once():
-            yield [search.finished for search in self._searches]
-            return
-        while True:
-            remaining = batch.new_tokens - self._generated
-            forced = batch.forces_end(remaining)
-            if forced is not None:
-                candidates = self._forced(forced)
-            else:
+        while not self.done:
+            if not self.ends_without_step():
                 if cache is None:
-                    cache = batch.new_cache(self._width, logits=True, logsumexp=True)
+                    cache = self._batch.new_cache(self._width, logits=True, logsumexp=True)
                 else:
                     cache.forward(tokens, parents)
-                if cache.logits is None or cache.logsumexp is None:
-                    raise AssertionError("they were asked for")
-                candidates = self._candidates(cache.logits, cache.logsumexp.ravel())
-            self._generated += 1
-            ending = LENGTH if remaining == 1 else batch.stopping.interrupted()
-            steps = [
-                self._searches[source].advance(found, self._generated, ending)
-                for source, found in zip(self._active, candidates, strict=True)
-            ]
-            if all(self._searches[source].done for source in self._active):
+                tokens, parents = self.take(cache)
+            if self.done:
                 break
-            tokens = np.stack([step[0] for step in steps])
-            parents = np.stack([step[1] for step in steps])
             kept = selection([not self._searches[source].done for source in self._active])
             if kept is not None and cache is not None:
                 self._active = self._active[kept]
                 cache.select_batch(kept)
                 tokens, parents = tokens[kept], parents[kept]
-            yield results
-        yield self._results()
+            yield [[] for _ in self._searches]
+        yield self.results()
 
-    def _ends_at_once(self) -> bool:
-        """Whether the forced BOS ends the sequences; then it is all there is."""
+    @property
+    def done(self) -> bool:
+        """Whether the search of every source has ended."""
+        return all(search.done for search in self._searches)
+
+    def ends_without_step(self) -> bool:
+        """Put the forced end token in the last place, if that is next."""
+        forced = self._batch.forces_end(self._batch.new_tokens - self._generated)
+        if forced is not None:
+            self._advance(self._forced(forced))
+        return forced is not None
+
+    def take(self, outputs: StepOutputs) -> tuple[Ids, Ids]:
+        """Choose from what a step gave: tokens and parents [A, k] of the next one.
+
+        Raises:
+            InputError: the options together forbid every token.
+        """
+        if outputs.logits is None or outputs.logsumexp is None:
+            raise AssertionError("they were asked for")
+        steps = self._advance(self._candidates(outputs.logits, outputs.logsumexp.ravel()))
+        return np.stack([step[0] for step in steps]), np.stack([step[1] for step in steps])
+
+    def _advance(self, candidates: list[_Candidates]) -> list[tuple[Ids, Ids]]:
+        """Take up what each active source may go on with: tokens and parents [k]."""
+        remaining = self._batch.new_tokens - self._generated
+        self._generated += 1
+        ending = LENGTH if remaining == 1 else self._batch.stopping.interrupted()
+        return [
+            self._searches[source].advance(found, self._generated, ending)
+            for source, found in zip(self._active, candidates, strict=True)
+        ]
+
+    def _end_at_once(self) -> None:
+        """Where the forced BOS ends the sequences, it is all there is."""
+        interrupted = self._batch.stopping.interrupted()
+        if self._batch.new_tokens <= len(self._batch.forced):
+            interrupted = interrupted or LENGTH
         for search in self._searches:
             tokens = search.beams[0]
-            reason = self._batch.stopping.reason(tokens) or self._batch.stopping.interrupted()
-            if reason is None and self._batch.new_tokens > len(self._batch.forced):
-                return False
-            search.finished.append(Hypothesis(tokens, 0.0, reason or LENGTH))
-        return True
+            reason = self._batch.stopping.reason(tokens) or interrupted
+            if reason is not None:
+                search.finished.append(Hypothesis(tokens, 0.0, reason))
+                search.done = True
 
     def _candidates(
         self, logits: NDArray[np.float32], normalizer: NDArray[np.float32]
@@ -276,7 +295,12 @@ class BeamSearch:
                 tokens[place, beam, first : first + len(found)] = found
         return Rows(tokens.reshape(-1, length), np.repeat(self._active, beams))
 
-    def _results(self) -> Results:
+    def results(self) -> Results:
+        """The best finished sequences of each source.
+
+        Raises:
+            InputError: the options together forbid every token.
+        """
         wanted = self._batch.config.num_return_sequences
         for search in self._searches:
             if not search.finished:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..backends import Backend, EncoderOutput, slot_backend
+from ..backends.base import row_backend
 from ..backends.limits import Limits
 from ..bundle.manifest import Manifest
 from ..errors import InputError
@@ -18,6 +19,7 @@ from .batch import GenerationBatch, Hypothesis, Results
 from .beam import BeamSearch
 from .config import GenerationConfig, new_tokens
 from .constraint_compiler import ConstraintCompiler
+from .continuous import ContinuousDecoder, Ticket
 from .drafter import Drafter, check_same_tokens
 from .engine_limits import check_sources, fitted_new_tokens, forced_tokens, guessed_tokens
 from .greedy import GreedySearch
@@ -175,6 +177,9 @@ class Generator:
         order = list(range(len(lengths)))
         if size < len(lengths):
             order.sort(key=lengths.__getitem__)
+        decoder = self.continuous(size) if size < len(order) else None
+        if decoder is not None and guessed_tokens(call.config) is None:
+            return _run_continuous(decoder, call, order, progress, cancelled)
         found: list[list[Hypothesis]] = [[] for _ in order]
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
@@ -184,6 +189,20 @@ class Generator:
             if progress is not None:
                 progress(start + len(numbers), len(order))
         return found
+
+    def continuous(self, max_rows: int) -> ContinuousDecoder | None:
+        """Decodes sources of prepared calls as they come; None: the backend cannot.
+
+        The calls may have no ``prompt_lookup_num_tokens`` and no ``draft_model``.
+        """
+        backend = row_backend(self._backend)
+        if backend is None:
+            return None
+
+        def make(ticket: Ticket) -> GenerationBatch:
+            return self._batch(ticket.call, [ticket.number], ticket.cancelled)
+
+        return ContinuousDecoder(backend, make, max_rows)
 
     def decode(
         self,
@@ -254,6 +273,31 @@ class Generator:
             processors=_processors(call, numbers, tokens_of),
             draft_encoded=draft_encoded,
         )
+
+
+def _run_continuous(
+    decoder: ContinuousDecoder,
+    call: PreparedCall,
+    order: Sequence[int],
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+) -> Results:
+    """The sequences of each source of a call; they take the rows in ``order``."""
+    interrupted = [False]  # asked for all sources at once
+    tickets = [Ticket(call, number, lambda: interrupted[0]) for number in order]
+    for ticket in tickets:
+        decoder.add(ticket)
+    done = 0
+    while done < len(tickets):
+        interrupted[0] = cancelled is not None and cancelled()
+        ended = decoder.step()
+        for ticket in ended:
+            if ticket.error is not None:
+                raise ticket.error
+        done += len(ended)
+        if ended and progress is not None:
+            progress(done, len(tickets))
+    return [ticket.sequences for ticket in sorted(tickets, key=lambda ticket: ticket.number)]
 
 
 def _draft_limits(config: GenerationConfig) -> Limits | None:

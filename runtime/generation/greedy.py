@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids
-from ..kv_cache import KVCache
+from ..kv_cache import StepOutputs
 from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .processor import Rows
@@ -72,12 +72,10 @@ class GreedySearch:
         batch = self._batch
         cache = None
         tokens = np.zeros((0, 0), np.int64)
-        if not self._unfinished:  # the forced BOS was all
+        if self.done:  # the forced BOS was all
             yield self._results
-        while self._unfinished:
-            forced = batch.forces_end(self._remaining)
-            if forced is not None:
-                self._append_forced(forced)
+        while not self.done:
+            if self.ends_without_step():
                 yield self._results
                 return
             if cache is None:
@@ -86,18 +84,44 @@ class GreedySearch:
                 )
             else:
                 cache.forward(tokens)
-            if cache.logits is None:
-                tokens = cache.next_token_ids
-                ended = self._append(tokens, None)
-            else:
-                tokens, scores, logprobs = self._choose(cache)
-                ended = self._append(tokens, scores, logprobs)
+            before = self._unfinished
+            tokens, _ = self.take(cache)
             yield self._results
-            kept = selection(self._unfinished_sources()) if ended else None
+            kept = selection(self._unfinished_sources()) if self._unfinished < before else None
             if kept is not None:
                 self._active = [self._active[place] for place in kept]
                 cache.select_batch(kept)
                 tokens = tokens[kept]
+
+    @property
+    def done(self) -> bool:
+        """Whether all sequences have ended."""
+        return not self._unfinished
+
+    def ends_without_step(self) -> bool:
+        """Put the forced end token in the last place, if that is next."""
+        forced = self._batch.forces_end(self._remaining)
+        if forced is not None:
+            self._append_forced(forced)
+        return forced is not None
+
+    def take(self, outputs: StepOutputs) -> tuple[Ids, None]:
+        """Choose from what a step gave: the tokens [A, n] of the next one, if one follows.
+
+        Raises:
+            InputError: the options together forbid every token.
+        """
+        if not self._reads_logits or outputs.logits is None:
+            tokens = outputs.next_token_ids
+            self._append(tokens, None)
+        else:
+            tokens, scores, logprobs = self._choose(outputs)
+            self._append(tokens, scores, logprobs)
+        return tokens, None
+
+    def results(self) -> Results:
+        """The sequences of each source, as far as they are."""
+        return self._results
 
     def _unfinished_sources(self) -> list[bool]:
         return [
@@ -113,12 +137,11 @@ class GreedySearch:
         tokens: Ids,
         scores: NDArray[np.float64] | None,
         logprobs: NDArray[np.float64] | None = None,
-    ) -> bool:
-        """Add ``tokens`` [A, n] to the unfinished sequences; whether one of them has ended."""
+    ) -> None:
+        """Add ``tokens`` [A, n] to the unfinished sequences."""
         self._remaining -= 1
         stopping = self._batch.stopping
         last = LENGTH if self._remaining == 0 else stopping.interrupted()
-        before = self._unfinished
         for place, (source, row) in enumerate(zip(self._active, tokens.tolist(), strict=True)):
             for sample, sequence in enumerate(self._results[source]):
                 if sequence.finish_reason is not None:
@@ -130,10 +153,9 @@ class GreedySearch:
                     sequence.logprob += float(logprobs[place, sample])
                 sequence.finish_reason = stopping.reason(sequence.token_ids) or last
                 self._unfinished -= sequence.finish_reason is not None
-        return self._unfinished < before
 
     def _choose(
-        self, cache: KVCache
+        self, cache: StepOutputs
     ) -> tuple[Ids, NDArray[np.float64], NDArray[np.float64] | None]:
         """Tokens, scores and log-probabilities, [A, n] each, from logits [A, n or 1, V]."""
         active, samples = len(self._active), self._samples
@@ -164,7 +186,7 @@ class GreedySearch:
             chosen = chosen - logsumexp(scores)
         return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape), logprobs
 
-    def _processed(self, cache: KVCache) -> Scores:
+    def _processed(self, cache: StepOutputs) -> Scores:
         """[A * n, V] scores, the logits' memory in part."""
         logits = cache.logits
         if logits is None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..backends.base import Ids
 
 
-class KVCache(Protocol):
-    """W hypotheses for each source of a batch, all of one length, with their keys and values.
+class StepOutputs(Protocol):
+    """What a step gave for W hypotheses of each of B sources.
 
     Attributes:
         next_token_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
@@ -24,12 +24,16 @@ class KVCache(Protocol):
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
 
-    def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
-        """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
-        ...
-
     def complete_logits(self) -> None:
         """Let ``logits`` hold those of all tokens, where the last step gave only the best."""
+        ...
+
+
+class KVCache(StepOutputs, Protocol):
+    """W hypotheses for each source of a batch, all of one length, with their keys and values."""
+
+    def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
+        """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own."""
         ...
 
     def select_batch(self, sources: Ids) -> None:

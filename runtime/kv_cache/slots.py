@@ -86,6 +86,16 @@ def prefill(
     return after
 
 
+def logsumexp_of(step: Step, capabilities: Capabilities) -> NDArray[np.float32] | None:
+    """The normalizers of a step that was run, [B, Q]; None where none are asked for."""
+    if step.logits is None or step.logsumexp is None:
+        return None
+    if not capabilities.computes_logsumexp:
+        rows = step.logits.reshape(-1, step.logits.shape[2])
+        step.logsumexp[:] = numerics.logsumexp(rows).reshape(step.logsumexp.shape)
+    return step.logsumexp
+
+
 class SlotKVCache:
     """``width`` hypotheses for each source of a batch, all of one length.
 
@@ -170,7 +180,7 @@ class SlotKVCache:
             seen = np.arange(cache.max_cache_len) < self._used[:, None]
             self._step.attention_mask[:] = seen[:, None, None]
         self.next_token_ids, self.logits = last.next_token_ids, last.logits
-        self.logsumexp = self._logsumexp_of(last)
+        self.logsumexp = logsumexp_of(last, capabilities)
         if only_best:
             self._only_best = True
             self._replace_step(self._step.attention_mask)
@@ -207,7 +217,7 @@ class SlotKVCache:
         self._most_used += self._width
         self._steps += 1
         self.next_token_ids, self.logits = step.next_token_ids, step.logits
-        self.logsumexp = self._logsumexp_of(step)
+        self.logsumexp = logsumexp_of(step, self._capabilities)
 
     def complete_logits(self) -> None:
         """Let ``logits`` hold those of all tokens, where the last step gave only the best."""
@@ -261,14 +271,6 @@ class SlotKVCache:
         needed = self._most_used + self._width
         self._cache.grow(grown_capacity(self._cache.max_cache_len, self._max_slots, needed))
         self._replace_step(mask)
-
-    def _logsumexp_of(self, step: Step) -> NDArray[np.float32] | None:
-        if step.logits is None or step.logsumexp is None:
-            return None
-        if not self._capabilities.computes_logsumexp:
-            rows = step.logits.reshape(-1, step.logits.shape[2])
-            step.logsumexp[:] = numerics.logsumexp(rows).reshape(step.logsumexp.shape)
-        return step.logsumexp
 
     def _replace_step(self, mask: NDArray[np.bool_]) -> None:
         """A step of the cache's present shape that sees what ``mask`` says."""

@@ -19,49 +19,32 @@ from ...bundle.held_files import HeldFiles, weight_files
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, SlotCache, Step
+from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, RowSlotCache, Step
 from ..memory_budget import CallMemory, MemoryBudget
-from .encoded import OrtEncoderOutput, array_of, bind_array
+from .encoded import OrtEncoderOutput, array_of, bind_array, resized
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs
 from .session import (
     check_version,
+    chosen_threads,
     cpu_graphs,
     give_back_memory,
     import_onnxruntime,
+    main_graph,
     open_session,
     run_error,
 )
-
-#: Up to so many bytes of weights per step, one thread is the default: a step of 2.9 MB took
-#: 0.22 ms on one thread and 0.19 ms on two of an idle machine, but 0.16 and 0.63 ms beside
-#: other work, because the threads wait for each other in every operator (docs/results).
-_SINGLE_THREAD_BYTES = 4_000_000
 
 #: Tokens that a head of two stages proposes (``quantize/passes/cpu_lowering``).
 PROPOSALS = 64
 _TRUE, _FALSE = np.array(True), np.array(False)
 
+#: Source positions of rows that are replaced are a multiple of this: a source that is little
+#: longer than those before it finds room.
+_POSITIONS = 8
+
 #: By these inputs of its decoder the host knows a lowered graph.
 _LOWERED = frozenset({"attention_bias", "seqlens_k"})
-
-
-def chosen_threads(num_threads: int | None, bundle: Bundle) -> int | None:
-    """Threads of an operator; ``num_threads`` None: one for a small model, else None, all cores.
-
-    Raises:
-        BackendError: ``num_threads`` is below 1.
-    """
-    if num_threads is not None and num_threads < 1:
-        raise BackendError(f"num_threads must be at least 1, not {num_threads}")
-    small = _main_graph(bundle).weight_bytes <= _SINGLE_THREAD_BYTES
-    return 1 if num_threads is None and small else num_threads
-
-
-def _main_graph(bundle: Bundle) -> GraphInfo:
-    """The graph that runs most often."""
-    graphs = bundle.manifest.graphs
-    return graphs["encoder" if bundle.manifest.single_stack == "encoder" else "decoder"]
 
 
 class OrtBackend:
@@ -86,7 +69,7 @@ class OrtBackend:
         num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
         check_version(ort.__version__, bundle.manifest)
-        main = _main_graph(bundle)
+        main = main_graph(bundle)
         graphs = bundle.manifest.graphs
         if lowered:
             graphs = cpu_graphs(bundle.manifest, ort.__version__)
@@ -111,7 +94,9 @@ class OrtBackend:
             # One thread: a pool of its own would compete with the decoder's.
             self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)
         self._others = OtherGraphs(ort, bundle, num_threads)
-        self.capabilities = Capabilities(computes_logsumexp=self._logsumexp is not None)
+        self.capabilities = Capabilities(
+            computes_logsumexp=self._logsumexp is not None, replaces_rows=True
+        )
         give_back_memory()
 
     def encode(self, inputs: EncoderInputs) -> OrtEncoderOutput:
@@ -126,7 +111,7 @@ class OrtBackend:
             arrays["encoder_attention_mask"] = mask
         batch_size = len(next(iter(inputs.values())))
         if self._encoder is None:
-            return OrtEncoderOutput(batch_size, mask, {})
+            return OrtEncoderOutput(batch_size, None, {})
         self._memory.check_encoder(inputs)
         binding = self._encoder.io_binding()
         for spec in self._graphs["encoder"].inputs:
@@ -146,7 +131,7 @@ class OrtBackend:
         return OrtEncoderOutput(batch_size, mask, outputs, values)
 
     def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> OrtSlots:
-        """See :class:`seq2edge.runtime.backends.base.SlotBackend`."""
+        """See :class:`seq2edge.runtime.backends.base.RowBackend`."""
         if not isinstance(encoded, OrtEncoderOutput):
             raise TypeError("the sources were encoded by another backend")
         self._files.check()
@@ -182,8 +167,8 @@ class OrtBackend:
         self._closed = True
 
 
-class OrtSlots(SlotCache):
-    """See :class:`seq2edge.runtime.backends.base.SlotCache`."""
+class OrtSlots(RowSlotCache):
+    """See :class:`seq2edge.runtime.backends.base.RowSlotCache`."""
 
     def __init__(
         self,
@@ -212,16 +197,50 @@ class OrtSlots(SlotCache):
                 self._cache[spec.name] = np.zeros(shape, spec.dtype)
         self._number_slots(max_cache_len)
 
-    def _grow(self, max_cache_len: int) -> None:
-        positions = self.cache_position_ids
-        self._memory.check_cache(len(positions), max_cache_len)
+    @property
+    def source_positions(self) -> int:
+        return self._source.length
+
+    def place(self, row: int, encoded: EncoderOutput) -> None:
+        if not isinstance(encoded, OrtEncoderOutput):
+            raise TypeError("the sources were encoded by another backend")
+        if encoded.length > self._source.length:
+            self.resize(positions=encoded.length)
+        self._source.write(row, encoded)
+        self.cache_position_ids[row] = np.arange(self.max_cache_len)
+
+    def move(self, source: int, target: int) -> None:
+        for array in (*self._cache.values(), self.cache_position_ids):
+            array[target] = array[source]
+        self._source.write(target, self._source.part(source))
+
+    def rows(self, first: int, count: int) -> OrtSlots:
+        some = slice(first, first + count)
+        part = copy.copy(self)
+        part._runs = {}
+        part._source = self._source.part(first, count)
+        part._cache = {name: array[some] for name, array in self._cache.items()}
+        part.cache_position_ids = self.cache_position_ids[some]
+        return part
+
+    def resize(
+        self, *, rows: int | None = None, slots: int | None = None, positions: int | None = None
+    ) -> None:
+        before, length = self.cache_position_ids, self._source.length
+        rows, slots = rows or len(before), slots or self.max_cache_len
+        self._memory.check_cache(rows, slots)
+        self._forget_steps()
         for name, old in self._cache.items():
-            batch, heads, slots, head_dim = old.shape
-            new = np.zeros((batch, heads, max_cache_len, head_dim), old.dtype)
-            new[:, :, :slots] = old
-            self._cache[name] = new
-        self._number_slots(max_cache_len)
-        self.cache_position_ids[:, : positions.shape[1]] = positions
+            self._cache[name] = resized(old, (rows, old.shape[1], slots, old.shape[3]))
+        if rows != len(before) or positions is not None:
+            length = length if positions is None else -(-positions // _POSITIONS) * _POSITIONS
+            self._source = self._source.resized(rows, length)
+        self._number_slots(slots)
+        kept = tuple(slice(min(sizes)) for sizes in zip(before.shape, (rows, slots), strict=True))
+        self.cache_position_ids[kept] = before[kept]
+
+    def _grow(self, max_cache_len: int) -> None:
+        self.resize(slots=max_cache_len)
 
     def compact(self, slots: Ids) -> None:
         count = slots.shape[1]
@@ -261,13 +280,14 @@ class OrtSlots(SlotCache):
 
     def _bind_inputs(self, binding: Any, step: Step, lowered: LoweredInputs | None) -> None:
         """Bind what the graph reads, and the cache that it writes."""
+        rows, mask = len(step.input_ids), self._source.mask
         inputs = {
             "input_ids": step.input_ids,
             "position_ids": step.position_ids,
-            "cache_position_ids": self.cache_position_ids,
+            "cache_position_ids": self.cache_position_ids[:rows],
             "attention_mask": step.attention_mask,
             "write_indices": step.write_indices,
-            "encoder_attention_mask": self._source.mask,
+            "encoder_attention_mask": None if mask is None else mask[:rows],
             "full_logits": _TRUE,
         }
         if lowered is not None:
@@ -275,8 +295,9 @@ class OrtSlots(SlotCache):
         for name, array in inputs.items():
             if name in self._inputs and array is not None:
                 bind_array(binding.bind_input, name, array)
-        self._source.bind(binding)
-        for name, array in self._cache.items():
+        self._source.bind(binding, rows)
+        for name, whole in self._cache.items():
+            array = whole[:rows]
             bind_array(binding.bind_input, name, array)
             bind_array(binding.bind_output, name.replace("past_", "present_", 1), array)
 
@@ -285,14 +306,7 @@ class OrtSlots(SlotCache):
 
         The kernel refuses int8 keys and values for several tokens of several sources.
         """
-        runs = []
-        for row in range(len(step.input_ids)):
-            one = slice(row, row + 1)
-            part = copy.copy(self)
-            part._source = self._source.row(row)
-            part._cache = {name: array[one] for name, array in self._cache.items()}
-            part.cache_position_ids = self.cache_position_ids[one]
-            runs.append(part._bind(step.row(row)))
+        runs = [self.rows(row, 1)._bind(step.rows(row)) for row in range(len(step.input_ids))]
 
         def run_rows() -> None:
             for run in runs:

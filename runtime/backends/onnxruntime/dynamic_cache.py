@@ -23,8 +23,14 @@ from ...bundle.reader import Bundle
 from ...errors import BackendError
 from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Mask
 from ..memory_budget import CallMemory, MemoryBudget
-from .cpu import chosen_threads
-from .session import check_version, give_back_memory, import_onnxruntime, open_session, run_error
+from .session import (
+    check_version,
+    chosen_threads,
+    give_back_memory,
+    import_onnxruntime,
+    open_session,
+    run_error,
+)
 
 _PAST, _PRESENT, _CROSS = "past_key_values.", "present.", ".encoder."
 _IDS, _LOGITS, _BRANCH = "input_ids", "logits", "use_cache_branch"

@@ -35,6 +35,18 @@ class OrtEncoderOutput:
         self.mask = mask
         self.outputs = outputs
         self._owner = owner
+        self._writes = 0
+
+    @property
+    def version(self) -> int:
+        """Another one after each :meth:`write`, here or where this is a part of."""
+        whole = self._owner
+        return self._writes + (whole.version if isinstance(whole, OrtEncoderOutput) else 0)
+
+    @property
+    def length(self) -> int:
+        """S, source positions; 0: there is no encoder."""
+        return max((a.shape[2] for a in self.outputs.values() if a.ndim == 4), default=0)
 
     def numpy(self, name: str) -> NDArray[Any]:
         """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh], as floats."""
@@ -57,15 +69,41 @@ class OrtEncoderOutput:
         mask = None if self.mask is None else self.mask[rows]
         return OrtEncoderOutput(len(rows), mask, outputs)
 
-    def row(self, row: int) -> OrtEncoderOutput:
-        """One row of the batch, in the same memory."""
-        one = slice(row, row + 1)
-        outputs = {name: array[one] for name, array in self.outputs.items()}
-        return OrtEncoderOutput(1, None if self.mask is None else self.mask[one], outputs, self)
+    def part(self, first: int, count: int = 1) -> OrtEncoderOutput:
+        """Some rows of the batch, in the same memory."""
+        some = slice(first, first + count)
+        outputs = {name: array[some] for name, array in self.outputs.items()}
+        return OrtEncoderOutput(
+            count, None if self.mask is None else self.mask[some], outputs, self
+        )
 
-    def bind(self, binding: Any) -> None:
-        """Make the outputs inputs of a decoder step."""
+    def write(self, row: int, other: OrtEncoderOutput) -> None:
+        """Put the only source of ``other``, which is no longer than these, into a row."""
         for name, array in self.outputs.items():
+            new = other.outputs[name][0]
+            # Keys and values are [B, H, S, Dh], their scales [B, 1, H*Dh].
+            (array[row, :, : new.shape[1]] if array.ndim == 4 else array[row])[...] = new
+        if self.mask is not None and other.mask is not None:
+            length = other.mask.shape[3]
+            self.mask[row, ..., :length] = other.mask[0]
+            self.mask[row, ..., length:] = False
+        self._writes += 1
+
+    def resized(self, batch_size: int, length: int) -> OrtEncoderOutput:
+        """A copy with so many rows and positions: zeros, and padding, where these have none."""
+        outputs = {}
+        for name, old in self.outputs.items():
+            shape = (batch_size, *old.shape[1:])
+            if old.ndim == 4:
+                shape = (batch_size, old.shape[1], length, old.shape[3])
+            outputs[name] = resized(old, shape)
+        mask = None if self.mask is None else resized(self.mask, (batch_size, 1, 1, length))
+        return OrtEncoderOutput(batch_size, mask, outputs)
+
+    def bind(self, binding: Any, rows: int) -> None:
+        """Make the first rows of the outputs inputs of a decoder step."""
+        for name, whole in self.outputs.items():
+            array = whole[:rows]
             bind_array(binding.bind_input, name, array)
             if scale_name(name) in self.outputs:  # the operator gives them back as they are
                 bind_array(binding.bind_output, f"present_{name}", array)
@@ -79,6 +117,14 @@ class OrtEncoderOutput:
         if name not in self.outputs:
             raise BackendError(f"the encoder does not give {name}, which the graph reads")
         binding.bind_cpu_input(name, self.numpy(name))
+
+
+def resized(old: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """``old`` in an array of ``shape``, zeros where it has nothing."""
+    new = np.zeros(shape, old.dtype)
+    kept = tuple(slice(min(sizes)) for sizes in zip(old.shape, shape, strict=True))
+    new[kept] = old[kept]
+    return new
 
 
 def scale_name(name: str) -> str:

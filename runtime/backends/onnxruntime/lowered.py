@@ -39,29 +39,40 @@ class LoweredInputs:
             "total_sequence_length": np.array(slots, np.int32),
             "query_seqlens": np.full(batch, queries, np.int32),
         }
+        self._source, self._version = source, source.version
         if source.quantized:
-            self.arrays.update(_quantized_source(source))
+            self.arrays.update(_quantized_source(source, batch))
         elif source.mask is not None:
             bias = np.zeros((batch, 1, queries, source.mask.shape[3]), np.float32)
-            bias[...] = np.where(source.mask, np.float32(0), _MASKED_SCORE)
             self.arrays["encoder_attention_bias"] = bias
+        self._follow_source(batch)
 
     def update(self, step: Step) -> None:
-        """Follow the step's mask and slots."""
+        """Follow the step's mask and slots, and the source where it was replaced."""
+        if self._source.version != self._version:
+            self._version = self._source.version
+            self._follow_source(len(step.input_ids))
         np.logical_not(step.attention_mask, out=self._hidden)
         np.multiply(self._hidden, _MASKED_SCORE, out=self._bias)
         np.add(step.write_indices, self._last, out=self._seqlens, casting="same_kind")
 
+    def _follow_source(self, batch: int) -> None:
+        mask = self._source.mask
+        if mask is None:
+            return
+        if self._source.quantized:
+            np.sum(mask[:batch, 0, 0], axis=1, out=self.arrays["source_seqlens_k"])
+            self.arrays["source_seqlens_k"] -= 1
+        else:
+            bias = self.arrays["encoder_attention_bias"]
+            bias[...] = np.where(mask[:batch], np.float32(0), _MASKED_SCORE)
 
-def _quantized_source(source: OrtEncoderOutput) -> dict[str, NDArray[Any]]:
-    """Lengths of the sources, and no further key."""
+
+def _quantized_source(source: OrtEncoderOutput, batch: int) -> dict[str, NDArray[Any]]:
+    """Lengths of the sources, all of their positions, and no further key."""
     _, heads, positions, head_dim = source.outputs["cross_key.0"].shape
-    batch = source.batch_size
-    lengths = np.full(batch, positions, np.int32)
-    if source.mask is not None:
-        lengths = source.mask.sum(axis=(1, 2, 3)).astype(np.int32)
     return {
-        "source_seqlens_k": lengths - 1,
+        "source_seqlens_k": np.full(batch, positions - 1, np.int32),
         "source_length": np.array(positions, np.int32),
         "no_key": np.zeros((batch, 0, heads * head_dim), np.float32),
     }

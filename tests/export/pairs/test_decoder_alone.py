@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from seq2edge.quantize import quantize_bundle
-from seq2edge.runtime import BundleError, InputError, Manifest, Seq2SeqModel
+from seq2edge.runtime import BundleError, ContinuousBatch, InputError, Manifest, Seq2SeqModel
 from seq2edge.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME
 
 from ...batches import padded_with_mask
@@ -86,6 +86,28 @@ def test_graphs_for_the_cpu_give_the_same(
         assert "decoder_cpu" in lowered.manifest.graphs
         found = lowered.generate_ids(*padded_with_mask(PROMPTS, EOS), config)
     assert [row.token_ids for row in found] == [row.token_ids for row in expected]
+
+
+def test_prompts_that_come_and_go_give_what_each_gives_alone(
+    model: Seq2SeqModel, pair_bundle_of: PathOf, tmp_path: Path
+) -> None:
+    quantize_bundle(pair_bundle_of("gpt2"), tmp_path / "fp32", "fp32", check=False)
+    kinds: list[dict[str, Any]] = [{}, {"num_beams": 3}, {"repetition_penalty": 1.2}]
+    with Seq2SeqModel.load(tmp_path / "fp32") as lowered:
+        for which in (model, lowered):
+            batch = ContinuousBatch(which, max_rows=3)
+            asked = [
+                (prompt, {"max_new_tokens": 8 + 5 * number, **kinds[number % 3]})
+                for number, prompt in enumerate(PROMPTS + PROMPTS[::-1])
+                if number != 5
+            ]
+            requests = [batch.submit(prompt, **options) for prompt, options in asked]
+            while not batch.idle:
+                batch.step()
+            for request, (prompt, options) in zip(requests, asked, strict=True):
+                assert request.error is None
+                (expected,) = model.generate_ids([prompt], None, **options)
+                assert request.results[0].token_ids == expected.token_ids
 
 
 def test_prompt_lookup_gives_greedy_tokens(model: Seq2SeqModel) -> None:

@@ -104,10 +104,14 @@ def test_a_prepared_call_is_frozen_and_runs_as_often_as_one_likes(
     bundle_of: Callable[[str], Path],
 ) -> None:
     with Seq2SeqModel.load(bundle_of("t5-v1.1"), num_threads=1) as model:
-        generator: Generator = model._generator
+        generator: Generator = model.generator
         sources = [TextSource.of([5, 6, 7, 1]), TextSource.of([200, 13, 1])]
         call = generator.prepare(GenerationConfig(max_new_tokens=6, num_beams=2), sources)
-        assert generator.run(call) == generator.run(call, batch_size=1)
+        again = generator.run(call)
+        assert again == generator.run(call)
+        for (found,), (one,) in zip(again, generator.run(call, batch_size=1), strict=True):
+            assert found.token_ids == one.token_ids
+            assert found.score == pytest.approx(one.score, abs=1e-5)
         with pytest.raises(dataclasses.FrozenInstanceError):
             call.new_tokens = 9  # type: ignore[misc]
         with pytest.raises(InputError, match="num_beams must be at least 1"):

@@ -16,7 +16,13 @@ import onnx
 import pytest
 import torch
 
-from seq2edge.runtime import BackendError, BundleError, InputError, Seq2SeqModel
+from seq2edge.runtime import (
+    BackendError,
+    BundleError,
+    ContinuousBatch,
+    InputError,
+    Seq2SeqModel,
+)
 from seq2edge.runtime.backends import load_backend, slot_backend
 from seq2edge.runtime.backends.onnxruntime.dynamic_cache import OrtConcatBackend
 from seq2edge.runtime.bundle.reader import Bundle
@@ -216,6 +222,8 @@ def test_what_a_growing_cache_cannot_do_is_refused(folder_of: Callable[[str, str
     with Seq2SeqModel.load(folder) as model:
         ids, mask = batch_of(model)
         options = replace(model.generation_config, prompt_lookup_num_tokens=4, num_beams=1)
+        with pytest.raises(InputError, match="cannot give a row of a running batch to another"):
+            ContinuousBatch(model)
         with pytest.raises(InputError, match="prompt_lookup_num_tokens needs a decoder whose"):
             model.generate_ids(ids, mask, options)
     for keywords in (

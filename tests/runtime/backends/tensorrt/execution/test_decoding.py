@@ -78,7 +78,7 @@ def test_sources_that_end_leave_the_batch(
     cpu, gpu = on_cpu("t5"), on_gpu("t5", in_place=in_place).model
     manifest = ending_early(cpu, sources, MODES[config])
     for model in (cpu, gpu):
-        model._bundle.manifest = model._generator._manifest = manifest
+        model._bundle.manifest = model.generator._manifest = manifest
     expected = cpu.generate_ids(sources, config=MODES[config])
     lengths = {len(sequence.token_ids) for sequence in expected}
     assert len(lengths) > 1

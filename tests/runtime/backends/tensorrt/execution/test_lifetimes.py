@@ -139,7 +139,7 @@ def test_sources_that_leave_need_no_more_memory(config: str, on_gpu: Load, on_cp
     gpu.model.generate_ids(sources, config=MODES[config])
     before = gpu.cuda.device_bytes
     manifest = ending_early(cpu, sources, MODES[config])
-    gpu.model._bundle.manifest = gpu.model._generator._manifest = manifest  # type: ignore[misc]
+    gpu.model._bundle.manifest = gpu.model.generator._manifest = manifest  # type: ignore[misc]
     gpu.model.generate_ids(sources, config=MODES[config])
     assert gpu.cuda.device_bytes == before
 

@@ -1,0 +1,271 @@
+"""Continuous batching: a source that ends makes room for the next one, and nobody waits for it.
+
+Every source has a search of its own, so options may differ between those that run together. Rows
+of one width (beams, or samples) share a cache and are advanced in one step
+(:mod:`..kv_cache.rows`).
+The encoder is run for each newcomer alone: its results do not depend on who comes with it, not
+even where int8 inputs have one scale for all of a run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Ids, RowBackend
+from ..kv_cache import StepOutputs
+from ..kv_cache.rows import RowKVCache
+from .batch import GenerationBatch, Hypothesis, Results
+from .beam import BeamSearch
+from .engine_limits import steps_after
+from .greedy import GreedySearch
+from .prepared import PreparedCall
+
+
+class Search(Protocol):
+    """A strategy that is advanced from outside: :class:`.GreedySearch`, :class:`.BeamSearch`."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def ends_without_step(self) -> bool: ...
+
+    def take(self, outputs: StepOutputs) -> tuple[Ids, Ids | None]: ...
+
+    def results(self) -> Results: ...
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One source of a prepared call: it waits, then runs, then is done.
+
+    Attributes:
+        call: what it is a source of.
+        number: its place in that.
+        cancelled: polled once a step; None: never.
+        sequences: what it has come to: of beam search nothing before the end.
+        error: why it has failed; None: it has not.
+        done: whether it has ended, be it by an error.
+    """
+
+    call: PreparedCall
+    number: int = 0
+    cancelled: Callable[[], bool] | None = None
+    sequences: list[Hypothesis] = field(default_factory=list)
+    error: Exception | None = None
+    done: bool = False
+
+
+#: Makes the batch of a ticket's source alone, its encoder's output in it.
+MakeBatch = Callable[[Ticket], GenerationBatch]
+
+
+class _Width(NamedTuple):
+    """What rows that share a step have in common: W, and whether they are beams."""
+
+    width: int
+    beams: bool
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Stands for an encoder's output that a row of a cache holds."""
+
+    batch_size: int = 1
+
+    def numpy(self, name: str) -> NDArray[np.float32]:
+        raise KeyError(name)
+
+
+@dataclass
+class _Row:
+    """A running source, with what its next step runs: [1, W] each."""
+
+    ticket: Ticket
+    search: Search
+    tokens: Ids
+    parents: Ids | None
+
+
+@dataclass
+class _Group:
+    """The rows of one cache, in its order."""
+
+    cache: RowKVCache
+    rows: list[_Row] = field(default_factory=list)
+
+
+class ContinuousDecoder:
+    """Decodes sources that come at any time, some of them at once.
+
+    ``add`` and ``drop`` may be called from any thread, ``step`` from one at a time.
+
+    Args:
+        backend: its caches replace rows.
+        make_batch: from a ticket to its batch.
+        max_rows: sources that run at once, at most; the others wait in the order they came.
+    """
+
+    def __init__(self, backend: RowBackend, make_batch: MakeBatch, max_rows: int) -> None:
+        self._backend = backend
+        self._make_batch = make_batch
+        self._max_rows = max_rows
+        self._waiting: deque[Ticket] = deque()
+        self._groups: dict[_Width, _Group] = {}
+
+    @property
+    def running(self) -> int:
+        """Sources that have a row."""
+        return sum(len(group.rows) for group in self._groups.values())
+
+    @property
+    def waiting(self) -> int:
+        """Sources that wait for a row."""
+        return len(self._waiting)
+
+    def add(self, ticket: Ticket) -> None:
+        """Let a source wait for its turn."""
+        self._waiting.append(ticket)
+
+    def drop(self, ticket: Ticket) -> bool:
+        """Forget a source that still waits; False: it does not."""
+        try:
+            self._waiting.remove(ticket)
+        except ValueError:
+            return False
+        return True
+
+    def step(self) -> list[Ticket]:
+        """Give free rows to those that wait, then advance all rows by one token.
+
+        A source's own error, of its encoder's run or of its options, ends that source; one of a
+        step ends those that ran in it.
+
+        Returns:
+            The tickets that are done now. The sequences of those that run have grown.
+        """
+        done = self._admit()
+        for group in self._groups.values():
+            done += self._advance(group)
+            if not group.rows and not self._waiting:
+                group.cache.clear()
+        return done
+
+    def clear(self) -> list[Ticket]:
+        """Forget all sources, and free the caches: those that were not done."""
+        left = [row.ticket for group in self._groups.values() for row in group.rows]
+        self._groups.clear()
+        while self._waiting:
+            left.append(self._waiting.popleft())
+        return left
+
+    def _admit(self) -> list[Ticket]:
+        done = []
+        free = self._max_rows - self.running
+        while self._waiting and free:
+            try:
+                ticket = self._waiting.popleft()
+            except IndexError:  # it was dropped meanwhile
+                break
+            try:
+                started = self._start(ticket, min(free - 1, len(self._waiting)))
+            except Exception as error:  # a caller's processor may raise anything
+                ticket.error, ticket.done, started = error, True, False
+            free -= started
+            if ticket.done:
+                done.append(ticket)
+        return done
+
+    def _start(self, ticket: Ticket, others: int) -> bool:
+        """Whether the source has taken a row; else it is done."""
+        batch = self._make_batch(ticket)
+        config, encoded = batch.config, batch.encoded
+        batch = replace(batch, encoded=_Placed())
+        beams = config.num_beams > 1
+        search: Search = BeamSearch(batch) if beams else GreedySearch(batch)
+        if search.done or search.ends_without_step():
+            _finish(ticket, search)
+            return False
+        key = _Width(config.num_beams if beams else config.num_return_sequences, beams)
+        group = self._groups.get(key) or self._new_group(key, batch.vocab_size)
+        length = len(ticket.call.sources[ticket.number])
+        group.cache.add(
+            encoded,
+            batch.prompts[0],
+            new_tokens=steps_after(batch.new_tokens, len(batch.forced)),
+            positions=length,
+            max_num_tokens=batch.max_num_tokens,
+            others=others,
+        )
+        if not beams:
+            (ticket.sequences,) = search.results()
+        parents = np.arange(key.width)[None] if beams else None
+        row = _Row(ticket, search, np.zeros((1, key.width), np.int64), parents)
+        group.rows.append(row)
+        return True
+
+    def _new_group(self, key: _Width, vocab_size: int) -> _Group:
+        cache = RowKVCache(
+            self._backend,
+            width=key.width,
+            max_rows=self._max_rows,
+            vocab_size=vocab_size,
+            logsumexp=key.beams,
+        )
+        self._groups[key] = _Group(cache)
+        return self._groups[key]
+
+    def _advance(self, group: _Group) -> list[Ticket]:
+        done = [
+            self._leave(group, place)
+            for place in reversed(range(len(group.rows)))
+            if group.rows[place].search.ends_without_step()
+        ]
+        if not group.rows:
+            return done
+        rows = group.rows
+        tokens = np.concatenate([row.tokens for row in rows])
+        found = [row.parents for row in rows if row.parents is not None]
+        try:
+            group.cache.forward(tokens, np.concatenate(found) if found else None)
+        except Exception as error:
+            group.rows = []
+            group.cache.clear()
+            for row in rows:
+                row.ticket.error, row.ticket.done = error, True
+            return [*done, *(row.ticket for row in rows)]
+        for place, row in enumerate(rows):
+            try:
+                row.tokens, row.parents = row.search.take(group.cache.outputs(place))
+                if row.search.done:
+                    _finish(row.ticket, row.search)
+            except Exception as error:
+                row.ticket.error, row.ticket.done = error, True
+        return done + [
+            self._leave(group, place)
+            for place in reversed(range(len(rows)))
+            if rows[place].ticket.done
+        ]
+
+    def _leave(self, group: _Group, place: int) -> Ticket:
+        """Take a row out; the last one comes to its place."""
+        group.cache.remove(place)
+        row, last = group.rows[place], group.rows.pop()
+        if last is not row:
+            group.rows[place] = last
+        if not row.ticket.done:
+            _finish(row.ticket, row.search)
+        return row.ticket
+
+
+def _finish(ticket: Ticket, search: Search) -> None:
+    ticket.done = True
+    try:
+        (ticket.sequences,) = search.results()
+    except Exception as error:  # the options together allow no result
+        ticket.error = error
