@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import QuantizationError
 from ..recipe.options import BLOCK_SIZES
 from ..recipe.weight_formats import WeightOnly
 
@@ -88,19 +90,36 @@ def _nearest_positive(weight: Floats, weight_format: WeightOnly) -> BlockTensors
 
 
 def _nearest(weight: Floats, weight_format: WeightOnly) -> BlockTensors:
-    from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
-
+    quantize = _kernel(weight_format.bits)
     inputs, outputs = weight.shape
     block, per_byte = weight_format.block_size, 8 // weight_format.bits
     count = -(-inputs // block)
     packed = np.zeros((outputs, count, block // per_byte), np.uint8)
     scales = np.zeros((outputs, count), np.float32)
     zero_points = np.zeros((outputs, -(-count // per_byte)), np.uint8)
-    quantize = quantize_matmul_4bits if weight_format.bits == 4 else quantize_matmul_8bits
     # The kernel reads whole blocks of rows in C order; np.pad keeps Fortran's if it finds it.
     padded = np.ascontiguousarray(np.pad(weight, ((0, count * block - inputs), (0, 0))))
     quantize(packed, padded, scales, zero_points, block, outputs, inputs, weight_format.symmetric)
     return BlockTensors(packed, scales, None if weight_format.symmetric else zero_points)
+
+
+def _kernel(bits: int) -> Callable[..., None]:
+    """ONNX Runtime's own rounding to blocks.
+
+    Raises:
+        QuantizationError: the installed onnxruntime is too old to have it.
+    """
+    from onnxruntime.capi import _pybind_state as native
+
+    kernel: Callable[..., None] | None = getattr(native, f"quantize_matmul_{bits}bits", None)
+    if kernel is None:
+        from onnxruntime import __version__ as installed
+
+        raise QuantizationError(
+            f"weights of {bits} bits in blocks need onnxruntime 1.22 or newer, and {installed} is"
+            " installed: pip install --upgrade onnxruntime"
+        )
+    return kernel
 
 
 def _k_quant(weight: Floats, weight_format: WeightOnly) -> BlockTensors:

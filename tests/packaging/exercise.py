@@ -40,6 +40,18 @@ def command(*arguments: str | Path) -> str:
     return done.stdout
 
 
+def refused(*arguments: str | Path, says: str) -> str:
+    """The command ends with exit code 2 and one line that says why."""
+    try:
+        command(*arguments)
+    except AssertionError as error:
+        text = str(error)
+        if f"{arguments[0]}: 2: seq2edge: error:" in text and says in text and "\n" not in text:
+            return "refused, as it should"
+        raise
+    raise AssertionError("not refused")
+
+
 def equal(found: Any, expected: Any) -> str:
     if found != expected:
         raise AssertionError(f"{found!r} in place of {expected!r}")
@@ -69,27 +81,34 @@ def device(bundle: Path, expected: dict[str, Any]) -> dict[str, Callable[[], str
 
 
 def workstation(
-    checkpoint: Path, folder: Path, runs_opset_24: bool, expected: dict[str, Any]
+    checkpoint: Path, folder: Path, onnxruntime: tuple[int, ...], expected: dict[str, Any]
 ) -> dict[str, Callable[[], str]]:
     """Export, downgrade and quantize, and run what came of it."""
-    exported, old, small = (folder / name for name in ("a.bundle", "old.bundle", "int8.bundle"))
+    runs_opset_24, has_block_kernels = onnxruntime >= (1, 25), onnxruntime >= (1, 22)
+    exported, small = folder / "a.bundle", folder / "int8.bundle"
 
     def run(bundle: Path) -> str:
         return equal(command("run", bundle, *WORDS).splitlines(), expected["greedy"])
 
+    def downgrade(bundle: Path) -> str:
+        old = bundle.with_suffix(".old.bundle")
+        command("downgrade", bundle, old)
+        return run(old)
+
+    def quantize() -> str:
+        if not has_block_kernels:
+            return refused("quantize", exported, small, "--scheme", "int8", says="1.22 or newer")
+        check = () if runs_opset_24 else ("--no-check",)
+        command("quantize", exported, small, "--scheme", "int8", *check)
+        return run(small) if runs_opset_24 else downgrade(small)
+
     steps: dict[str, Callable[[], str]] = {
         "export": lambda: command("export", checkpoint, exported, "--no-validate") and "written",
-        "downgrade": lambda: command("downgrade", exported, old) and run(old),
+        "downgrade": lambda: downgrade(exported),
+        "quantize": quantize,
     }
     if runs_opset_24:
         steps["run"] = lambda: run(exported)
-        steps["quantize"] = lambda: (
-            command("quantize", exported, small, "--scheme", "int8") and run(small)
-        )
-    else:
-        steps["quantize"] = lambda: (
-            command("quantize", old, small, "--scheme", "int8", "--no-check") and run(small)
-        )
     return steps
 
 
@@ -107,13 +126,13 @@ def main() -> int:
     profile, source, expected_file = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     expected = json.loads(expected_file.read_text(encoding="utf-8"))
     found = versions()
-    major, minor = (int(part) for part in found["onnxruntime"].split(".")[:2])
+    onnxruntime = tuple(int(part) for part in found["onnxruntime"].split(".")[:2])
     said: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         if profile == "device":
             steps = device(source, expected)
         else:
-            steps = workstation(source, Path(temporary), (major, minor) >= (1, 25), expected)
+            steps = workstation(source, Path(temporary), onnxruntime, expected)
         for name, step in steps.items():
             try:
                 said[name] = step()

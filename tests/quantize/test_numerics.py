@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seq2edge.quantize.errors import QuantizationError
 from seq2edge.quantize.numerics.gptq import gptq_blocks
 from seq2edge.quantize.numerics.rounding import (
     BlockTensors,
@@ -276,3 +277,11 @@ def test_gptq_leaves_its_arguments_alone() -> None:
     gptq_blocks(weight, moments, WeightOnly(4, 16, True, "gptq"))
     np.testing.assert_array_equal(weight, kept[0])
     np.testing.assert_array_equal(moments, kept[1])
+
+
+def test_an_onnxruntime_without_the_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxruntime.capi import _pybind_state as native
+
+    monkeypatch.delattr(native, "quantize_matmul_8bits")
+    with pytest.raises(QuantizationError, match=r"8 bits in blocks need onnxruntime 1\.22"):
+        quantize_blocks(np.ones((32, 4), np.float32), WeightOnly(bits=8, block_size=32))

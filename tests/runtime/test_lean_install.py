@@ -23,6 +23,8 @@ PARTS = (
     "README.md",
     "LICENSE",
 )
+#: numpy, onnxruntime, tokenizers and seq2edge, without compiled files: 151 MB on x86-64.
+MOST_MEGABYTES = 156
 SCRIPT = """
 import json, sys
 from seq2edge.runtime import Seq2SeqModel
@@ -61,5 +63,21 @@ def test_lean_install_generates(bundle_of: Callable[[str], Path], tmp_path: Path
     with Seq2SeqModel.load(bundle) as model:
         expected = model.generate_ids([[5, 6, 7, 1]], max_new_tokens=8)[0].token_ids
     assert json.loads(done.stdout) == expected
-    installed = {path.name for path in (environment / "lib").glob("python*/site-packages/*")}
+    (packages,) = (environment / "lib").glob("python*/site-packages")
+    installed = {path.name for path in packages.iterdir()}
     assert not installed & {"huggingface_hub", "google", "torch", "onnx"}
+    assert _megabytes(packages, without="pip") < MOST_MEGABYTES
+    assert _megabytes(packages / "seq2edge") < 4
+
+
+def _megabytes(folder: Path, without: str = "") -> float:
+    """What pip wrote there: its own folder and compiled files, which Python adds, not counted."""
+    files = (
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and not file.is_symlink()
+        and file.suffix != ".pyc"
+        and not (without and file.relative_to(folder).parts[0].startswith(without))
+    )
+    return sum(file.stat().st_size for file in files) / 1e6
