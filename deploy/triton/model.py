@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 # A module that exists only within Triton.
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
+from seq2edge.deploy.triton.numpy_support import check_numpy
 from seq2edge.deploy.triton.requests import (
     TritonRequest,
     decoded,
@@ -40,7 +41,7 @@ from seq2edge.runtime import (
 )
 
 #: Options that cannot come as JSON; the constraints below stand for the last.
-_NOT_JSON = {"logits_processors", "prefix_allowed_tokens", "constraint"}
+_NOT_JSON = {"draft_model", "logits_processors", "prefix_allowed_tokens", "constraint"}
 _CONSTRAINTS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "choices": (list, lambda texts: Choices(tuple(map(str, texts)))),
     "regex": (str, Regex),
@@ -48,6 +49,7 @@ _CONSTRAINTS: dict[str, tuple[type, Callable[[Any], Any]]] = {
 }
 _JSON: dict[type, str] = {list: "array", str: "string", dict: "object"}
 _OPTIONS = {spec.name for spec in fields(GenerationConfig)} - _NOT_JSON
+_TEXTS = {"early_stopping", "source_lang", "target_lang", "regex"}
 
 
 class TritonPythonModel:
@@ -55,6 +57,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle beside this file. A failure is the model's state ``UNAVAILABLE``."""
+        check_numpy()
         parameters = json.loads(args["model_config"])["parameters"]
         strings = {key: value["string_value"] for key, value in parameters.items()}
         self._model = Seq2SeqModel.load(
@@ -88,7 +91,7 @@ class TritonPythonModel:
     ) -> None:
         """Start a stream, or join a batch of equal options."""
         request.read()
-        config = options(self._model.generation_config, request.options)
+        config = options(self._model.generation_config, request.parameters)
         if config.num_return_sequences != 1:
             raise InputError("a request has one result: num_return_sequences must be 1")
         if request.stream:
@@ -146,7 +149,7 @@ class _Request(TritonRequest):
 
     text: str = ""
     stream: bool = False
-    options: str = "{}"
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: Any) -> _Request:
@@ -156,11 +159,11 @@ class _Request(TritonRequest):
         """Take the inputs from Triton's tensors.
 
         Raises:
-            InputError: several texts, or one that is not UTF-8.
+            InputError: several texts, one that is not UTF-8, or options that are no JSON.
         """
         self.text = decoded("text_input", self.value("text_input"))
         self.stream = bool(self.value("stream", False))
-        self.options = decoded("sampling_parameters", self.value("sampling_parameters", b"{}"))
+        self.parameters = self.options(_TEXTS)
 
     def finish(self, result: Generation, text: str) -> None:
         """The final response: what is left of the text, and how it ended."""
@@ -173,18 +176,12 @@ class _Request(TritonRequest):
         self.send(tensors, final=True)
 
 
-def options(own: GenerationConfig, text: str) -> GenerationConfig:
-    """The bundle's ``own`` options with those of a JSON object.
+def options(own: GenerationConfig, parameters: dict[str, Any]) -> GenerationConfig:
+    """The bundle's ``own`` options with those of a request.
 
     Raises:
-        InputError: no JSON object, or an option that does not exist.
+        InputError: an option that does not exist.
     """
-    try:
-        parameters = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"sampling_parameters is not JSON: {error}") from None
-    if not isinstance(parameters, dict):
-        raise InputError("sampling_parameters must be a JSON object")
     constraints = [name for name in _CONSTRAINTS if name in parameters]
     unknown = sorted(set(parameters) - _OPTIONS - set(constraints))
     if unknown:

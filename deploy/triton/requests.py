@@ -6,7 +6,8 @@ request, and the final flag on the last response, errors and cancelled requests 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ import numpy as np
 # A module that exists only within Triton.
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
-from seq2edge.runtime import InputError
+from seq2edge.runtime import BundleError, InputError
+from seq2edge.runtime.bundle.checks.json_text import parse_json
+
+_JSON_OPTIONS = "sampling_parameters"
 
 
 def with_errors_sent(request: TritonRequest, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -49,6 +53,36 @@ class TritonRequest:
         if len(values) != 1:
             raise InputError(f"{name} holds {len(values)} values; send a request for each")
         return values[0]
+
+    def options(self, texts: Container[str]) -> dict[str, Any]:
+        """The options of this request: those of ``sampling_parameters`` and its parameters.
+
+        Parameters of a request (fields beside the inputs in the JSON of the generate endpoints,
+        ``parameters`` of gRPC) are numbers, switches and strings, so what is neither comes as a
+        string of JSON.
+
+        Args:
+            texts: names of options that are texts: their strings are taken as they are.
+
+        Raises:
+            InputError: no JSON, no object, or an option that is given twice.
+        """
+        options = _json(_JSON_OPTIONS, decoded(_JSON_OPTIONS, self.value(_JSON_OPTIONS, b"{}")))
+        if not isinstance(options, dict):
+            raise InputError(f"{_JSON_OPTIONS} must be a JSON object")
+        for name, value in self._parameters().items():
+            if name in options:
+                raise InputError(f"{name} is given twice, in {_JSON_OPTIONS} and beside it")
+            is_json = isinstance(value, str) and name not in texts
+            options[name] = _json(f"{name} (a string of JSON)", value) if is_json else value
+        return options
+
+    def _parameters(self) -> dict[str, Any]:
+        """Without those that Triton has taken itself: the request's id and what it reserves."""
+        given = json.loads(self.source.parameters() or "{}")
+        if given.get("id") == self.source.request_id():
+            given.pop("id", None)
+        return {name: value for name, value in given.items() if not name.startswith("triton_")}
 
     @property
     def cancelled(self) -> bool:
@@ -87,6 +121,13 @@ def decoded(name: str, value: Any) -> str:
         return bytes(value).decode()
     except UnicodeDecodeError:
         raise InputError(f"{name} is not UTF-8") from None
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return parse_json(text.encode(), name)
+    except BundleError as error:
+        raise InputError(str(error)) from None
 
 
 def text_tensor(name: str, text: str) -> Any:

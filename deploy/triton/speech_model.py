@@ -1,13 +1,14 @@
 """A speech bundle as a Python model of NVIDIA's Triton Inference Server.
 
 ``seq2edge triton`` puts a copy of this file beside the bundle, as ``model.py``. A request is a
-recording, the bytes of a WAV file (or of whatever else the installed packages read); its options
-are the fields of TranscriptionOptions. Requests take turns: streamed ones get a response for each
-segment.
+recording: the bytes of a WAV file (or of whatever else the installed packages read), or a data URL
+of them. Its options are the fields of TranscriptionOptions. Requests take turns: streamed ones get
+a response for each segment.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections import deque
@@ -15,15 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2edge.deploy.triton.requests import (
-    TritonRequest,
-    decoded,
-    text_tensor,
-    with_errors_sent,
-)
+from seq2edge.deploy.triton.numpy_support import check_numpy
+from seq2edge.deploy.triton.requests import TritonRequest, text_tensor, with_errors_sent
 from seq2edge.runtime import InputError
 from seq2edge.runtime.speech.model import SpeechModel
-from seq2edge.runtime.speech.options import TranscriptionOptions, options_of
+from seq2edge.runtime.speech.options import TEXT_OPTIONS, options_of
 from seq2edge.runtime.speech.segment_stream import SegmentStream
 from seq2edge.runtime.speech.transcription import Segment
 
@@ -33,6 +30,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle beside this file. A failure is the model's state ``UNAVAILABLE``."""
+        check_numpy()
         parameters = json.loads(args["model_config"])["parameters"]
         strings = {key: value["string_value"] for key, value in parameters.items()}
         self._model = SpeechModel.load(
@@ -62,9 +60,8 @@ class TritonPythonModel:
 
     def _start(self, request: _Request) -> SegmentStream:
         request.stream = bool(request.value("stream", False))
-        audio = io.BytesIO(bytes(request.value("audio")))
-        name = "sampling_parameters"
-        options = _options(decoded(name, request.value(name, b"{}")))
+        audio = io.BytesIO(_recording(bytes(request.value("audio"))))
+        options = options_of(request.options(TEXT_OPTIONS))
         return self._model.segments(audio, options, cancelled=lambda: request.cancelled)
 
 
@@ -96,6 +93,23 @@ def _advance(request: _Request, stream: SegmentStream) -> bool:
     return True
 
 
+def _recording(audio: bytes) -> bytes:
+    """The file's bytes: ``audio``, or what it holds as a data URL (RFC 2397), for JSON.
+
+    Raises:
+        InputError: a data URL that is not base64.
+    """
+    if not audio.startswith(b"data:"):
+        return audio
+    kind, _, data = audio.partition(b",")
+    try:
+        if not kind.endswith(b";base64"):
+            raise ValueError
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        raise InputError("audio is a data URL that is not base64") from None
+
+
 def _plain(segment: Segment) -> dict[str, Any]:
     plain: dict[str, Any] = {"start": segment.start, "end": segment.end, "text": segment.text}
     if segment.words is not None:
@@ -104,18 +118,3 @@ def _plain(segment: Segment) -> dict[str, Any]:
             for w in segment.words
         ]
     return plain
-
-
-def _options(text: str) -> TranscriptionOptions:
-    """Options of a transcription, from a JSON object.
-
-    Raises:
-        InputError: it is none, or an option that does not exist or cannot be.
-    """
-    try:
-        options = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"sampling_parameters is not JSON: {error}") from None
-    if not isinstance(options, dict):
-        raise InputError("sampling_parameters must be a JSON object")
-    return options_of(options)

@@ -217,6 +217,8 @@ _SWITCHES = (
 )
 _TEXTS = {"prefix": True, "hotwords": True, "prepend_punctuations": False}
 _TEXTS |= {"append_punctuations": False, "language": True, "task": False}
+#: Options that are, or may be, a text: for callers whose values come as strings.
+TEXT_OPTIONS = frozenset({*_TEXTS, "initial_prompt", "clip_timestamps", "vad_detector"})
 
 
 def options_of(

@@ -70,6 +70,14 @@ class Request:
         self.responses: list[InferenceResponse] = []
         self.finished = False
         self.cancel_after: int | None = None
+        self.given: dict[str, Any] = {}
+
+    def parameters(self) -> str:
+        """JSON of what came beside the inputs, as Triton gives it."""
+        return json.dumps(self.given)
+
+    def request_id(self) -> str:
+        return str(self.given.get("id", ""))
 
     def get_response_sender(self) -> Request:
         return self

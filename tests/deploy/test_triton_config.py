@@ -24,7 +24,7 @@ def model_config() -> Any:
     """Triton's ModelConfig message; the client's own import would need grpc."""
     package = importlib.util.find_spec("tritonclient")
     if package is None or not package.submodule_search_locations:
-        pytest.skip("tritonclient is not installed (pip install --no-deps tritonclient)")
+        pytest.skip("tritonclient is not installed")
     file = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location("model_config_pb2", file)
     assert spec is not None and spec.loader is not None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from seq2edge.deploy.triton.numpy_support import check_numpy
+from seq2edge.runtime import BackendError
 
 from .conftest import WORDS
 from .fake_triton import FakeTriton, TritonError
@@ -88,6 +92,7 @@ def test_a_choice_constrains_the_text(triton: Triton) -> None:
         ("keyboard", {"num_beams": 0}, "num_beams must be at least 1"),
         ("keyboard", {"num_beams": 2, "num_return_sequences": 2}, "one result"),
         ("keyboard", {"logits_processors": []}, "unknown option"),
+        ("keyboard", {"draft_model": "small"}, "unknown option"),
         ("keyboard", {"regex": "a", "choices": ["a"]}, "give one of them"),
         ("keyboard", {"choices": "abc"}, "must be a JSON array"),
         ("keyboard", {"sequence_bias": {"a": 1}}, "'a' is none"),
@@ -126,7 +131,54 @@ def test_parameters_that_are_no_json_are_refused(triton: Triton) -> None:
     request = fake.request("keyboard")
     request.inputs["sampling_parameters"] = np.array([[b"{"]], np.object_)
     fake.execute(model, [request])
-    assert "not JSON" in str(request.error)
+    assert "sampling_parameters is not valid JSON" in str(request.error)
+    request = fake.request("keyboard")
+    request.inputs["sampling_parameters"] = np.array([[b"[" * 100_000]], np.object_)
+    fake.execute(model, [request])
+    assert "nested too deeply" in str(request.error)
+
+
+def test_request_parameters_are_options_too(triton: Triton, spoken: dict[str, str]) -> None:
+    fake, model = triton()
+    short, choice, mine = (fake.request("keyboard") for _ in range(3))
+    short.given = {"max_new_tokens": 2, "triton_enable_empty_final_response": True}
+    choice.given = {"choices": '["B AO R D", "B"]'}
+    mine.given = {"id": "mine"}
+    fake.execute(model, [short, choice, mine])
+    assert short.last["finish_reason"] == "length"
+    assert choice.text in ("B AO R D", "B")
+    assert mine.text == spoken["keyboard"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"num_beans": 4}, "unknown option 'num_beans'"),
+        ({"priority": 1}, "unknown option 'priority'"),
+        ({"draft_model": "small.bundle"}, "unknown option 'draft_model'"),
+        ({"max_new_tokens": 3}, "max_new_tokens is given twice"),
+        ({"stop_strings": "a"}, "stop_strings (a string of JSON) is not valid JSON"),
+    ],
+)
+def test_a_parameter_that_is_no_option_is_refused(
+    triton: Triton, parameters: dict[str, Any], message: str
+) -> None:
+    fake, model = triton()
+    request = fake.request("keyboard", max_new_tokens=2)
+    request.given = parameters
+    fake.execute(model, [request])
+    assert message in str(request.error)
+
+
+def test_a_stub_for_numpy_1_is_refused_under_numpy_2(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"\0numpy.core.multiarray\0")
+    new.write_bytes(b"\0numpy._core\0numpy.core\0multiarray\0")
+    with pytest.raises(BackendError, match=r"numpy is 2\.4\.6.*pip install numpy==1\.26\.4"):
+        check_numpy(old, "2.4.6")
+    check_numpy(old, "1.26.4")
+    check_numpy(new, "2.4.6")
+    check_numpy(tmp_path / "unreadable", "2.4.6")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

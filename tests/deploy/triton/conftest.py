@@ -1,0 +1,42 @@
+"""A server that holds two models: the demo in two processes, and one that hears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seq2edge.deploy import TritonModel, write_triton_model
+from seq2edge.export import export_checkpoint
+from seq2edge.runtime import Bundle
+from tests import whisper_models as whisper
+
+from .server import Server, running
+
+TEXT, SPEECH = "g2p", "whisper"
+
+
+@pytest.fixture(scope="session")
+def speech_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("whisper")
+    whisper.make_whisper("english", folder / "checkpoint", seed=8, speaks=True)
+    whisper.write_tokenizer(folder / "checkpoint")
+    export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
+    return Bundle.open(folder / "bundle")
+
+
+@pytest.fixture(scope="session")
+def repository(
+    demo: Bundle, speech_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_triton_model(demo, folder, TritonModel(TEXT, instances=2))
+    write_triton_model(speech_bundle, folder, TritonModel(SPEECH))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(repository, tmp_path_factory.mktemp("log") / "log") as found:
+        yield found
