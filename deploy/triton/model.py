@@ -49,7 +49,7 @@ _CONSTRAINTS: dict[str, tuple[type, Callable[[Any], Any]]] = {
 }
 _JSON: dict[type, str] = {list: "array", str: "string", dict: "object"}
 _OPTIONS = {spec.name for spec in fields(GenerationConfig)} - _NOT_JSON
-_TEXTS = {"early_stopping", "source_lang", "target_lang", "regex"}
+_NO_TEXTS = {*_OPTIONS, *_CONSTRAINTS} - {"early_stopping", "source_lang", "target_lang", "regex"}
 
 
 class TritonPythonModel:
@@ -163,7 +163,7 @@ class _Request(TritonRequest):
         """
         self.text = decoded("text_input", self.value("text_input"))
         self.stream = bool(self.value("stream", False))
-        self.parameters = self.options(_TEXTS)
+        self.parameters = self.options(_NO_TEXTS)
 
     def finish(self, result: Generation, text: str) -> None:
         """The final response: what is left of the text, and how it ended."""

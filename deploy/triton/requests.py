@@ -54,7 +54,7 @@ class TritonRequest:
             raise InputError(f"{name} holds {len(values)} values; send a request for each")
         return values[0]
 
-    def options(self, texts: Container[str]) -> dict[str, Any]:
+    def options(self, as_json: Container[str]) -> dict[str, Any]:
         """The options of this request: those of ``sampling_parameters`` and its parameters.
 
         Parameters of a request (fields beside the inputs in the JSON of the generate endpoints,
@@ -62,7 +62,7 @@ class TritonRequest:
         string of JSON.
 
         Args:
-            texts: names of options that are texts: their strings are taken as they are.
+            as_json: names of the options that are no texts, so that a string holds their JSON.
 
         Raises:
             InputError: no JSON, no object, or an option that is given twice.
@@ -73,7 +73,7 @@ class TritonRequest:
         for name, value in self._parameters().items():
             if name in options:
                 raise InputError(f"{name} is given twice, in {_JSON_OPTIONS} and beside it")
-            is_json = isinstance(value, str) and name not in texts
+            is_json = isinstance(value, str) and name in as_json
             options[name] = _json(f"{name} (a string of JSON)", value) if is_json else value
         return options
 

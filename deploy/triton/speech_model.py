@@ -12,7 +12,7 @@ import base64
 import io
 import json
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from seq2edge.deploy.triton.numpy_support import check_numpy
 from seq2edge.deploy.triton.requests import TritonRequest, text_tensor, with_errors_sent
 from seq2edge.runtime import InputError
 from seq2edge.runtime.speech.model import SpeechModel
-from seq2edge.runtime.speech.options import TEXT_OPTIONS, options_of
+from seq2edge.runtime.speech.options import TEXT_OPTIONS, TranscriptionOptions, options_of
 from seq2edge.runtime.speech.segment_stream import SegmentStream
 from seq2edge.runtime.speech.transcription import Segment
+
+_NO_TEXTS = {spec.name for spec in fields(TranscriptionOptions)} - TEXT_OPTIONS
 
 
 class TritonPythonModel:
@@ -61,7 +63,7 @@ class TritonPythonModel:
     def _start(self, request: _Request) -> SegmentStream:
         request.stream = bool(request.value("stream", False))
         audio = io.BytesIO(_recording(bytes(request.value("audio"))))
-        options = options_of(request.options(TEXT_OPTIONS))
+        options = options_of(request.options(_NO_TEXTS))
         return self._model.segments(audio, options, cancelled=lambda: request.cancelled)
 
 
