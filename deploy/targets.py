@@ -26,7 +26,7 @@ from .doctor.facts import (
     TensorRt,
     numbers,
 )
-from .doctor.jetpack import release
+from .doctor.jetpack import RELEASES, release
 from .doctor.machine import ATTENTION_TENSORRT, CACHE_UPDATE_TENSORRT
 
 Version = tuple[int, int]
@@ -85,7 +85,7 @@ def _jetpack(l4t: str, *targets: str) -> JetPack:
     return JetPack(version, targets, stack)
 
 
-#: The newest last. An update such as 6.2.1 brings what 6.2 brings.
+#: The newest last. An update such as 6.2.1 or 7.2.2 brings what 6.2 or 7.2 brings.
 JETPACKS = (
     _jetpack("36.4.0", "jetson-orin"),
     _jetpack("36.4.3", "jetson-orin"),
@@ -258,6 +258,13 @@ def _release(target: Target, version: str | None) -> JetPack | None:
     requested = version or target.jetpack
     for jetpack in _releases(target):
         if f"{requested}.".startswith(f"{jetpack.version}."):
+            if requested not in RELEASES:
+                updates = [name for name in RELEASES if name.startswith(jetpack.version)]
+                raise InputError(
+                    f"JetPack {requested} is not known here; {jetpack.version} is, up to"
+                    f" {updates[-1]}. If it is an update of that, choose {jetpack.version}: updates"
+                    " have brought the same TensorRT and Python so far"
+                )
             return jetpack
     versions = ", ".join(jetpack.version for jetpack in _releases(target))
     raise InputError(f"{target.name} has no JetPack {requested}; there are: {versions}")

@@ -9,7 +9,7 @@ from ...runtime.backends.onnxruntime.session import MINIMUM_VERSION
 from .facts import Gpu, Jetson, Machine, numbers
 from .findings import Finding, findings
 from .gpu import DRIVER_OF_CUDA
-from .install import install_commands
+from .install import bindings_for, install_commands
 from .machine import CACHE_UPDATE_TENSORRT, OLDEST_TENSORRT
 
 #: First ONNX Runtime with opset 24, and the first Python that it is for: 3.10 stops at 1.23.
@@ -126,7 +126,9 @@ def _engine_of_jetson(machine: Machine, jetson: Jetson) -> tuple[str, str]:
     if numbers(version) >= OLDEST_TENSORRT:
         return "tensorrt", f"TensorRT {version}, {whose}, is built for this GPU"
     if version is None:
-        return "onnxruntime", "which TensorRT this Jetson has is not known"
+        return "onnxruntime", (
+            f"which TensorRT this Jetson has is not known (JetPack {jetson.jetpack or 'unknown'})"
+        )
     return (
         "onnxruntime",
         f"TensorRT {version}, {whose}, is older than 10.3: install JetPack 6.2 or newer for the"
@@ -150,6 +152,14 @@ def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
                 "not onnxruntime-gpu: the index's aarch64 wheel has kernels for compute capability"
                 f" {', '.join(ARM_WHEEL_GPUS)} alone, not {capability or 'this one'}, and no"
                 " TensorRT provider, whatever it lists"
+            )
+    stack = machine.jetson.stack if machine.jetson else None
+    if stack is not None and stack.index_tensorrt is not None and backend == "tensorrt":
+        newer = f"tensorrt-cu13~={stack.index_tensorrt}"
+        if numbers(machine.library("tensorrt").version) < numbers(stack.index_tensorrt):
+            alternatives.append(
+                f"TensorRT {stack.index_tensorrt}, in an environment without the system's packages:"
+                f" pip install '{newer}' '{bindings_for(stack.cuda)}'"
             )
     if backend != "onnxruntime":
         runs = machine.onnxruntime.runs("CPUExecutionProvider")

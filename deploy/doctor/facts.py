@@ -142,11 +142,17 @@ class Cuda:
 
 @dataclass(frozen=True)
 class Stack:
-    """The software of a JetPack: versions of CUDA, TensorRT and Python, as ``12.6``."""
+    """The software of a JetPack: versions of CUDA, TensorRT and Python, as ``12.6``.
+
+    Attributes:
+        index_tensorrt: the TensorRT of the package index that it supports beside its own; None:
+            the index's aarch64 wheels are for servers.
+    """
 
     cuda: str
     tensorrt: str
     python: str
+    index_tensorrt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,8 @@ class Jetson:
         soc: ``tegra234`` (Orin), ``tegra264`` (Thor), ...
         family: ``Orin``, ``Thor``, ``Xavier``.
         l4t: Jetson Linux, such as ``36.4.3``.
-        jetpack: the JetPack of that, such as ``6.2``.
+        jetpack: the JetPack of that, such as ``6.2``; ``later than`` or ``newer than`` the newest
+            that is known.
         stack: what that JetPack brings; what is installed may differ.
         power_mode: the mode it is in.
         power_modes: those that its nvpmodel.conf has.

@@ -66,8 +66,8 @@ def cuda_version(machine: Machine) -> str:
 
 
 def _jetson(machine: Machine) -> tuple[str, ...]:
-    # JetPack's TensorRT is a Debian package of the system's Python; the index's wheels of it are
-    # for servers. A virtual environment sees it only with --system-site-packages.
+    # JetPack's TensorRT is a Debian package of the system's Python. A virtual environment sees it
+    # only with --system-site-packages. Up to 7.2.1 the index's aarch64 wheels are for servers.
     commands: list[str] = []
     if machine.library("tensorrt").version is None:
         commands += [

@@ -4,7 +4,9 @@ Sources: https://developer.nvidia.com/embedded/jetpack-archive (releases, and th
 TensorRT); https://developer.nvidia.com/embedded/jetpack/downloads (7.x); L4T 36.4.7 is a security
 update of JetPack 6.2.1 (https://github.com/rbonghi/jetson_stats/issues/791), 36.5.0 and 36.5.2 are
 6.2.2 and 6.2.3 (https://github.com/dusty-nv/jetson-containers/pull/1741); 39.2 brings CUDA 13.2 and
-TensorRT 10.16 to Orin and Thor (https://github.com/OE4T/meta-tegra/pull/2224). What 5 and 6.0 bring
+TensorRT 10.16 to Orin and Thor (https://github.com/OE4T/meta-tegra/pull/2224). For 7.2.2, whose
+Jetson Linux is taken to be 39.2.2, NVIDIA supports TensorRT 11.4 beside the 10.16 of its image: its
+package for Arm servers, and with it the index's aarch64 wheels. What 5 and 6.0 bring
 was not looked up again: of them it matters only that their TensorRT is older than 10.3.
 """
 
@@ -17,6 +19,7 @@ _JETPACK_60 = Stack(cuda="12.2", tensorrt="8.6", python="3.10")
 _JETPACK_6 = Stack(cuda="12.6", tensorrt="10.3", python="3.10")
 _JETPACK_7 = Stack(cuda="13.0", tensorrt="10.13", python="3.12")  # Thor only
 _JETPACK_72 = Stack(cuda="13.2", tensorrt="10.16", python="3.12")
+_JETPACK_722 = Stack(cuda="13.2", tensorrt="10.16", python="3.12", index_tensorrt="11.4")
 
 #: Jetson Linux, oldest first, to its JetPack.
 _RELEASES: tuple[tuple[tuple[int, ...], str, Stack], ...] = (
@@ -33,7 +36,10 @@ _RELEASES: tuple[tuple[tuple[int, ...], str, Stack], ...] = (
     ((38, 4), "7.1", _JETPACK_7),
     ((39, 2, 0), "7.2", _JETPACK_72),
     ((39, 2, 1), "7.2.1", _JETPACK_72),
+    ((39, 2, 2), "7.2.2", _JETPACK_722),
 )
+#: Names of all releases, oldest first.
+RELEASES = tuple(dict.fromkeys(name for _, name, _ in _RELEASES))
 
 #: System on a chip (the device tree's ``nvidia,tegra...``) to its family and GPU (jetson_stats'
 #: table in jtop/core/jetson_variables.py). CUDA 13 calls Thor's GPU 11.0, CUDA 12 called it 10.1
@@ -50,9 +56,13 @@ _CHIPS = {
 def release(l4t: str | None) -> tuple[str | None, Stack | None]:
     """JetPack and what it brings, of a Jetson Linux version such as ``36.4.3``.
 
-    A version that is not in the table is taken for a later update of the one before it.
+    An update that is not in the table (``later than 7.2.2``) is taken to bring what the one before
+    it brings; of a new line (``newer than 7.2.2``) nothing is known.
     """
     number = numbers(l4t)
+    newest, name, _ = _RELEASES[-1]
+    if number[:1] > newest[:1]:
+        return f"newer than {name}", None
     latest: tuple[str | None, Stack | None] = (None, None)
     for version, name, stack in _RELEASES:
         if version[:1] != number[:1] or version > number:

@@ -173,6 +173,7 @@ def test_bfloat16_does_not_go_to_a_cpu(demo: Bundle) -> None:
         ),
         ("jetson-orin", {"jetpack": "7.0"}, "no JetPack 7.0; there are: 6.1, 6.2, 7.2"),
         ("jetson-orin", {"jetpack": "6"}, "no JetPack 6;"),
+        ("jetson-orin", {"jetpack": "7.2.9"}, "7.2.9 is not known here; 7.2 is, up to 7.2.2"),
         ("jetson-thor", {"jetpack": "6.2"}, "there are: 7.0, 7.1, 7.2"),
         ("gpu", {"jetpack": "6.2"}, "no Jetson"),
         ("cpu", {"backend": "tensorrt"}, "no engine 'tensorrt'; it has: onnxruntime"),

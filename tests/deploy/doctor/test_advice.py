@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -124,6 +125,26 @@ def test_orin_with_jetpack_7_2_needs_no_lowering(sample: MakeSample) -> None:
     assert (advice.backend, advice.downgrade) == ("tensorrt", None)
     assert install(advice)[-1] == f"pip install {own_source()} 'cuda-bindings~=13.0'"
     assert all("downgrade" not in command for step in advice.steps for command in step.commands)
+
+
+def test_jetpack_7_2_2_may_take_the_indexs_tensorrt(sample: MakeSample) -> None:
+    def alternatives(revision: str, tensorrt: str) -> list[str]:
+        files = {"etc/nv_tegra_release": f"# R39 (release), REVISION: {revision}, GCID: 1\n"}
+        commands = {"engine tensorrt": json.dumps({"version": tensorrt})}
+        made = sample("orin-nano", files, commands)._replace(python="3.12.3")
+        return [text for text in advise(made.examine()).alternatives if "tensorrt-cu13" in text]
+
+    (offered,) = alternatives("2.2", "10.16.0")
+    assert "pip install 'tensorrt-cu13~=11.4' 'cuda-bindings~=13.0'" in offered
+    assert alternatives("2.2", "11.4.0.106") == []
+    assert alternatives("2.1", "10.16.0") == []
+
+
+def test_a_jetpack_that_is_not_known_yet_is_said_to_be(sample: MakeSample) -> None:
+    files = {"etc/nv_tegra_release": "# R41 (release), REVISION: 1.0, GCID: 1\n"}
+    advice = advise(sample("orin-nano", files, {"engine tensorrt": "{}"}).examine())
+    assert advice.backend == "onnxruntime"
+    assert "JetPack newer than 7.2.2" in advice.reason
 
 
 def test_an_old_jetpack_is_to_be_updated(sample: MakeSample) -> None:

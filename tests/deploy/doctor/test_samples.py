@@ -193,6 +193,8 @@ def test_the_group_above_may_be_tighter(sample: MakeSample) -> None:
         ("R38 (release), REVISION: 4.0", "7.1", "10.13"),
         ("R39 (release), REVISION: 2.0", "7.2", "10.16"),
         ("R39 (release), REVISION: 2.1", "7.2.1", "10.16"),
+        ("R39 (release), REVISION: 2.2", "7.2.2", "10.16"),
+        ("R39 (release), REVISION: 3.0", "later than 7.2.2", "10.16"),
     ],
 )
 def test_jetpack_of_a_jetson_linux(
@@ -209,7 +211,7 @@ def test_a_future_jetson_linux_is_unknown(sample: MakeSample) -> None:
     files = {"etc/nv_tegra_release": "# R41 (release), REVISION: 1.0, GCID: 1\n"}
     jetson = sample("agx-orin", files).examine().jetson
     assert jetson is not None
-    assert (jetson.l4t, jetson.jetpack, jetson.stack) == ("41.1.0", None, None)
+    assert (jetson.l4t, jetson.jetpack, jetson.stack) == ("41.1.0", "newer than 7.2.2", None)
 
 
 def test_a_jetson_without_nvidia_smi_and_cuda_bindings_has_its_gpu(sample: MakeSample) -> None:
