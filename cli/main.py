@@ -29,6 +29,7 @@ from . import (
     pack,
     quantize,
     run,
+    serve,
     transcribe,
     triton,
 )
@@ -45,6 +46,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "triton": (triton, "write a bundle as a model of NVIDIA Triton"),
     "run": (run, "generate text with a bundle"),
     "transcribe": (transcribe, "transcribe speech with a bundle"),
+    "serve": (serve, "answer requests over HTTP with bundles"),
     "encode": (encode, "print embeddings of texts with an encoder-only bundle"),
     "inspect": (inspect, "show what a bundle contains, and verify it"),
     "doctor": (doctor, "show what this machine can run, and recommend a setup"),

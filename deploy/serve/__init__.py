@@ -1,1 +1,1 @@
-"""A small server over standard input and a socket, as packs run it."""
+"""A service over HTTP: text generation, translation and transcription, with dynamic batching."""

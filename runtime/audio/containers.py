@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -31,13 +32,21 @@ class DecodedAudio:
         name: what error messages call it.
         kind: what it holds, for the message without PyAV, such as "FLAC audio".
         sampling_rate: Hz that it is resampled to.
+        max_seconds: decoding ends with an error where there is more; None: there may be any.
 
     Raises:
         MissingDependencyError: PyAV is not installed.
-        InputError: nothing that PyAV can decode, or no audio in it.
+        InputError: nothing that PyAV can decode, no audio in it, or too much of it.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, kind: str, sampling_rate: int) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        name: str,
+        kind: str,
+        sampling_rate: int,
+        max_seconds: float | None = None,
+    ) -> None:
         with needs(
             f"{name} is {kind}; reading it", "audio", instead=", or convert it to WAV first"
         ):
@@ -46,13 +55,19 @@ class DecodedAudio:
         # The samples' memory, for as long as this object lives.
         self._samples = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
         count = 0
+        most = math.inf if max_seconds is None else max_seconds * sampling_rate
         try:
             with av.open(stream, mode="r", metadata_errors="ignore") as container:
                 for samples in _resampled(container, name, sampling_rate):
                     self._samples.write(samples.astype("<f4").tobytes())
                     count += len(samples)
+                    if count > most:
+                        break  # a small file may hold days of silence
         except (av.FFmpegError, ValueError) as error:
             raise InputError(f"{name} cannot be decoded: {_reason(error)}") from None
+        if max_seconds is not None and count > most:
+            self._samples.close()
+            raise too_long(name, max_seconds)
         self.num_samples = count
 
     def read(self, start: int, stop: int) -> FloatArray:
@@ -91,6 +106,11 @@ def _resampled(container: Any, name: str, sampling_rate: int) -> Iterator[FloatA
         yield resampling.push(mono)
     if resampling is not None:
         yield resampling.finish()
+
+
+def too_long(name: str, max_seconds: float) -> InputError:
+    """The error of a recording of which there is too much."""
+    return InputError(f"{name} is longer than {max_seconds:g} s")
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .containers import DecodedAudio
+from .containers import DecodedAudio, too_long
 from .encodings import scaled
 from .source import SAMPLING_RATE, ArrayAudio, Audio, NativeAudio
 from .wav import MAGICS, CompressedWavError, WavFile
@@ -48,6 +48,7 @@ def open_audio(
     *,
     sampling_rate: int | None = None,
     target_sampling_rate: int = SAMPLING_RATE,
+    max_seconds: float | None = None,
 ) -> Audio:
     """A recording, to be read at a model's rate in any parts.
 
@@ -65,10 +66,12 @@ def open_audio(
             full scale at 1.
         sampling_rate: Hz of an array; None: ``target_sampling_rate``. Files say theirs.
         target_sampling_rate: Hz of what is read.
+        max_seconds: of a file that is longer no more is decoded than it takes to know; None: any
+            length.
 
     Raises:
-        InputError: a file that is missing, not readable, empty, no audio, or broken; an array that
-            is no audio; ``sampling_rate`` for a file.
+        InputError: a file that is missing, not readable, empty, no audio, broken or longer than
+            ``max_seconds``; an array that is no audio; ``sampling_rate`` for a file.
         MissingDependencyError: a format that needs PyAV, which is not installed.
     """
     if isinstance(source, np.ndarray):
@@ -79,7 +82,9 @@ def open_audio(
         raise InputError("sampling_rate is for arrays; a file says its own")
     with ExitStack() as opened:
         stream, name = _stream(source, opened)
-        native = _native(stream, name, target_sampling_rate)
+        native = _native(stream, name, target_sampling_rate, max_seconds)
+        if max_seconds is not None and native.num_samples > max_seconds * native.sampling_rate:
+            raise too_long(name, max_seconds)
         if isinstance(native, DecodedAudio):
             opened.close()  # all of it has been decoded
             opened.callback(native.close)
@@ -127,7 +132,9 @@ def _name_of(source: Any) -> str:
     return name
 
 
-def _native(stream: BinaryIO, name: str, sampling_rate: int) -> NativeAudio:
+def _native(
+    stream: BinaryIO, name: str, sampling_rate: int, max_seconds: float | None
+) -> NativeAudio:
     try:
         start = stream.tell()
         head = stream.read(_SNIFFED)
@@ -144,7 +151,7 @@ def _native(stream: BinaryIO, name: str, sampling_rate: int) -> NativeAudio:
             stream.seek(start)
     else:
         kind = _kind(head, name)
-    return DecodedAudio(stream, name, kind, sampling_rate)
+    return DecodedAudio(stream, name, kind, sampling_rate, max_seconds)
 
 
 def _kind(head: bytes, name: str) -> str:

@@ -87,6 +87,11 @@ class SpeechModel(LoadedModel[Backend]):
         """Codes of the languages that the model knows; ("en",) for an English one."""
         return tuple(sorted(self._speech.languages)) or ("en",)
 
+    @property
+    def sampling_rate(self) -> int:
+        """Hz of the audio that the model reads; recordings are resampled to it."""
+        return self._speech.sampling_rate
+
     def transcribe(
         self,
         audio: AudioInput | AudioSource,

@@ -1,0 +1,172 @@
+"""Many clients: batches, a full queue, clients that go away, an end that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from seq2edge.runtime import Bundle
+
+from ..conftest import WORDS
+from .process import ServerProcess
+
+#: New tokens of a text that takes its time.
+LONG = 1000
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.02)
+
+
+def long(server: ServerProcess, tokens: int = LONG) -> httpx.Response:
+    return server.generate("keyboard", min_new_tokens=tokens, max_new_tokens=tokens)
+
+
+@pytest.fixture(scope="module")
+def narrow(demo: Bundle) -> Iterator[ServerProcess]:
+    """One text at a time, and two that wait."""
+    with ServerProcess(demo.directory, "--max-batch", "1", "--max-queue", "2") as process:
+        yield process
+
+
+def test_what_waits_is_batched_and_right(server: ServerProcess, spoken: dict[str, str]) -> None:
+    with ThreadPoolExecutor(13) as pool:
+        first = pool.submit(long, server)
+        wait_until(lambda: server.metric("seq2edge_running") > 0, "it runs")
+        words = WORDS * 4
+        found = list(pool.map(server.generate, words))
+        assert first.result().json()["results"][0]["new_tokens"] == LONG
+    assert [r.json()["results"][0]["text"] for r in found] == [spoken[word] for word in words]
+    steps = server.metric("seq2edge_batch_size_count")
+    assert server.metric("seq2edge_batch_size_bucket", le="3.0") < steps
+
+
+def test_a_full_queue_is_said_at_once(narrow: ServerProcess) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        taken = [pool.submit(long, narrow) for _ in range(3)]
+        wait_until(lambda: narrow.metric("seq2edge_queue_length") == 2, "two wait")
+        refused = narrow.generate("keyboard")
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "ask again in" in refused.json()["error"]["message"]
+        assert narrow.metric("seq2edge_rejected_total") == 1
+        assert {future.result().status_code for future in taken} == {200}
+    assert narrow.generate("keyboard").status_code == 200
+
+
+def test_more_texts_than_may_wait_are_refused_whole(narrow: ServerProcess) -> None:
+    before = narrow.metric("seq2edge_source_tokens_total")
+    assert narrow.generate(["a"] * 3).status_code == 429
+    assert narrow.metric("seq2edge_source_tokens_total") == before
+
+
+def begin(server: ServerProcess, *, stream: bool, tokens: int = 20_000) -> socket.socket:
+    """Ask for a text that takes long, and go on."""
+    body = {"text": "keyboard", "stream": stream, "min_new_tokens": tokens}
+    body["max_new_tokens"] = tokens
+    data = json.dumps(body).encode()
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    head = f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    client.sendall(head.encode() + data)
+    return client
+
+
+@pytest.fixture(scope="module")
+def patient(demo: Bundle) -> Iterator[ServerProcess]:
+    """Texts may be long enough to be left in the middle."""
+    with ServerProcess(demo.directory, "--max-new-tokens", "20000", "--max-batch", "2") as process:
+        yield process
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_work_of_a_client_that_goes_ends(patient: ServerProcess, stream: bool) -> None:
+    before = patient.metric("seq2edge_cancelled_total")
+    with begin(patient, stream=stream) as client:
+        if stream:
+            client.recv(4096)
+        wait_until(lambda: patient.metric("seq2edge_running") == 1, "it runs")
+    wait_until(lambda: patient.metric("seq2edge_running") == 0, "it ends")
+    assert patient.metric("seq2edge_cancelled_total") == before + 1
+    assert patient.metric("seq2edge_generated_tokens_total") < 20_000
+
+
+def test_a_client_that_goes_harms_nobody_in_its_batch(
+    patient: ServerProcess, spoken: dict[str, str]
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        client = begin(patient, stream=False)
+        wait_until(lambda: patient.metric("seq2edge_running") == 1, "it runs")
+        other = pool.submit(patient.generate, "keyboard")
+        client.close()
+        assert other.result().json()["results"][0]["text"] == spoken["keyboard"]
+
+
+def test_one_that_waits_and_goes_is_never_run(patient: ServerProcess) -> None:
+    with begin(patient, stream=False), begin(patient, stream=False):
+        wait_until(lambda: patient.metric("seq2edge_running") == 2, "both run")
+        before = patient.metric("seq2edge_source_tokens_total")
+        with begin(patient, stream=False):
+            wait_until(lambda: patient.metric("seq2edge_queue_length") == 1, "one waits")
+    wait_until(lambda: patient.metric("seq2edge_running") == 0, "all have gone")
+    assert patient.metric("seq2edge_source_tokens_total") == before
+
+
+def test_what_was_accepted_is_finished_when_the_service_is_stopped(demo: Bundle) -> None:
+    with ServerProcess(demo.directory, "--max-batch", "2") as server, ThreadPoolExecutor(6) as pool:
+        taken = [pool.submit(long, server) for _ in range(6)]
+        wait_until(
+            lambda: server.metric("seq2edge_queue_length") + server.metric("seq2edge_running") == 6,
+            "all are accepted",
+        )
+        server.process.terminate()
+        wait_until(lambda: server.get("/ready").status_code == 503, "it drains")
+        assert server.get("/health").status_code == 200
+        refused = server.generate("keyboard")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert [future.result().json()["results"][0]["new_tokens"] for future in taken] == [
+            LONG
+        ] * 6
+        assert server.wait() == 0
+        assert server.lines[-1]["message"] == "stopped"
+
+
+def test_the_end_is_not_waited_for_without_end(demo: Bundle) -> None:
+    arguments = ("--max-new-tokens", "100000", "--drain-timeout", "0.3")
+    with ServerProcess(demo.directory, *arguments) as server, ThreadPoolExecutor(1) as pool:
+        endless = pool.submit(long, server, 100_000)
+        wait_until(lambda: server.metric("seq2edge_running") == 1, "it runs")
+        assert server.end() == 0
+        answer = endless.result()
+        assert answer.status_code == 503
+        assert "being stopped" in answer.json()["error"]["message"]
+
+
+def test_a_request_may_not_take_for_ever(demo: Bundle) -> None:
+    arguments = ("--max-new-tokens", "100000", "--timeout", "0.5")
+    with ServerProcess(demo.directory, *arguments) as server:
+        answer = long(server, 100_000)
+        assert answer.status_code == 503
+        assert "longer than the 0.5 s" in answer.json()["error"]["message"]
+        wait_until(lambda: server.metric("seq2edge_running") == 0, "it ends")
+        assert server.generate("keyboard").status_code == 200
+
+
+def test_texts_that_would_take_too_much_memory_are_refused(demo: Bundle) -> None:
+    arguments = ("--max-memory", "2M", "--max-source-tokens", "400")
+    with ServerProcess(demo.directory, *arguments) as server:
+        assert server.generate("keyboard").status_code == 200
+        refused = server.generate("a" * 390)
+        assert refused.status_code == 400
+        assert "max_memory" in refused.json()["error"]["message"]
+        refused = server.generate("a" * 401)
+        assert "at most 400 are taken here" in refused.json()["error"]["message"]
