@@ -38,7 +38,8 @@ from seq2edge.runtime.generation.engine_limits import check_sources as check_eng
 from seq2edge.runtime.progress import CountProgress
 
 from .bandwidth import DeviceMemory, HostMemory, Memory, Rates
-from .latency import LatencyPercentiles, engine_version
+from .latency import engine_version
+from .report.statistics import Measurement
 from .sources import check_sources, make_batch
 from .workload import Workload
 
@@ -84,7 +85,7 @@ class Roofline:
     source_length: int
     batch_size: int
     threads: int | None
-    step_ms: LatencyPercentiles
+    step_ms: Measurement
     step_bandwidth: float
     memory_bandwidth: float
     same_size_bandwidth: float
@@ -128,16 +129,16 @@ def measure_rooflines(
             stack.callback(memory.close)
         step_ms: list[list[float]] = [[] for _ in steppers]
         rates: list[_RatesOfRounds] = [_RatesOfRounds() for _ in steppers]
-        for number in range(workload.warmup + workload.runs):
+        for number in range(workload.warmup_rounds + workload.runs):
             for index, stepper in enumerate(steppers):
                 times = [stepper.milliseconds() for _ in range(_STEPS_A_ROUND)]
                 time.sleep(_SETTLE)
                 bandwidths = memories[stepper.threads].measure(stepper.graph.weight_bytes)
-                if number >= workload.warmup:
+                if number >= workload.warmup_rounds:
                     step_ms[index] += times
                     rates[index].add(*bandwidths)
             if progress is not None:
-                progress(number + 1, workload.warmup + workload.runs)
+                progress(number + 1, workload.warmup_rounds + workload.runs)
         return [
             _roofline(
                 stepper, workload, step_ms[index], rates[index], memories[stepper.threads].device
@@ -243,7 +244,7 @@ def _roofline(
     rates: _RatesOfRounds,
     device: str,
 ) -> Roofline:
-    graph, spread = stepper.graph, LatencyPercentiles.of(step_ms)
+    graph, spread = stepper.graph, Measurement.of(step_ms)
     slots, batch = workload.new_tokens, workload.batch_size
     cache = cache_bytes(graph, batch, slots, stepper.source_length)
     memory, same_size = rates.best()

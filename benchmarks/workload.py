@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 #: Source tokens where nothing is said.
 _SOURCE_TOKENS = 64
+#: Runs before the measured ones, where nothing is said and nobody looks.
+_WARMUP = 3
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Workload:
             more than that, as ``seq2edge transcribe --fit-window`` has it.
         audio: path of a recording whose beginning they are; None: noise.
         new_tokens: that are generated.
-        batch_size, num_beams, runs, warmup: sources at once, beams, measured runs and those before.
+        batch_size, num_beams, runs: sources at once, beams, measured runs.
+        warmup: runs before those; None: until times are steady.
         threads: None: the backend's default.
         backend, device, strict: of :func:`seq2edge.runtime.backends.load_backend`.
     """
@@ -30,7 +33,7 @@ class Workload:
     batch_size: int = 1
     num_beams: int = 1
     runs: int = 20
-    warmup: int = 3
+    warmup: int | None = None
     threads: int | None = None
     backend: str = "onnxruntime"
     device: str | None = None
@@ -40,3 +43,8 @@ class Workload:
     def source_tokens(self) -> int:
         """``source_length``, always a number."""
         return _SOURCE_TOKENS if self.source_length is None else self.source_length
+
+    @property
+    def warmup_rounds(self) -> int:
+        """``warmup``, always a number: where steadiness is not looked for."""
+        return _WARMUP if self.warmup is None else self.warmup

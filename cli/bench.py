@@ -1,14 +1,15 @@
-"""Measure a bundle on this machine: latency, and if asked its roofline and its memory."""
+"""Measure bundles on this machine: latency, and if asked their roofline and their memory."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .arguments import (
-    add_bundle,
     add_device,
     add_json,
     add_threads,
@@ -17,21 +18,25 @@ from .arguments import (
 )
 from .output import human_bytes, print_result
 from .progress import Progress
+from .reports import add_output, check_output, command_line, write_output
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.latency import LatencyReport
-    from seq2edge.benchmarks.memory import MemoryReport
-    from seq2edge.benchmarks.roofline import Roofline
+    from seq2edge.benchmarks.report.schema import Entry, Report
     from seq2edge.benchmarks.workload import Workload
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_bundle(parser)
+    parser.add_argument("bundle", nargs="+", type=Path, help="bundles' folders; several take turns")
     parser.add_argument(
-        "--source-length", type=positive, metavar="N", help="source tokens (default: 64)"
+        "--source-length",
+        nargs="+",
+        type=positive,
+        metavar="N",
+        help="source tokens (default: 64)",
     )
     parser.add_argument(
         "--audio-seconds",
+        nargs="+",
         type=positive_number,
         metavar="S",
         help="length of the sources of a bundle that hears speech; the encoder reads no more"
@@ -47,45 +52,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--new-tokens", 64, "generated tokens (the end token is ignored)"),
         ("--batch-size", 1, "sources per batch"),
         ("--num-beams", 1, "beams; 1 is greedy decoding"),
-        ("--runs", 20, "measured runs"),
-        ("--warmup", 3, "runs before the measured ones"),
     ):
         parser.add_argument(
-            option, type=positive, default=default, metavar="N", help=f"{text} (default: {default})"
+            option,
+            nargs="+",
+            type=positive,
+            default=[default],
+            metavar="N",
+            help=f"{text} (default: {default})",
         )
+    parser.add_argument(
+        "--runs", type=positive, default=20, metavar="N", help="measured runs (default: 20)"
+    )
+    parser.add_argument(
+        "--warmup",
+        type=positive,
+        metavar="N",
+        help="runs before the measured ones (default: until times are steady)",
+    )
     parser.add_argument(
         "--roofline",
         action="store_true",
         help="time a greedy step beside the memory bandwidth (a cache of --new-tokens slots)",
     )
     parser.add_argument(
-        "--reference",
-        type=Path,
-        metavar="BUNDLE",
-        help="with --roofline: another bundle in the same rounds, such as the float32 one",
-    )
-    parser.add_argument(
         "--memory",
         action="store_true",
         help="resident memory of a fresh process that loads the bundle and generates once",
     )
+    add_output(parser)
     add_device(parser)
     add_threads(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from seq2edge.benchmarks.latency import measure
-    from seq2edge.benchmarks.workload import Workload
+    from seq2edge.benchmarks.bench import bench
 
     _check_device(options)
-    workload = Workload(
-        source_length=options.source_length,
-        audio_seconds=options.audio_seconds,
+    check_output(options)
+    with Progress() as progress:
+        report = bench(
+            options.bundle,
+            _workloads(options),
+            roofline=options.roofline,
+            memory=options.memory,
+            command=command_line(),
+            progress=progress,
+        )
+    write_output(options, report)
+    return print_result(options, report.to_json(), _lines(report))
+
+
+def _workloads(options: argparse.Namespace) -> list[Workload]:
+    """All combinations of the lengths, batch sizes and beams."""
+    from seq2edge.benchmarks.workload import Workload
+
+    common = Workload(
         audio=None if options.audio is None else str(options.audio),
-        new_tokens=options.new_tokens,
-        batch_size=options.batch_size,
-        num_beams=options.num_beams,
         runs=options.runs,
         warmup=options.warmup,
         threads=options.threads,
@@ -93,19 +117,12 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         strict=options.strict,
     )
-    _check(options, workload)
-    bundles = [options.bundle] if options.reference is None else [options.bundle, options.reference]
-    report = measure(options.bundle, workload)
-    rooflines = _rooflines(bundles, workload) if options.roofline else []
-    memory = _memory(options.bundle, workload) if options.memory else None
-    document, lines = report.to_json(), [*_latency_lines(options.bundle, report)]
-    for name, bundle, roofline in zip(("roofline", "reference"), bundles, rooflines, strict=False):
-        document[name] = roofline.to_json()
-        lines += _roofline_lines(bundle, roofline)
-    if memory is not None:
-        document["memory"] = memory.to_json()
-        lines += _memory_lines(memory)
-    return print_result(options, document, lines)
+    names = ("source_length", "audio_seconds", "batch_size", "num_beams", "new_tokens")
+    choices = [getattr(options, name) or [None] for name in names]
+    return [
+        replace(common, **dict(zip(names, values, strict=True)))
+        for values in itertools.product(*choices)
+    ]
 
 
 def _check_device(options: argparse.Namespace) -> None:
@@ -116,64 +133,48 @@ def _check_device(options: argparse.Namespace) -> None:
         raise InputError("--memory is about the CPU's memory: leave out --backend and --device")
 
 
-def _check(options: argparse.Namespace, workload: Workload) -> None:
-    """Say at once what would otherwise fail after the latency was measured."""
-    from seq2edge.benchmarks.memory import check_memory
-    from seq2edge.benchmarks.sources import check_sources
-    from seq2edge.runtime import Bundle
-    from seq2edge.runtime.errors import InputError
-
-    if options.memory:
-        check_memory(Bundle.open(options.bundle), workload)
-    if options.reference is None:
-        return
-    if not options.roofline:
-        raise InputError("--reference is for --roofline: give both, or neither")
-    check_sources(Bundle.open(options.reference), workload)
+def _lines(report: Report) -> Iterator[str]:
+    for entry in report.entries:
+        yield from _latency_lines(entry, report.settings)
+        if "roofline" in entry.details:
+            yield from _roofline_lines(entry.name, entry.details["roofline"])
+        if "memory" in entry.details:
+            yield from _memory_lines(entry.details["memory"])
 
 
-def _rooflines(bundles: list[Path], workload: Workload) -> list[Roofline]:
-    from seq2edge.benchmarks.roofline import measure_rooflines
-
-    with Progress() as progress:
-        return measure_rooflines(
-            bundles, workload, lambda done, total: progress("roofline", done, total)
+def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:
+    own, values = entry.settings, entry.values
+    source = str(own.get("source_length"))
+    if "audio_seconds" in values:
+        source = f"{values['audio_seconds']:g} s of {settings['audio'] or 'noise'}"
+    yield (
+        f"{entry.name}: batch {own['batch_size']}, source {source},"
+        f" {own['new_tokens']} new tokens, beams {own['num_beams']},"
+        f" {' on '.join(filter(None, (settings['backend'], settings['device'])))},"
+        f" {own['threads'] or 'all'} threads,"
+        f" {settings['runs']} runs after {own['warmup_rounds']}"
+    )
+    yield f"{'ms':14}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}   95 % of p50"
+    for name, found in entry.measurements.items():
+        yield (
+            f"{name:14}{found.p50:10.3f}{found.p90:10.3f}{found.p99:10.3f}{found.max:10.3f}"
+            f"   [{found.interval.low:.3f}, {found.interval.high:.3f}]"
         )
-
-
-def _memory(bundle: Path, workload: Workload) -> MemoryReport:
-    from seq2edge.benchmarks.memory import measure_memory
-
-    return measure_memory(bundle, workload)
-
-
-def _latency_lines(bundle: Path, report: LatencyReport) -> Iterator[str]:
-    workload = report.workload
-    source = str(workload.source_tokens)
-    if report.audio_seconds is not None:
-        source = f"{report.audio_seconds:g} s of {workload.audio or 'noise'}"
+    yield f"{'tokens/s':14}{values['tokens_per_second']:10.1f}"
+    if "real_time_factor" in values:
+        yield f"{'real time':14}{values['real_time_factor']:10.4f}"
+    versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
     yield (
-        f"{bundle}: batch {workload.batch_size}, source {source},"
-        f" {workload.new_tokens} new tokens, beams {workload.num_beams},"
-        f" {workload.backend}{f' on {workload.device}' if workload.device else ''},"
-        f" {report.threads or 'all'} threads,"
-        f" {workload.runs} runs"
+        f"load {values['load_ms']:.0f} ms, peak memory {human_bytes(values.get('peak_bytes'))},"
+        f" {versions}"
     )
-    yield f"{'ms':14}{'p50':>10}{'p90':>10}{'p99':>10}"
-    for name, spread in report.milliseconds.items():
-        yield f"{name:14}{spread.p50:10.3f}{spread.p90:10.3f}{spread.p99:10.3f}"
-    yield f"{'tokens/s':14}{report.tokens_per_second:10.1f}"
-    if report.real_time_factor is not None:
-        yield f"{'real time':14}{report.real_time_factor:10.4f}"
-    yield (
-        f"load {report.load_ms:.0f} ms, peak memory {human_bytes(report.peak_rss_bytes)},"
-        f" {workload.backend} {report.engine_version}"
-    )
+    yield from (f"note: {note}" for note in entry.notes)
 
 
-def _roofline_lines(bundle: Path, roofline: Roofline) -> Iterator[str]:
+def _roofline_lines(name: str, found: dict[str, Any]) -> Iterator[str]:
+    roofline = argparse.Namespace(**found)
     yield (
-        f"\nroofline of {bundle}: a step reads {human_bytes(roofline.weight_bytes)} of weights"
+        f"\nroofline of {name}: a step reads {human_bytes(roofline.weight_bytes)} of weights"
         f" and {human_bytes(roofline.cache_bytes)} of cache"
         f" (batch {roofline.batch_size}, {roofline.cache_slots} slots,"
         f" {f'{roofline.threads} threads' if roofline.threads else roofline.device})"
@@ -183,13 +184,13 @@ def _roofline_lines(bundle: Path, roofline: Roofline) -> Iterator[str]:
     yield f"{'':10}{'step ms':>10}{'GB/s':>10}{'readable':>10}{'share':>10}{'bound ms':>10}"
     read = roofline.weight_bytes + roofline.cache_bytes
     highest = max(roofline.memory_bandwidth, roofline.same_size_bandwidth)
-    for name, step_ms, bandwidth, share in (
-        ("median", roofline.step_ms.p50, highest, roofline.share),
+    for title, step_ms, bandwidth, share in (
+        ("median", roofline.step_ms["p50"], highest, roofline.share),
         ("best", roofline.best_step_ms, roofline.best_bandwidth, roofline.best_share),
     ):
         reached = read / step_ms / 1e6
         yield (
-            f"{name:10}{step_ms:10.3f}{reached:10.2f}{bandwidth / 1e9:10.2f}"
+            f"{title:10}{step_ms:10.3f}{reached:10.2f}{bandwidth / 1e9:10.2f}"
             f"{100 * share:8.1f} %{share * step_ms:10.3f}"
         )
     yield (
@@ -198,16 +199,18 @@ def _roofline_lines(bundle: Path, roofline: Roofline) -> Iterator[str]:
     )
 
 
-def _memory_lines(memory: MemoryReport) -> Iterator[str]:
-    yield f"\nmemory of a fresh process; the bundle has {human_bytes(memory.bundle_bytes)}"
+def _memory_lines(memory: dict[str, Any]) -> Iterator[str]:
+    size = memory["bundle_bytes"]
+    yield f"\nmemory of a fresh process; the bundle has {human_bytes(size)}"
     yield f"{'MB':14}{'resident':>10}{'anonymous':>11}{'file':>10}{'VmRSS':>10}{'/ bundle':>10}"
-    for name, stage in memory.stages.items():
-        values = (stage.total, stage.anonymous, stage.file_backed, stage.vm_rss)
-        total, anonymous, file_backed, vm_rss = (value / 1e6 for value in values)
+    for name, stage in memory["stages"].items():
+        columns = ("total", "anonymous", "file_backed", "vm_rss")
+        total, anonymous, file_backed, vm_rss = (stage[column] / 1e6 for column in columns)
         yield (
             f"{name:14}{total:10.1f}{anonymous:11.1f}{file_backed:10.1f}{vm_rss:10.1f}"
-            f"{stage.total / memory.bundle_bytes:10.2f}"
+            f"{stage['total'] / size:10.2f}"
         )
-    yield f"loading adds {memory.added_ratio:.2f} x the bundle; peak {human_bytes(memory.peak)}"
-    parts = sorted(memory.parts.items(), key=lambda part: -part[1])
-    yield f"at the end: {', '.join(f'{name} {human_bytes(size)}' for name, size in parts)}"
+    added, peak = memory["added_ratio"], human_bytes(memory["peak"])
+    yield f"loading adds {added:.2f} x the bundle; peak {peak}"
+    parts = sorted(memory["parts"].items(), key=lambda part: -part[1])
+    yield f"at the end: {', '.join(f'{name} {human_bytes(count)}' for name, count in parts)}"

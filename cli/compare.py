@@ -9,6 +9,7 @@ from .arguments import positive
 from .output import print_result
 from .progress import Progress
 from .quality import add_quality, data_of, metric_of, settings_of
+from .reports import command_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from seq2edge.benchmarks.quality.compare import compare
     from seq2edge.benchmarks.quality.picture import check_picture
     from seq2edge.benchmarks.quality.report import REPORT_FILES, REPORT_KIND, table, write_report
@@ -61,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
         comparison = compare(
             [options.reference, *options.bundle], examples, metric, settings, progress
         )
+    comparison = replace(comparison, command=command_line())
     if options.output is not None:
         write_report(comparison, options.output, options.force)
     files = [] if options.output is None else [f"{options.output}: {', '.join(REPORT_FILES)}"]

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from seq2edge.benchmarks.quality.bootstrap import CONFIDENCE, RESAMPLES
     from seq2edge.benchmarks.quality.evaluate import predictions, score
     from seq2edge.benchmarks.quality.subjects import TextSubject, open_subject
+    from seq2edge.benchmarks.report.statistics import CONFIDENCE, RESAMPLES
     from seq2edge.runtime import Bundle, InputError
     from seq2edge.runtime.bundle.atomic_write import check_file, output_file
 

@@ -1,7 +1,8 @@
 """Entry point: arguments, errors in one line, exit codes.
 
 Exit codes: 0 done; 1 a bug in seq2edge (with a traceback); 2 the command could not do what
-was asked, for a reason it states, and left nothing half written.
+was asked, for a reason it states, and left nothing half written; 3 it was measured, and there is
+something to see: two reports differ, or tokens are wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NoReturn, TextIO
 
 from . import (
     bench,
+    bench_diff,
     build,
     compare,
     doctor,
@@ -27,6 +29,7 @@ from . import (
     inspect,
     make,
     pack,
+    peers,
     quantize,
     run,
     serve,
@@ -51,6 +54,8 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "inspect": (inspect, "show what a bundle contains, and verify it"),
     "doctor": (doctor, "show what this machine can run, and recommend a setup"),
     "bench": (bench, "measure a bundle's latency on this machine"),
+    "peers": (peers, "time seq2edge beside other libraries"),
+    "bench-diff": (bench_diff, "say whether two reports differ"),
     "eval": (evaluate, "score a bundle's outputs against references"),
     "compare": (compare, "compare bundles with a reference: size, quality, speed"),
 }

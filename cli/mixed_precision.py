@@ -40,10 +40,10 @@ def add_max_drop(parser: argparse.ArgumentParser) -> None:
 
 def quantize_within_max_drop(request: Request, options: argparse.Namespace) -> MixedPrecision:
     """Quantize within ``options.max_drop``, measuring on the CPU of this machine."""
-    from seq2edge.benchmarks.quality.compare import finite
     from seq2edge.benchmarks.quality.evaluate import score
     from seq2edge.benchmarks.quality.settings import Settings
     from seq2edge.benchmarks.quality.subjects import open_subject
+    from seq2edge.benchmarks.report.schema import finite
     from seq2edge.quantize import Loss, MixedPrecisionError, quantize_mixed_precision
     from seq2edge.runtime import Bundle
 

@@ -21,13 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"runtime", "export", "quantize", "deploy", "benchmarks"},
 }
 PACKAGES = [name for name in ALLOWED if (ROOT / name).is_dir()]
-#: benchmarks/peers holds scripts that are run from the repository, not installed modules.
-FILES = [
-    file
-    for name in PACKAGES
-    for file in sorted((ROOT / name).rglob("*.py"))
-    if file.parent.name != "peers"
-]
+FILES = [file for name in PACKAGES for file in sorted((ROOT / name).rglob("*.py"))]
 HEAVY = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "ml_dtypes"}
 MOST_LINES = 400
 

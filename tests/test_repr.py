@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from seq2edge.benchmarks.latency import measure
+from seq2edge.benchmarks.bench import bench
 from seq2edge.benchmarks.quality.compare import compare
 from seq2edge.benchmarks.quality.data import read_examples
 from seq2edge.benchmarks.quality.metrics import load_metric
@@ -39,7 +39,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ),
         "bundle": Bundle.open(int8),
         "pack": write_pack(Bundle.open(int8), plan(Bundle.open(int8), "cpu"), folder / "app.tar"),
-        "latency": measure(int8, Workload(runs=1, warmup=1, new_tokens=2, source_length=4)),
+        "latency": bench([int8], [Workload(runs=1, warmup=1, new_tokens=2, source_length=4)]),
         "compare": compare(
             [g2p, int8], read_examples(EXAMPLE / "test.jsonl", 3), load_metric("per")
         ),

@@ -9,28 +9,13 @@ easy about the drawn examples affects both and cancels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from ..report.statistics import RESAMPLES, Floats
 from .metrics import Metric
-
-Floats = NDArray[np.float64]
-
-RESAMPLES = 1000
-CONFIDENCE = 0.95
 
 #: Drawn examples that are held at once: 32 MB.
 _DRAWN = 4_000_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The ends of a confidence interval, in the unit of the value."""
-
-    low: float
-    high: float
 
 
 def resampled_values(
@@ -47,10 +32,3 @@ def resampled_values(
         times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
         sums.append(times @ statistics)
     return metric.value(np.concatenate(sums))
-
-
-def percentile_interval(values: Floats) -> Interval:
-    """The interval that holds the middle 95 % of ``values`` [resamples]."""
-    outside = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(values, [outside, 100 - outside])
-    return Interval(float(low), float(high))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from seq2edge.deploy.doctor import cpu_model
 from seq2edge.runtime import Bundle, InputError
 from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.generation.divergence import Divergence, divergences
 from seq2edge.runtime.progress import CountProgress, StageProgress
 from seq2edge.runtime.text.tokenizer import Tokenizer, load_tokenizer
 
+from ..report.machine import Conditions, MachineInfo, conditions, machine_info, revision
+from ..report.schema import Entry, Quality, Report
+from ..report.statistics import Interval, Measurement, percentile_interval
+from ..report.subjects import manifest_hash, names_of, scheme_of
 from .agreement import Agreement, token_agreement
-from .bootstrap import Interval, percentile_interval
 from .data import Example, sample
 from .evaluate import Evaluation, score
 from .metrics import Metric
@@ -42,6 +42,7 @@ class Variant:
         divergence: mean KL(reference || variant), nats per token, on the reference's outputs.
         speed: batch 1, greedy.
         threads: that an operator may use; None: all cores.
+        sha256: of the manifest.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Variant:
     divergence: float
     speed: Speed
     threads: int | None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ class Comparison:
     speed_texts: int
     settings: Settings
     variants: tuple[Variant, ...]
-    cpu: str
+    machine: MachineInfo
+    before: Conditions
+    after: Conditions
     versions: dict[str, str]
+    command: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -88,10 +93,55 @@ class Comparison:
             if variant.target not in (None, "cpu")
         )
 
+    def report(self) -> Report:
+        """The same in the form that all measurements have."""
+        names = {"metric", "definition", "examples", "divergence_examples", "speed_texts"}
+        settings = {name: getattr(self, name) for name in sorted(names)}
+        return Report(
+            kind="compare",
+            title=f"{self.variants[0].name} and its variants",
+            command=self.command,
+            machine=self.machine,
+            before=self.before,
+            after=self.after,
+            revision=revision(),
+            settings={**asdict(self.settings), **settings, "sources": self.sources},
+            entries=tuple(self._entry(variant) for variant in self.variants),
+            notes=self.notes,
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a number that is not finite is None, for which JSON has a form."""
-        values: dict[str, Any] = finite({**asdict(self), "notes": self.notes})
-        return values
+        return self.report().to_json()
+
+    def _entry(self, variant: Variant) -> Entry:
+        speed, source = variant.speed, self.sources.removesuffix("s")
+        values = {"tokens": speed.tokens}
+        if speed.speech is not None:
+            values |= asdict(speed.speech)
+        return Entry(
+            name=variant.name,
+            library="seq2edge",
+            precision=variant.scheme,
+            settings={"threads": variant.threads, "target": variant.target},
+            versions=self.versions,
+            sha256=variant.sha256,
+            disk_bytes=variant.bytes,
+            loaded_bytes=None,
+            measurements={source: Measurement.of(speed.samples)},
+            values=values,
+            quality=Quality(
+                metric=self.metric,
+                unit=self.unit,
+                lower_is_better=self.lower_is_better,
+                value=variant.value,
+                interval=variant.interval,
+                difference=variant.difference,
+                difference_interval=variant.difference_interval,
+                identical=variant.agreement.identical,
+                prefix=variant.agreement.prefix,
+                divergence=variant.divergence,
+            ),
+        )
 
     def __repr__(self) -> str:
         names = ", ".join(variant.name for variant in self.variants)
@@ -121,9 +171,9 @@ def compare(
         InputError: bundles of different vocabularies, or as :func:`.evaluate`.
     """
     settings = settings or Settings()
-    report = progress or _silent
+    report, before = progress or _silent, conditions()
     with _loaded(paths, settings) as subjects:
-        names = _names(paths)
+        names = names_of(paths)
         reference = subjects[0]
         metric.check(examples)
         for subject in subjects:  # before any of them generates
@@ -161,7 +211,9 @@ def compare(
             speed_texts=len(timed),
             settings=settings,
             variants=tuple(_variant(*row, reference=evaluations[0]) for row in rows),
-            cpu=cpu_model(),
+            machine=machine_info(),
+            before=before,
+            after=conditions(),
             versions=_versions(),
         )
 
@@ -177,7 +229,7 @@ def _variant(
 ) -> Variant:
     return Variant(
         name=name,
-        scheme=str(subject.bundle.manifest.quantization.get("scheme") or "float32"),
+        scheme=scheme_of(subject.bundle),
         target=subject.bundle.manifest.quantization.get("target"),
         bytes=subject.bundle.size,
         value=evaluation.value,
@@ -191,6 +243,7 @@ def _variant(
         divergence=divergence.mean_kl,
         speed=speed,
         threads=subject.backend.num_threads,
+        sha256=manifest_hash(subject.bundle),
     )
 
 
@@ -240,12 +293,6 @@ def _same_tokenizer(
     return files[0] == files[1] or tokenizer.token_bytes() == others.token_bytes()
 
 
-def _names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    folders = [Path(path) for path in paths]
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-
-
 def _stage(progress: StageProgress, name: str) -> CountProgress:
     return lambda done, total: progress(name, done, total)
 
@@ -258,12 +305,3 @@ def _versions() -> dict[str, str]:
     import onnxruntime
 
     return {"seq2edge": package_version(), "onnxruntime": str(onnxruntime.__version__)}
-
-
-def finite(value: Any) -> Any:
-    """``value`` with None for each number that is not finite, for which JSON has no form."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from seq2edge.runtime import GenerationConfig, Seq2SeqModel
 from seq2edge.runtime.progress import CountProgress
 
-from .bootstrap import Interval, percentile_interval, resampled_values
+from ..report.statistics import Interval, percentile_interval
+from .bootstrap import resampled_values
 from .data import Example
 from .metrics import Metric
 

@@ -62,12 +62,14 @@ class Speed:
         tokens: generated per text, mean. Where it differs from the reference's, part of the
             ratio is longer or shorter texts rather than faster steps.
         speech: of recordings; None: texts.
+        samples: milliseconds of each text.
     """
 
     milliseconds: float
     ratio: float
     tokens: float
     speech: SpeechSpeed | None = None
+    samples: tuple[float, ...] = ()
 
 
 class Timed(Protocol):
@@ -111,6 +113,7 @@ def measure_speeds(
             median / medians[0],
             float(np.mean([found.tokens for found in several])),
             _of_speech(several),
+            tuple(found.milliseconds for found in several),
         )
         for median, several in zip(medians, timings, strict=True)
     ]

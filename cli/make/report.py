@@ -51,12 +51,13 @@ def quality(report: Report) -> str:
 def _compare(report: Report) -> list[str]:
     if "failed" in report:
         return [f"not measured here: {report['failed']}"]
-    reference, variant = report["variants"]
-    interval, unit = variant["difference_interval"], report["unit"]
+    reference, variant = (entry["quality"] for entry in report["entries"])
+    interval, unit = variant["difference_interval"], variant["unit"]
     return [
-        f"{report['metric']} {_number(variant['value'])} {unit}, in float32"
+        f"{variant['metric']} {_number(variant['value'])} {unit}, in float32"
         f" {_number(reference['value'])} {unit}; difference {_number(variant['difference'])}"
-        f" [{_number(interval['low'])}, {_number(interval['high'])}] on {report['examples']}"
+        f" [{_number(interval['low'])}, {_number(interval['high'])}] on"
+        f" {report['settings']['examples']}"
         " examples"
     ]
 

@@ -181,6 +181,9 @@ def test_latency_needs_no_onnxruntime_where_tensorrt_runs(
     monkeypatch.setattr(latency, "load_library", lambda _name: library)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(latency.time, "perf_counter", itertools.count().__next__)
-    report = latency.measure(model, replace(WORK, batch_size=1))
-    assert report.engine_version == library.version
-    assert set(report.milliseconds) == {"encoder", "first token", "token", "all"}
+    runner = latency.LatencyRunner(model, replace(WORK, batch_size=1))
+    times, tokens = runner.turn()
+    runner.close()
+    assert latency.engine_version("tensorrt") == library.version
+    assert list(times) == ["encoder", "first token", "token", "all"]
+    assert [len(row) for row in tokens] == [WORK.new_tokens]

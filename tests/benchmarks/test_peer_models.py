@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from seq2edge.benchmarks.peers import models
+from seq2edge.benchmarks.peers.environments import Environments
+from seq2edge.benchmarks.peers.names import Name
+from seq2edge.benchmarks.peers.workload import PeerWorkload
+
 
 @pytest.fixture
 def made(
-    peer_module: Callable[[str], ModuleType],
     checkpoint_of: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., list[list[str]]]:
     """A function from names to the commands of `seq2edge` that make their models."""
-    models = peer_module("_models")
-    names, report = peer_module("_names"), peer_module("_report")
     commands: list[list[str]] = []
 
     def call(command: list[Any], *_: object) -> str:
@@ -28,19 +29,11 @@ def made(
         return ""
 
     def get(*wanted: str) -> list[list[str]]:
-        work = report.Workload(
-            sources=1,
-            source_length=9,
-            new_tokens=12,
-            num_beams=3,
-            threads=1,
-            rounds=1,
-            search_rounds=1,
-        )
+        work = PeerWorkload(source_length=9, new_tokens=12, num_beams=3, threads=1, runs=1)
         checkpoint = checkpoint_of("t5")
-        maker = models.ModelMaker(tmp_path, checkpoint, None, work, lambda _: None)
+        maker = models.ModelMaker(tmp_path, checkpoint, Environments(tmp_path / "peers"), work)
         for name in wanted:
-            maker.make(names.Name.parse(name))
+            maker.make(Name.parse(name))
         return commands
 
     monkeypatch.setattr(models, "call", call)
@@ -69,7 +62,6 @@ def test_engines_are_built_for_the_workload(made: Callable[..., list[list[str]]]
 
 def test_static_ranges_come_from_other_sources_than_those_timed(
     made: Callable[..., list[list[str]]],
-    peer_module: Callable[[str], ModuleType],
     checkpoint_of: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
@@ -77,7 +69,7 @@ def test_static_ranges_come_from_other_sources_than_those_timed(
     assert command[-2:] == ["--calibration", "calibration.jsonl"]
     lines = (tmp_path / "calibration.jsonl").read_text().splitlines()
     texts = [json.loads(line)["input_ids"] for line in lines]
-    timed = peer_module("_models").random_sources(checkpoint_of("t5"), 16, 9)
+    timed = models.random_sources(checkpoint_of("t5"), 16, 9)
     assert {len(ids) for ids in texts} == {9}
     assert not [ids for ids in texts if ids in timed]
     assert all(3 <= token < 384 for ids in texts for token in ids)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from seq2edge.benchmarks import bandwidth
-from seq2edge.benchmarks.latency import measure
+from seq2edge.benchmarks.bench import bench
 from seq2edge.benchmarks.memory import STAGES, measure_memory
+from seq2edge.benchmarks.report.schema import Entry
 from seq2edge.benchmarks.roofline import measure_rooflines
 from seq2edge.benchmarks.workload import Workload
 from seq2edge.quantize import quantize_bundle
@@ -25,22 +26,27 @@ def _small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bandwidth, "_MEMORY_BYTES", 2_000_000)
 
 
+def measure(bundle: Path, workload: Workload) -> Entry:
+    (entry,) = bench([bundle], [workload]).entries
+    return entry
+
+
 def test_parts_of_the_time_are_given(speaking_bundle: Path) -> None:
     report = measure(speaking_bundle, replace(WORK, batch_size=2, num_beams=2))
-    assert list(report.milliseconds) == ["features", "encoder", "first token", "token", "all"]
-    ms = {name: spread.p50 for name, spread in report.milliseconds.items()}
+    assert list(report.measurements) == ["features", "encoder", "first token", "token", "all"]
+    ms = {name: spread.p50 for name, spread in report.measurements.items()}
     assert min(ms["features"], ms["encoder"]) > 0
-    assert report.audio_seconds == 2
-    assert report.real_time_factor == pytest.approx(ms["all"] / 1e3 / (2 * 2))
-    assert report.tokens_per_second == pytest.approx(2 * 8 / (ms["all"] / 1e3))
+    assert report.values["audio_seconds"] == 2
+    assert report.values["real_time_factor"] == pytest.approx(ms["all"] / 1e3 / (2 * 2))
+    assert report.values["tokens_per_second"] == pytest.approx(2 * 8 / (ms["all"] / 1e3))
 
 
 def test_a_recording_takes_the_place_of_noise(speaking_bundle: Path, recordings: Path) -> None:
     file = recordings.with_name("33.wav")
     report = measure(speaking_bundle, replace(WORK, audio=str(file)))
-    assert report.audio_seconds == 2
+    assert report.values["audio_seconds"] == 2
     report = measure(speaking_bundle, replace(WORK, audio=str(file), audio_seconds=None, runs=1))
-    assert report.audio_seconds == 30  # the model's window
+    assert report.values["audio_seconds"] == 30  # the model's window
 
 
 def test_a_step_reads_the_sound(speaking_bundle: Path, tmp_path: Path) -> None:
@@ -98,4 +104,4 @@ def test_memory_of_a_bundle_without_a_tokenizer_is_refused(
     export_unvalidated(tmp_path / "checkpoint", tmp_path / "bundle")
     with pytest.raises(BundleError, match="has no tokenizer"):
         measure_memory(tmp_path / "bundle", WORK)
-    assert measure(tmp_path / "bundle", replace(WORK, runs=1)).real_time_factor
+    assert measure(tmp_path / "bundle", replace(WORK, runs=1)).values["real_time_factor"]

@@ -10,29 +10,32 @@ from typing import Any
 Cli = Callable[..., Any]
 Refuses = Callable[..., str]
 
-QUICK = ("--runs", 1, "--warmup", 1, "--source-length", 4, "--new-tokens", 4, "--threads", 1)
+QUICK = ("--runs", 2, "--warmup", 1, "--source-length", 4, "--new-tokens", 4, "--threads", 1)
 
 
 def test_json_has_what_was_asked_for(cli: Cli, byte_bundle: Path, word_bundle: Path) -> None:
-    flags = ("--roofline", "--reference", word_bundle, "--memory", "--json")
-    done = cli("bench", byte_bundle, *QUICK, *flags)
+    done = cli("bench", byte_bundle, word_bundle, *QUICK, "--roofline", "--memory", "--json")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""  # progress is for terminals
     report = json.loads(done.stdout)
-    assert report["milliseconds"]["all"]["p50"] > 0
-    assert report["roofline"]["weight_bytes"] != report["reference"]["weight_bytes"]
-    assert report["roofline"]["share"] > 0
-    assert list(report["memory"]["stages"]) == ["interpreter", "imports", "loaded", "generated"]
+    first, second = report["entries"]
+    assert first["measurements"]["all"]["p50"] > 0
+    rooflines = [entry["details"]["roofline"] for entry in (first, second)]
+    assert rooflines[0]["weight_bytes"] != rooflines[1]["weight_bytes"]
+    assert rooflines[0]["share"] > 0
+    stages = first["details"]["memory"]["stages"]
+    assert list(stages) == ["interpreter", "imports", "loaded", "generated"]
 
 
 def test_json_has_no_more_than_that(cli: Cli, byte_bundle: Path) -> None:
     report = json.loads(cli("bench", byte_bundle, *QUICK, "--json").stdout)
-    assert not {"roofline", "reference", "memory"} & set(report)
+    (entry,) = report["entries"]
+    assert entry["details"] == {}
 
 
 def test_people_see_it_too(cli: Cli, byte_bundle: Path, word_bundle: Path) -> None:
-    flags = ("--roofline", "--reference", word_bundle, "--memory")
-    text = cli("bench", byte_bundle, *QUICK, *flags).stdout.decode()
+    flags = ("--roofline", "--memory")
+    text = cli("bench", byte_bundle, word_bundle, *QUICK, *flags).stdout.decode()
     assert "tokens/s" in text
     for bundle in (byte_bundle, word_bundle):
         assert f"roofline of {bundle}: a step reads" in text
@@ -41,11 +44,35 @@ def test_people_see_it_too(cli: Cli, byte_bundle: Path, word_bundle: Path) -> No
     assert "loading adds" in text
 
 
-def test_a_reference_that_cannot_be_measured_is_refused(
+def test_a_grid_has_an_entry_for_each_combination(cli: Cli, byte_bundle: Path) -> None:
+    grid = ("--batch-size", 1, 2, "--source-length", 4, 6)
+    done = cli("bench", byte_bundle, *QUICK, *grid, "--json")
+    report = json.loads(done.stdout)
+    names = [entry["name"].partition(" ")[2] for entry in report["entries"]]
+    assert names == [
+        f"(source_length {source}, batch_size {batch})" for source in (4, 6) for batch in (1, 2)
+    ]
+    assert report["settings"]["batch_size"] == [1, 2]
+    assert [entry["settings"]["source_length"] for entry in report["entries"]] == [4, 4, 6, 6]
+    assert [len(entry["tokens"]["ids"]) for entry in report["entries"]] == [1, 2, 1, 2]
+
+
+def test_what_cannot_be_measured_is_refused_at_once(
     refuses: Refuses, byte_bundle: Path, tmp_path: Path
 ) -> None:
-    message = refuses("bench", byte_bundle, *QUICK, "--reference", byte_bundle)
-    assert message == "--reference is for --roofline: give both, or neither"
     missing = tmp_path / "none"
-    message = refuses("bench", byte_bundle, *QUICK, "--roofline", "--reference", missing)
+    out = ("--output", tmp_path / "report.json")
+    message = refuses("bench", byte_bundle, missing, *QUICK, *out, parent=tmp_path)
     assert message == f"no such bundle: {missing}"
+    (tmp_path / "report.json").write_text("mine")
+    message = refuses("bench", byte_bundle, *QUICK, *out, parent=tmp_path)
+    assert message.startswith(f"{tmp_path / 'report.json'} already exists")
+
+
+def test_an_error_of_the_fresh_process_is_one_line(
+    refuses: Refuses, byte_bundle: Path, tmp_path: Path
+) -> None:
+    """What only the engine knows is said as if there were one process."""
+    backend = ("--backend", "tensorrt")
+    message = refuses("bench", byte_bundle, *QUICK, *backend, parent=tmp_path)
+    assert "tensorrt" in message.lower()

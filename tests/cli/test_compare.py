@@ -53,9 +53,10 @@ def test_a_report_replaces_an_earlier_one_if_asked(
     report = json.loads(done.stdout)
     assert json.loads((folder / "report.json").read_text()) == report
     assert {file.name for file in folder.iterdir()} == {"report.json", "report.md", "report.svg"}
-    assert [variant["name"] for variant in report["variants"]] == ["bundle", "variant"]
-    assert report["variants"][1]["agreement"] == {"identical": 1.0, "prefix": 1.0}
-    assert report["variants"][1]["divergence"] == 0
+    reference, variant = report["entries"]
+    assert (reference["name"], variant["name"]) == ("bundle", "variant")
+    quality = variant["quality"]
+    assert (quality["identical"], quality["prefix"], quality["divergence"]) == (1.0, 1.0, 0)
 
 
 def test_what_cannot_be_compared_is_one_line(

@@ -25,6 +25,8 @@ COMMANDS = [
     "inspect",
     "doctor",
     "bench",
+    "peers",
+    "bench-diff",
     "eval",
     "compare",
 ]

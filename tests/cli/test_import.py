@@ -14,14 +14,17 @@ import numpy as np
 import onnx
 import pytest
 
+from seq2edge.benchmarks.peers.environments import TIMED_IN, default_cache
 from seq2edge.runtime import Seq2SeqModel
 
 from ..optimum_folders import LAYOUTS, write_optimum_folder
 from .conftest import Done
 
 #: The interpreter of an environment with optimum-onnx 0.1.0; the peers' comparison makes one
-#: (benchmarks/peers/README.md).
-_OPTIMUM = os.environ.get("SEQ2EDGE_OPTIMUM_PYTHON", "build/peers/torch/bin/python")
+#: (seq2edge peers --peers optimum:float32).
+_OPTIMUM = os.environ.get("SEQ2EDGE_OPTIMUM_PYTHON") or str(
+    default_cache() / TIMED_IN["optimum"] / "bin" / "python"
+)
 _TEXTS = ("one text", "another one")
 
 
@@ -194,8 +197,8 @@ print(json.dumps([model.generate(ids, num_beams=beams, max_new_tokens=12, do_sam
 
 @pytest.mark.skipif(
     not Path(_OPTIMUM).exists(),
-    reason="no environment with optimum-onnx: run benchmarks/peers/compare.py once, or name its"
-    " interpreter in SEQ2EDGE_OPTIMUM_PYTHON",
+    reason="no environment with optimum-onnx: run seq2edge peers --peers optimum:float32 once, or"
+    " name its interpreter in SEQ2EDGE_OPTIMUM_PYTHON",
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_real_folders_give_the_tokens_of_optimum(layout: str, tmp_path: Path) -> None:

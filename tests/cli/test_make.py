@@ -229,8 +229,8 @@ def test_a_loss_beyond_max_drop_falls_back_as_well(
     ]
     report = make(DEMO, "cpu", "app.tar", *measured, "--max-drop", "1000")
     assert steps(report) == ["export", "QUANTIZE", "COMPARE", "PACK"]
-    reference, variant = report["steps"][2]["report"]["variants"]
-    assert (reference["scheme"], variant["scheme"]) == ("float32", "int8")
+    reference, variant = report["steps"][2]["report"]["entries"]
+    assert (reference["precision"], variant["precision"]) == ("float32", "int8")
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(

@@ -42,11 +42,11 @@ def test_bundles_are_compared_on_recordings(
     assert done.code == 0, done.err
     headline, titles, first, second, _ = done.out.splitlines()
     assert headline.startswith("2 recordings of data.jsonl, cer (lower is better)")
-    assert titles.split()[-4:] == ["encoder", "token", "real", "time"]
+    assert {"encoder", "token", "real"} <= set(titles.split())
     assert first.split()[:2] == ["bundle", "float32"]
     assert second.split()[:2] == ["int8", "int8"]
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["variants"][1]["speed"]["speech"]["real_time_factor"] > 0
+    assert report["entries"][1]["values"]["real_time_factor"] > 0
 
 
 @pytest.mark.filterwarnings("ignore::seq2edge.quantize.errors.QuantizationWarning")

@@ -20,7 +20,6 @@ PRODUCT = [
     file
     for folder in ("runtime", "export", "quantize", "deploy", "benchmarks", "cli")
     for file in sorted((ROOT / folder).rglob("*.py"))
-    if file.parent.name != "peers"  # scripts that are run from a clone
 ]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from seq2edge.benchmarks.quality import bootstrap
-from seq2edge.benchmarks.quality.bootstrap import percentile_interval, resampled_values
+from seq2edge.benchmarks.quality.bootstrap import resampled_values
 from seq2edge.benchmarks.quality.metrics import load_metric
+from seq2edge.benchmarks.report.statistics import percentile_interval
 
 EXACT = load_metric("exact")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._generate import generator
-    from seq2edge.benchmarks.peers._worker import Loaded, Task, serve
+    from seq2edge.benchmarks.workers.generate import generator
+    from seq2edge.benchmarks.workers.worker import Loaded, Task, serve
 else:
-    from _generate import generator
-    from _worker import Loaded, Task, serve
+    from generate import generator
+    from worker import Loaded, Task, serve
 
 
 def load(task: Task) -> Loaded:

@@ -6,10 +6,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._worker import Loaded, Task, serve
+    from seq2edge.benchmarks.workers.worker import Loaded, Task, serve
     from seq2edge.runtime import Bundle
 else:
-    from _worker import Loaded, Task, serve
+    from worker import Loaded, Task, serve
 
 
 def load(task: Task) -> Loaded:

@@ -8,9 +8,10 @@ seq2edge:fp16:tensorrt               an engine of `seq2edge build`, always on a 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from seq2edge.runtime.errors import InputError
 
 _DEVICES = ("cpu", "cuda")
 _CPU = ("cpu",)
@@ -40,6 +41,7 @@ class _Library:
 _LIBRARIES = {
     "optimum": _Library(("float32",), {None: _CPU}),
     "ctranslate2": _Library(("float32", "int8"), {None: _CPU}),
+    "openvino": _Library(("float32", "bfloat16", "int8", "int4"), {None: _CPU}),
     "transformers": _Library(
         ("float32", "float16", "bfloat16"), {None: _DEVICES, "compile": _DEVICES}
     ),
@@ -53,7 +55,11 @@ CPU_BASELINES = (
     "optimum:float32",
     "ctranslate2:float32",
     "ctranslate2:int8",
+    "openvino:float32",
+    "openvino:int8",
+    "openvino:int4",
     "transformers:float32",
+    "transformers:float32:compile",
     "seq2edge:float32",
     "seq2edge:int8",
     "seq2edge:int8-dynamic",
@@ -93,7 +99,7 @@ class Name:
         """Take a name apart.
 
         Raises:
-            argparse.ArgumentTypeError: there is no such baseline; what there is.
+            InputError: there is no such baseline; what there is.
         """
         rest, at, device = text.partition("@")
         library, _, rest = rest.partition(":")
@@ -134,6 +140,6 @@ def in_turns(names: list[Name]) -> list[Name]:
     return sorted(dict.fromkeys(names), key=lambda name: order.index(name.library))
 
 
-def _unknown(text: str, what: str, got: str, choices: Iterable[str]) -> argparse.ArgumentTypeError:
+def _unknown(text: str, what: str, got: str, choices: Iterable[str]) -> InputError:
     listed = ", ".join(choices) or "none"
-    return argparse.ArgumentTypeError(f"{text!r}: {got!r} is no {what}; there are: {listed}")
+    return InputError(f"{text!r}: {got!r} is no {what}; there are: {listed}")

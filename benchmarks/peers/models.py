@@ -1,28 +1,24 @@
 """One checkpoint and the baselines' models of it.
 
-CTranslate2's and optimum's models are made in the environment that has torch, seq2edge's by its
-own command line in the caller's interpreter; PyTorch runs the checkpoint itself.
+Others' models are made in environments that have torch, seq2edge's by its own command line in the
+caller's interpreter; PyTorch runs the checkpoint itself.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._driver import PeerError, call
-    from seq2edge.benchmarks.peers._names import Name
-    from seq2edge.benchmarks.peers._report import Workload
-else:
-    from _driver import PeerError, call
-    from _names import Name
-    from _report import Workload
+from ..driver import PeerError, call
+from .environments import MADE_IN, TIMED_IN, Environments
+from .names import Name
+from .workload import PeerWorkload
 
 #: What `seq2edge quantize` is told for those whose precision is not a scheme's name.
 _OPTIONS = {"int4-head4": ("--scheme", "int4", "--head-bits", "4")}
@@ -31,7 +27,7 @@ _CALIBRATION_SOURCES = 16
 #: Special tokens of T5 and BART come first.
 _FIRST_ORDINARY = 3
 
-_MAKE = Path(__file__).resolve().parent / "_make.py"
+_MAKE = Path(__file__).resolve().parents[1] / "workers" / "make.py"
 
 
 @dataclass
@@ -39,28 +35,24 @@ class ModelMaker:
     """Makes the models of baselines, each bundle once.
 
     Attributes:
-        folder: an empty one; up to 1.7 GB for a checkpoint of T5-small's size.
+        folder: an empty one; up to 2.5 GB for a checkpoint of T5-small's size.
         checkpoint: the one that all are made of.
-        torch: the interpreter of the environment that has torch, and optimum and ctranslate2 if
-            they take part; None: neither does.
+        environments: where others' models are made.
         workload: what engines of fixed shapes are built for.
-        say: told what is being made.
     """
 
     folder: Path
     checkpoint: Path
-    torch: Path | None
-    workload: Workload
-    say: Callable[[str], None]
+    environments: Environments
+    workload: PeerWorkload
     _bundles: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def make(self, name: Name) -> Path:
         """The folder of a baseline's model.
 
         Raises:
-            PeerError: it cannot be made.
+            PeerError: it, or the environment that makes it, cannot be made.
         """
-        self.say(f"making {name.text}")
         if name.library == "transformers":
             return self.checkpoint
         if name.library == "seq2edge":
@@ -69,9 +61,9 @@ class ModelMaker:
                 self._build(bundle, str(name.mode))
             return bundle
         model = self.folder / f"{name.library}.{name.precision}"
-        assert self.torch is not None  # these libraries have an environment
-        precision = (name.precision,) if name.library == "ctranslate2" else ()
-        _make(self.torch, name.library, self.checkpoint, model, *precision)
+        precision = (name.precision,) if name.library in ("ctranslate2", "openvino") else ()
+        python = self.environments.python(MADE_IN[name.library])
+        _make(python, name.library, self.checkpoint, model, *precision)
         return model
 
     def _bundle(self, precision: str, target: str) -> Path:
@@ -108,13 +100,15 @@ class ModelMaker:
         _seq2edge("build", bundle, "--backend", backend, *options)
 
 
-def make_checkpoint(torch: Path, folder: Path) -> None:
-    """T5-small's geometry with random weights.
+def make_checkpoint(environments: Environments, folder: Path) -> None:
+    """T5-small's geometry with random weights, made by this interpreter if it has torch.
 
     Raises:
-        PeerError: the interpreter has no torch or transformers.
+        PeerError: there is none with torch and transformers, and none can be made.
     """
-    _make(torch, "checkpoint", folder)
+    here = all(find_spec(name) is not None for name in ("torch", "transformers"))
+    python = Path(sys.executable) if here else environments.python(TIMED_IN["transformers"])
+    _make(python, "checkpoint", folder)
 
 
 def random_sources(checkpoint: Path, count: int, length: int, *, seed: int = 0) -> list[list[int]]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._worker import Task
+    from seq2edge.benchmarks.workers.worker import Task
 else:
-    from _worker import Task
+    from worker import Task
 
 
 def generator(model: Any, task: Task, **options: Any) -> Callable[[int], list[int]]:

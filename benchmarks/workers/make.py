@@ -1,8 +1,9 @@
 """Makes the checkpoint and the peers' models of it; runs where torch is.
 
-python _make.py checkpoint FOLDER
-python _make.py optimum CHECKPOINT FOLDER
-python _make.py ctranslate2 CHECKPOINT FOLDER PRECISION
+python make.py checkpoint FOLDER
+python make.py optimum CHECKPOINT FOLDER
+python make.py ctranslate2 CHECKPOINT FOLDER PRECISION
+python make.py openvino CHECKPOINT FOLDER PRECISION
 """
 
 # mypy: allow-untyped-calls, disable-error-code="import-not-found, import-untyped"
@@ -55,6 +56,19 @@ def ctranslate2(checkpoint: str, folder: str, precision: str) -> None:
     Converter(checkpoint).convert(folder, quantization=precision)
 
 
+def openvino(checkpoint: str, folder: str, precision: str) -> None:
+    """Write what ``optimum-cli export openvino --weight-format FORMAT`` writes."""
+    from optimum.intel import OVModelForSeq2SeqLM, OVWeightQuantizationConfig
+
+    bits = {"int8": 8, "int4": 4}.get(precision)
+    # Without a word, weights of large models become 8 bits.
+    options: dict[str, Any] = {"load_in_8bit": False}
+    if bits is not None:
+        options = {"quantization_config": OVWeightQuantizationConfig(bits=bits)}
+    model = OVModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, compile=False, **options)
+    model.save_pretrained(folder)
+
+
 class _Numbers:
     """As much of a tokenizer as the converter asks for: each token is called by its number."""
 
@@ -81,5 +95,6 @@ if __name__ == "__main__":
         "checkpoint": checkpoint,
         "optimum": optimum,
         "ctranslate2": ctranslate2,
+        "openvino": openvino,
     }
     commands[sys.argv[1]](*sys.argv[2:])

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._generate import generator
-    from seq2edge.benchmarks.peers._worker import Loaded, Task, serve
+    from seq2edge.benchmarks.workers.generate import generator
+    from seq2edge.benchmarks.workers.worker import Loaded, Task, serve
 else:
-    from _generate import generator
-    from _worker import Loaded, Task, serve
+    from generate import generator
+    from worker import Loaded, Task, serve
 
 _PACKAGES = ("optimum-onnx", "optimum", "transformers", "torch", "onnxruntime", "numpy")
 
@@ -29,7 +29,7 @@ def load(task: Task) -> Loaded:
     model = ORTModelForSeq2SeqLM.from_pretrained(
         task.model, use_cache=True, use_merged=True, session_options=options
     )
-    model.generation_config.eos_token_id = None  # see _generate.py
+    model.generation_config.eos_token_id = None  # see generate.py
     files = [Path(session.path) for session in (model.encoder, model.decoder)]
     return Loaded(
         generator(model, task),

@@ -1,6 +1,6 @@
 """CTranslate2 as a baseline, in an environment without torch.
 
-The vocabulary is made up (_make.py): the token of number 7 is called "7".
+The vocabulary is made up (make.py): the token of number 7 is called "7".
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from seq2edge.benchmarks.peers._worker import Loaded, Task, serve
+    from seq2edge.benchmarks.workers.worker import Loaded, Task, serve
 else:
-    from _worker import Loaded, Task, serve
+    from worker import Loaded, Task, serve
 
 
 def load(task: Task) -> Loaded:

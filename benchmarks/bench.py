@@ -1,0 +1,175 @@
+"""Bundles in turns, each in a fresh process, as a report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.progress import StageProgress
+
+from .driver import Baseline, Result, alternate
+from .memory import check_memory, measure_memory
+from .report.machine import conditions, cores_for, machine_info, revision
+from .report.schema import Entry, Report, Tokens
+from .report.statistics import Measurement
+from .report.subjects import manifest_hash, names_of, scheme_of
+from .roofline import measure_rooflines
+from .sources import audio_seconds, check_sources
+from .workload import Workload
+
+_WORKER = Path(__file__).resolve().parent / "workers" / "latency_worker.py"
+
+
+def bench(
+    paths: Sequence[str | os.PathLike[str]],
+    workloads: Sequence[Workload],
+    *,
+    roofline: bool = False,
+    memory: bool = False,
+    command: Sequence[str] = (),
+    progress: StageProgress | None = None,
+) -> Report:
+    """Measure bundles on this machine.
+
+    For each workload every bundle gets a process of its own, and they take turns.
+
+    Args:
+        paths: the bundles' folders.
+        workloads: one at least; they differ in lengths, batch and beams only.
+        roofline: whether a step is timed beside the bandwidth (:mod:`.roofline`).
+        memory: whether a process is looked at that generates once (:mod:`.memory`).
+        command: that repeats it, for the report.
+        progress: told how far each stage is.
+
+    Raises:
+        BundleError, BackendError: a bundle cannot be loaded or run.
+        InputError: a workload does not fit a model.
+    """
+    bundles = [Bundle.open(path) for path in paths]
+    for bundle, workload in itertools.product(bundles, workloads):
+        check_sources(bundle, workload)
+        if memory:
+            check_memory(bundle, workload)
+    report = progress or _silent
+    names = names_of(paths)
+    before = conditions()
+    entries: list[Entry] = []
+    varied = _varied(workloads)
+    for workload in workloads:
+        title = ", ".join(f"{name} {getattr(workload, name)}" for name in varied)
+        results = alternate(
+            {name: _baseline(path, workload) for name, path in zip(names, paths, strict=True)},
+            rounds=workload.runs,
+            warmup=workload.warmup,
+            progress=_stage(report, title or "latency"),
+        )
+        entries += _entries(bundles, results, workload, title)
+    details: list[dict[str, Any]] = [{} for _ in entries]
+    if roofline:
+        for number, workload in enumerate(workloads):
+            found = measure_rooflines(paths, workload, _stage(report, "roofline"))
+            for index, one in enumerate(found):
+                details[number * len(paths) + index]["roofline"] = one.to_json()
+    if memory:
+        for index, (workload, path) in enumerate(itertools.product(workloads, paths)):
+            report("memory", index, len(entries))
+            details[index]["memory"] = measure_memory(path, workload).to_json()
+    return Report(
+        kind="bench",
+        title=", ".join(names),
+        command=tuple(command),
+        machine=machine_info(),
+        before=before,
+        after=conditions(),
+        revision=revision(),
+        settings=_settings(workloads, varied),
+        entries=tuple(
+            replace(entry, details=more) for entry, more in zip(entries, details, strict=True)
+        ),
+    )
+
+
+def _baseline(path: str | os.PathLike[str], workload: Workload) -> Baseline:
+    task = json.dumps({"path": os.fspath(path), "workload": asdict(workload)})
+    on_cpu = workload.backend == "onnxruntime" and workload.device in (None, "cpu")
+    cores = cores_for(workload.threads) if on_cpu else None
+    # -P would hide the worker's neighbours, which it imports by file name.
+    return Baseline((sys.executable, str(_WORKER), task), cores=cores)
+
+
+def _entries(
+    bundles: Sequence[Bundle], results: Mapping[str, Result], workload: Workload, title: str
+) -> Iterator[Entry]:
+    first = next(iter(results))
+    for bundle, (name, result) in zip(bundles, results.items(), strict=True):
+        seconds = audio_seconds(bundle, workload)
+        measurements = {part: Measurement.of(times) for part, times in result.milliseconds.items()}
+        total = measurements["all"].p50 / 1e3
+        values = {
+            "tokens_per_second": workload.batch_size * workload.new_tokens / total,
+            "load_ms": result.load_ms,
+        }
+        if result.peak_bytes is not None:
+            values["peak_bytes"] = result.peak_bytes
+        if seconds is not None:
+            values["audio_seconds"] = seconds
+            values["real_time_factor"] = total / (workload.batch_size * seconds)
+        yield Entry(
+            name=f"{name} ({title})" if title else name,
+            library="seq2edge",
+            precision=scheme_of(bundle),
+            settings={
+                **_lengths(workload),
+                "threads": result.threads,
+                "warmup_rounds": result.warmup_rounds,
+            },
+            versions=result.versions,
+            sha256=manifest_hash(bundle),
+            disk_bytes=bundle.size,
+            loaded_bytes=result.loaded_bytes,
+            measurements=measurements,
+            values=values,
+            tokens=Tokens.of(result.tokens, first, results[first].tokens, exact=False),
+            notes=result.notes,
+        )
+
+
+def _lengths(workload: Workload) -> dict[str, Any]:
+    names = ("new_tokens", "batch_size", "num_beams")
+    source = (
+        {"source_length": workload.source_tokens}
+        if workload.audio_seconds is None and workload.audio is None
+        else {"audio_seconds": workload.audio_seconds, "audio": workload.audio}
+    )
+    return {**source, **{name: getattr(workload, name) for name in names}}
+
+
+def _varied(workloads: Sequence[Workload]) -> list[str]:
+    """Names of the fields in which workloads differ."""
+    return [
+        field.name
+        for field in fields(Workload)
+        if len({getattr(workload, field.name) for workload in workloads}) > 1
+    ]
+
+
+def _settings(workloads: Sequence[Workload], varied: Sequence[str]) -> dict[str, Any]:
+    settings = asdict(workloads[0])
+    for name in varied:
+        settings[name] = list(dict.fromkeys(getattr(work, name) for work in workloads))
+    return settings
+
+
+def _stage(progress: StageProgress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Where nobody asked for progress."""

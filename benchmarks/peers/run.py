@@ -1,0 +1,171 @@
+"""seq2edge beside other libraries on this machine, in turns, as a report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from seq2edge.runtime.bundle.reader import Bundle
+from seq2edge.runtime.errors import InputError, Seq2EdgeError
+from seq2edge.runtime.progress import StageProgress
+
+from ..driver import Result
+from ..report.machine import conditions, machine_info, revision
+from ..report.schema import Entry, Report, Tokens
+from ..report.statistics import Measurement
+from ..report.subjects import manifest_hash
+from ..roofline import measure_rooflines
+from ..workload import Workload
+from .comparison import PeerComparison
+from .environments import Environments
+from .gpu import missing_gpu
+from .models import make_checkpoint, random_sources, size
+from .names import Name
+from .workload import PeerWorkload, Setting
+
+_MADE_UP = "T5-small geometry, random weights"
+
+
+@dataclass(frozen=True)
+class PeerRequest:
+    """What is asked for.
+
+    Attributes:
+        names: who takes part.
+        workload: what they do.
+        environments: where peers live.
+        checkpoint: what all run; None: T5-small's geometry with random weights.
+        roofline: whether seq2edge's steps are timed beside the bandwidth afterwards.
+        command: that repeats it, for the report.
+    """
+
+    names: Sequence[Name]
+    workload: PeerWorkload
+    environments: Environments
+    checkpoint: Path | None = None
+    roofline: bool = False
+    command: tuple[str, ...] = ()
+
+
+def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
+    """Make the models in a temporary folder, find CTranslate2's settings, and time all.
+
+    Raises:
+        InputError: there is no GPU for one, or the checkpoint is none.
+        PeerError: nobody can be made or started, or one failed when it had been.
+    """
+    _check_gpu(request.names)
+    if request.checkpoint is not None:
+        random_sources(request.checkpoint, 1, 1)  # at once, and not after the environments
+    before = conditions()
+    with tempfile.TemporaryDirectory(prefix="seq2edge-peers-") as temporary:
+        folder = Path(temporary)
+        checkpoint = request.checkpoint
+        if checkpoint is None:
+            progress("making the checkpoint", 0, 0)
+            checkpoint = folder / "checkpoint"
+            make_checkpoint(request.environments, checkpoint)
+        comparison = PeerComparison(
+            request.names, request.workload, checkpoint, request.environments, progress
+        )
+        comparison.make_models(folder)
+        tried = comparison.settings()
+        usual = Setting(request.workload.threads)
+        best = {
+            name: min(found, key=lambda one: found[one].p50, default=usual)
+            for name, found in tried.items()
+        }
+        results = comparison.results(best)
+        entries = _entries(request, comparison, results, best, tried)
+    return Report(
+        kind="peers",
+        title=_MADE_UP if request.checkpoint is None else request.checkpoint.name,
+        command=request.command,
+        machine=machine_info(),
+        before=before,
+        after=conditions(),
+        revision=revision(),
+        settings={**asdict(request.workload), "checkpoint": str(request.checkpoint or _MADE_UP)},
+        entries=entries,
+        left_out=comparison.left_out,
+    )
+
+
+def _entries(
+    request: PeerRequest,
+    comparison: PeerComparison,
+    results: dict[str, Result],
+    best: dict[str, Setting],
+    tried: dict[str, dict[Setting, Measurement]],
+) -> tuple[Entry, ...]:
+    names = {name.text: name for name in request.names}
+    exact = [name for name in results if names[name].exact]
+    reference = next(iter(exact or results))
+    entries = []
+    for text, result in results.items():
+        name, model = names[text], comparison.models[text]
+        ours = name.library == "seq2edge"
+        values = {"load_ms": result.load_ms}
+        if result.peak_bytes is not None:
+            values["peak_bytes"] = result.peak_bytes
+        details: dict[str, object] = {
+            "tried": {str(setting): found.p50 for setting, found in tried[text].items()}
+        }
+        if request.roofline and ours:
+            details["roofline"] = _roofline(name, model, request.workload, comparison)
+        entries.append(
+            Entry(
+                name=text,
+                library=name.library,
+                precision=name.precision,
+                settings={**asdict(best[text]), "setting": str(best[text])},
+                versions=result.versions,
+                sha256=manifest_hash(Bundle.open(model)) if ours else None,
+                disk_bytes=size(model),
+                loaded_bytes=result.loaded_bytes,
+                measurements={
+                    part: Measurement.of(times) for part, times in result.milliseconds.items()
+                },
+                values=values,
+                tokens=Tokens.of(
+                    result.tokens,
+                    reference,
+                    results[reference].tokens,
+                    exact=name.exact and reference in exact,
+                ),
+                details=details,
+                notes=result.notes,
+            )
+        )
+    return tuple(entries)
+
+
+def _roofline(
+    name: Name, model: Path, work: PeerWorkload, comparison: PeerComparison
+) -> dict[str, object] | None:
+    workload = Workload(
+        source_length=work.source_length,
+        new_tokens=work.new_tokens,
+        runs=work.runs,
+        threads=work.threads,
+        backend=name.mode or "onnxruntime",
+        device=name.device,
+    )
+    try:
+        (found,) = measure_rooflines([model], workload)
+    except Seq2EdgeError as error:
+        comparison.left_out[f"{name.text} (roofline)"] = str(error)
+        return None
+    return found.to_json()
+
+
+def _check_gpu(names: Sequence[Name]) -> None:
+    """Say at once what would otherwise fail after minutes."""
+    first = next((name for name in names if name.device == "cuda"), None)
+    missing = None if first is None else missing_gpu()
+    if first is not None and missing is not None:
+        raise InputError(
+            f"{first.text} needs an NVIDIA GPU, and CUDA finds none on this machine: {missing}"
+        )

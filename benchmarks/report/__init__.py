@@ -1,0 +1,1 @@
+"""What every measurement writes: one JSON form, its statistics, and the difference of two."""

@@ -1,0 +1,85 @@
+"""What a report comes to, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .schema import Entry, Report
+from .statistics import ratio_interval
+
+#: The one that ratios, plots and the verdict are about, by kind of report.
+_MAIN = ("all", "text", "recording")
+
+
+def main_measurement(report: Report) -> str | None:
+    """The time that stands for an entry."""
+    there = {name for entry in report.entries for name in entry.measurements}
+    return next((name for name in _MAIN if name in there), None)
+
+
+def baseline(report: Report) -> Entry | None:
+    """What ratios are to: the fastest peer whose tokens are right, or the reference bundle."""
+    main = main_measurement(report)
+    entries = [entry for entry in report.entries if main in entry.measurements]
+    if main is None or len(entries) < 2:
+        return None
+    if report.kind != "peers":
+        return entries[0]
+    peers = [
+        entry for entry in entries if entry.library != "seq2edge" and entry.name not in report.wrong
+    ]
+    return min(peers, key=lambda entry: entry.measurements[main].p50, default=None)
+
+
+def verdict(report: Report) -> list[str]:
+    """One sentence for each thing that a reader must know first."""
+    return list(_verdict(report))
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    main, reference = main_measurement(report), baseline(report)
+    ours = [e for e in report.entries if e.library == "seq2edge" and main in e.measurements]
+    if main is not None and reference is not None and ours:
+        others = [entry for entry in ours if entry.name != reference.name]
+        best = min(others, key=lambda e: e.measurements[main].p50, default=None)
+        if best is not None:
+            yield _against(best, reference, main, report.kind)
+    elif main is not None and ours:
+        only = ours[0].measurements[main]
+        yield (
+            f"{ours[0].name}: {only.p50:.4g} ms [{only.interval.low:.4g},"
+            f" {only.interval.high:.4g}] for {main if main != 'all' else 'a generation'}, 99 % of"
+            f" calls within {only.p99:.4g} ms."
+        )
+    for name in report.wrong:
+        entry = report.entry(name)
+        assert entry is not None  # it is one of them
+        assert entry.tokens is not None  # which is why it is wrong
+        yield (
+            f"{name} is WRONG: in float32 it gives {entry.tokens.common} of"
+            f" {entry.tokens.total} tokens as {entry.tokens.reference} does; its times"
+            " do not count."
+        )
+    for name, reason in report.left_out.items():
+        yield f"{name} was not measured: {reason}"
+    for when, found in (("before", report.before), ("after", report.after)):
+        if found.busy is not None and found.busy > 0.1:
+            yield f"Other programs took {100 * found.busy:.0f} % of the processor {when} the run."
+
+
+def _against(best: Entry, reference: Entry, main: str, kind: str) -> str:
+    ratio, interval = ratio_interval(
+        reference.measurements[main].samples, best.measurements[main].samples, paired=True
+    )
+    who = "the best peer, " if kind == "peers" else ""
+    said = (
+        f"{best.name} takes {ratio:.2f} x the time [{interval.low:.2f}, {interval.high:.2f}] of"
+        f" {who}{reference.name}"
+    )
+    quality = best.quality
+    if quality is not None:
+        said += (
+            f"; {quality.metric} {quality.value:.2f} {quality.unit}, {quality.difference:+.2f}"
+            f" [{quality.difference_interval.low:+.2f}, {quality.difference_interval.high:+.2f}]"
+        )
+    return f"{said}."
