@@ -111,6 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="there, let 4 bits propose the 64 tokens that greedy decoding chooses from, which no"
         " proof says holds the right one (default: for speech, where it was measured)",
     )
+    parser.add_argument(
+        "--int8-cross-kv",
+        action=argparse.BooleanOptionalAction,
+        help="there, let the encoder give the decoder's cross-attention keys and values in int8: a"
+        " faster step where sources have 512 tokens or more (default: for speech)",
+    )
     add_json(parser)
 
 
@@ -173,6 +179,7 @@ def _request(options: argparse.Namespace) -> Request:
         "smoothquant",
         "lowering",
         "two_stage_head",
+        "int8_cross_kv",
     )
     calibration = None
     if options.calibration is not None:

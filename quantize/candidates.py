@@ -188,18 +188,20 @@ class _Candidate:
             QuantizationError: there are none, and the request is about nothing else.
         """
         source, scheme = self.source.bundle.manifest, self.source.scheme
-        # A step over the 1500 positions of 30 s of speech is bound by reading them.
-        long_source = source.speech is not None and scheme.quantizes_source
         two_stages = self.request.options.two_stage_head
+        int8_source = self.request.options.int8_cross_kv
+        if int8_source is None:  # a step over the 1500 positions of 30 s is bound by reading them
+            int8_source = source.speech is not None and scheme.quantizes_source
         if two_stages is None:  # it was measured on speech models, and pays for large heads
             dims = source.dimensions
-            two_stages = long_source and dims.vocab_size * dims.d_model >= _LARGE_HEAD
-        how = Lowering(long_source, two_stages, source.generation.get("suppress_tokens") or ())
+            speech = source.speech is not None and scheme.quantizes_source
+            two_stages = speech and dims.vocab_size * dims.d_model >= _LARGE_HEAD
+        how = Lowering(int8_source, two_stages, source.generation.get("suppress_tokens") or ())
         lowered = lower_for_cpu(models, how)
         done: dict[str, Any] = {
             "graphs": sorted(lowered.models),
             "onnxruntime": MINIMUM_ONNXRUNTIME,
-            "source": "int8 keys and values per channel" if long_source else "float32",
+            "source": "int8 keys and values per channel" if int8_source else "float32",
             "head": f"{PROPOSALS} tokens proposed by 4 bits" if lowered.two_stages else "whole",
         }
         if lowered.refusal is not None:

@@ -33,6 +33,8 @@ class Options:
             there (:mod:`.passes.cpu_lowering`); None: where it can be.
         two_stage_head: there, let 4 bits propose the tokens that greedy decoding chooses from;
             None: for speech, where it was measured.
+        int8_cross_kv: there, let the encoder give the keys and values of cross-attention in int8;
+            None: for speech. Pays from about 512 source positions on.
     """
 
     block_size: int | None = None
@@ -43,6 +45,7 @@ class Options:
     smoothquant: float | None = None
     lowering: bool | None = None
     two_stage_head: bool | None = None
+    int8_cross_kv: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are not None, by name."""

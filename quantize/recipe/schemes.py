@@ -56,7 +56,7 @@ class QuantizationScheme:
     @property
     def quantizes_source(self) -> bool:
         """Whether keys and values of a long source may become int8 there."""
-        return self.lowers and self.name.startswith("int")
+        return "int8_cross_kv" in self.uses
 
 
 def _blocks(options: Options, bits: int, *, standard: bool = False) -> WeightOnly:
@@ -159,7 +159,8 @@ def leave_layers(_options: Options) -> Recipe:
 
 
 _LOWERING = frozenset({"lowering"})
-_HEAD = frozenset({"two_stage_head"})
+#: What the CPU's form of the int8 and int4 schemes can do beyond what changes no number.
+_APPROXIMATE = frozenset({"two_stage_head", "int8_cross_kv"})
 _BLOCK = frozenset({"block_size"})
 _ROUNDING = _BLOCK | {"symmetric", "algorithm", "head_bits"}
 _QDQ_OPTIONS = frozenset({"method", "smoothquant"})
@@ -186,7 +187,7 @@ SCHEMES = (
         "8 bit weights, int8 arithmetic in the encoder",
         "int8",
         _int8_cpu,
-        uses=_BLOCK | _LOWERING | _HEAD,
+        uses=_BLOCK | _LOWERING | _APPROXIMATE,
     ),
     QuantizationScheme(
         "int8-dynamic",
@@ -194,7 +195,7 @@ SCHEMES = (
         "int8 weights and inputs everywhere",
         "int8",
         _int8_dynamic,
-        uses=_LOWERING,
+        uses=_LOWERING | {"int8_cross_kv"},
         fallback=_int8_weight_only,
     ),
     QuantizationScheme(
@@ -203,7 +204,7 @@ SCHEMES = (
         "4 bit weights, 8 bit embedding and head",
         "int4",
         _int4_cpu,
-        uses=_ROUNDING | _LOWERING | _HEAD,
+        uses=_ROUNDING | _LOWERING | _APPROXIMATE,
         fallback=_int8_weight_only,
     ),
     QuantizationScheme(
@@ -212,7 +213,7 @@ SCHEMES = (
         "static int8, calibrated; 8 bit embedding and head",
         "int8 Q/DQ",
         _qdq_cpu,
-        uses=_QDQ_OPTIONS | _BLOCK | _LOWERING | _HEAD,
+        uses=_QDQ_OPTIONS | _BLOCK | _LOWERING | _APPROXIMATE,
         calibrated=True,
         fallback=_int8_weight_only,
     ),

@@ -117,6 +117,20 @@ class Step:
             only_best=self.only_best,
         )
 
+    def tokens(self, first: int, count: int) -> Step:
+        """Some tokens of the step's only sequence, in the same arrays but for ``write_indices``."""
+        some = slice(first, first + count)
+        return Step(
+            input_ids=self.input_ids[:, some],
+            position_ids=self.position_ids[:, some],
+            attention_mask=self.attention_mask[:, :, some],
+            write_indices=self.write_indices + first,
+            next_token_ids=self.next_token_ids[:, some],
+            logits=None if self.logits is None else self.logits[:, some],
+            logsumexp=None if self.logsumexp is None else self.logsumexp[:, some],
+            only_best=self.only_best,
+        )
+
     def outputs(self) -> list[NDArray[Any]]:
         """The arrays that a run fills."""
         optional = (self.logits, self.logsumexp)

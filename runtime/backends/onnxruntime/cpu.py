@@ -24,6 +24,7 @@ from ..memory_budget import CallMemory, MemoryBudget
 from .encoded import OrtEncoderOutput, array_of, bind_array, resized
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs
+from .parts import in_rows, in_tokens
 from .session import (
     check_version,
     chosen_threads,
@@ -255,8 +256,13 @@ class OrtSlots(RowSlotCache):
 
     def _bind(self, step: Step) -> Callable[[], None]:
         batch, queries = step.input_ids.shape
-        if self._source.quantized and batch > 1 and queries > 1:
-            return self._bind_rows(step)
+        if self._source.quantized and queries > 1:
+            if batch == 1:
+                return in_tokens(step, self._source.shortest, self._bind_whole)
+            return in_rows(step, [self.rows(row, 1)._bind for row in range(batch)])
+        return self._bind_whole(step)
+
+    def _bind_whole(self, step: Step) -> Callable[[], None]:
         lowered = LoweredInputs(step, self._source) if self._inputs >= _LOWERED else None
         binding = self._session.io_binding()
         self._bind_inputs(binding, step, lowered)
@@ -300,19 +306,6 @@ class OrtSlots(RowSlotCache):
             array = whole[:rows]
             bind_array(binding.bind_input, name, array)
             bind_array(binding.bind_output, name.replace("past_", "present_", 1), array)
-
-    def _bind_rows(self, step: Step) -> Callable[[], None]:
-        """A function that runs the rows of ``step`` one after the other.
-
-        The kernel refuses int8 keys and values for several tokens of several sources.
-        """
-        runs = [self.rows(row, 1)._bind(step.rows(row)) for row in range(len(step.input_ids))]
-
-        def run_rows() -> None:
-            for run in runs:
-                run()
-
-        return run_rows
 
     def _run_lowered(
         self, run: Callable[[], None], binding: Any, step: Step, inputs: LoweredInputs

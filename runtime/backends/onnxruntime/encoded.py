@@ -63,6 +63,12 @@ class OrtEncoderOutput:
         """Whether keys and values are int8."""
         return any(scale_name(name) in self.outputs for name in self.outputs)
 
+    def shortest(self) -> int:
+        """Positions of the source that has the fewest."""
+        if self.mask is None:
+            return self.length
+        return int(self.mask[:, 0, 0].sum(axis=1).min())
+
     def rows(self, rows: Ids) -> OrtEncoderOutput:
         """These rows of the batch, copied."""
         outputs = {name: array[rows] for name, array in self.outputs.items()}

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from seq2edge.quantize import quantize_bundle
+from seq2edge.quantize.recipe.options import Options
+from seq2edge.runtime import Bundle
+from seq2edge.runtime.backends.onnxruntime import OrtBackend
 from seq2edge.runtime.speech.model import SpeechModel
 from seq2edge.runtime.speech.options import options_of
 from seq2edge.runtime.speech.prompt import Prompting
+from seq2edge.runtime.text.tokenizer import load_tokenizer
 from tests import whisper_models as whisper
+from tests.conftest import export_unvalidated
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 20, 30, 31, 32, 50, 62, 70])
@@ -40,3 +48,22 @@ def test_hotwords_take_room_from_earlier_text(
     before = tokens[1 : tokens.index(whisper.START)]
     hot = model.tokenizer.encode(" ab cd", special_tokens=False)
     assert before == [*hot, *earlier[len(hot) - 31 :]]
+
+
+def test_a_prompt_may_be_longer_than_a_fitted_window(tmp_path: Path) -> None:
+    """Fault: int8 keys and values of 3 s of sound were refused for a prompt of 227 tokens."""
+    checkpoint = whisper.make_whisper("tiny", tmp_path / "w", speaks=True, max_target_positions=448)
+    whisper.write_tokenizer(checkpoint)
+    export_unvalidated(checkpoint, tmp_path / "float32")
+    options = Options(two_stage_head=False)
+    quantize_bundle(tmp_path / "float32", tmp_path / "int8", "int8", options=options, check=False)
+    bundle = Bundle.open(tmp_path / "int8")
+    tokenizer = load_tokenizer(bundle)
+    audio = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
+    texts = []
+    for lowered in (False, True):
+        backend = OrtBackend(bundle, num_threads=1, lowered=lowered)
+        model = SpeechModel(bundle, backend, tokenizer)
+        found = model.transcribe(audio, fit_window=True, initial_prompt=[3, 5] * 115, language="en")
+        texts.append(found.text)
+    assert texts[0] and texts[0] == texts[1]
