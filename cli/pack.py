@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="wheels to pack for a device without a network (made by pip download)",
     )
     parser.add_argument(
+        "--service",
+        action="store_true",
+        help="add what 'seq2edge serve' needs and a systemd unit that runs it (7 MB installed)",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -58,7 +63,13 @@ def run(options: argparse.Namespace) -> int:
     from seq2edge.runtime import Bundle
 
     bundle = Bundle.open(options.bundle)
-    deployment = plan(bundle, options.target, jetpack=options.jetpack, backend=options.backend)
+    deployment = plan(
+        bundle,
+        options.target,
+        jetpack=options.jetpack,
+        backend=options.backend,
+        service=options.service,
+    )
     with Progress() as progress:
         pack = write_pack(
             bundle,

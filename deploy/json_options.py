@@ -28,12 +28,10 @@ def generation_options(own: GenerationConfig, given: Mapping[str, Any]) -> Gener
     Their values are checked when they are used.
 
     Raises:
-        InputError: an option that does not exist, that is an object of Python's, or that nothing
+        InputError: an option that does not exist or is an object of Python's, or one that nothing
             reads beside the others (``top_p`` without ``do_sample``).
     """
     for name in given:
-        if name in _NOT_JSON:
-            raise InputError(f"{name} is an option for callers in Python only")
         if name not in NAMES:
             raise InputError(f"unknown option {name!r}; there are: {', '.join(sorted(NAMES))}")
     constraints = [name for name in _CONSTRAINTS if name in given]

@@ -6,6 +6,7 @@ runs where is decided by the doctor, who is shown the machine that it will be.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seq2edge.runtime.backends.onnxruntime import check_version
@@ -28,34 +29,26 @@ from .doctor.facts import (
 )
 from .doctor.jetpack import RELEASES, release
 from .doctor.machine import ATTENTION_TENSORRT, CACHE_UPDATE_TENSORRT
+from .pins import (
+    CUDA,
+    NEW,
+    NUMPY,
+    OLD,
+    ONNXRUNTIME,
+    ONNXRUNTIME_GPU,
+    SERVICE,
+    TENSORRT,
+    TOKENIZERS,
+    WYOMING,
+    pins_of,
+)
 
 Version = tuple[int, int]
 
-#: As requirements/device.txt has them (a test compares), by the board's Python. 3.10 has no newer
-#: numpy and onnxruntime.
-_TOKENIZERS = "tokenizers==0.23.3"
-_OLD, _NEW = ' ; python_version < "3.11"', ' ; python_version >= "3.11"'
-_NUMPY = {_OLD: "numpy==2.2.6", _NEW: "numpy==2.4.6"}
-_ONNXRUNTIME = {_OLD: "onnxruntime==1.23.2", _NEW: "onnxruntime==1.32.0"}
-_ONNXRUNTIME_GPU = {_OLD: "onnxruntime-gpu==1.23.2", _NEW: "onnxruntime-gpu==1.31.1"}
-#: By CUDA's major version, whose minor versions are compatible (nvidia.github.io/cuda-python,
-#: "Support"): there are no wheels of 12.6's bindings. cuda-pathfinder is all that they import.
-_CUDA = {
-    12: ("cuda-bindings==12.9.10", "cuda-pathfinder==1.8.3"),
-    13: ("cuda-bindings==13.0.3", "cuda-pathfinder==1.8.3"),
-}
 #: Where it is not known: the least that all of the pins above are for.
 _NEWEST_PYTHON: Version = (3, 11)
-#: Of a box with a GPU, the version below.
+#: Of a box with a GPU, the version that is pinned.
 _NEWEST_TENSORRT: Version = (10, 16)
-#: TensorRT for a box with a GPU; on a Jetson it is JetPack's. Bindings and libraries are
-#: named, as nothing is installed that is not.
-_TENSORRT = {
-    "tensorrt": tuple(f"tensorrt-cu13{part}==10.16.1.11" for part in ("", "-bindings", "-libs")),
-    "tensorrt-rtx": tuple(
-        f"tensorrt-rtx-cu13{part}==1.7.1.116" for part in ("", "-bindings", "-libs")
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -163,6 +156,7 @@ class Deployment:
         python: the least version; on a Jetson the only one.
         requirements: exact pins, lines of a requirements.txt that is installed without
             dependencies.
+        service: whether ``seq2edge serve`` is to run there; its packages are pinned too.
     """
 
     target: Target
@@ -171,6 +165,7 @@ class Deployment:
     device: str
     python: Version
     requirements: tuple[str, ...]
+    service: bool = False
 
     @property
     def place(self) -> str:
@@ -181,9 +176,21 @@ class Deployment:
     def builds_engines(self) -> bool:
         return self.backend != "onnxruntime"
 
+    @property
+    def service_requirements(self) -> tuple[str, ...]:
+        """Those of ``requirements`` that only the service needs."""
+        tables = (*SERVICE, WYOMING)
+        names = {pin.partition("==")[0] for table in tables for pin in table.values()}
+        return tuple(pin for pin in self.requirements if pin.partition("==")[0] in names)
+
 
 def plan(
-    bundle: Bundle, target: str, *, jetpack: str | None = None, backend: str | None = None
+    bundle: Bundle,
+    target: str,
+    *,
+    jetpack: str | None = None,
+    backend: str | None = None,
+    service: bool = False,
 ) -> Deployment:
     """Plan how a bundle runs on a target: backend, device and packages.
 
@@ -192,6 +199,7 @@ def plan(
         jetpack: a version of :data:`JETPACKS`, or an update of one; None: the target's usual
             one.
         backend: None: the target's usual one, or TensorRT for a bundle quantized for it.
+        service: whether it is to answer requests there, which takes more packages.
 
     Raises:
         InputError: an unknown target, or a JetPack or an engine that it does not have.
@@ -208,7 +216,11 @@ def plan(
         backend=backend,
         device=spec.device if backend == "onnxruntime" else "cuda",
         python=jetpack_release.python if jetpack_release else _least_python(bundle.manifest),
-        requirements=_requirements(spec, jetpack_release, backend),
+        requirements=(
+            *_requirements(spec, jetpack_release, backend),
+            *(_service_requirements(bundle.manifest, jetpack_release) if service else ()),
+        ),
+        service=service,
     )
     _check(bundle, deployment)
     return deployment
@@ -282,7 +294,7 @@ def _usual_engine(target: Target, manifest: Manifest) -> str:
 def _least_python(manifest: Manifest) -> Version:
     """3.10 where the onnxruntime that it has is new enough for the graphs."""
     try:
-        check_version(_version_of(_ONNXRUNTIME[_OLD]), manifest)
+        check_version(_version_of(ONNXRUNTIME[OLD]), manifest)
     except BackendError:
         return (3, 11)
     return (3, 10)
@@ -290,18 +302,20 @@ def _least_python(manifest: Manifest) -> Version:
 
 def _requirements(target: Target, jetpack: JetPack | None, backend: str) -> tuple[str, ...]:
     """Pins; with markers where the machine's Python is not known."""
-    tables = [_NUMPY]
+    tables: list[Mapping[str, str]] = [NUMPY]
     if backend == "onnxruntime" or target.device == "cpu":  # on a Jetson also beside TensorRT
-        tables.append(_ONNXRUNTIME if target.device == "cpu" else _ONNXRUNTIME_GPU)
-    if jetpack is None:
-        pins = [pin + marker for table in tables for marker, pin in table.items()]
-    else:
-        pins = [table[_OLD if jetpack.python < (3, 11) else _NEW] for table in tables]
-    pins.append(_TOKENIZERS)
+        tables.append(ONNXRUNTIME if target.device == "cpu" else ONNXRUNTIME_GPU)
+    pins = pins_of(tables, jetpack.python if jetpack else None)
+    pins.append(TOKENIZERS)
     if backend != "onnxruntime":
-        pins += _CUDA[numbers(jetpack.stack.cuda)[0] if jetpack else 13]
-        pins += () if jetpack else _TENSORRT[backend]
+        pins += CUDA[numbers(jetpack.stack.cuda)[0] if jetpack else 13]
+        pins += () if jetpack else TENSORRT[backend]
     return tuple(pins)
+
+
+def _service_requirements(manifest: Manifest, jetpack: JetPack | None) -> list[str]:
+    tables = [*SERVICE, *([WYOMING] if manifest.speech is not None else [])]
+    return pins_of(tables, jetpack.python if jetpack else None)
 
 
 def _check(bundle: Bundle, deployment: Deployment) -> None:
@@ -309,7 +323,7 @@ def _check(bundle: Bundle, deployment: Deployment) -> None:
     if deployment.backend == "onnxruntime" and deployment.python < _least_python(bundle.manifest):
         raise BackendError(
             f"the newest onnxruntime for the Python of {deployment.place} is"
-            f" {_version_of(_ONNXRUNTIME[_OLD])}, too old for the bundle's operators: run"
+            f" {_version_of(ONNXRUNTIME[OLD])}, too old for the bundle's operators: run"
             " 'seq2edge downgrade' on the bundle, or use a newer JetPack"
         )
     name = deployment.backend
@@ -338,7 +352,7 @@ def _machine(target: Target, jetpack: JetPack | None, python: Version) -> Machin
         cpu=Cpu(target.name, target.machine, None, None, None, None, ()),
         memory=Memory(None, None, None, None, 0, None, None),
         onnxruntime=OnnxRuntime(
-            _version_of(_ONNXRUNTIME[_OLD if old else _NEW]),
+            _version_of(ONNXRUNTIME[OLD if old else NEW]),
             tuple(Provider(f"{kind}ExecutionProvider", True) for kind in ("CPU", "CUDA")),
         ),
         tensorrt=tuple(

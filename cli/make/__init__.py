@@ -103,6 +103,9 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--wheels", type=Path, metavar="DIR", help="wheels for a device without a network"
     )
+    group.add_argument(
+        "--service", action="store_true", help="with a systemd unit that answers over HTTP"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

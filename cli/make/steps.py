@@ -121,8 +121,9 @@ class Steps:
         words: list[Any] = ["pack", _written(bundle), "--for", options.target]
         words += [*_option("--jetpack", options.jetpack), "--backend", self._plan.backend]
         words += _option("--wheels", options.wheels)
+        words += ["--service"] if options.service else []
         words += ["--output", output.archive(self._work.folder)]
-        return _step(words, digest("pack", bundle.key, about, wheels))
+        return _step(words, digest("pack", bundle.key, about, wheels, options.service))
 
     def _data(self) -> list[Any]:
         options = self._options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,6 @@ from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.progress import StageProgress
 
-from ..serve import recordings, server
 from ..targets import Deployment
 from . import scripts
 from .archive import NAME, Entry, check_compression, split_name, write_archive
@@ -52,7 +52,9 @@ def write_pack(
     overwrite: bool = False,
     progress: StageProgress | None = None,
 ) -> Pack:
-    """Write an archive: bundle, runtime, pins, scripts and a systemd unit in one top folder.
+    """Write an archive: bundle, runtime, pins and scripts in one top folder.
+
+    For a service (``deployment.service``) a systemd unit as well.
 
     Equal inputs give equal bytes. A bundle that was quantized for another kind of machine than
     the deployment's, but runs there, is packed with a ``UserWarning``.
@@ -60,11 +62,12 @@ def write_pack(
     Args:
         deployment: from :func:`.targets.plan`.
         out: ends in .tar.zst, .tar.gz, .tgz or .tar; the top folder has its name.
-        wheels: a folder of wheels for a device without a network.
+        wheels: a folder of wheels for a device without a network; for a service it must hold the
+            packages of one, which no system brings.
         overwrite: replace a file that is there.
 
     Raises:
-        InputError: an impossible name, or no wheels in ``wheels``.
+        InputError: an impossible name, or no wheels in ``wheels``, or none for the service.
         BundleError: the bundle's files are not what its manifest says.
         MissingDependencyError: ``out`` asks for zstd, and zstandard is not installed.
         OutputExistsError, OutputError: see :mod:`seq2edge.runtime.bundle.atomic_write`.
@@ -79,6 +82,8 @@ def write_pack(
     check_compression(out)
     check_file(out, overwrite)
     others = find_wheels(wheels) if wheels is not None else []
+    if wheels is not None and deployment.service:
+        _check_service(others, deployment, wheels)
     _tell(progress, "checking the bundle", 0, 0)
     bundle.verify()
     wheel, data = device_wheel()
@@ -122,20 +127,42 @@ def find_wheels(folder: Path) -> list[Path]:
     return wheels
 
 
+def _check_service(there: Sequence[Path], deployment: Deployment, folder: Path) -> None:
+    """Refuse wheels of which the service's are not there.
+
+    Raises:
+        InputError: which, and how to get them.
+    """
+    names = {_normalized(path.name.partition("-")[0]) for path in there}
+    pins = [pin.partition(" ; ") for pin in deployment.service_requirements]
+    needed = {pin.partition("==")[0] for pin, _, marker in pins if "<" not in marker}
+    missing = sorted(name for name in needed if _normalized(name) not in names)
+    if missing:
+        raise InputError(
+            f"{folder} has no wheels of {', '.join(missing)}, which the service needs: pack"
+            " without --wheels, and fill it with 'pip download' of that archive's requirements.txt"
+        )
+
+
+def _normalized(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
 def _texts(name: str, deployment: Deployment, wheel: str, *, speech: bool) -> list[Entry]:
     usage = scripts.RECORDINGS if speech else scripts.TEXTS
-    service = recordings.__file__ if speech else server.__file__
     pins = "\n".join([*deployment.requirements, f"./wheels/{wheel}", ""])
-    return [
+    entries = [
         Entry("README.txt", scripts.readme(name, deployment, usage).encode()),
         Entry("requirements.txt", pins.encode()),
         Entry(
             "install.sh", scripts.install_script(name, deployment, usage).encode(), executable=True
         ),
         Entry("run.sh", scripts.run_script(deployment, usage).encode(), executable=True),
-        Entry("seq2edge.service", scripts.unit(name, deployment, usage).encode()),
-        Entry("serve.py", Path(service)),
     ]
+    if deployment.service:
+        unit = scripts.unit(name, deployment, usage)
+        entries.append(Entry("seq2edge.service", unit.encode()))
+    return entries
 
 
 def _manifest(
@@ -150,6 +177,7 @@ def _manifest(
         "jetpack": deployment.jetpack.version if deployment.jetpack else None,
         "backend": deployment.backend,
         "device": deployment.device,
+        "service": deployment.service,
         "python": ".".join(map(str, deployment.python)),
         "family": bundle.manifest.family,
         "quantization": f"{done['scheme']} for {done['target']}" if done else None,

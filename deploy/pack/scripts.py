@@ -101,36 +101,54 @@ exec "$here/venv/bin/python" -m seq2edge.cli.main @COMMAND@ @OPTIONS@"$here/bund
 """
 
 _UNIT = """\
-# Keeps @NAME@ loaded and answers on /run/@NAME@/socket: @ASKS@.
+# Keeps @NAME@ loaded and answers requests at http://127.0.0.1:8080, from this machine alone:
 #
 #   sudo tar -C /opt -xf @NAME@.tar... && sudo /opt/@NAME@/install.sh
 #   sudo systemctl enable --now /opt/@NAME@/seq2edge.service
-#   @ASK@ /run/@NAME@/socket@SENT@
+#   @ASK@
 #
 # The paths below are /opt/@NAME@: write others here if it lies elsewhere (not in /home, which
-# the service does not see).
+# the service does not see). For other machines: 'systemctl edit seq2edge', and in what it opens
+#
+#   [Service]
+#   ExecStart=
+#   ExecStart=(the line below, with @OPEN@)
+#   IPAddressAllow=any
+#
+# API keys: a line SEQ2EDGE_API_KEYS=KEY in /etc/seq2edge/@NAME@.env, which only root may read.
 
 [Unit]
 Description=seq2edge: @NAME@
+After=network.target
 
 [Service]
 Type=notify
 NotifyAccess=main
 WorkingDirectory=/opt/@NAME@
-ExecStart=/opt/@NAME@/venv/bin/python serve.py bundle /run/@NAME@/socket@OPTIONS@
-RuntimeDirectory=@NAME@
+EnvironmentFile=-/etc/seq2edge/@NAME@.env
+ExecStart=/opt/@NAME@/venv/bin/python -m seq2edge.cli.main serve @NAME@=bundle@OPTIONS@
 Restart=on-failure
 RestartSec=2
-# Loading a large bundle or engine from flash takes its time.
+# Loading a large bundle or engine from flash takes its time. On stop, what was accepted is
+# finished.
 TimeoutStartSec=300
+TimeoutStopSec=45
+KillMode=mixed
 @POWER@
-# A user of its own, who can write nothing but its socket, and speaks to no network.
+# Texts that would take more are refused before; this is for what nobody thought of.
+MemoryMax=80%
+TasksMax=256
+LimitNOFILE=4096
+
+# A user of its own, who can write nothing, and hears this machine only.
 DynamicUser=yes
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
+ProtectProc=invisible
 PrivateTmp=yes
-PrivateNetwork=yes
+IPAddressDeny=any
+IPAddressAllow=localhost
 @DEVICES@ProtectKernelTunables=yes
 ProtectKernelModules=yes
 ProtectKernelLogs=yes
@@ -143,6 +161,9 @@ RestrictSUIDSGID=yes
 LockPersonality=yes
 CapabilityBoundingSet=
 SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+SystemCallErrorNumber=EPERM
 UMask=0077
 
 [Install]
@@ -150,13 +171,14 @@ WantedBy=multi-user.target
 """
 #: The GPU's device files belong to these groups, and what CUDA compiles is kept.
 _GPU_DEVICES = """\
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SupplementaryGroups=video render
 CacheDirectory=@NAME@
 Environment=CUDA_CACHE_PATH=/var/cache/@NAME@
 """
 _NO_DEVICES = """\
 PrivateDevices=yes
-RestrictAddressFamilies=AF_UNIX
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 """
 #: What takes a Raspberry Pi's speed away, and how that is seen.
 _COOLING = """\
@@ -179,10 +201,12 @@ _README = """\
 install.sh takes packages from the package index; with --offline from wheels/ and from what this
 Python has. wheels/ always holds seq2edge; 'seq2edge pack --wheels DIR' adds the others.
 
-seq2edge.service keeps the bundle loaded behind a Unix socket; how to enable it is written there.
-
-@NEEDS@
+@SERVICE@@NEEDS@
 manifest.json has the SHA-256 of every file, and install.sh checks them.
+"""
+_SERVICE = """\
+seq2edge.service keeps the bundle loaded and answers over HTTP; how to enable it is written there.
+
 """
 _NEEDS = {
     "jetson": "Needs: JetPack @JETPACK@ with TensorRT, Python @VERSION@ and python3-venv.\n",
@@ -199,26 +223,25 @@ class Usage:
     command: str
     what: str
     example: str
-    asks: str
     ask: str
-    sent: str
+    open: str
 
 
 TEXTS = Usage(
     command="run",
     what="Text in, text out",
     example="'a text'",
-    asks="a line of text in, a line of JSON out",
-    ask='echo "a text" | nc -N -U',
-    sent="",
+    ask="""curl http://127.0.0.1:8080/v1/generate -H 'Content-Type: application/json' \\
+#     -d '{"text": "a text"}'""",
+    open="--host 0.0.0.0; it needs API keys",
 )
 RECORDINGS = Usage(
     command="transcribe",
     what="Speech in, text out",
     example="talk.wav",
-    asks="a recording in, a line of JSON out",
-    ask="nc -N -U",
-    sent=" < talk.wav",
+    ask="curl http://127.0.0.1:8080/v1/audio/transcriptions -F file=@talk.wav",
+    open="--host 0.0.0.0; it needs API keys. For Home Assistant:\n#     --wyoming 0.0.0.0:10300"
+    " --without-keys",
 )
 
 
@@ -265,9 +288,8 @@ def unit(name: str, deployment: Deployment, usage: Usage = TEXTS) -> str:
         _UNIT,
         DEVICES=_NO_DEVICES if deployment.device == "cpu" else _GPU_DEVICES,
         POWER=_SPEED.get(deployment.target.name, ""),
-        ASKS=usage.asks,
         ASK=usage.ask,
-        SENT=usage.sent,
+        OPEN=usage.open,
         NAME=name,
         OPTIONS="".join(f" {word}" for word in engine_options(deployment)),
     )
@@ -278,6 +300,7 @@ def readme(name: str, deployment: Deployment, usage: Usage = TEXTS) -> str:
     kind = "jetson" if deployment.jetpack else deployment.device
     return _fill(
         _README,
+        SERVICE=_SERVICE if deployment.service else "",
         NEEDS=_NEEDS[kind],
         EXAMPLE=usage.example,
         NAME=name,
@@ -291,7 +314,7 @@ def readme(name: str, deployment: Deployment, usage: Usage = TEXTS) -> str:
 
 
 def engine_options(deployment: Deployment) -> list[str]:
-    """Options of ``seq2edge run`` and of ``serve.py``; those that are the default are left out."""
+    """Options of ``seq2edge run`` and ``serve``; those that are the default are left out."""
     options = []
     if deployment.backend != "onnxruntime":
         options += ["--backend", deployment.backend]

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 # A module that exists only within Triton.
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
+from seq2edge.deploy.json_options import NAMES, generation_options
 from seq2edge.deploy.triton.numpy_support import check_numpy
 from seq2edge.deploy.triton.requests import (
     TritonRequest,
@@ -30,26 +30,15 @@ from seq2edge.deploy.triton.requests import (
     with_errors_sent,
 )
 from seq2edge.runtime import (
-    Choices,
     Generation,
     GenerationConfig,
     InputError,
-    JsonSchema,
-    Regex,
     Seq2SeqModel,
     TextStream,
 )
 
-#: Options that cannot come as JSON; the constraints below stand for the last.
-_NOT_JSON = {"draft_model", "logits_processors", "prefix_allowed_tokens", "constraint"}
-_CONSTRAINTS: dict[str, tuple[type, Callable[[Any], Any]]] = {
-    "choices": (list, lambda texts: Choices(tuple(map(str, texts)))),
-    "regex": (str, Regex),
-    "json_schema": (dict, JsonSchema),
-}
-_JSON: dict[type, str] = {list: "array", str: "string", dict: "object"}
-_OPTIONS = {spec.name for spec in fields(GenerationConfig)} - _NOT_JSON
-_NO_TEXTS = {*_OPTIONS, *_CONSTRAINTS} - {"early_stopping", "source_lang", "target_lang", "regex"}
+#: Options that are no texts: a parameter that is a string holds them as JSON.
+_NO_TEXTS = NAMES - {"early_stopping", "source_lang", "target_lang", "regex"}
 
 
 class TritonPythonModel:
@@ -91,7 +80,7 @@ class TritonPythonModel:
     ) -> None:
         """Start a stream, or join a batch of equal options."""
         request.read()
-        config = options(self._model.generation_config, request.parameters)
+        config = generation_options(self._model.generation_config, request.parameters)
         if config.num_return_sequences != 1:
             raise InputError("a request has one result: num_return_sequences must be 1")
         if request.stream:
@@ -174,43 +163,3 @@ class _Request(TritonRequest):
         if result.score is not None:
             tensors.append(pb_utils.Tensor("score", np.array([[result.score]], np.float32)))
         self.send(tensors, final=True)
-
-
-def options(own: GenerationConfig, parameters: dict[str, Any]) -> GenerationConfig:
-    """The bundle's ``own`` options with those of a request.
-
-    Raises:
-        InputError: an option that does not exist.
-    """
-    constraints = [name for name in _CONSTRAINTS if name in parameters]
-    unknown = sorted(set(parameters) - _OPTIONS - set(constraints))
-    if unknown:
-        choices = ", ".join(sorted([*_OPTIONS, *_CONSTRAINTS]))
-        raise InputError(f"unknown option {unknown[0]!r}; there are: {choices}")
-    if len(constraints) > 1:
-        raise InputError(f"{' and '.join(constraints)}: give one of them")
-    values = {name: _frozen(value) for name, value in parameters.items() if name in _OPTIONS}
-    if isinstance(values.get("sequence_bias"), dict):  # JSON's keys are strings
-        biases = values["sequence_bias"].items()
-        values["sequence_bias"] = {_token(key): bias for key, bias in biases}
-    for name in constraints:
-        kind, make = _CONSTRAINTS[name]
-        if not isinstance(parameters[name], kind):
-            raise InputError(f"{name} must be a JSON {_JSON[kind]}, not {parameters[name]!r}")
-        values["constraint"] = make(parameters[name])
-    return replace(own, **values)
-
-
-def _token(key: str) -> int:
-    try:
-        return int(key)
-    except ValueError:
-        raise InputError(
-            f"sequence_bias maps token ids to numbers, and {key!r} is none; for several tokens list"
-            " pairs: [[[5, 6], -2.0]]"
-        ) from None
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, as GenerationConfig has them."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

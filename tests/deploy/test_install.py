@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,15 +60,16 @@ def script(folder: Path, name: str, *arguments: str, **environment: str) -> tupl
 
 @pytest.fixture
 def pinned(demo: Bundle, tmp_path: Path) -> dict[str, str]:
-    """An environment whose Python has the pins of a pack for a CPU, and nothing else of ours."""
-    packages = link_pins(plan(demo, "cpu").requirements, tmp_path / "packages")
+    """An environment whose Python has the pins of a service on a CPU, and nothing else of ours."""
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    packages = link_pins(plan(demo, "cpu", service=True).requirements, tmp_path / "packages")
     return {"PYTHON": sys.executable, "PYTHONPATH": str(packages)}
 
 
 def test_installed_offline_it_says_what_the_bundle_says(
     unpacked: Unpacked, spoken: dict[str, str], pinned: dict[str, str]
 ) -> None:
-    plain = unpacked("cpu")
+    plain = unpacked("cpu", service=True)
     # Fault: pip's launcher does not start in such a folder, and install.sh said that all is well.
     folder = plain.rename(plain.with_name("a b $(touch x) \"q's"))
     code, out, err = script(folder, "install.sh", "--offline", **pinned)
@@ -82,7 +86,42 @@ def test_installed_offline_it_says_what_the_bundle_says(
     code, out, err = script(folder / "venv" / "bin", "python", "-c", where, **pinned)
     assert code == 0, err
     assert Path(out.strip()).is_relative_to(folder / "venv")
-    _verify_unit(folder.rename(plain))
+    folder = folder.rename(plain)
+    _verify_unit(folder)
+    _ask_the_unit(folder, spoken, pinned)
+
+
+def _ask_the_unit(folder: Path, spoken: dict[str, str], pinned: dict[str, str]) -> None:
+    """What systemd would run tells it that it is ready, answers, and ends well."""
+    unit_lines = (folder / "seq2edge.service").read_text().splitlines()
+    [command] = [line for line in unit_lines if line.startswith("ExecStart=/")]
+    words = command.partition("=")[2].split()
+    words[0] = str(folder / "venv" / "bin" / "python")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(folder / "notify"))
+        manager.settimeout(60)
+        process = subprocess.Popen(
+            [*words, "--unix-socket", "asked"],
+            cwd=folder,
+            env={**os.environ, **pinned, "NOTIFY_SOCKET": str(folder / "notify")},
+        )
+        try:
+            assert manager.recv(100) == b"READY=1"
+            found = subprocess.run(
+                [
+                    *("curl", "-sS", "--unix-socket", folder / "asked", "http://x/v1/generate"),
+                    *("-H", "Content-Type: application/json", "-d", '{"text": "keyboard"}'),
+                ],
+                capture_output=True,
+                check=True,
+            ).stdout
+            assert json.loads(found)["results"][0]["text"] == spoken["keyboard"]
+            process.terminate()
+            assert manager.recv(100) == b"STOPPING=1"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _verify_unit(folder: Path) -> None:
@@ -184,7 +223,7 @@ def test_a_32_bit_system_is_named(demo: Bundle, tmp_path: Path) -> None:
 
 
 def test_the_unit_of_a_raspberry_pi_says_what_slows_it_down(unpacked: Unpacked) -> None:
-    folder = unpacked("raspberry-pi")
+    folder = unpacked("raspberry-pi", service=True)
     text = (folder / "seq2edge.service").read_text()
     assert "vcgencmd get_throttled" in text
     assert "nvpmodel" not in text
@@ -226,6 +265,6 @@ def test_scripts_have_no_open_places_and_parse(downgraded: Bundle, target: objec
             assert "@NAME@" not in text and text.count("@") == text.count('"$@"')
             subprocess.run(["sh", "-n"], input=text.encode(), check=True)
         service = unit("app", deployment)
-        assert "@" not in service
+        assert not re.search("@[A-Z_]+@", service)
         assert ("--backend tensorrt" in service) == (backend != "onnxruntime")
         assert ("PrivateDevices=yes" in service) == (deployment.device == "cpu")

@@ -20,10 +20,7 @@ from seq2edge.deploy.pack.wheel import device_wheel
 from seq2edge.runtime import Bundle, BundleError, InputError, OutputExistsError
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 
-FILES = {"README.txt", "install.sh", "manifest.json", "requirements.txt", "run.sh"} | {
-    "seq2edge.service",
-    "serve.py",
-}
+FILES = {"README.txt", "install.sh", "manifest.json", "requirements.txt", "run.sh"}
 
 
 def pack(bundle: Bundle, out: Path, target: str = "cpu", **options: object) -> dict[str, object]:
@@ -122,6 +119,28 @@ def test_wheels_go_along(demo: Bundle, tmp_path: Path) -> None:
         assert packed is not None and packed.read() == data
     with pytest.raises(InputError, match="no wheels"):
         pack(demo, tmp_path / "other.tar", wheels=tmp_path / "missing")
+
+
+def test_a_service_brings_its_unit_and_its_packages(demo: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "app.tar"
+    deployment = plan(demo, "cpu", service=True)
+    manifest = write_pack(demo, deployment, out).manifest
+    assert manifest["service"] is True
+    with tarfile.open(out) as tar:
+        assert {*FILES, "seq2edge.service"} <= {name.partition("/")[2] for name in tar.getnames()}
+        pins = tar.extractfile("app/requirements.txt")
+        assert pins is not None and b"uvicorn==" in pins.read()
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    (folder / "numpy-2.4.6-cp311-none-any.whl").write_bytes(b"wheel")
+    with pytest.raises(
+        InputError, match=r"no wheels of anyio, click, .*uvicorn, which the service"
+    ):
+        write_pack(demo, deployment, tmp_path / "other.tar", wheels=folder)
+    for pin in deployment.service_requirements:
+        name, _, version = pin.partition(" ")[0].partition("==")
+        (folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl").write_bytes(b"wheel")
+    write_pack(demo, deployment, tmp_path / "other.tar", wheels=folder)
 
 
 def test_a_changed_bundle_is_not_packed(demo: Bundle, tmp_path: Path) -> None:

@@ -1,13 +1,10 @@
-"""Bundles that hear, packed, served and as Triton's models: the same texts as the bundle's own."""
+"""Bundles that hear, packed and as Triton's models: the same texts as the bundle's own."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 import json
-import os
-import socket
-import subprocess
 import sys
 import tarfile
 import wave
@@ -63,63 +60,17 @@ def heard(bundle: Bundle, recording: bytes) -> Transcription:
 @pytest.fixture(scope="module")
 def unpacked(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pack")
-    write_pack(bundle, plan(bundle, "cpu"), folder / "app.tar")
+    write_pack(bundle, plan(bundle, "cpu", service=True), folder / "app.tar")
     with tarfile.open(folder / "app.tar") as tar:
         tar.extractall(folder, filter="data")
     return folder / "app"
 
 
-@pytest.fixture(scope="module")
-def address(unpacked: Path) -> Iterator[Path]:
-    """The socket of the pack's service, once it is ready."""
-    path = unpacked.parent / "socket"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(os.fspath(unpacked.parent / "notify"))
-        manager.settimeout(60)
-        process = subprocess.Popen(
-            [sys.executable, unpacked / "serve.py", unpacked / "bundle", path],
-            env={**os.environ, "NOTIFY_SOCKET": os.fspath(unpacked.parent / "notify")},
-        )
-        try:
-            assert manager.recv(100) == b"READY=1"
-            yield path
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def ask(address: Path, sent: bytes) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(os.fspath(address))
-        client.sendall(sent)
-        client.shutdown(socket.SHUT_WR)
-        with client.makefile("rb") as answer:
-            (line,) = answer.readlines()
-    found: dict[str, Any] = json.loads(line)
-    return found
-
-
-def test_a_recording_is_answered_by_its_text(
-    address: Path, recording: bytes, heard: Transcription
-) -> None:
-    assert ask(address, recording) == {
-        "text": heard.text,
-        "language": heard.language,
-        "segments": [{"start": s.start, "end": s.end, "text": s.text} for s in heard.segments],
-    }
-
-
-@pytest.mark.parametrize("sent", [b"", b"a text", b"RIFF\0\0\0\0WAVE"])
-def test_what_is_no_recording_is_one_error(
-    address: Path, sent: bytes, recording: bytes, heard: Transcription
-) -> None:
-    assert list(ask(address, sent)) == ["error"]
-    assert ask(address, recording)["text"] == heard.text
-
-
 def test_the_scripts_speak_of_recordings(unpacked: Path) -> None:
     assert "-m seq2edge.cli.main transcribe" in (unpacked / "run.sh").read_text()
-    assert "nc -N -U /run/app/socket < talk.wav" in (unpacked / "seq2edge.service").read_text()
+    unit = (unpacked / "seq2edge.service").read_text()
+    assert "/v1/audio/transcriptions -F file=@talk.wav" in unit and "--wyoming" in unit
+    assert "wyoming==" in (unpacked / "requirements.txt").read_text()
     assert "./run.sh talk.wav" in (unpacked / "README.txt").read_text()
 
 

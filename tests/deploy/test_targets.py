@@ -45,6 +45,17 @@ def test_pins_are_those_of_the_lean_install(demo: Bundle) -> None:
         assert set(plan(demo, target).requirements) == expected
 
 
+def test_a_services_pins_are_those_of_its_own_list(demo: Bundle) -> None:
+    listed = (ROOT / "requirements" / "service.txt").read_text().splitlines()
+    expected = {line for line in listed if not line.startswith(("#", "wyoming"))}
+    found = plan(demo, "cpu", service=True)
+    assert set(found.service_requirements) == expected
+    assert set(found.requirements) == expected | set(plan(demo, "cpu").requirements)
+    # On a board the Python is known: each package has one pin, and no marker.
+    board = plan(downgraded(demo), "jetson-orin", jetpack="6.2", service=True).requirements
+    assert "starlette==1.7.0" in board and not any(";" in pin for pin in board)
+
+
 @pytest.mark.parametrize(
     ("jetpack", "python", "numpy", "onnxruntime", "cuda"),
     [("6.2", (3, 10), "2.2", "1.23", "12."), ("7.2", (3, 12), "2.4", "1.32", "13.")],
