@@ -149,6 +149,7 @@ def _check_name(name: str) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    from seq2edge.deploy.serve.gate import is_loopback
     from seq2edge.deploy.serve.keys import read_keys
     from seq2edge.deploy.serve.settings import Settings
     from seq2edge.runtime import InputError
@@ -156,8 +157,8 @@ def _settings(options: argparse.Namespace) -> Settings:
     keys = read_keys(options.api_keys)
     wyoming = None if options.wyoming is None else _address(options.wyoming)
     hosts = [] if options.unix_socket is not None else [options.host]
-    open_hosts = [host for host in hosts if not keys and not _is_loopback(host)]
-    if wyoming is not None and not _is_loopback(wyoming[0]):
+    open_hosts = [host for host in hosts if not keys and not is_loopback(host)]
+    if wyoming is not None and not is_loopback(wyoming[0]):
         open_hosts.append(f"{wyoming[0]} (Wyoming, which has no keys)")
     if open_hosts and not options.without_keys:
         raise InputError(
@@ -170,6 +171,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         unix_socket=options.unix_socket,
         wyoming=wyoming,
         keys=keys,
+        without_keys=options.without_keys,
         limits=_limits(options),
         pairs=_pairs(options.translates),
     )
@@ -207,14 +209,3 @@ def _address(text: str) -> tuple[str, int]:
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise InputError(f"--wyoming takes HOST:PORT, not {text!r}")
     return host.strip("[]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

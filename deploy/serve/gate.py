@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -72,6 +73,12 @@ class Gate:
         service, headers = self._service, Headers(scope=scope)
         if path in _OPEN:
             return
+        if service.local_only and not is_loopback(_host(headers.get("host", ""))):
+            raise ApiError(
+                403,
+                f"the request is for {headers.get('host')!r}, and without API keys this service"
+                " answers those for localhost only (or all, with --without-keys)",
+            )
         if service.draining and path != "/metrics":
             raise stopping()
         key = bearer(headers.get("authorization"))
@@ -83,6 +90,23 @@ class Gate:
             raise _too_large(most)
         if path.startswith(AUDIO):
             service.check_room_for_audio()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is of this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(header: str) -> str:
+    """The host of a Host header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
 
 
 def no_key() -> ApiError:

@@ -70,6 +70,9 @@ class Service:
         self.metrics = Metrics()
         self.models: dict[str, Served] = {}
         self.jobs: set[Job[Any]] = set()
+        #: Whether requests must be for this machine by name, as a web page's are not that has
+        #: its own name lead here (DNS rebinding).
+        self.local_only = not (settings.keys or settings.without_keys or settings.unix_socket)
         self.draining = False
         self.active = 0
         self.paths: frozenset[str] = frozenset()
@@ -206,7 +209,6 @@ def _open(path: Path, options: dict[str, Any]) -> Seq2SeqModel | SpeechModel:
     if manifest.single_stack == "encoder":
         raise InputError(f"{path} makes vectors of texts, which this service does not serve")
     if manifest.speech is not None:
-        options = {name: value for name, value in options.items() if name != "max_memory"}
         return SpeechModel.load(path, **options)
     model = Seq2SeqModel.load(path, **options)
     if model.tokenizer is None:

@@ -74,6 +74,8 @@ class Settings:
         unix_socket: a socket's path in place of both; None: none.
         wyoming: host and port of the Wyoming protocol; None: it is not spoken.
         keys: API keys any of which a client must have; (): none is asked for.
+        without_keys: whether everyone may ask who reaches the address; else, without keys, only
+            requests that name this machine as their host are answered.
         pairs: by a bundle's name, the languages that it does not name itself.
     """
 
@@ -82,5 +84,6 @@ class Settings:
     unix_socket: str | None = None
     wyoming: tuple[str, int] | None = None
     keys: tuple[str, ...] = field(default=(), repr=False)
+    without_keys: bool = False
     limits: Limits = field(default_factory=Limits)
     pairs: dict[str, Pair] = field(default_factory=dict)

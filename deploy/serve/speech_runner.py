@@ -27,6 +27,9 @@ class SpeechRunner:
         self._model, self._limits, self._metrics = model, limits, metrics
         self._running: deque[SpeechJob] = deque()
 
+    #: Recordings are worked on one by one.
+    gathers = False
+
     @property
     def running(self) -> int:
         return len(self._running)

@@ -39,9 +39,8 @@ class TextRunner:
         self._plain = _PlainBatches(model, metrics)
 
     @property
-    def is_continuous(self) -> bool:
-        """Whether newcomers join a running batch."""
-        return self._batch is not None
+    def gathers(self) -> bool:
+        return self._batch is None
 
     @property
     def running(self) -> int:

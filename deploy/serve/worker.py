@@ -40,6 +40,11 @@ class Runner(Protocol):
         """Items that it has not ended yet."""
         ...
 
+    @property
+    def gathers(self) -> bool:
+        """Whether those that come later wait for those that run, so that company is waited for."""
+        ...
+
     def add(self, items: Sequence[Any]) -> None:
         """Begin with items; those that cannot be taken fail by themselves."""
         ...
@@ -126,6 +131,7 @@ class Worker:
 
     def _run(self) -> None:
         while self._wait():
+            items: list[Any] = []
             try:
                 items = self._take()
                 if items:
@@ -133,9 +139,12 @@ class Worker:
                 if self._runner.running:
                     self._metrics.batch_size.observe(self._runner.running)
                     self._runner.step()
-            except Exception as error:  # a bug, or an engine that failed: the next may work
+            except BaseException as error:  # a bug, or a library's panic: the next may work
                 _log.exception("the model %s failed", self.name)
-                self._runner.abort(error)
+                failure = error if isinstance(error, Exception) else RuntimeError(str(error))
+                for item in items:
+                    item.job.fail(failure)
+                self._runner.abort(failure)
 
     def _wait(self) -> bool:
         """Wait for work, and for company of the first item; False: the end."""
@@ -144,7 +153,7 @@ class Worker:
                 self._condition.wait()
             if self._stopped:
                 return False
-            if not self._runner.running:
+            if self._runner.gathers and not self._runner.running:
                 until = self._waiting[0].job.created + self._limits.batch_wait
                 while len(self._waiting) < self._limits.max_batch:
                     left = until - time.monotonic()

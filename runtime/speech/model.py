@@ -58,6 +58,7 @@ class SpeechModel(LoadedModel[Backend]):
         device: str | None = None,
         strict: bool = False,
         num_threads: int | None = None,
+        max_memory: int | None = None,
     ) -> SpeechModel:
         """Open a speech bundle and load it into an engine.
 
@@ -78,7 +79,12 @@ class SpeechModel(LoadedModel[Backend]):
         speech_info(bundle.manifest)
         tokenizer = checked_tokenizer(load_tokenizer(bundle), bundle.directory)
         loaded = load_backend(
-            bundle, backend=backend, device=device, strict=strict, num_threads=num_threads
+            bundle,
+            backend=backend,
+            device=device,
+            strict=strict,
+            num_threads=num_threads,
+            max_memory=max_memory,
         )
         return cls(bundle, loaded, tokenizer)
 

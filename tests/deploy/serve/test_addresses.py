@@ -191,6 +191,18 @@ def test_help_names_every_limit_and_needs_no_package() -> None:
     assert "serve needs" in done.stderr and "pip install" in done.stderr
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "192.168.1.5", "[::2]:80", ""])
+def test_a_page_whose_name_leads_here_gets_nothing(server: ServerProcess, host: str) -> None:
+    refused = server.get("/v1/models", headers={"Host": host})
+    assert refused.status_code == 403
+    assert "localhost only" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:8080", "127.0.0.1", "[::1]:80"])
+def test_this_machines_names_are_answered(server: ServerProcess, host: str) -> None:
+    assert server.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
 def test_ctrl_c_ends_it_too(demo: Bundle) -> None:
     with ServerProcess(demo.directory) as server:
         with contextlib.suppress(httpx.HTTPError):

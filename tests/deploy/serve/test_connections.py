@@ -44,7 +44,9 @@ def test_connections_that_work_are_not_closed_for_new_ones(crowded: ServerProces
     body = json.dumps({"text": "keyboard", "min_new_tokens": 1000, "max_new_tokens": 1000}).encode()
     with contextlib.ExitStack() as stack:
         working = stack.enter_context(connect(crowded))
-        head = f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         working.sendall(head.encode() + body)
         for _ in range(400):
             stack.enter_context(connect(crowded))
@@ -88,11 +90,11 @@ def test_slow_clients_are_given_up(impatient: ServerProcess) -> None:
         assert drip(slow, head_of(100), 0.2) == b""
     assert impatient.metric("seq2edge_connections_closed_total", reason="slow headers") >= 1
     with connect(impatient) as slow:
-        head = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        head = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
         assert drip(slow, [head, b"{", b" ", b" "], 1.0).startswith(b"HTTP/1.1 408")
     # A second request on the same connection may not be slow either.
     with connect(impatient) as slow:
-        slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in slow.recv(4096)
         assert b"HTTP" not in drip(slow, head_of(100), 0.2)
 
@@ -107,7 +109,7 @@ def test_a_client_that_does_not_read_is_given_up(impatient: ServerProcess) -> No
         client.connect(("127.0.0.1", impatient.port))
         client.settimeout(30)
         with contextlib.suppress(ConnectionError):
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)
         wait_until(
             lambda: impatient.metric("seq2edge_connections_closed_total", reason="slow reader") > 0,
             "it is given up",
@@ -116,7 +118,7 @@ def test_a_client_that_does_not_read_is_given_up(impatient: ServerProcess) -> No
 
 def test_idle_connections_end_after_a_while(impatient: ServerProcess) -> None:
     with connect(impatient) as idle, connect(impatient) as kept:
-        kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        kept.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(100) == b""
         with kept.makefile("rb") as answer:  # to its end
             assert answer.read().startswith(b"HTTP/1.1 200 OK")

@@ -9,7 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from seq2edge.deploy.json_options import NAMES
 from seq2edge.runtime import Bundle, Seq2SeqModel
 
 from ..conftest import WORDS
@@ -135,6 +138,28 @@ def test_a_wrong_request_is_refused_by_name(
     assert response.status_code == status
     assert said in error["message"]
     assert error["param"] == param
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(NAMES | {"text", "stream", "model"})), VALUES, max_size=3
+    )
+)
+def test_whatever_a_body_holds_it_is_answered(server: ServerProcess, body: dict[str, Any]) -> None:
+    body = {"text": "a", "max_new_tokens": 3, **body}
+    response = server.post(
+        "/v1/generate", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code in (200, 400, 404, 413), response.text
+    assert not [line for line in server.lines if line["level"] in ("error", "plain")]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,18 @@ def test_what_waits_is_batched_and_right(server: ServerProcess, spoken: dict[str
     assert server.metric("seq2edge_batch_size_bucket", le="3.0") < steps
 
 
+def test_newcomers_do_not_wait_for_the_end_of_those_that_run(
+    patient: ServerProcess, spoken: dict[str, str]
+) -> None:
+    with begin(patient, stream=False):
+        wait_until(lambda: patient.metric("seq2edge_running") == 1, "it runs")
+        for options in ({}, {"num_beams": 3}, {"do_sample": True, "temperature": 0.01}):
+            found = patient.generate("keyboard", **options).json()
+            assert found["results"][0]["text"] == spoken["keyboard"]
+        assert patient.metric("seq2edge_running") == 1
+    wait_until(lambda: patient.metric("seq2edge_running") == 0, "it ends")
+
+
 def test_a_full_queue_is_said_at_once(narrow: ServerProcess) -> None:
     with ThreadPoolExecutor(3) as pool:
         taken = [pool.submit(long, narrow) for _ in range(3)]
@@ -75,7 +87,7 @@ def begin(server: ServerProcess, *, stream: bool, tokens: int = 20_000) -> socke
     body["max_new_tokens"] = tokens
     data = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-    head = f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     client.sendall(head.encode() + data)
     return client
 
