@@ -196,7 +196,12 @@ class _Candidate:
             dims = source.dimensions
             speech = source.speech is not None and scheme.quantizes_source
             two_stages = speech and dims.vocab_size * dims.d_model >= _LARGE_HEAD
-        how = Lowering(int8_source, two_stages, source.generation.get("suppress_tokens") or ())
+        how = Lowering(
+            int8_source,
+            two_stages,
+            source.generation.get("suppress_tokens") or (),
+            _first_weighed(source),
+        )
         lowered = lower_for_cpu(models, how)
         done: dict[str, Any] = {
             "graphs": sorted(lowered.models),
@@ -226,6 +231,15 @@ class _Candidate:
             return self.checker.compare(written)
         finally:
             (self.writer.directory / MANIFEST_NAME).unlink()
+
+
+def _first_weighed(manifest: Manifest) -> int | None:
+    """The first of the tokens that rules weigh one by one: from the end token on, Whisper's
+    vocabulary has control tokens and timestamps."""
+    if manifest.speech is None or manifest.speech.timestamp_begin is None:
+        return None
+    first = min(manifest.special_tokens.eos)
+    return first if first < manifest.speech.timestamp_begin else None
 
 
 def _described(name: str, info: GraphInfo, precision: str) -> GraphInfo:

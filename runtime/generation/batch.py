@@ -33,13 +33,15 @@ class Hypothesis:
 
     ``score`` is the log-probability, for beam search divided by length ** length_penalty;
     ``finish_reason`` is None while the sequence grows. ``logprob``, where the call asks for it, is
-    the sum of the tokens' log-probabilities among all that the processors allow, at temperature 1.
+    the sum of the tokens' log-probabilities among all that the processors allow, at temperature 1;
+    ``is_estimated``: that probability which the steps did not look at is only estimated in it.
     """
 
     token_ids: list[int]
     score: float = 0.0
     finish_reason: str | None = None
     logprob: float = 0.0
+    is_estimated: bool = False
 
 
 #: ``results[source]`` holds the sequences of one source, the best or first one first.
@@ -96,6 +98,15 @@ class GenerationBatch:
     @property
     def vocab_size(self) -> int:
         return self.manifest.dimensions.vocab_size
+
+    @property
+    def suppresses_as_the_model(self) -> bool:
+        """Whether what the bundle's own options never let come does not come in this call either.
+
+        What proposes the most probable tokens leaves those out.
+        """
+        own = self.manifest.generation.get("suppress_tokens") or ()
+        return set(own) <= set(self.config.suppress_tokens or ())
 
     def forces_end(self, remaining: int) -> int | None:
         """The forced end token, if the next place is the last one and only one is forced."""

@@ -90,6 +90,7 @@ class Generator:
         prompts: Sequence[Sequence[int]] | None = None,
         processors: Sequence[MakeProcessor] = (),
         logprobs: bool = False,
+        estimates_logprobs: bool = False,
     ) -> PreparedCall:
         """Refuse options that cannot work, before anything runs, and make what the batches need.
 
@@ -102,6 +103,7 @@ class Generator:
                 The limits of new tokens count from the longest.
             processors: make processors for this call, which come after those of the options.
             logprobs: whether the sequences are to have their ``logprob``.
+            estimates_logprobs: see :class:`.PreparedCall`.
 
         Raises:
             InputError: which option, its value and what is allowed; or a source that is too long
@@ -143,6 +145,7 @@ class Generator:
             else self._compiler.compile(config.constraint),
             processors=tuple(processors),
             logprobs=logprobs,
+            estimates_logprobs=estimates_logprobs,
         )
         if limits is not None:
             check_sources(limits, call.lengths())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import Ids
+from ..backends.base import Ids, Proposals
 from ..kv_cache import StepOutputs
 from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
@@ -40,13 +40,12 @@ class GreedySearch:
             or batch.call.logprobs
             or batch.prompt_logits is not None
         )
-        #: Whether the most probable tokens' logits are all that is looked at.
         self._only_best = (
-            self._reads_logits
-            and self._sampler is None
+            self._sampler is None
             and not batch.config.return_scores
-            and not batch.call.logprobs
+            and (batch.call.estimates_logprobs or not batch.call.logprobs)
             and batch.processors.only_ban
+            and batch.suppresses_as_the_model
         )
         self._results: Results = [
             [Hypothesis([*batch.config.decoder_prefix]) for _ in range(self._samples)]
@@ -159,10 +158,10 @@ class GreedySearch:
     ) -> tuple[Ids, NDArray[np.float64], NDArray[np.float64] | None]:
         """Tokens, scores and log-probabilities, [A, n] each, from logits [A, n or 1, V]."""
         active, samples = len(self._active), self._samples
-        scores = self._processed(cache)
-        if self._only_best and np.count_nonzero(scores > -np.inf) < _ENOUGH_LEFT * len(scores):
-            cache.complete_logits()  # too few of the best may come
-            scores = self._processed(cache)
+        rows, scores = self._processed(cache)
+        if self._too_few_left(cache.proposals, rows, scores):
+            cache.complete_logits()
+            rows, scores = self._processed(cache)
         before = scores
         if self._sampler is None:
             tokens = scores.argmax(axis=1)
@@ -178,25 +177,46 @@ class GreedySearch:
         if self._sampler is None and self._batch.processors:
             self._check(chosen)
         if self._batch.call.logprobs:
-            if self._scratch is None or self._scratch.shape != before.shape:
-                self._scratch = np.empty_like(before)
-            normalizer = logsumexp(before, self._scratch)
+            normalizer = self._normalizer(cache.proposals, rows, before)
             logprobs = (_taken(before, tokens) - normalizer).astype(np.float64).reshape(shape)
         if self._batch.config.return_scores:
             chosen = chosen - logsumexp(scores)
         return tokens.reshape(shape), chosen.astype(np.float64).reshape(shape), logprobs
 
-    def _processed(self, cache: StepOutputs) -> Scores:
-        """[A * n, V] scores, the logits' memory in part."""
-        logits = cache.logits
+    def _processed(self, cache: StepOutputs) -> tuple[Rows, Scores]:
+        """[A * n, V] scores, the logits' memory in part, and what they are of."""
+        logits, proposals = cache.logits, cache.proposals
         if logits is None:
             raise AssertionError("they were asked for")
         if logits.shape[1] != self._samples:
             logits = np.repeat(logits, self._samples, axis=1)
         scores: Scores = logits.reshape(len(self._active) * self._samples, -1)
-        return self._batch.processors(self._rows(), scores) if self._batch.processors else scores
+        unscored = None if proposals is None else proposals.unscored_logsumexp.copy()
+        if not self._batch.processors:
+            return Rows(np.zeros((0, 0), np.int64), np.zeros(0, np.int64), unscored), scores
+        rows = self._rows(unscored)
+        return rows, self._batch.processors(rows, scores)
 
-    def _rows(self) -> Rows:
+    def _too_few_left(self, proposals: Proposals | None, rows: Rows, scores: Scores) -> bool:
+        """Whether a token that the step did not look at may be the best one that may come."""
+        if proposals is None or rows.unscored_logsumexp is None:
+            return False
+        left = np.count_nonzero(scores[0, proposals.token_ids[: proposals.count]] > -np.inf)
+        return bool(left < _ENOUGH_LEFT and rows.unscored_logsumexp[0] > -np.inf)
+
+    def _normalizer(
+        self, proposals: Proposals | None, rows: Rows, scores: Scores
+    ) -> NDArray[np.float32]:
+        """log(sum(exp(scores))) [A * n] of all tokens that may come."""
+        if proposals is not None and rows.unscored_logsumexp is not None:
+            self._results[self._active[0]][0].is_estimated = True
+            scored = logsumexp(scores[:, proposals.token_ids])
+            return np.logaddexp(scored, rows.unscored_logsumexp)
+        if self._scratch is None or self._scratch.shape != scores.shape:
+            self._scratch = np.empty_like(scores)
+        return logsumexp(scores, self._scratch)
+
+    def _rows(self, unscored: Scores | None) -> Rows:
         batch, first = self._batch, self._batch.decoder_prompt.shape[1]
         length = first + batch.new_tokens - self._remaining + len(batch.config.decoder_prefix)
         tokens = np.zeros((len(self._active), self._samples, length), np.int64)
@@ -205,7 +225,8 @@ class GreedySearch:
             for sample, sequence in enumerate(self._results[source]):
                 found = sequence.token_ids
                 tokens[place, sample, first : first + len(found)] = found
-        return Rows(tokens.reshape(-1, length), np.repeat(self._active, self._samples))
+        sources = np.repeat(self._active, self._samples)
+        return Rows(tokens.reshape(-1, length), sources, unscored)
 
     def _check(self, best: NDArray[np.float32]) -> None:
         """Refuse rows [A * n] whose best score is none."""

@@ -20,7 +20,7 @@ from ..backends.base import Ids
 from ..errors import InputError
 from ..numerics import Scores
 from .config import GenerationConfig
-from .processor import LogitsProcessor, PrefixAllowedTokens, Processor, Rows
+from .processor import BanProcessor, LogitsProcessor, PrefixAllowedTokens, Processor, Rows
 
 
 class Processors:
@@ -35,7 +35,7 @@ class Processors:
     @property
     def only_ban(self) -> bool:
         """Whether all that they do is to let tokens not come, whatever the scores are."""
-        return all(isinstance(processor, _BANS) for processor in self._processors)
+        return all(isinstance(processor, BanProcessor) for processor in self._processors)
 
     def __call__(self, rows: Rows, scores: Scores) -> Scores:
         """The edited scores [R, V]; ``scores`` may be overwritten."""
@@ -72,7 +72,13 @@ class ByLength(Processors):
             mine = np.flatnonzero(lengths == length)
             if mine.size:
                 tokens = rows.token_ids[mine, self._lengths.max() - length :]
-                scores[mine] = processors(Rows(tokens, rows.sources[mine]), scores[mine])
+                unscored = rows.unscored_logsumexp
+                part = Rows(
+                    tokens, rows.sources[mine], None if unscored is None else unscored[mine]
+                )
+                scores[mine] = processors(part, scores[mine])
+                if unscored is not None and part.unscored_logsumexp is not None:
+                    unscored[mine] = part.unscored_logsumexp
         return scores
 
 
@@ -191,7 +197,7 @@ class RepetitionPenalty:
         return scores
 
 
-class NoRepeatNgram:
+class NoRepeatNgram(BanProcessor):
     def __init__(self, size: int) -> None:
         self._size = size
 
@@ -203,7 +209,7 @@ class NoRepeatNgram:
         return scores
 
 
-class EncoderNoRepeatNgram:
+class EncoderNoRepeatNgram(BanProcessor):
     def __init__(self, size: int, sources: Sequence[Sequence[int]]) -> None:
         self._size = size
         self._sources = [np.array(source, np.int64) for source in sources]
@@ -234,7 +240,7 @@ class BadWords(SequenceBias):
         super().__init__(dict.fromkeys({tuple(word) for word in words} - alone, -np.inf))
 
 
-class MinLength:
+class MinLength(BanProcessor):
     """No end token before there are ``length`` tokens, the decoder prompt counted in."""
 
     def __init__(self, length: int, eos: Ids) -> None:
@@ -274,7 +280,7 @@ class PrefixAllowed:
         return scores
 
 
-class Suppress:
+class Suppress(BanProcessor):
     """Tokens that may not come; with ``only_at``, when so many tokens are there."""
 
     def __init__(self, tokens: Sequence[int], *, only_at: int | None = None) -> None:
@@ -338,7 +344,3 @@ class _Custom:
             shape = getattr(edited, "shape", type(edited).__name__)
             raise InputError(f"a logits processor must return {scores.shape} scores, not {shape}")
         return edited.astype(np.float32, copy=False)
-
-
-#: What :attr:`Processors.only_ban` is about.
-_BANS = (Suppress, NoRepeatNgram, EncoderNoRepeatNgram, MinLength)

@@ -27,6 +27,8 @@ class PreparedCall:
         constraint: makes the processors of ``config.constraint``; None: it has none.
         processors: make the caller's own processors, after those of the options.
         logprobs: whether sequences have their ``logprob``; it reads all logits of every step.
+        estimates_logprobs: whether greedy decoding may estimate it, where the graph gives an
+            estimate with fewer logits.
     """
 
     manifest: Manifest
@@ -39,6 +41,7 @@ class PreparedCall:
     constraint: MakeProcessor | None
     processors: tuple[MakeProcessor, ...] = ()
     logprobs: bool = False
+    estimates_logprobs: bool = False
 
     def prompt(self, number: int) -> list[int]:
         """Tokens that the hypotheses of a source start with: decoder prompt, prefix, forced BOS."""

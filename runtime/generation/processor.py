@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,16 +34,32 @@ class Rows:
     Attributes:
         token_ids: [R, L] int64, tokens so far, the decoder start token included.
         sources: [R] int64, which source of the batch each belongs to.
+        unscored_logsumexp: [R] float32, log(sum(exp(scores))) of those tokens that are -inf in the
+            scores because the step did not look at them; None: it looked at all. A processor that
+            lets none of them come makes it -inf.
     """
 
     token_ids: Ids
     sources: Ids
+    unscored_logsumexp: Scores | None = None
 
 
 class Processor(Protocol):
     """Edits ``scores`` [R, V] in place, or returns others."""
 
     def __call__(self, rows: Rows, scores: Scores, /) -> Scores: ...
+
+
+class BanProcessor(ABC):
+    """A processor all of whose work is to let tokens not come: it makes their scores -inf.
+
+    So it may be given scores of the most probable tokens only, the others being -inf (and of the
+    last ones of the vocabulary, see :class:`seq2edge.runtime.backends.base.Proposals`).
+    """
+
+    @abstractmethod
+    def __call__(self, rows: Rows, scores: Scores, /) -> Scores:
+        """Edits ``scores`` [R, V] in place."""
 
 
 #: From the length of the decoder prompt (with prefix and forced BOS) to a fresh processor.

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import Ids
+from ..backends.base import Ids, Proposals
 
 
 class StepOutputs(Protocol):
@@ -18,11 +18,14 @@ class StepOutputs(Protocol):
             the prompt, which the hypotheses share.
         logits: [B, W, V] float32 ([B, 1, V] after the prompt), or None where they are not needed.
         logsumexp: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
+        proposals: the tokens that ``logits`` are of, where the last step gave only the best; None:
+            all tokens.
     """
 
     next_token_ids: Ids
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
+    proposals: Proposals | None
 
     def complete_logits(self) -> None:
         """Let ``logits`` hold those of all tokens, where the last step gave only the best."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import numerics
 from ..backends import ConcatCache
-from ..backends.base import Ids
+from ..backends.base import Ids, Proposals
 
 
 class ConcatKVCache:
@@ -34,6 +34,7 @@ class ConcatKVCache:
     next_token_ids: Ids
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
+    proposals: Proposals | None = None
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import EncoderOutput, Ids, RowBackend, RowSlotCache, Step
+from ..backends.base import EncoderOutput, Ids, Proposals, RowBackend, RowSlotCache, Step
 from .capacity import first_capacity, grown_capacity
 from .slots import logsumexp_of, prefill
 
@@ -28,6 +28,7 @@ class RowOutputs:
     next_token_ids: Ids
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
+    proposals: Proposals | None = None
 
     def complete_logits(self) -> None:
         """They are those of all tokens."""

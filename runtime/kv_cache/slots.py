@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .. import numerics
 from ..backends import Capabilities, SlotCache, Step
-from ..backends.base import Ids
+from ..backends.base import Ids, Proposals
 from .capacity import grown_capacity
 
 
@@ -109,7 +109,7 @@ class SlotKVCache:
         max_num_tokens: tokens of a source that can be run at once; None: any number.
         capabilities: of the backend that the cache is of.
         prompt_logits: takes logits of the prompts, where logits are needed at all.
-        only_best: logits after the prompt's may be -inf but for the most probable tokens, until
+        only_best: steps after the prompt's may look at the most probable tokens only, until
             :meth:`complete_logits` asks for all.
 
     Attributes:
@@ -118,11 +118,13 @@ class SlotKVCache:
         logits: [B, W, V] float32 ([B, 1, V] after the prompt), or None. Both are overwritten
             by the next step.
         logsumexp: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
+        proposals: see :class:`.KVCache`.
     """
 
     next_token_ids: Ids
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
+    proposals: Proposals | None
 
     def __init__(
         self,
@@ -139,8 +141,7 @@ class SlotKVCache:
         only_best: bool = False,
     ) -> None:
         self._cache = cache
-        #: Not for the prompt.
-        self._only_best = False
+        self._only_best = only_best
         self._width = width
         self._max_slots = max_slots
         self._vocab_size = vocab_size
@@ -161,6 +162,7 @@ class SlotKVCache:
             capabilities.steps_per_launch > 1 and width == 1 and vocab_size is None and self._alike
         )
         self._step = self._new_step(len(prompts))
+        self._step.only_best = False  # not for the prompt
         if self._most_used == width == 1:  # the step that follows has the right shape
             self._step.input_ids[:] = prompts
             self._step.attention_mask[..., 0] = True
@@ -180,10 +182,8 @@ class SlotKVCache:
             seen = np.arange(cache.max_cache_len) < self._used[:, None]
             self._step.attention_mask[:] = seen[:, None, None]
         self.next_token_ids, self.logits = last.next_token_ids, last.logits
-        self.logsumexp = logsumexp_of(last, capabilities)
-        if only_best:
-            self._only_best = True
-            self._replace_step(self._step.attention_mask)
+        self.logsumexp, self.proposals = logsumexp_of(last, capabilities), last.proposals
+        self._step.only_best = only_best
 
     def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
         """Append ``tokens`` [B, W] to the hypotheses ``parents`` [B, W]; None: each its own.
@@ -217,14 +217,14 @@ class SlotKVCache:
         self._most_used += self._width
         self._steps += 1
         self.next_token_ids, self.logits = step.next_token_ids, step.logits
-        self.logsumexp = logsumexp_of(step, self._capabilities)
+        self.logsumexp, self.proposals = logsumexp_of(step, self._capabilities), step.proposals
 
     def complete_logits(self) -> None:
         """Let ``logits`` hold those of all tokens, where the last step gave only the best."""
         if self._step.only_best and self.logits is self._step.logits:
             self._step.only_best = False
             self._cache.forward(self._step)
-            self._step.only_best = True
+            self._step.only_best, self.proposals = True, None
 
     def select_batch(self, sources: Ids) -> None:
         """Go on with these sources only; ``next_token_ids`` and ``logits`` shrink with them."""
@@ -236,6 +236,7 @@ class SlotKVCache:
         self.logits = None if self.logits is None else self.logits[sources]
         if self.logsumexp is not None:
             self.logsumexp = self.logsumexp[sources]
+        self.proposals = None  # those are of a single source
         self._replace_step(self._step.attention_mask[sources])
 
     def _forward_ahead(self, tokens: Ids) -> None:
@@ -283,7 +284,7 @@ class SlotKVCache:
             self._width,
             self._cache.max_cache_len,
             # A step that may be run again keeps what it has read.
-            feed_back=not self._only_best,
+            feed_back=not (self._only_best and self._vocab_size is not None),
             vocab_size=self._vocab_size,
             logsumexp=self._wants_logsumexp,
             only_best=self._only_best,

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..bundle.speech_info import SpeechInfo
-from ..generation.processor import Rows
+from ..generation.processor import BanProcessor, Rows
 from ..numerics import Scores, logsumexp
 
 #: Seconds from one timestamp token to the next.
 STEP = 0.02
 
 
-class TimestampRules:
+class TimestampRules(BanProcessor):
     """The first token is a timestamp; they come in pairs and do not go back in time.
 
     Where the timestamps together are more probable than any other token, one of them comes.
@@ -42,8 +42,10 @@ class TimestampRules:
     def __call__(self, rows: Rows, scores: Scores) -> Scores:
         times, tokens = self._times, rows.token_ids[:, self._begin :]
         scores[:, self._none] = -np.inf
+        no_text = np.zeros(len(scores), np.bool_)
         if tokens.shape[1] == 0:
-            scores[:, :times] = -np.inf
+            no_text[:] = True
+            scores[:, self._eos : times] = -np.inf
             if self._most is not None:
                 scores[:, times + self._most + 1 :] = -np.inf
         else:
@@ -58,11 +60,14 @@ class TimestampRules:
                 elif len(ours) < 2 or ours[-2]:
                     scores[row, times:] = -np.inf
                 else:
-                    scores[row, : self._eos] = -np.inf
+                    no_text[row] = True
                     scores[row, times:latest] = -np.inf
-        text = scores[:, :times]
+        scores[no_text, : self._eos] = -np.inf
         together = logsumexp(scores[:, times:])
-        text[together > text.max(axis=1)] = -np.inf
+        only_times = together > scores[:, :times].max(axis=1)
+        scores[only_times, :times] = -np.inf
+        if rows.unscored_logsumexp is not None:
+            rows.unscored_logsumexp[no_text | only_times] = -np.inf
         return scores
 
 

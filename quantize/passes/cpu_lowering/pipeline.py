@@ -43,11 +43,13 @@ class Lowering:
         quantize_source: let the encoder give its keys and values in int8 (:mod:`.cross_int8`).
         two_stage_head: propose tokens by 4 bits (:mod:`.two_stage_head`), where the head has 8.
         suppressed: tokens that the model's own options never let come.
+        scored_from: the head of two stages scores the tokens from this one on always.
     """
 
     quantize_source: bool = False
     two_stage_head: bool = False
     suppressed: Sequence[int] = ()
+    scored_from: int | None = None
 
 
 def lower_for_cpu(models: Mapping[str, ir.Model], how: Lowering) -> Lowered:
@@ -73,7 +75,8 @@ def lower_for_cpu(models: Mapping[str, ir.Model], how: Lowering) -> Lowered:
         remove_unread_inputs(decoder)
     except NotLowerableError as reason:
         return Lowered({}, str(reason))
-    two_stages = how.two_stage_head and apply_passes(decoder, [TwoStageHeadPass(how.suppressed)])
+    head = TwoStageHeadPass(how.suppressed, how.scored_from)
+    two_stages = how.two_stage_head and apply_passes(decoder, [head])
     apply_passes(decoder, [RemoveUnusedInitializersPass()])
     if how.quantize_source:
         lowered["encoder_cpu"] = models["encoder"].clone()

@@ -19,7 +19,15 @@ from ...bundle.held_files import HeldFiles, weight_files
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, RowSlotCache, Step
+from ..base import (
+    Capabilities,
+    EncoderInputs,
+    EncoderOutput,
+    Ids,
+    Proposals,
+    RowSlotCache,
+    Step,
+)
 from ..memory_budget import CallMemory, MemoryBudget
 from .encoded import OrtEncoderOutput, array_of, bind_array, resized
 from .graphs import OtherGraphs
@@ -36,7 +44,9 @@ from .session import (
     run_error,
 )
 
-#: Tokens that a head of two stages proposes (``quantize/passes/cpu_lowering``).
+#: What a head of two stages gives beside its logits (``quantize/passes/cpu_lowering``).
+_PROPOSED = frozenset({"candidates", "unscored_logsumexp"})
+#: Tokens that it proposes.
 PROPOSALS = 64
 _TRUE, _FALSE = np.array(True), np.array(False)
 
@@ -188,6 +198,12 @@ class OrtSlots(RowSlotCache):
         self._logsumexp = logsumexp
         self._source = source
         self._inputs = info.input_names()
+        outputs = {spec.name: spec for spec in info.outputs}
+        self._has_proposals = outputs.keys() >= _PROPOSED
+        #: Tokens at the end of the vocabulary that a head of two stages always scores.
+        self._always_scored = (
+            int(outputs["last_logits"].shape[2]) if "last_logits" in outputs else 0
+        )
         self._vocab_size = vocab_size
         self._cache: dict[str, NDArray[Any]] = {}
         for spec in info.inputs:
@@ -317,16 +333,18 @@ class OrtSlots(RowSlotCache):
             logits = np.empty(shape, np.float32)
         bind_array(binding.bind_output, "logits", logits)
         normalize = self._normalizer(step, logits)
-        propose = None
-        if "full_logits" in self._inputs and step.input_ids.size == 1 and normalize is None:
-            propose = self._proposer(step, inputs)
+        proposes = self._has_proposals and step.input_ids.size == 1
+        propose: Callable[[], None] | None = None
 
         def run_and_choose() -> None:
+            nonlocal propose
             inputs.update(step)
-            if propose is not None and (step.only_best or step.logits is None):
+            if proposes and step.only_best:
+                propose = propose or self._proposer(step, inputs)
                 propose()
                 return
             run()
+            step.proposals = None
             if normalize is None:
                 np.argmax(logits, axis=-1, out=step.next_token_ids)
             else:
@@ -339,18 +357,25 @@ class OrtSlots(RowSlotCache):
         binding = self._session.io_binding()
         self._bind_inputs(binding, step, inputs)
         bind_array(binding.bind_input, "full_logits", _FALSE)
-        candidates = np.zeros((1, 1, PROPOSALS), np.int64)
-        scores = np.zeros((1, 1, PROPOSALS), np.float32)
-        bind_array(binding.bind_output, "candidates", candidates)
-        bind_array(binding.bind_output, "logits", scores)
-        found, values = candidates[0, 0], scores[0, 0]
+        token_ids = np.arange(self._vocab_size - self._always_scored - PROPOSALS, self._vocab_size)
+        values = np.zeros(token_ids.shape, np.float32)
+        unscored = np.zeros(1, np.float32)
+        bind_array(binding.bind_output, "candidates", token_ids[None, None, :PROPOSALS])
+        bind_array(binding.bind_output, "logits", values[None, None, :PROPOSALS])
+        if self._always_scored:
+            bind_array(binding.bind_output, "last_logits", values[None, None, PROPOSALS:])
+        bind_array(binding.bind_output, "unscored_logsumexp", unscored[None])
+        proposals = Proposals(token_ids, PROPOSALS, unscored)
+        next_token_ids, logits = step.next_token_ids, step.logits
+        dense = None if logits is None else logits[0, 0]
 
         def propose() -> None:
             self._session.run_with_iobinding(binding)
-            step.next_token_ids[0, 0] = found[values.argmax()]
-            if step.logits is not None:
-                step.logits.fill(-np.inf)
-                step.logits[0, 0, found] = values
+            step.proposals = proposals
+            next_token_ids[0, 0] = token_ids[values.argmax()]
+            if dense is not None:
+                dense.fill(-np.inf)
+                dense[token_ids] = values
 
         return propose
 

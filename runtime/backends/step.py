@@ -1,0 +1,120 @@
+"""One run of a decoder graph: the arrays that it reads and fills, and what it has looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The tokens that a run has looked at, where it has not looked at all of them.
+
+    Attributes:
+        token_ids: [N] int64; the first ``count`` were found to be the most probable ones, the
+            others are looked at in every run.
+        count: how many those are.
+        unscored_logsumexp: [1] float32, log(sum(exp(logits))) of all other tokens, as near as
+            what proposes tokens knows them.
+    """
+
+    token_ids: Ids
+    count: int
+    unscored_logsumexp: NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class Step:
+    """Host arrays of a decoder step of Q tokens for each of B sequences over T cache slots.
+
+    Attributes:
+        input_ids: [B, Q] int64, the tokens to run.
+        position_ids: [B, Q] int64, their logical positions (the decoder start token is 0).
+        attention_mask: [B, 1, Q, T] bool, the slots that each token may see, its own included.
+        write_indices: [B] int64, the first of the Q slots that are written.
+        next_token_ids: [B, Q] int64, filled by the run with the most probable next tokens; not
+            where ``logsumexp`` is asked for. It is ``input_ids`` itself where a step feeds the
+            following one (greedy decoding).
+        logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
+        logsumexp: [B, Q] float32, log(sum(exp(logits))), filled by the run of a backend that
+            ``computes_logsumexp``, or None if it is not needed.
+        only_best: a run may look at the most probable tokens only, and fill ``logits`` with -inf
+            for the others.
+        proposals: set by the run: what it has looked at; None: all tokens.
+    """
+
+    input_ids: Ids
+    position_ids: Ids
+    attention_mask: Mask
+    write_indices: Ids
+    next_token_ids: Ids
+    logits: NDArray[np.float32] | None
+    logsumexp: NDArray[np.float32] | None = None
+    only_best: bool = False
+    proposals: Proposals | None = None
+
+    @classmethod
+    def allocate(
+        cls,
+        batch_size: int,
+        num_tokens: int,
+        max_cache_len: int,
+        *,
+        feed_back: bool = False,
+        vocab_size: int | None = None,
+        logsumexp: bool = False,
+        only_best: bool = False,
+    ) -> Step:
+        """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
+        input_ids = np.zeros((batch_size, num_tokens), np.int64)
+        return cls(
+            input_ids=input_ids,
+            position_ids=np.zeros((batch_size, num_tokens), np.int64),
+            attention_mask=np.zeros((batch_size, 1, num_tokens, max_cache_len), np.bool_),
+            write_indices=np.zeros((batch_size,), np.int64),
+            next_token_ids=input_ids if feed_back else np.zeros((batch_size, num_tokens), np.int64),
+            logits=None
+            if vocab_size is None
+            else np.zeros((batch_size, num_tokens, vocab_size), np.float32),
+            logsumexp=np.zeros((batch_size, num_tokens), np.float32) if logsumexp else None,
+            only_best=only_best,
+        )
+
+    def rows(self, first: int, count: int = 1) -> Step:
+        """Some sequences of the step, in the same arrays."""
+        some = slice(first, first + count)
+        return Step(
+            input_ids=self.input_ids[some],
+            position_ids=self.position_ids[some],
+            attention_mask=self.attention_mask[some],
+            write_indices=self.write_indices[some],
+            next_token_ids=self.next_token_ids[some],
+            logits=None if self.logits is None else self.logits[some],
+            logsumexp=None if self.logsumexp is None else self.logsumexp[some],
+            only_best=self.only_best,
+        )
+
+    def tokens(self, first: int, count: int) -> Step:
+        """Some tokens of the step's only sequence, in the same arrays but for ``write_indices``."""
+        some = slice(first, first + count)
+        return Step(
+            input_ids=self.input_ids[:, some],
+            position_ids=self.position_ids[:, some],
+            attention_mask=self.attention_mask[:, :, some],
+            write_indices=self.write_indices + first,
+            next_token_ids=self.next_token_ids[:, some],
+            logits=None if self.logits is None else self.logits[:, some],
+            logsumexp=None if self.logsumexp is None else self.logsumexp[:, some],
+            only_best=self.only_best,
+        )
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """The arrays that a run fills."""
+        optional = (self.logits, self.logsumexp)
+        return [self.next_token_ids, *(array for array in optional if array is not None)]
