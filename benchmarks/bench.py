@@ -24,6 +24,8 @@ from .roofline import measure_rooflines
 from .sources import audio_seconds, check_sources
 from .workload import Workload
 
+#: Ends the name of a bundle whose encoder runs with ONNX Runtime, beside one where it does not.
+PLAIN_ENCODER = ", encoder on onnxruntime"
 _WORKER = Path(__file__).resolve().parent / "workers" / "latency_worker.py"
 
 
@@ -38,7 +40,8 @@ def bench(
 ) -> Report:
     """Measure bundles on this machine.
 
-    For each workload every bundle gets a process of its own, and they take turns.
+    For each workload every bundle gets a process of its own, and they take turns. Where another
+    library is to run the encoder, there is a second process that leaves it to ONNX Runtime.
 
     Args:
         paths: the bundles' folders.
@@ -64,13 +67,19 @@ def bench(
     varied = _varied(workloads)
     for workload in workloads:
         title = ", ".join(f"{name} {getattr(workload, name)}" for name in varied)
+        subjects = {
+            f"{name}{ending}": (bundle, variant)
+            for name, bundle in zip(names, bundles, strict=True)
+            for ending, variant in _variants(workload)
+        }
         results = alternate(
-            {name: _baseline(path, workload) for name, path in zip(names, paths, strict=True)},
+            {name: _baseline(bundle.directory, own) for name, (bundle, own) in subjects.items()},
             rounds=workload.runs,
             warmup=workload.warmup,
             progress=_stage(report, title or "latency"),
         )
-        entries += _entries(bundles, results, workload, title)
+        owners = [bundle for bundle, _ in subjects.values()]
+        entries += _entries(owners, results, workload, title)
     details: list[dict[str, Any]] = [{} for _ in entries]
     if roofline:
         for number, workload in enumerate(workloads):
@@ -94,6 +103,14 @@ def bench(
             replace(entry, details=more) for entry, more in zip(entries, details, strict=True)
         ),
     )
+
+
+def _variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
+    """The workload, and where the encoder runs elsewhere what it is compared with; by a name."""
+    yield "", workload
+    if workload.encoder_backend is not None:
+        plain = replace(workload, encoder_backend=None, precision=None, device=None)
+        yield PLAIN_ENCODER, plain
 
 
 def _baseline(path: str | os.PathLike[str], workload: Workload) -> Baseline:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.backends.tensorrt.library import load_library
 from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
@@ -40,15 +39,11 @@ class LatencyRunner:
     def __init__(self, path: str | os.PathLike[str], workload: Workload) -> None:
         bundle = Bundle.open(path)
         check_sources(bundle, workload)
-        self._backend = load_backend(
-            bundle,
-            backend=workload.backend,
-            device=workload.device,
-            strict=workload.strict,
-            num_threads=workload.threads,
-        )
+        self._backend = workload.load(bundle)
         #: None: all cores.
         self.threads = self._backend.num_threads
+        #: Version, device and precision of another library that runs the encoder; "": none.
+        self.encoder = self._backend.capabilities.encoder
         try:
             self._prepare(bundle, workload)
         except BaseException:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from seq2edge.runtime.backends import Backend, Step, load_backend, slot_backend
+from seq2edge.runtime.backends import Backend, Step, slot_backend
 from seq2edge.runtime.backends.limits import cache_bytes
 from seq2edge.runtime.backends.onnxruntime.session import cpu_graphs
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda, load_cuda
@@ -175,13 +175,7 @@ class _Stepper:
         bundle = Bundle.open(path)
         check_sources(bundle, workload)
         _check_slots(bundle.manifest.dimensions.max_target_length, workload, "the model's")
-        backend = load_backend(
-            bundle,
-            backend=workload.backend,
-            device=workload.device,
-            strict=workload.strict,
-            num_threads=workload.threads,
-        )
+        backend = workload.load(bundle)
         stack.callback(backend.close)
         source = make_batch(backend, bundle, workload)
         _check_limits(backend, workload, source.positions)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seq2edge.runtime.backends import Backend, load_backend
+from seq2edge.runtime.bundle.reader import Bundle
+
 #: Source tokens where nothing is said.
 _SOURCE_TOKENS = 64
 #: Runs before the measured ones, where nothing is said and nobody looks.
@@ -23,7 +26,8 @@ class Workload:
         batch_size, num_beams, runs: sources at once, beams, measured runs.
         warmup: runs before those; None: until times are steady.
         threads: None: the backend's default.
-        backend, device, strict: of :func:`seq2edge.runtime.backends.load_backend`.
+        backend, device, strict, encoder_backend, precision: of
+            :func:`seq2edge.runtime.backends.load_backend`.
     """
 
     source_length: int | None = None
@@ -38,6 +42,24 @@ class Workload:
     backend: str = "onnxruntime"
     device: str | None = None
     strict: bool = False
+    encoder_backend: str | None = None
+    precision: str | None = None
+
+    def load(self, bundle: Bundle) -> Backend:
+        """``bundle`` in what it is measured on.
+
+        Raises:
+            BackendError: it cannot be loaded.
+        """
+        return load_backend(
+            bundle,
+            backend=self.backend,
+            device=self.device,
+            strict=self.strict,
+            num_threads=self.threads,
+            encoder_backend=self.encoder_backend,
+            precision=self.precision,
+        )
 
     @property
     def source_tokens(self) -> int:

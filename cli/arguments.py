@@ -6,7 +6,7 @@ import argparse
 import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seq2edge.runtime import Seq2SeqModel
@@ -64,7 +64,7 @@ def add_special_tokens(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
-    """Add backend, device and strictness; ``Seq2SeqModel.load`` takes all three.
+    """Add what runs a model, and where: :func:`device_options` reads it.
 
     Args:
         strict_also: what else ``--strict`` refuses, for its help.
@@ -77,14 +77,39 @@ def add_device(parser: argparse.ArgumentParser, strict_also: str = "") -> None:
         " onnxruntime-tensorrt",
     )
     parser.add_argument(
-        "--device", metavar="NAME", help="cpu or cuda (default: the engine's own; onnxruntime: cpu)"
+        "--device",
+        metavar="NAME",
+        help="cpu or cuda (default: the engine's own; onnxruntime: cpu), or of an encoder on"
+        " openvino cpu, gpu or npu",
     )
+    add_encoder_backend(parser)
     parser.add_argument(
         "--strict",
         action="store_true",
         help="fail if a part of the model would run on the CPU in place of the device"
         + strict_also,
     )
+
+
+def add_encoder_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--encoder-backend",
+        metavar="NAME",
+        help="openvino: run the encoder there, and the rest with onnxruntime on the CPU ('bench'"
+        " says which is faster on this machine)",
+    )
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="of an encoder on openvino: f32, bf16 or f16 (default: the device's own choice, bf16"
+        " on CPUs that have it)",
+    )
+
+
+def device_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of ``Seq2SeqModel.load`` and ``load_backend`` (:func:`add_device`)."""
+    names = ("backend", "device", "strict", "encoder_backend", "precision")
+    return {name: getattr(options, name) for name in names}
 
 
 def add_max_memory(parser: argparse.ArgumentParser) -> None:
@@ -122,9 +147,7 @@ def _load(bundle: Path, options: argparse.Namespace) -> Seq2SeqModel:
 
     return Seq2SeqModel.load(
         bundle,
-        backend=options.backend,
-        device=options.device,
-        strict=options.strict,
+        **device_options(options),
         num_threads=options.threads,
         max_memory=getattr(options, "max_memory", None),
     )

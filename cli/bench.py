@@ -13,6 +13,7 @@ from .arguments import (
     add_device,
     add_json,
     add_threads,
+    device_options,
     positive,
     positive_number,
 )
@@ -113,9 +114,7 @@ def _workloads(options: argparse.Namespace) -> list[Workload]:
         runs=options.runs,
         warmup=options.warmup,
         threads=options.threads,
-        backend=options.backend,
-        device=options.device,
-        strict=options.strict,
+        **device_options(options),
     )
     names = ("source_length", "audio_seconds", "batch_size", "num_beams", "new_tokens")
     choices = [getattr(options, name) or [None] for name in names]
@@ -131,11 +130,17 @@ def _check_device(options: argparse.Namespace) -> None:
     elsewhere = options.backend != "onnxruntime" or options.device not in (None, "cpu")
     if elsewhere and options.memory:
         raise InputError("--memory is about the CPU's memory: leave out --backend and --device")
+    if options.encoder_backend is not None and (options.memory or options.roofline):
+        raise InputError(
+            "--memory and --roofline are about onnxruntime alone: leave out --encoder-backend"
+        )
 
 
 def _lines(report: Report) -> Iterator[str]:
-    for entry in report.entries:
+    for number, entry in enumerate(report.entries):
         yield from _latency_lines(entry, report.settings)
+        if report.settings["encoder_backend"] is not None and number % 2:
+            yield _encoder_line(report.entries[number - 1], entry)
         if "roofline" in entry.details:
             yield from _roofline_lines(entry.name, entry.details["roofline"])
         if "memory" in entry.details:
@@ -144,13 +149,15 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:
     own, values = entry.settings, entry.values
+    # That of an encoder alone stands among the versions.
+    device = settings["device"] if settings["encoder_backend"] is None else None
     source = str(own.get("source_length"))
     if "audio_seconds" in values:
         source = f"{values['audio_seconds']:g} s of {settings['audio'] or 'noise'}"
     yield (
         f"{entry.name}: batch {own['batch_size']}, source {source},"
         f" {own['new_tokens']} new tokens, beams {own['num_beams']},"
-        f" {' on '.join(filter(None, (settings['backend'], settings['device'])))},"
+        f" {' on '.join(filter(None, (settings['backend'], device)))},"
         f" {own['threads'] or 'all'} threads,"
         f" {settings['runs']} runs after {own['warmup_rounds']}"
     )
@@ -169,6 +176,19 @@ def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:
         f" {versions}"
     )
     yield from (f"note: {note}" for note in entry.notes)
+
+
+def _encoder_line(other: Entry, plain: Entry) -> str:
+    """Whether it pays to run the encoder in another library."""
+    library = next(
+        f"{name.partition(' ')[0]} {version}"
+        for name, version in other.versions.items()
+        if name.endswith("(encoder)")
+    )
+    encoder, whole = (
+        other.measurements[part].p50 / plain.measurements[part].p50 for part in ("encoder", "all")
+    )
+    return f"encoder on {library}: {encoder:.2f} x onnxruntime's time here, all {whole:.2f} x"
 
 
 def _roofline_lines(name: str, found: dict[str, Any]) -> Iterator[str]:

@@ -180,6 +180,10 @@ def _libraries(machine: Machine) -> Iterator[str]:
         if provider.runs is False:
             state = f"does not run: {provider.problem}"
         yield _row("", f"{provider.name} {state}")
+    openvino = machine.openvino
+    yield _row("openvino", openvino.version or openvino.problem or "not installed")
+    for name, precision in openvino.devices.items():
+        yield _row("", f"{name} computes encoders in {precision} unless asked for another")
     for library in machine.tensorrt:
         if library.version is None:
             state = library.problem or "not installed"

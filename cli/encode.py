@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from .arguments import add_bundle, add_threads, positive
+from .arguments import add_bundle, add_encoder_backend, add_threads, positive
 from .progress import Progress
 from .texts import add_texts, open_texts, write
 
@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=positive, default=8, metavar="N", help="texts per batch (default: 8)"
     )
     parser.add_argument("--strict", action="store_true", help="stop at a blank line")
+    parser.add_argument(
+        "--device", metavar="NAME", help="with --encoder-backend: cpu (default), gpu or npu"
+    )
+    add_encoder_backend(parser)
     add_threads(parser)
 
 
@@ -35,7 +39,13 @@ def run(options: argparse.Namespace) -> int:
 
     with (
         open_texts(options, blank=not options.strict) as texts,
-        EncoderModel.load(options.bundle, num_threads=options.threads) as model,
+        EncoderModel.load(
+            options.bundle,
+            num_threads=options.threads,
+            encoder_backend=options.encoder_backend,
+            device=options.device,
+            precision=options.precision,
+        ) as model,
         Progress(not (sys.stdout and sys.stdout.isatty())) as progress,
     ):
         for window in texts.windows(options.batch_size):

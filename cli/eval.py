@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from .arguments import add_bundle, add_device
+from .arguments import add_bundle, add_device, device_options
 from .generation import add_languages, warn_of_languages
 from .output import human_seconds, print_result
 from .progress import Progress
@@ -47,8 +47,7 @@ def run(options: argparse.Namespace) -> int:
         if options.predictions.exists() and options.predictions.samefile(options.data):
             raise InputError(f"--predictions {options.predictions} would replace --data")
         check_file(options.predictions, options.force)
-    engine = {name: getattr(options, name) for name in ("backend", "device", "strict")}
-    with open_subject(bundle, settings, **engine) as subject:
+    with open_subject(bundle, settings, **device_options(options)) as subject:
         if isinstance(subject, TextSubject):
             warn_of_languages(subject.config, subject.model)
         start = time.perf_counter()

@@ -15,7 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .arguments import add_bundle, add_device, add_force, add_json, add_threads, positive
+from .arguments import (
+    add_bundle,
+    add_device,
+    add_force,
+    add_json,
+    add_threads,
+    device_options,
+    positive,
+)
 from .progress import Progress
 from .texts import write
 from .transcription import add_transcription, transcription_options
@@ -255,13 +263,7 @@ def _open_draft(options: argparse.Namespace) -> AbstractContextManager[SpeechMod
 def _open_model(bundle: Path, options: argparse.Namespace) -> SpeechModel:
     from seq2edge.runtime.speech.model import SpeechModel
 
-    return SpeechModel.load(
-        bundle,
-        backend=options.backend,
-        device=options.device,
-        strict=options.strict,
-        num_threads=options.threads,
-    )
+    return SpeechModel.load(bundle, **device_options(options), num_threads=options.threads)
 
 
 def _stdin() -> BinaryIO:

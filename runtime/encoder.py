@@ -36,17 +36,27 @@ class EncoderModel(LoadedModel[Backend]):
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, num_threads: int | None = None) -> EncoderModel:
-        """Open a bundle and load it into ONNX Runtime on the CPU.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        num_threads: int | None = None,
+        encoder_backend: str | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+    ) -> EncoderModel:
+        """Open a bundle and load it into ONNX Runtime on the CPU, or into OpenVINO.
 
         Args:
             path: the bundle's folder.
             num_threads: threads within an operator; None: one for a small model, else as many
                 as there are cores.
+            encoder_backend, device, precision: as of :meth:`.Seq2SeqModel.load`.
 
         Raises:
             BundleError: the bundle is missing, incomplete, of a newer format, or no encoder.
-            BackendError: onnxruntime is missing or too old for the bundle.
+            BackendError: onnxruntime is missing or too old for the bundle, or OpenVINO has no such
+                device or precision.
         """
         bundle = Bundle.open(path, single_stack=("encoder",))
         bundle.require_text()
@@ -55,7 +65,13 @@ class EncoderModel(LoadedModel[Backend]):
                 f"{path} generates text, and its encoder gives no vectors: use Seq2SeqModel, or"
                 " export the encoder by itself"
             )
-        backend = load_backend(bundle, num_threads=num_threads)
+        backend = load_backend(
+            bundle,
+            device=device,
+            num_threads=num_threads,
+            encoder_backend=encoder_backend,
+            precision=precision,
+        )
         return cls(bundle, backend, load_tokenizer(bundle))
 
     def encode(

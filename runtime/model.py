@@ -58,6 +58,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
         strict: bool = False,
         num_threads: int | None = None,
         max_memory: int | None = None,
+        encoder_backend: str | None = None,
+        precision: str | None = None,
     ) -> Seq2SeqModel:
         """Open a bundle and load it into an engine.
 
@@ -71,8 +73,10 @@ class Seq2SeqModel(LoadedModel[Backend]):
             num_threads: threads within an operator; None: one for a small model, whose steps
                 are too short to share, else as many as there are cores.
             max_memory: bytes that a call may take on the CPU, beside the weights; what would take
-                more is an InputError before it runs. None: nine tenths of what the machine and
-                the process's control group have free then.
+                more is an InputError. None: nine tenths of what is free then.
+            encoder_backend: ``openvino``: the encoder runs there, on ``device`` (``cpu``, ``gpu``
+                or ``npu``), and the rest on the CPU (docs/openvino.md).
+            precision: that encoder's: ``f32``, ``bf16``, ``f16``; None: the device's own choice.
 
         Raises:
             BundleError: the bundle is missing, incomplete or of a newer format.
@@ -89,6 +93,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
             strict=strict,
             num_threads=num_threads,
             max_memory=max_memory,
+            encoder_backend=encoder_backend,
+            precision=precision,
         )
         return cls(bundle, loaded, tokenizer)
 

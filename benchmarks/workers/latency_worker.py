@@ -23,8 +23,12 @@ def start(task: str) -> Ready:
     bundle = Bundle.open(given["path"])
     backend = workload.backend
     library = "onnxruntime" if backend.startswith("onnxruntime") else backend
+    versions = {"seq2edge": package_version(), library: engine_version(backend)}
+    if runner.encoder:
+        name, _, version = runner.encoder.partition(" ")
+        versions[f"{name} (encoder)"] = version
     facts = {
-        "versions": {"seq2edge": package_version(), library: engine_version(backend)},
+        "versions": versions,
         "loaded_bytes": sum(file.size for file in bundle.manifest.files.values()),
         "threads": runner.threads,
     }

@@ -18,6 +18,8 @@ _TREE_STEP_ONNXRUNTIME, _ITS_PYTHON = MINIMUM_VERSION[24], (3, 11)
 #: GPUs that TensorRT-RTX 1.7.1 builds for (its ComputeCapability), where none is installed to ask.
 _RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
+#: CPUs that multiply bfloat16.
+BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16")
 #: CPUs that multiply int8 in one instruction (see int8-dynamic in docs/design.md).
 INT8_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp")
 
@@ -171,6 +173,12 @@ def _alternatives(machine: Machine, backend: str) -> tuple[str, ...]:
         alternatives.append(
             "tensorrt-rtx is installed: seq2edge build --compute-capability builds here for the"
             " GPUs of other machines"
+        )
+    if backend == "onnxruntime" and any(f in machine.cpu.features for f in BFLOAT16_FEATURES):
+        how = "installed" if machine.openvino.version is not None else "pip install openvino"
+        alternatives.append(
+            f"encoders on openvino, for this CPU has bfloat16 ({how}): 'seq2edge bench BUNDLE"
+            " --encoder-backend openvino' says whether that is faster"
         )
     return tuple(alternatives)
 

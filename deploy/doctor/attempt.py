@@ -2,7 +2,8 @@
 
 Run by :func:`.commands.attempt` as a program, because a library that was built for other hardware
 may end its process. ``python -m seq2edge.deploy.doctor.attempt onnxruntime [PROVIDER]``, or
-``tensorrt``, ``tensorrt-rtx``, ``cuda``. An engine that is not installed answers ``{}``.
+``openvino``, ``tensorrt``, ``tensorrt-rtx``, ``cuda``. An engine that is not installed answers
+``{}``.
 """
 
 from __future__ import annotations
@@ -55,6 +56,15 @@ def run_provider(name: str) -> dict[str, Any]:
     if not np.array_equal(y, 2 * x @ x):
         return {"problem": f"computes {y.tolist()} where {(2 * x @ x).tolist()} is right"}
     return {"runs": True}
+
+
+def list_openvino() -> dict[str, Any]:
+    """OpenVINO's version, its devices and the precision that each computes in by default."""
+    if not _installed("openvino"):
+        return {}
+    from ...runtime.backends.openvino.library import default_precisions, load_library, version
+
+    return {"version": version(), "devices": default_precisions(load_library())}
 
 
 def load_tensorrt(engine: str) -> dict[str, Any]:
@@ -117,6 +127,8 @@ def main(what: str, *names: str) -> None:
             answer = run_provider(*names) if names else list_providers()
         elif what == "cuda":
             answer = ask_cuda()
+        elif what == "openvino":
+            answer = list_openvino()
         else:
             answer = load_tensorrt(what)
     except Exception as error:  # libraries raise classes of their own

@@ -19,6 +19,7 @@ FEATURES = (
     "avx_vnni",
     "avx512_bf16",
     "amx_int8",
+    "amx_bf16",
     "asimddp",  # dot product of int8
     "i8mm",
     "bf16",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,22 @@ class OnnxRuntime:
 
     def runs(self, provider: str) -> bool:
         return any(entry.name == provider and entry.runs for entry in self.providers)
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """The installed OpenVINO, which can run encoders.
+
+    Attributes:
+        version: None where it is not installed or cannot be imported.
+        devices: the precision that each computes in unless another is asked for, by its name
+            (``cpu``, ``gpu``, ``npu``).
+        problem: why it cannot be imported, though it is installed.
+    """
+
+    version: str | None = None
+    devices: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -257,6 +274,7 @@ class Machine:
     cuda: Cuda
     jetson: Jetson | None
     sensors: Sensors
+    openvino: OpenVino = field(default_factory=OpenVino)
 
     @property
     def gpu(self) -> Gpu | None:

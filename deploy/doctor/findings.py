@@ -80,6 +80,8 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
             )
         elif provider.runs is False and provider.name == "CPUExecutionProvider":
             yield Finding(f"onnxruntime does not run on the CPU: {provider.problem}")
+    if machine.openvino.problem is not None:
+        yield Finding(f"openvino cannot be used: {machine.openvino.problem}")
     for library in machine.tensorrt:
         if library.problem is not None:
             yield Finding(f"{library.backend} cannot be used: {library.problem}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .commands import Runner, attempt
-from .facts import OnnxRuntime, Provider, TensorRt
+from .facts import OnnxRuntime, OpenVino, Provider, TensorRt
 
 #: Sends graphs to a service of Microsoft's; every wheel lists it, and it has nothing to run here.
 _REMOTE = "AzureExecutionProvider"
@@ -20,6 +20,15 @@ def examine_onnxruntime(run: Runner) -> OnnxRuntime:
     return OnnxRuntime(
         str(version), tuple(_try(run, str(name)) for name in answer.get("providers", ()))
     )
+
+
+def examine_openvino(run: Runner) -> OpenVino:
+    """Ask OpenVINO for its devices and what they compute in."""
+    answer, problem = attempt(run, "openvino")
+    version, devices = answer.get("version"), answer.get("devices")
+    if version is None or not isinstance(devices, dict):
+        return OpenVino(problem=problem)
+    return OpenVino(str(version), {str(name): str(each) for name, each in devices.items()})
 
 
 def examine_tensorrt(run: Runner) -> tuple[TensorRt, ...]:

@@ -10,7 +10,7 @@ from .cpu import examine_cpu
 from .facts import Machine, numbers
 from .gpu import examine_gpu
 from .jetson import board_name, examine_jetson
-from .libraries import examine_onnxruntime, examine_tensorrt
+from .libraries import examine_onnxruntime, examine_openvino, examine_tensorrt
 from .memory import examine_memory
 from .sensors import examine_sensors
 
@@ -42,6 +42,7 @@ def examine(
         cuda=examine_gpu(root, run, jetson),
         jetson=jetson,
         sensors=examine_sensors(root),
+        openvino=examine_openvino(run),
     )
 
 

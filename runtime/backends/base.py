@@ -41,6 +41,7 @@ class Capabilities:
         steps_per_launch: greedy steps that it runs without the host in between, at most.
         computes_logsumexp: whether steps fill ``Step.logsumexp``; else the caller does.
         replaces_rows: whether the backend is a :class:`RowBackend`.
+        encoder: version, device and precision of another library that runs the encoder; "": none.
     """
 
     kv_cache: str = SLOTS
@@ -48,6 +49,7 @@ class Capabilities:
     steps_per_launch: int = 1
     computes_logsumexp: bool = False
     replaces_rows: bool = False
+    encoder: str = ""
 
 
 class EncoderOutput(Protocol):

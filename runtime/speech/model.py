@@ -59,6 +59,8 @@ class SpeechModel(LoadedModel[Backend]):
         strict: bool = False,
         num_threads: int | None = None,
         max_memory: int | None = None,
+        encoder_backend: str | None = None,
+        precision: str | None = None,
     ) -> SpeechModel:
         """Open a speech bundle and load it into an engine.
 
@@ -68,6 +70,8 @@ class SpeechModel(LoadedModel[Backend]):
             device: as of :meth:`.Seq2SeqModel.load`.
             strict: as of :meth:`.Seq2SeqModel.load`.
             num_threads: as of :meth:`.Seq2SeqModel.load`.
+            encoder_backend: as of :meth:`.Seq2SeqModel.load`.
+            precision: as of :meth:`.Seq2SeqModel.load`.
 
         Raises:
             BundleError: the bundle is missing, incomplete, of a newer format, reads no speech, or
@@ -85,6 +89,8 @@ class SpeechModel(LoadedModel[Backend]):
             strict=strict,
             num_threads=num_threads,
             max_memory=max_memory,
+            encoder_backend=encoder_backend,
+            precision=precision,
         )
         return cls(bundle, loaded, tokenizer)
 

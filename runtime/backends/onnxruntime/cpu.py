@@ -28,8 +28,10 @@ from ..base import (
     RowSlotCache,
     Step,
 )
+from ..encoder_graph import EncoderGraph
 from ..memory_budget import CallMemory, MemoryBudget
-from .encoded import OrtEncoderOutput, array_of, bind_array, resized
+from .encoded import OrtEncoderOutput, bind_array, resized
+from .encoder import OrtEncoder
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs
 from .parts import in_rows, in_tokens
@@ -67,6 +69,8 @@ class OrtBackend:
         lowered: run the graphs that were made for the CPU where the bundle has them; False: the
             canonical ones.
         max_memory: bytes that a call may take; None: see :class:`.MemoryBudget`.
+        open_encoder: opens the encoder graph in another library, given how many threads; None: it
+            is a session of ONNX Runtime's too.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class OrtBackend:
         num_threads: int | None = None,
         lowered: bool = True,
         max_memory: int | None = None,
+        open_encoder: Callable[[Bundle, GraphInfo, int | None], EncoderGraph] | None = None,
     ) -> None:
         num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
@@ -92,13 +97,13 @@ class OrtBackend:
         self.num_threads = num_threads
         self._vocab_size = bundle.manifest.dimensions.vocab_size
         self._graphs, self._closed = graphs, False
-        self._encoder = self._decoder = self._logsumexp = None
+        self._encoder: EncoderGraph | None = None
+        self._decoder = self._logsumexp = None
         self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
         self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
         if "encoder" in graphs:
-            # The encoder's idle threads would otherwise spin while the decoder runs.
-            entries = {"session.force_spinning_stop": "1"}
-            self._encoder = open_session(ort, bundle, graphs["encoder"], num_threads, entries)
+            open_encoder = partial(OrtEncoder, ort) if open_encoder is None else open_encoder
+            self._encoder = open_encoder(bundle, graphs["encoder"], num_threads)
         if "decoder" in graphs:
             self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
         if "logsumexp" in graphs:
@@ -106,7 +111,9 @@ class OrtBackend:
             self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)
         self._others = OtherGraphs(ort, bundle, num_threads)
         self.capabilities = Capabilities(
-            computes_logsumexp=self._logsumexp is not None, replaces_rows=True
+            computes_logsumexp=self._logsumexp is not None,
+            replaces_rows=True,
+            encoder="" if self._encoder is None else self._encoder.description,
         )
         give_back_memory()
 
@@ -124,22 +131,13 @@ class OrtBackend:
         if self._encoder is None:
             return OrtEncoderOutput(batch_size, None, {})
         self._memory.check_encoder(inputs)
-        binding = self._encoder.io_binding()
-        for spec in self._graphs["encoder"].inputs:
-            arrays[spec.name] = np.ascontiguousarray(arrays[spec.name], spec.dtype)
-            bind_array(binding.bind_input, spec.name, arrays[spec.name])
-        for spec in self._graphs["encoder"].outputs:
-            binding.bind_output(spec.name)
-        try:
-            self._encoder.run_with_iobinding(binding)
-        except Exception as error:  # the bindings raise several unrelated classes
-            raise run_error("encoder", error) from None
-        values = binding.get_outputs()
-        outputs = {
-            spec.name: array_of(value, spec.dtype)
-            for spec, value in zip(self._graphs["encoder"].outputs, values, strict=True)
-        }
-        return OrtEncoderOutput(batch_size, mask, outputs, values)
+        outputs, owner = self._encoder.run(
+            {
+                spec.name: np.ascontiguousarray(arrays[spec.name], spec.dtype)
+                for spec in self._graphs["encoder"].inputs
+            }
+        )
+        return OrtEncoderOutput(batch_size, mask, outputs, owner)
 
     def new_cache(self, encoded: EncoderOutput, max_cache_len: int) -> OrtSlots:
         """See :class:`seq2edge.runtime.backends.base.RowBackend`."""
