@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 import tarfile
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from seq2edge.deploy import TritonModel, plan, write_pack, write_triton_model
@@ -34,6 +37,20 @@ def spoken(demo: Bundle) -> dict[str, str]:
     """What the bundle itself makes of each of WORDS."""
     with Seq2SeqModel.load(demo.directory) as model:
         return {word: model.generate(word)[0].text or "" for word in WORDS}
+
+
+@pytest.fixture(scope="session")
+def recording() -> bytes:
+    """3 s of tones, as a WAV file's bytes."""
+    time = np.arange(48000) / 16000
+    samples = np.sin(2 * np.pi * (300 + 80 * time) * time) * np.sin(9 * time) * 20000
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setnchannels(1)
+        wav.setsampwidth(2)
+        wav.setframerate(16000)
+        wav.writeframes(samples.astype("<i2").tobytes())
+    return file.getvalue()
 
 
 @pytest.fixture

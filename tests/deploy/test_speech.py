@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import sys
 import tarfile
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,20 +30,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     whisper.write_tokenizer(folder / "checkpoint")
     export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
     return Bundle.open(folder / "bundle")
-
-
-@pytest.fixture(scope="module")
-def recording() -> bytes:
-    """3 s of tones, as a WAV file's bytes."""
-    time = np.arange(48000) / 16000
-    samples = np.sin(2 * np.pi * (300 + 80 * time) * time) * np.sin(9 * time) * 20000
-    file = io.BytesIO()
-    with wave.open(file, "wb") as wav:
-        wav.setnchannels(1)
-        wav.setsampwidth(2)
-        wav.setframerate(16000)
-        wav.writeframes(samples.astype("<i2").tobytes())
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from ..conftest import WORDS
 from .process import ServerProcess
 
 #: New tokens of a text that takes its time.
-LONG = 1000
+LONG, LONGER = 1000, 2500
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -33,8 +33,9 @@ def long(server: ServerProcess, tokens: int = LONG) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def narrow(demo: Bundle) -> Iterator[ServerProcess]:
-    """One text at a time, and two that wait."""
-    with ServerProcess(demo.directory, "--max-batch", "1", "--max-queue", "2") as process:
+    """One text at a time, and two that wait; long enough to be seen on any machine."""
+    limits = ("--max-batch", "1", "--max-queue", "2", "--max-new-tokens", str(LONGER))
+    with ServerProcess(demo.directory, *limits) as process:
         yield process
 
 
@@ -64,7 +65,7 @@ def test_newcomers_do_not_wait_for_the_end_of_those_that_run(
 
 def test_a_full_queue_is_said_at_once(narrow: ServerProcess) -> None:
     with ThreadPoolExecutor(3) as pool:
-        taken = [pool.submit(long, narrow) for _ in range(3)]
+        taken = [pool.submit(long, narrow, LONGER) for _ in range(3)]
         wait_until(lambda: narrow.metric("seq2edge_queue_length") == 2, "two wait")
         refused = narrow.generate("keyboard")
         assert refused.status_code == 429

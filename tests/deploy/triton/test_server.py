@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import wave
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -147,20 +145,6 @@ def test_cancelled_requests_end(server: Server, spoken: dict[str, str]) -> None:
     whole.cancel()
     for word in WORDS * 4:
         assert generate(server, text_input=word)["text_output"] == spoken[word]
-
-
-@pytest.fixture(scope="module")
-def recording() -> bytes:
-    """3 s of tones, as a WAV file's bytes."""
-    seconds = np.arange(48000) / 16000
-    samples = np.sin(2 * np.pi * (300 + 80 * seconds) * seconds) * np.sin(9 * seconds) * 20000
-    file = io.BytesIO()
-    with wave.open(file, "wb") as wav:
-        wav.setnchannels(1)
-        wav.setsampwidth(2)
-        wav.setframerate(16000)
-        wav.writeframes(samples.astype("<i2").tobytes())
-    return file.getvalue()
 
 
 def test_a_recording_is_answered_by_text_and_segments(
