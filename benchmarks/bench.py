@@ -19,7 +19,7 @@ from .memory import check_memory, measure_memory
 from .report.machine import conditions, cores_for, machine_info, revision
 from .report.schema import Entry, Report, Tokens
 from .report.statistics import Measurement
-from .report.subjects import manifest_hash, names_of, scheme_of
+from .report.subjects import manifest_hash, names_of, scheme_of, unsteady
 from .roofline import measure_rooflines
 from .sources import audio_seconds, check_sources
 from .workload import Workload
@@ -99,6 +99,7 @@ def bench(
         after=conditions(),
         revision=revision(),
         settings=_settings(workloads, varied),
+        notes=unsteady(entries),
         entries=tuple(
             replace(entry, details=more) for entry, more in zip(entries, details, strict=True)
         ),
@@ -146,6 +147,7 @@ def _entries(
                 **_lengths(workload),
                 "threads": result.threads,
                 "warmup_rounds": result.warmup_rounds,
+                "steady": result.steady,
             },
             versions=result.versions,
             sha256=manifest_hash(bundle),

@@ -68,6 +68,7 @@ class Result:
         peak_bytes: the most memory that it held.
         notes: what it has to say of its times.
         warmup_rounds: before the first round that counts.
+        steady: whether times of all processes were, when warm-up ended (True if nobody asked).
         threads: that its engine took; None: it does not say, or all cores.
     """
 
@@ -80,6 +81,7 @@ class Result:
     notes: tuple[str, ...] = ()
     warmup_rounds: int = 0
     threads: int | None = None
+    steady: bool = True
 
 
 def alternate(
@@ -95,8 +97,8 @@ def alternate(
     Args:
         baselines: by name.
         rounds: those that count.
-        warmup: rounds before the first that counts; None: until times are steady. Where they do
-            not become so, the results' notes say it.
+        warmup: rounds before the first that counts; None: until times are steady, or are
+            not after 30 rounds or a minute.
         progress: called after each round with how many are done and how many there are.
         leave_out: told of those that do not start, without which the others go on; None: they
             do not.
@@ -181,9 +183,7 @@ def _is_steady(process: _Process) -> bool:
 def _result(process: _Process, warmed: int, steady: bool) -> Result:
     counted, last = process.answers[warmed:], process.answers[-1]
     facts = dict(process.facts)
-    notes = [*facts.pop("notes", ())]
-    if not steady:
-        notes.append(f"times were not steady after {warmed} rounds of warm-up")
+    notes = facts.pop("notes", ())
     return Result(
         milliseconds={
             name: [answer["milliseconds"][name] for answer in counted]
@@ -192,6 +192,7 @@ def _result(process: _Process, warmed: int, steady: bool) -> Result:
         tokens=last["tokens"],
         notes=tuple(notes),
         warmup_rounds=warmed,
+        steady=steady,
         **{**facts, "peak_bytes": last["peak_bytes"]},
     )
 

@@ -145,6 +145,7 @@ def _lines(report: Report) -> Iterator[str]:
             yield from _roofline_lines(entry.name, entry.details["roofline"])
         if "memory" in entry.details:
             yield from _memory_lines(entry.details["memory"])
+    yield from (f"note: {note}" for note in report.notes)
 
 
 def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:

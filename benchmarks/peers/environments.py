@@ -49,6 +49,9 @@ TIMED_IN = {
     "openvino": "openvino-2026.4.1",
 }
 MADE_IN = {**TIMED_IN, "ctranslate2": "optimum-onnx-0.1.0"}
+#: What a requirement brings and nobody here needs. torchvision (of optimum-intel) has a compiled part
+#: that breaks transformers where it is not of torch's own build, such as beside a CPU's torch.
+_UNWANTED = {"openvino-2026.4.1": ("torchvision",)}
 #: In the environment's folder, once it is complete: what it was made of. Empty until then.
 _STAMP = "seq2edge-peer.txt"
 
@@ -116,6 +119,8 @@ def prepare(folder: Path, requirements: Sequence[str]) -> Path:
             [python, "-m", "pip", "install", "--quiet", *requirements],
             "cannot install the peers (is the package index within reach?)",
         )
+        for package in _UNWANTED.get(folder.name, ()):
+            call([python, "-m", "pip", "uninstall", "--yes", package], "cannot remove a package")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -15,7 +15,7 @@ from ..driver import Result
 from ..report.machine import conditions, machine_info, revision
 from ..report.schema import Entry, Report, Tokens
 from ..report.statistics import Measurement
-from ..report.subjects import manifest_hash
+from ..report.subjects import manifest_hash, unsteady
 from ..roofline import measure_rooflines
 from ..workload import Workload
 from .comparison import PeerComparison
@@ -90,6 +90,7 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
         settings={**asdict(request.workload), "checkpoint": str(request.checkpoint or _MADE_UP)},
         entries=entries,
         left_out=comparison.left_out,
+        notes=unsteady(entries),
     )
 
 
@@ -120,7 +121,12 @@ def _entries(
                 name=text,
                 library=name.library,
                 precision=name.precision,
-                settings={**asdict(best[text]), "setting": str(best[text])},
+                settings={
+                    **asdict(best[text]),
+                    "setting": str(best[text]),
+                    "warmup_rounds": result.warmup_rounds,
+                    "steady": result.steady,
+                },
                 versions=result.versions,
                 sha256=manifest_hash(Bundle.open(model)) if ours else None,
                 disk_bytes=size(model),

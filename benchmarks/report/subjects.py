@@ -10,6 +10,8 @@ from pathlib import Path
 from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 from seq2edge.runtime.bundle.reader import Bundle
 
+from .schema import Entry
+
 
 def names_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Names of the folders, or their paths where two have one name."""
@@ -29,3 +31,13 @@ def manifest_hash(bundle: Bundle) -> str | None:
 def scheme_of(bundle: Bundle) -> str:
     """How it was quantized; ``float32`` if it was not."""
     return str(bundle.manifest.quantization.get("scheme") or "float32")
+
+
+def unsteady(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """A note on the entries whose warm-up ended without steady times; none, if there are none."""
+    found = [entry for entry in entries if entry.settings.get("steady") is False]
+    if not found:
+        return ()
+    rounds = max(entry.settings["warmup_rounds"] for entry in found)
+    who = "times" if len(found) == len(entries) else ", ".join(entry.name for entry in found)
+    return (f"{who} were not steady after {rounds} rounds of warm-up",)

@@ -62,6 +62,8 @@ def _verdict(report: Report) -> Iterator[str]:
         )
     for name, reason in report.left_out.items():
         yield f"{name} was not measured: {reason}"
+    for note in report.notes:
+        yield f"{note[:1].upper()}{note[1:]}."
     for when, found in (("before", report.before), ("after", report.after)):
         if found.busy is not None and found.busy > 0.1:
             yield f"Other programs took {100 * found.busy:.0f} % of the processor {when} the run."
