@@ -9,7 +9,7 @@ from .arguments import positive
 from .output import print_result
 from .progress import Progress
 from .quality import add_quality, data_of, metric_of, settings_of
-from .reports import command_line
+from .reports import add_pages, check_output, command_line, write_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,17 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="write report.json, report.md and report.svg into this folder",
+        help="write report.json, .html, .md, .csv and .svg into this folder",
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing report")
+    add_pages(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from seq2edge.benchmarks.quality.compare import compare
-    from seq2edge.benchmarks.quality.picture import check_picture
     from seq2edge.benchmarks.quality.report import REPORT_FILES, REPORT_KIND, table, write_report
+    from seq2edge.benchmarks.report.plots import check_plots
     from seq2edge.runtime import Bundle
     from seq2edge.runtime.bundle.atomic_write import check_folder, check_parent
 
@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         check_folder(options.output, options.force, REPORT_FILES[0], REPORT_KIND)
         check_parent(options.output)
-        check_picture()
+        check_plots("--output")
+    check_output(options)
     settings = settings_of(options)
     settings.check(reference)
     examples = data_of(options, reference)
@@ -67,5 +68,6 @@ def run(options: argparse.Namespace) -> int:
     comparison = replace(comparison, command=command_line())
     if options.output is not None:
         write_report(comparison, options.output, options.force)
+    write_output(options, comparison.report())
     files = [] if options.output is None else [f"{options.output}: {', '.join(REPORT_FILES)}"]
     return print_result(options, comparison.to_json(), [table(comparison), *files])

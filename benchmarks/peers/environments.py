@@ -49,8 +49,8 @@ TIMED_IN = {
     "openvino": "openvino-2026.4.1",
 }
 MADE_IN = {**TIMED_IN, "ctranslate2": "optimum-onnx-0.1.0"}
-#: What a requirement brings and nobody here needs. torchvision (of optimum-intel) has a compiled part
-#: that breaks transformers where it is not of torch's own build, such as beside a CPU's torch.
+#: What a requirement brings and nobody here needs. torchvision (of optimum-intel) has a compiled
+#: part that breaks transformers where it is not of torch's build, such as beside a CPU's torch.
 _UNWANTED = {"openvino-2026.4.1": ("torchvision",)}
 #: In the environment's folder, once it is complete: what it was made of. Empty until then.
 _STAMP = "seq2edge-peer.txt"

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from seq2edge.runtime.bundle.atomic_write import OutputFolder
 
-from ..report.table import legend, markdown_table, text_table
+from ..report.page import html_page
+from ..report.plots import plots_of, svg
+from ..report.table import csv_table, legend, markdown_table, text_table
 from .compare import Comparison
-from .picture import draw
 
 #: The files of a report; the first one tells a report from any other folder.
 REPORT_KIND = "a report"
-REPORT_FILES = ("report.json", "report.md", "report.svg")
+REPORT_FILES = ("report.json", "report.html", "report.md", "report.csv", "report.svg")
 
 
 def table(comparison: Comparison) -> str:
@@ -52,12 +53,24 @@ def write_report(comparison: Comparison, folder: Path, overwrite: bool) -> None:
         MissingDependencyError: matplotlib is not installed.
     """
     document = json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n"
-    contents = (document.encode(), markdown(comparison).encode(), draw(comparison))
+    report = comparison.report()
+    page, table = html_page(report), csv_table(report)
+    contents = (document, page, markdown(comparison), table, picture(comparison))
     files = dict(zip(REPORT_FILES, contents, strict=True))
     with OutputFolder(folder, overwrite=overwrite, marker=REPORT_FILES[0], kind=REPORT_KIND) as out:
         for name, data in files.items():
-            (out.directory / name).write_bytes(data)
+            (out.directory / name).write_bytes(data.encode())
         out.publish()
+
+
+def picture(comparison: Comparison) -> str:
+    """Quality beside size and time, as SVG. Equal comparisons give equal ones.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    (plot,) = (plot for plot in plots_of(comparison.report()) if plot.name == "quality")
+    return svg(plot, in_page=False)
 
 
 def _headline(comparison: Comparison) -> str:

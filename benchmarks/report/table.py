@@ -128,18 +128,18 @@ def _columns(report: Report) -> Iterator[Column]:
     )
     if report.kind != "peers":
         yield Column("scheme", "", lambda entry: entry.precision, left=True)
-    if any(entry.settings.get("setting") for entry in entries):
-        yield Column("at its best", "", lambda e: str(e.settings.get("setting", "")), left=True)
-    if any(entry.disk_bytes for entry in entries):
-        yield Column("MB", "on disk", lambda e: _number(_in_mb(e.disk_bytes), 2))
     yield from _quality_columns(report)
     yield from _time_columns(report)
+    if any(entry.disk_bytes for entry in entries):
+        yield Column("MB", "on disk", lambda e: _number(_in_mb(e.disk_bytes), 2))
     for name, (title, digits) in _VALUES.items():
         if any(name in entry.values for entry in entries):
             yield Column(title, _MEANINGS.get(title, ""), _value(name, digits))
     if any("peak_bytes" in entry.values for entry in entries):
         meaning = "most memory that the process held, its libraries included"
         yield Column("peak MB", meaning, lambda e: _number(_in_mb(e.values.get("peak_bytes")), 0))
+    if any(entry.settings.get("setting") for entry in entries):
+        yield Column("at its best", "", lambda e: str(e.settings.get("setting", "")), left=True)
     if len(entries) > 1 and any(entry.tokens is not None for entry in entries):
         yield Column(
             "first tokens as",

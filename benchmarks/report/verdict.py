@@ -44,6 +44,8 @@ def _verdict(report: Report) -> Iterator[str]:
         best = min(others, key=lambda e: e.measurements[main].p50, default=None)
         if best is not None:
             yield _against(best, reference, main, report.kind)
+        if report.kind == "peers":
+            yield from _by_precision(report, main)
     elif main is not None and ours:
         only = ours[0].measurements[main]
         yield (
@@ -60,13 +62,29 @@ def _verdict(report: Report) -> Iterator[str]:
             f" {entry.tokens.total} tokens as {entry.tokens.reference} does; its times"
             " do not count."
         )
-    for name, reason in report.left_out.items():
-        yield f"{name} was not measured: {reason}"
+    for reason in dict.fromkeys(report.left_out.values()):
+        names = [name for name, why in report.left_out.items() if why == reason]
+        were = "was" if len(names) == 1 else "were"
+        yield f"{', '.join(names)} {were} not measured: {reason}"
     for note in report.notes:
         yield f"{note[:1].upper()}{note[1:]}."
     for when, found in (("before", report.before), ("after", report.after)):
         if found.busy is not None and found.busy > 0.1:
             yield f"Other programs took {100 * found.busy:.0f} % of the processor {when} the run."
+
+
+def _by_precision(report: Report, main: str) -> Iterator[str]:
+    """Ours beside the fastest peer of the same precision."""
+    right = [e for e in report.entries if main in e.measurements and e.name not in report.wrong]
+    for precision in dict.fromkeys(entry.precision for entry in right):
+        same = [entry for entry in right if entry.precision == precision]
+        peers = [entry for entry in same if entry.library != "seq2edge"]
+        ours = [entry for entry in same if entry.library == "seq2edge"]
+        if peers and ours:
+            first, other = (
+                min(some, key=lambda e: e.measurements[main].p50) for some in (ours, peers)
+            )
+            yield f"In {precision}: {_against(first, other, main, 'precision')}"
 
 
 def _against(best: Entry, reference: Entry, main: str, kind: str) -> str:

@@ -76,3 +76,21 @@ def test_an_error_of_the_fresh_process_is_one_line(
     backend = ("--backend", "tensorrt")
     message = refuses("bench", byte_bundle, *QUICK, *backend, parent=tmp_path)
     assert "tensorrt" in message.lower()
+
+
+def test_a_report_has_as_many_forms_as_are_named(
+    cli: Cli, refuses: Refuses, byte_bundle: Path, tmp_path: Path
+) -> None:
+    forms = {"--output": "r.json", "--html": "r.html", "--markdown": "r.md", "--csv": "r.csv"}
+    files = [part for option, name in forms.items() for part in (option, tmp_path / name)]
+    done = cli("bench", byte_bundle, *QUICK, *files)
+    assert done.returncode == 0, done.stderr.decode()
+    assert {file.name for file in tmp_path.iterdir()} == set(forms.values())
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["command"][:2] == ["seq2edge", "bench"]
+    assert (
+        f"<h2>Repeat it</h2><pre>seq2edge bench {byte_bundle}" in (tmp_path / "r.html").read_text()
+    )
+    twice = ("--html", tmp_path / "r", "--csv", tmp_path / "r")
+    message = refuses("bench", byte_bundle, *QUICK, *twice, parent=tmp_path)
+    assert message == f"{tmp_path / 'r'} is named twice; name a file for each form of the report"

@@ -1,4 +1,4 @@
-"""``seq2edge compare``: a table of variants, and a report of three files."""
+"""``seq2edge compare``: a table of variants, and a report of five files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_a_report_replaces_an_earlier_one_if_asked(
     assert done.returncode == 0, done.stderr.decode()
     report = json.loads(done.stdout)
     assert json.loads((folder / "report.json").read_text()) == report
-    assert {file.name for file in folder.iterdir()} == {"report.json", "report.md", "report.svg"}
+    assert {file.name for file in folder.iterdir()} == {
+        f"report.{form}" for form in ("json", "html", "md", "csv", "svg")
+    }
     reference, variant = report["entries"]
     assert (reference["name"], variant["name"]) == ("bundle", "variant")
     quality = variant["quality"]

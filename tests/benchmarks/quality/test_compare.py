@@ -17,9 +17,15 @@ import pytest
 from seq2edge.benchmarks.quality.compare import Comparison, compare
 from seq2edge.benchmarks.quality.data import Example
 from seq2edge.benchmarks.quality.metrics import load_metric
-from seq2edge.benchmarks.quality.picture import check_picture, draw
-from seq2edge.benchmarks.quality.report import REPORT_FILES, markdown, table, write_report
+from seq2edge.benchmarks.quality.report import (
+    REPORT_FILES,
+    markdown,
+    picture,
+    table,
+    write_report,
+)
 from seq2edge.benchmarks.quality.settings import Settings
+from seq2edge.benchmarks.report.plots import check_plots
 from seq2edge.runtime import Bundle, InputError, MissingDependencyError, Seq2SeqModel
 
 SETTINGS = Settings(data="some.jsonl", max_new_tokens=12, batch_size=4, speed_texts=3)
@@ -133,7 +139,7 @@ def test_only_bundles_of_one_vocabulary_are_compared(
 def test_the_table_has_a_line_a_variant(comparison: Comparison) -> None:
     headline, titles, *lines = table(comparison).splitlines()
     assert headline.startswith("10 examples of some.jsonl, cer (lower is better)")
-    assert titles.split()[:3] == ["bundle", "scheme", "MB"]
+    assert titles.split()[:3] == ["bundle", "scheme", "cer"]
     assert [line.split()[0] for line in lines] == [v.name for v in comparison.variants]
     assert f"{comparison.variants[2].value:.2f} [" in lines[2]
 
@@ -153,12 +159,14 @@ def test_a_report_is_a_page_its_data_and_a_picture(comparison: Comparison, tmp_p
 
 
 def test_the_picture_names_every_variant(comparison: Comparison) -> None:
-    picture = draw(comparison)
-    assert picture == draw(comparison)
-    assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
-    # matplotlib draws text as outlines and writes it beside them as a comment.
-    for variant in comparison.variants:
-        assert picture.decode().count(f"<!-- {variant.name} -->") == 2
+    drawn = picture(comparison)
+    assert drawn == picture(comparison)
+    assert ET.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+    # matplotlib draws text as outlines and writes it beside them as a comment: a number in both
+    # panels, and what it stands for.
+    for number, variant in enumerate(comparison.variants, 1):
+        assert drawn.count(f"<!-- {number}  {variant.name} -->") == 1
+        assert drawn.count(f'id="number-{number}"') == 2
 
 
 def test_a_broken_variant_is_reported_as_such(comparison: Comparison, tmp_path: Path) -> None:
@@ -175,4 +183,4 @@ def test_pictures_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     with pytest.raises(MissingDependencyError, match="--output needs matplotlib"):
-        check_picture()
+        check_plots("--output")

@@ -1,0 +1,250 @@
+"""The page of a report: it stands alone, its numbers are the JSON's, no label covers another."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seq2edge.benchmarks.report.growth import growths
+from seq2edge.benchmarks.report.page import html_page, markdown_page
+from seq2edge.benchmarks.report.plots import figure_of, plots_of, svg
+from seq2edge.benchmarks.report.schema import Entry, Quality, Report, Tokens
+from seq2edge.benchmarks.report.statistics import Interval, Measurement
+from seq2edge.benchmarks.report.table import columns, csv_table
+
+from .test_report import MACHINE, THEN, times
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ROOFLINE = {"step_ms": {"p50": 2.0}, "bound_ms": 1.0, "share": 0.5}
+
+
+def entry(name: str, scale: float, megabytes: float, quality: float | None = None) -> Entry:
+    library, _, precision = name.partition(":")
+    ids = [[1, 2, 3]]
+    return Entry(
+        name=name,
+        library=library,
+        precision=precision,
+        settings={"threads": 2},
+        versions={"onnxruntime": "1.32.0"},
+        sha256=None,
+        disk_bytes=int(1e6 * megabytes),
+        loaded_bytes=None,
+        measurements={"all": Measurement.of(times(int(100 * scale), scale))},
+        values={"load_ms": 12.0},
+        tokens=Tokens.of(ids, "a", ids, exact=False),
+        quality=None
+        if quality is None
+        else Quality(
+            *("wer", "%", True, quality, Interval(quality - 0.4, quality + 0.4)),
+            *(0.1, Interval(-0.1, 0.3), 0.9, 0.95, 0.01),
+        ),
+        details={"roofline": ROOFLINE} if library == "seq2edge" else {},
+    )
+
+
+def report_of(entries: Sequence[Entry], kind: str = "peers") -> Report:
+    return Report(
+        kind=kind,
+        title="<small> & fast",
+        command=("seq2edge", "peers", "--peers", "all"),
+        machine=MACHINE,
+        before=THEN,
+        after=THEN,
+        revision="0123456789ab",
+        settings={"threads": 2},
+        entries=tuple(entries),
+        left_out={"openvino:int4": "no </script> network"},
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    names = ("optimum:float32", "openvino:int8", "seq2edge:float32", "seq2edge:int8")
+    scales = zip(names, (10, 4, 8, 2), (800, 60, 240, 61), strict=True)
+    return report_of([entry(*values) for values in scales])
+
+
+class Cells(HTMLParser):
+    """Texts of the cells of a page, by entry and column, and the JSON within it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: dict[str, dict[str, str]] = {}
+        self.document = ""
+        self.outside: list[str] = []
+        self._row: dict[str, str] = {}
+        self._column: str | None = None
+        self._json = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        links = {"src", "href", "data", "srcset", "xlink:href"} & given.keys()
+        # Parts of the page itself, and an icon that is none.
+        self.outside += [
+            str(given[name]) for name in links if not str(given[name]).startswith(("#", "data:,"))
+        ]
+        if tag == "tr" and "data-entry" in given:
+            self._row = self.rows.setdefault(str(given["data-entry"]), {})
+        self._column = given.get("data-column") if tag == "td" else None
+        self._json = tag == "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._column is not None:
+            self._row[self._column] = self._row.get(self._column, "") + data
+        if self._json:
+            self.document += data
+
+    def handle_endtag(self, _tag: str) -> None:
+        self._column, self._json = None, False
+
+
+def check_numbers(page: str, report: Report) -> None:
+    found = Cells(page)
+    assert json.loads(found.document) == report.to_json()
+    assert list(found.rows) == [one.name for one in report.entries]
+    for one in report.entries:
+        row, measured = found.rows[one.name], one.measurements["all"]
+        assert row == {column.title: column.cell(one) for column in columns(report)[1:]} | {
+            columns(report)[0].title: one.name
+        }
+        median, low, high = (float(text) for text in re.findall(r"[\d.]+", row["all ms"]))
+        assert median == pytest.approx(measured.p50, rel=1e-3)
+        assert low == pytest.approx(measured.interval.low, rel=1e-3)
+        assert high == pytest.approx(measured.interval.high, rel=1e-3)
+        assert float(row["p99"]) == pytest.approx(measured.p99, rel=1e-3)
+
+
+def test_numbers_are_the_jsons(report: Report) -> None:
+    check_numbers(html_page(report), report)
+
+
+def test_the_page_needs_nothing_else(report: Report) -> None:
+    page = html_page(report)
+    assert Cells(page).outside == []
+    assert "url(http" not in page
+    assert "@import" not in page
+    assert "&lt;small&gt; &amp; fast" in page
+    assert "prefers-color-scheme:dark" in page
+
+
+def test_the_verdict_comes_first(report: Report) -> None:
+    page = html_page(report)
+    first = re.findall(r"<p>([^<]*)</p>", page)[0]
+    assert re.fullmatch(
+        r"seq2edge:int8 takes 0\.5\d x the time \[[\d., ]+\] of the best peer, openvino:int8\.",
+        first,
+    )
+    order = [page.index(word) for word in ("verdict", "<table>", "<figure", "Repeat it")]
+    assert order[0] < order[1] < order[2] < order[3]
+    assert "In float32: seq2edge:float32 takes 0.8" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: Debian's package is `chromium`")
+@pytest.mark.parametrize("size", ["390,844", "1280,900"])
+def test_a_browser_shows_the_same_and_complains_of_nothing(
+    report: Report, tmp_path: Path, size: str
+) -> None:
+    file = tmp_path / "page.html"
+    # Says whether something is wider than the window.
+    wide = "document.body.dataset.wide=document.documentElement.scrollWidth>innerWidth"
+    wide = f"<script>{wide}</script>"
+    file.write_text(html_page(report).replace("</body>", f"{wide}</body>"))
+    done = subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+            *("--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"),
+            *(f"--window-size={size}", file.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    assert 'data-wide="false"' in done.stdout
+    check_numbers(done.stdout.replace(wide, ""), report)
+    assert done.stdout.count("<svg") == len(plots_of(report))
+
+
+def test_markdown_and_csv_have_the_same_numbers(report: Report) -> None:
+    page = markdown_page(report)
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(report.entries)
+    for one, row in zip(report.entries, rows[2:], strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert cells == [column.cell(one) for column in columns(report)]
+    lines = list(csv.DictReader(io.StringIO(csv_table(report))))
+    for one in report.entries:
+        (line,) = (line for line in lines if (line["entry"], line["quantity"]) == (one.name, "all"))
+        measured = one.measurements["all"]
+        assert float(line["value"]) == measured.p50
+        assert float(line["low"]) == measured.interval.low
+        assert int(line["samples"]) == len(measured.samples)
+
+
+def dense() -> Report:
+    """Twelve variants, most of them next to each other."""
+    names = [f"seq2edge:variant-{number}" for number in range(12)]
+    random = np.random.default_rng(0)
+    rows = [
+        entry(name, 1 + 0.02 * number, 10 + 0.3 * number, 6.8 + 0.05 * random.random())
+        for number, name in enumerate(names)
+    ]
+    return replace(report_of([*rows, entry("seq2edge:large", 5, 90, 9)], "compare"), left_out={})
+
+
+def test_no_label_covers_another_a_point_or_a_bar() -> None:
+    checked = 0
+    for plot in plots_of(dense()):
+        with figure_of(plot) as figure:
+            figure.draw_without_rendering()
+            for axes in figure.axes:
+                labels = [
+                    text for text in axes.texts if (text.get_gid() or "").startswith("number")
+                ]
+                boxes = [text.get_window_extent() for text in labels]
+                for index, box in enumerate(boxes):
+                    assert box.count_overlaps(boxes[:index]) == 0, plot.name
+                    checked += 1
+                    for line in axes.lines:
+                        points = axes.transData.transform(line.get_xydata())
+                        path = np.linspace(points[0], points[-1], 50)
+                        inside = [box.contains(x, y) for x, y in path]
+                        assert not any(inside), (plot.name, labels[index].get_text())
+                names = [text.get_window_extent() for text in axes.get_yticklabels()]
+                for index, box in enumerate(names):
+                    assert box.count_overlaps(names[:index]) == 0, plot.name
+    assert checked == 2 * 13
+
+
+def test_a_picture_is_the_same_each_time(report: Report) -> None:
+    for plot in plots_of(report):
+        assert svg(plot, in_page=True) == svg(plot, in_page=True)
+        assert svg(plot, in_page=False).startswith("<?xml")
+
+
+def test_growth_is_a_power() -> None:
+    entries = []
+    for batch in (1, 2, 4, 8):
+        one = entry(f"seq2edge:a (batch_size {batch})", 1.0, 10)
+        exact = Measurement.of([3.0 * batch**0.75] * 3)
+        settings = {"batch_size": batch, "num_beams": 1}
+        entries.append(replace(one, settings=settings, measurements={"all": exact}))
+    (found,) = growths(report_of(entries, "bench"))
+    assert (found.variable, found.x) == ("batch_size", (1, 2, 4, 8))
+    assert found.exponent == pytest.approx(0.75)
+    assert found.factor == pytest.approx(3.0)
+    assert "batch size^0.75" in svg(plots_of(report_of(entries, "bench"))[-1], in_page=False)
