@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.progress import StageProgress
 
 from .driver import Baseline, Result, alternate
+from .energy import EnergyMeter
+from .latency import LatencyRunner
 from .memory import check_memory, measure_memory
+from .profile import check_profile, measure_profile
 from .report.machine import conditions, cores_for, machine_info, revision
 from .report.schema import Entry, Report, Tokens
-from .report.statistics import Measurement
+from .report.statistics import FEWEST_SAMPLES, Measurement
 from .report.subjects import manifest_hash, names_of, scheme_of, unsteady
 from .roofline import measure_rooflines
 from .sources import audio_seconds, check_sources
@@ -26,6 +30,8 @@ from .workload import Workload
 
 #: Ends the name of a bundle whose encoder runs with ONNX Runtime, beside one where it does not.
 PLAIN_ENCODER = ", encoder on onnxruntime"
+#: Over which energy is measured.
+_ENERGY_SECONDS = 2.0
 _WORKER = Path(__file__).resolve().parent / "workers" / "latency_worker.py"
 
 
@@ -35,6 +41,9 @@ def bench(
     *,
     roofline: bool = False,
     memory: bool = False,
+    profile: bool = False,
+    energy: EnergyMeter | None = None,
+    load: bool = False,
     command: Sequence[str] = (),
     progress: StageProgress | None = None,
 ) -> Report:
@@ -48,6 +57,10 @@ def bench(
         workloads: one at least; they differ in lengths, batch and beams only.
         roofline: whether a step is timed beside the bandwidth (:mod:`.roofline`).
         memory: whether a process is looked at that generates once (:mod:`.memory`).
+        profile: whether nodes are timed by kind and layer (:mod:`.profile`).
+        energy: measures joules per token; None: nobody asked. Where it cannot, a note says why.
+        load: whether loading is timed in fresh processes, after the bundle's files were dropped
+            from the page cache (``load cold``) and with them in it (``load warm``).
         command: that repeats it, for the report.
         progress: told how far each stage is.
 
@@ -60,6 +73,8 @@ def bench(
         check_sources(bundle, workload)
         if memory:
             check_memory(bundle, workload)
+        if profile:
+            check_profile(workload)
     report = progress or _silent
     names = names_of(paths)
     before = conditions()
@@ -90,6 +105,26 @@ def bench(
         for index, (workload, path) in enumerate(itertools.product(workloads, paths)):
             report("memory", index, len(entries))
             details[index]["memory"] = measure_memory(path, workload).to_json()
+    pairs = list(itertools.product(workloads, paths))
+    if profile:
+        for index, (workload, path) in enumerate(pairs):
+            report("profile", index, len(pairs))
+            graphs = [graph.to_json() for graph in measure_profile(path, workload)]
+            details[index]["profile"] = graphs
+    if energy is not None and energy.problem is None:
+        for index, (workload, path) in enumerate(pairs):
+            report("energy", index, len(pairs))
+            found_energy = _energy(path, workload, energy)
+            details[index]["energy"] = found_energy
+            tokens = found_energy["calls"] * workload.batch_size * workload.new_tokens
+            entries[index].values["joules_per_token"] = found_energy["joules"] / tokens
+    if load:
+        for index, (workload, path) in enumerate(pairs):
+            timed = _loads(path, workload, _stage(report, "load"))
+            entries[index].measurements.update(timed)
+    notes = unsteady(entries)
+    if energy is not None and energy.problem is not None:
+        notes += (f"energy was not measured: {energy.problem}",)
     return Report(
         kind="bench",
         title=", ".join(names),
@@ -99,7 +134,7 @@ def bench(
         after=conditions(),
         revision=revision(),
         settings=_settings(workloads, varied),
-        notes=unsteady(entries),
+        notes=notes,
         entries=tuple(
             replace(entry, details=more) for entry, more in zip(entries, details, strict=True)
         ),
@@ -112,6 +147,50 @@ def _variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
     if workload.encoder_backend is not None:
         plain = replace(workload, encoder_backend=None, precision=None, device=None)
         yield PLAIN_ENCODER, plain
+
+
+def _loads(
+    path: str | os.PathLike[str], workload: Workload, progress: Callable[[int, int], None]
+) -> dict[str, Measurement]:
+    """Times of loading, in turns: as after a boot, and again."""
+    files = [file for file in Path(path).rglob("*") if file.is_file()]
+    times: dict[str, list[float]] = {"load cold": [], "load warm": []}
+    for number in range(FEWEST_SAMPLES):
+        for name, samples in times.items():
+            if name == "load cold":
+                for file in files:
+                    _drop(file)
+            baseline = _baseline(path, replace(workload, new_tokens=1))
+            samples.append(alternate({name: baseline}, rounds=1, warmup=0)[name].load_ms)
+        progress(number + 1, FEWEST_SAMPLES)
+    return {name: Measurement.of(samples) for name, samples in times.items()}
+
+
+def _drop(file: Path) -> None:
+    """Drop a file's pages from the page cache: those that are written and that nobody maps."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _energy(path: str | os.PathLike[str], workload: Workload, meter: EnergyMeter) -> dict[str, Any]:
+    """Generations for two seconds, in this process: a sensor needs some time."""
+    runner = LatencyRunner(path, workload)
+    calls = 0
+
+    def work() -> None:
+        nonlocal calls
+        start = time.monotonic()
+        while calls < 3 or time.monotonic() - start < _ENERGY_SECONDS:
+            runner.generate()
+            calls += 1
+
+    try:
+        runner.generate()
+        found = meter.measure(work)
+    finally:
+        runner.close()
+    return {**asdict(found), "calls": calls}
 
 
 def _baseline(path: str | os.PathLike[str], workload: Workload) -> Baseline:

@@ -61,7 +61,7 @@ class LatencyRunner:
             part()
             times[name] = 1e3 * (time.perf_counter() - start)
         start = time.perf_counter()
-        found = self._generate()
+        found = self.generate()
         times["all"] = 1e3 * (time.perf_counter() - start)
         if self._new_tokens > 1:
             times["token"] = (times["all"] - times["first token"]) / (self._new_tokens - 1)
@@ -69,6 +69,10 @@ class LatencyRunner:
             times[name] += times.get("features", 0.0)
         tokens = [list(hypotheses[0].token_ids) for hypotheses in found]
         return {name: times[name] for name in PARTS if name in times}, tokens
+
+    def generate(self) -> list[list[Hypothesis]]:
+        """The whole work but a recording's features."""
+        return self._generate()
 
     def _prepare(self, bundle: Bundle, workload: Workload) -> None:
         backend, manifest = self._backend, bundle.manifest

@@ -81,6 +81,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="resident memory of a fresh process that loads the bundle and generates once",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="time of each kind of operator and each layer, by ONNX Runtime's profiler",
+    )
+    parser.add_argument(
+        "--load",
+        action="store_true",
+        help="time loading in fresh processes, with the bundle in the page cache and without",
+    )
+    parser.add_argument(
+        "--energy",
+        action="store_true",
+        help="joules per token, by the processor's counters (RAPL) or a Jetson's rails",
+    )
     add_output(parser)
     add_device(parser)
     add_threads(parser)
@@ -89,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.bench import bench
+    from seq2edge.benchmarks.energy import EnergyMeter
 
     _check_device(options)
     check_output(options)
@@ -98,6 +114,9 @@ def run(options: argparse.Namespace) -> int:
             _workloads(options),
             roofline=options.roofline,
             memory=options.memory,
+            profile=options.profile,
+            load=options.load,
+            energy=EnergyMeter() if options.energy else None,
             command=command_line(),
             progress=progress,
         )
@@ -145,6 +164,7 @@ def _lines(report: Report) -> Iterator[str]:
             yield from _roofline_lines(entry.name, entry.details["roofline"])
         if "memory" in entry.details:
             yield from _memory_lines(entry.details["memory"])
+        yield from _profile_lines(entry.name, entry.details.get("profile", []))
     yield from (f"note: {note}" for note in report.notes)
 
 
@@ -171,6 +191,8 @@ def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:
     yield f"{'tokens/s':14}{values['tokens_per_second']:10.1f}"
     if "real_time_factor" in values:
         yield f"{'real time':14}{values['real_time_factor']:10.4f}"
+    if "joules_per_token" in values:
+        yield f"{'J/token':14}{values['joules_per_token']:10.4f}"
     versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
     yield (
         f"load {values['load_ms']:.0f} ms, peak memory {human_bytes(values.get('peak_bytes'))},"
@@ -235,3 +257,14 @@ def _memory_lines(memory: dict[str, Any]) -> Iterator[str]:
     yield f"loading adds {added:.2f} x the bundle; peak {peak}"
     parts = sorted(memory["parts"].items(), key=lambda part: -part[1])
     yield f"at the end: {', '.join(f'{name} {human_bytes(count)}' for name, count in parts)}"
+
+
+def _profile_lines(name: str, graphs: list[dict[str, Any]]) -> Iterator[str]:
+    for graph in graphs:
+        yield f"\nprofile of {name}: {graph['graph']}, {graph['ms']:.3f} ms per generation in nodes"
+        yield f"{'':28}{'calls':>10}{'ms':>10}{'share':>9}"
+        for share in (*graph["kinds"], *graph["layers"]):
+            yield (
+                f"{share['name']:28}{share['calls']:10.0f}{share['ms']:10.3f}"
+                f"{100 * share['share']:7.1f} %"
+            )

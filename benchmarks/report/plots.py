@@ -18,6 +18,7 @@ import numpy as np
 from seq2edge.runtime.dependencies import needs
 
 from .growth import Growth, growths
+from .marks import OTHERS, OURS, color, name_points, number_points, points, short
 from .schema import Entry, Report
 from .verdict import main_measurement
 
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 
 #: Of text and axes: in a page it becomes the text's color.
 _INK = "#24292f"
-_OURS, _OTHERS, _WRONG, _BOUND = "#d9480f", "#4c78a8", "#b00020", "#2b8a3e"
+_BOUND = "#2b8a3e"
 #: Inches; a plot fills a phone's width, and two stand beside each other on a desktop.
 _WIDTH, _ROW, _MARGIN = 6.4, 0.27, 1.0
 #: A ratio of the largest to the smallest time beyond which the axis is logarithmic.
 _WIDE = 6.0
+#: Kinds of operators that are shown.
+_KINDS = 8
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,6 @@ def figure_of(plot: Plot) -> Iterator[Figure]:
         yield figure
 
 
-def numbered(report: Report) -> dict[str, int]:
-    """Numbers of the entries, as in the table."""
-    return {entry.name: number for number, entry in enumerate(report.entries, 1)}
-
-
 def _plots(report: Report) -> Iterator[Plot]:
     main = main_measurement(report)
     rows = [entry for entry in report.entries if main in entry.measurements]
@@ -154,6 +152,15 @@ def _plots(report: Report) -> Iterator[Plot]:
             lambda figure: _roofline(figure, roofs),
             _MARGIN + 0.3 + _ROW * len(roofs),
         )
+    profiled = [entry for entry in report.entries if entry.details.get("profile")]
+    if profiled:
+        yield Plot(
+            "profile",
+            "Where the time of a generation goes",
+            "Time in nodes, by graph and kind of operator; the eight that take most.",
+            lambda figure: _profile(figure, profiled),
+            _MARGIN + 0.3 + 0.12 * _KINDS * (1 + len(profiled)),
+        )
     found = growths(report)
     if found:
         yield Plot(
@@ -168,12 +175,12 @@ def _plots(report: Report) -> Iterator[Plot]:
 def _times(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> None:
     axes = figure.subplots()
     for place, entry in enumerate(rows):
-        found, color = entry.measurements[main], _color(report, entry)
+        found, ink = entry.measurements[main], color(report, entry)
         axes.plot(
-            found.samples, [place] * len(found.samples), ".", color=color, alpha=0.3, markersize=5
+            found.samples, [place] * len(found.samples), ".", color=ink, alpha=0.3, markersize=5
         )
-        axes.plot([found.interval.low, found.interval.high], [place] * 2, color=color, linewidth=3)
-        axes.plot([found.p50], [place], "|", color=color, markersize=13, markeredgewidth=2)
+        axes.plot([found.interval.low, found.interval.high], [place] * 2, color=ink, linewidth=3)
+        axes.plot([found.p50], [place], "|", color=ink, markersize=13, markeredgewidth=2)
     values = [sample for entry in rows for sample in entry.measurements[main].samples]
     _scale(axes, axes.xaxis, values)
     _name_rows(axes, rows)
@@ -184,7 +191,7 @@ def _roofline(figure: Figure, rows: Sequence[Entry]) -> None:
     axes = figure.subplots()
     found = [entry.details["roofline"] for entry in rows]
     steps = [one["step_ms"]["p50"] for one in found]
-    axes.barh(range(len(rows)), steps, height=0.55, color=_OURS, alpha=0.75, label="step")
+    axes.barh(range(len(rows)), steps, height=0.55, color=OURS, alpha=0.75, label="step")
     bounds = [one["bound_ms"] for one in found]
     axes.plot(bounds, range(len(rows)), "|", color=_BOUND, markersize=15, markeredgewidth=3)
     axes.plot([], [], "|", color=_BOUND, markersize=9, markeredgewidth=3, label="bound")
@@ -202,6 +209,30 @@ def _roofline(figure: Figure, rows: Sequence[Entry]) -> None:
     figure.legend(loc="outside lower center", ncols=2)
 
 
+def _profile(figure: Figure, rows: Sequence[Entry]) -> None:
+    axes = figure.subplots()
+    times = [
+        {
+            f"{graph['graph']}: {share['name']}": share["ms"]
+            for graph in entry.details["profile"]
+            for share in graph["kinds"]
+        }
+        for entry in rows
+    ]
+    largest = {name: max(one.get(name, 0.0) for one in times) for one in times for name in one}
+    names = sorted(largest, key=lambda name: -largest[name])[:_KINDS]
+    height = 0.8 / len(rows)
+    for index, (entry, one) in enumerate(zip(rows, times, strict=True)):
+        places = [place - 0.4 + height * (index + 0.5) for place in range(len(names))]
+        values = [one.get(name, 0.0) for name in names]
+        axes.barh(places, values, height=0.9 * height, label=short(entry.name))
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel("ms")
+    figure.legend(loc="outside lower center", ncols=1 if len(rows) > 2 else len(rows), fontsize=8)
+
+
 def _quality(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     qualities = [entry.quality for entry in rows if entry.quality is not None]
@@ -215,40 +246,40 @@ def _quality(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -
         panels, (sizes, times), ("MB on disk", f"ms of a {main}"), strict=True
     ):
         for x, (low, high) in zip(across, bars, strict=True):
-            axes.plot([x, x], [low, high], color=_OTHERS, linewidth=1, alpha=0.6)
-        _points(axes, report, rows, across, values, _best(across, costs))
+            axes.plot([x, x], [low, high], color=OTHERS, linewidth=1, alpha=0.6)
+        points(axes, report, rows, across, values, _best(across, costs))
         _scale(axes, axes.xaxis, across)
         axes.set_xlabel(title)
     better = "lower" if lower else "higher"
     panels[0].set_ylabel(f"{qualities[0].metric}, {qualities[0].unit} ({better} is better)")
-    _name_points(figure, report, rows)
+    name_points(figure, report, rows)
     figure.draw_without_rendering()  # the layout is final when labels are placed
     for axes, across in zip(panels, (sizes, times), strict=True):
-        _number_points(axes, report, rows, across, values, bars)
+        number_points(axes, report, rows, across, values, bars)
 
 
 def _size(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> None:
     axes = figure.subplots()
     sizes = [(entry.disk_bytes or 0) / 1e6 for entry in rows]
     times = [entry.measurements[main].p50 for entry in rows]
-    _points(axes, report, rows, sizes, times, _best(sizes, times))
+    points(axes, report, rows, sizes, times, _best(sizes, times))
     _scale(axes, axes.xaxis, sizes)
     _scale(axes, axes.yaxis, times)
     axes.set_xlabel("MB on disk")
     axes.set_ylabel("ms")
-    _name_points(figure, report, rows)
+    name_points(figure, report, rows)
     figure.draw_without_rendering()
-    _number_points(axes, report, rows, sizes, times, [(y, y) for y in times])
+    number_points(axes, report, rows, sizes, times, [(y, y) for y in times])
 
 
 def _growth(figure: Figure, found: Sequence[Growth]) -> None:
     axes = figure.subplots()
     for index, one in enumerate(found):
-        color = f"C{index % 10}"
+        ink = f"C{index % 10}"
         label = f"{one.what}: {one.variable.replace('_', ' ')}^{one.exponent:.2f}"
-        axes.plot(one.x, one.y, "o", color=color, markersize=5, label=label)
+        axes.plot(one.x, one.y, "o", color=ink, markersize=5, label=label)
         ends = np.array([min(one.x), max(one.x)], np.float64)
-        axes.plot(ends, one.factor * ends**one.exponent, color=color, linewidth=1)
+        axes.plot(ends, one.factor * ends**one.exponent, color=ink, linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     ticks = sorted({x for one in found for x in one.x})
@@ -259,92 +290,8 @@ def _growth(figure: Figure, found: Sequence[Growth]) -> None:
     figure.legend(loc="outside lower center", ncols=1, fontsize=8)
 
 
-def _points(
-    axes: Axes,
-    report: Report,
-    rows: Sequence[Entry],
-    across: Sequence[float],
-    up: Sequence[float],
-    best: Sequence[bool],
-) -> None:
-    for entry, x, y, is_best in zip(rows, across, up, best, strict=True):
-        color = _color(report, entry)
-        axes.plot([x], [y], "o", color=color, markersize=5)
-        if is_best:
-            axes.plot([x], [y], "o", color=color, markersize=11, fillstyle="none")
-    axes.grid(visible=True)
-
-
-def _number_points(
-    axes: Axes,
-    report: Report,
-    rows: Sequence[Entry],
-    across: Sequence[float],
-    up: Sequence[float],
-    bars: Sequence[tuple[float, float]],
-) -> None:
-    """Put each one's number where it covers least: no point, bar or other number, if it can."""
-    from matplotlib.transforms import Bbox
-
-    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    taken: list[Bbox] = []
-    for x, y, (low, high) in zip(across, up, bars, strict=True):
-        middle, *ends = axes.transData.transform([(x, y), (x, low), (x, high)])
-        taken.append(Bbox.from_extents(*(middle - 6), *(middle + 6)))
-        taken.append(Bbox.from_extents(ends[0][0] - 1, ends[0][1], ends[1][0] + 1, ends[1][1]))
-    numbers = numbered(report)
-    for entry, x, y in zip(rows, across, up, strict=True):
-        label = axes.annotate(
-            str(numbers[entry.name]),
-            (x, y),
-            xytext=(0, 0),
-            textcoords="offset points",
-            fontsize=8,
-            ha="center",
-            va="center",
-            color=_color(report, entry),
-            gid=f"number-{numbers[entry.name]}",
-        )
-        label.set_in_layout(False)  # a label is no reason to lay the panels out anew
-
-        def cost(place: tuple[float, float], label: Any = label) -> float:
-            label.set_position(place)
-            box = label.get_window_extent(renderer).padded(1)
-            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
-            return 100 * float(not inside) + 10 * float(box.count_overlaps(taken)) + _far(place)
-
-        label.set_position(min(_PLACES, key=cost))
-        taken.append(label.get_window_extent(renderer))
-
-
-def _far(place: tuple[float, float]) -> float:
-    return 0.05 * float(np.hypot(*place))
-
-
-#: Places for a number beside its point, in points.
-_PLACES = [
-    (float(radius * np.cos(angle)), float(radius * np.sin(angle)))
-    for radius in (10, 14, 19, 25, 32, 40, 50, 62)
-    for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False)
-]
-
-
-def _name_points(figure: Figure, report: Report, rows: Sequence[Entry]) -> None:
-    """A legend of the numbers, below."""
-    from matplotlib.lines import Line2D
-
-    numbers = numbered(report)
-    handles = [
-        Line2D([], [], marker="o", linestyle="", markersize=5, color=_color(report, entry))
-        for entry in rows
-    ]
-    names = [f"{numbers[entry.name]}  {_short(entry.name)}" for entry in rows]
-    columns = 2 if max(map(len, names)) < 40 else 1
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8)
-
-
 def _name_rows(axes: Axes, rows: Sequence[Entry]) -> None:
-    axes.set_yticks(range(len(rows)), [_short(entry.name) for entry in rows])
+    axes.set_yticks(range(len(rows)), [short(entry.name) for entry in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=True, axis="x")
 
@@ -371,16 +318,6 @@ def _best(across: Sequence[float], costs: Sequence[float]) -> list[bool]:
     """Those that no other one beats in both (the Pareto front)."""
     pairs = list(zip(across, costs, strict=True))
     return [not any(x <= a and c <= b and (x, c) != (a, b) for x, c in pairs) for a, b in pairs]
-
-
-def _color(report: Report, entry: Entry) -> str:
-    if entry.name in report.wrong:
-        return _WRONG
-    return _OURS if entry.library == "seq2edge" else _OTHERS
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 44 else f"{name[:20]}…{name[-22:]}"
 
 
 def _attribute(text: str) -> str:

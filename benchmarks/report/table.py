@@ -20,6 +20,7 @@ _VALUES = {
     "token_ms": ("token ms", 3),
     "load_ms": ("load ms", 0),
     "tokens": ("tokens", 1),
+    "joules_per_token": ("J/token", 4),
 }
 
 
@@ -155,6 +156,7 @@ _MEANINGS = {
     "real time": "time of a recording by its length",
     "encoder ms": "of a recording's first window",
     "token ms": "of the first window, by token",
+    "J/token": "of the whole machine or processor, its rest included",
     "tokens": "generated per source where it was timed, mean",
 }
 

@@ -30,7 +30,7 @@ _THROTTLES = "passive"
 def examine_sensors(root: Path) -> Sensors:
     """Read all that is there; a sensor that is switched off is left out."""
     return Sensors(
-        clocks=tuple(_clocks(root)), zones=tuple(_zones(root)), rails=tuple(_rails(root))
+        clocks=tuple(_clocks(root)), zones=tuple(_zones(root)), rails=tuple(power_rails(root))
     )
 
 
@@ -63,7 +63,8 @@ def _zones(root: Path) -> Iterator[ThermalZone]:
         yield ThermalZone(name, millidegrees / 1000, min(trips, default=None))
 
 
-def _rails(root: Path) -> Iterator[Rail]:
+def power_rails(root: Path) -> Iterator[Rail]:
+    """Power of the rails of INA3221 and INA238 sensors, now."""
     for chip in folders(root / "sys/class/hwmon", "hwmon*"):
         if read_text(chip / "name") not in _POWER_CHIPS:
             continue

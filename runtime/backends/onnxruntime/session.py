@@ -6,6 +6,8 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +16,7 @@ from ...bundle.reader import Bundle
 from ...errors import BackendError
 
 _log = logging.getLogger(__name__)
+_profile_prefix: ContextVar[str | None] = ContextVar("profile_prefix", default=None)
 
 #: An execution provider's name with its options, as ``InferenceSession`` takes it.
 Provider = tuple[str, dict[str, Any]]
@@ -101,6 +104,19 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2]) if text else (0,)
 
 
+@contextmanager
+def profiled(prefix: str) -> Iterator[None]:
+    """Sessions that are opened within profile every node, and write when they are closed.
+
+    Each writes a file of JSON named ``PREFIX.GRAPH_TIME.json``.
+    """
+    token = _profile_prefix.set(prefix)
+    try:
+        yield
+    finally:
+        _profile_prefix.reset(token)
+
+
 def open_session(
     ort: Any,
     bundle: Bundle,
@@ -117,6 +133,10 @@ def open_session(
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    prefix = _profile_prefix.get()
+    if prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = f"{prefix}.{Path(info.file).stem}"
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     for key, value in entries.items():
