@@ -14,6 +14,7 @@ from .arguments import (
     add_device,
     add_max_memory,
     add_threads,
+    device_options,
     memory_size,
     positive,
     positive_number,
@@ -110,9 +111,7 @@ def run(options: argparse.Namespace) -> int:
     run_service(
         settings,
         bundles,
-        backend=options.backend,
-        device=options.device,
-        strict=options.strict,
+        **device_options(options),
         num_threads=options.threads,
         max_memory=options.max_memory,
     )

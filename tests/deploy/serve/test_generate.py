@@ -90,6 +90,15 @@ def test_a_stream_gives_pieces_and_then_the_ending(
     assert (last["finish_reason"], last["new_tokens"]) == ("eos", len(expected.token_ids))
 
 
+def test_requests_that_guess_for_themselves_run_beside_the_batch(
+    server: ServerProcess, spoken: dict[str, str]
+) -> None:
+    found = events(server.generate("keyboard", stream=True, prompt_lookup_num_tokens=3))
+    assert "".join(event["text"] for event in found) == spoken["keyboard"]
+    wrong = server.generate("keyboard", stream=True, prompt_lookup_num_tokens=3, num_beams=2)
+    assert wrong.status_code == 400
+
+
 def test_a_beam_search_streams_its_text_at_once(server: ServerProcess, demo: Bundle) -> None:
     with Seq2SeqModel.load(demo.directory) as model:
         expected = model.generate("keyboard", num_beams=3)[0].text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from seq2edge.benchmarks.service import put_load
 from seq2edge.runtime import Bundle
 
 from ..conftest import WORDS
@@ -183,3 +185,13 @@ def test_texts_that_would_take_too_much_memory_are_refused(demo: Bundle) -> None
         assert "max_memory" in refused.json()["error"]["message"]
         refused = server.generate("a" * 401)
         assert "at most 400 are taken here" in refused.json()["error"]["message"]
+
+
+def test_load_can_be_put_on_a_service(server: ServerProcess) -> None:
+    bodies = [{"text": word, "max_new_tokens": 4} for word in WORDS]
+    load = asyncio.run(put_load(server.url, bodies, 3, 0.5))
+    found = load.document()
+    assert found["answered"] >= 3 and found["refused"] == 0
+    assert load.tokens == sum(4 for _ in load.milliseconds)
+    assert 0 < found["ms_p50"] <= found["ms_p99"] <= found["ms_max"]
+    assert found["cpu_ms_per_request"] > 0
