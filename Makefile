@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 FUZZ ?= 10000
 SEED ?= 0
+RESULTS ?= docs/results/bench
+GPU_PYTHON ?= $(PYTHON)
 WORDS ?= keyboard february humanoid piscataway kubernetes
 
 .PHONY: demo test test-arm64 test-wheel fuzz lint site bench clean
@@ -40,6 +42,29 @@ fuzz: $(VENV)/.dev
 	$(BIN)/seq2edge export examples/g2p/model build/fuzz.bundle --force --no-validate
 	for kind in manifest graph tokenizer checkpoint; do $(BIN)/python tests/fuzz/fuzz.py $$kind \
 	  --bundle build/fuzz.bundle --checkpoint examples/g2p/model --cases $(FUZZ) --seed $(SEED) || exit 1; done
+
+# docs/results for this machine: seq2edge beside all peers on the CPU, and the demo model's variants.
+# Makes environments of the peers (8 GB, once); pages for people are in build/bench.
+bench: $(VENV)/.dev
+	mkdir -p $(RESULTS) build/bench
+	for geometry in t5-small marian-base bart-base; do $(BIN)/seq2edge peers --geometry $$geometry \
+	  --roofline --output $(RESULTS)/$$geometry.json --markdown $(RESULTS)/$$geometry.md \
+	  --html build/bench/$$geometry.html --force || test $$? = 3 || exit 1; done
+	$(BIN)/seq2edge export examples/g2p/model build/bench/float32 --no-validate --force
+	for scheme in int8 int4; do $(BIN)/seq2edge quantize build/bench/float32 build/bench/$$scheme \
+	  --scheme $$scheme --no-check --force || exit 1; done
+	cd build/bench && $(abspath $(BIN))/seq2edge compare float32 int8 int4 --metric per \
+	  --data $(abspath examples/g2p/test.jsonl) --threads 1 --speed-texts 200 \
+	  --output $(abspath $(RESULTS))/g2p --force
+
+# On an NVIDIA GPU, without a network: what GPU_PYTHON has installed takes part.
+test-gpu:
+	$(GPU_PYTHON) tests/gpu/check.py build/gpu/test.json
+
+bench-gpu:
+	mkdir -p build/gpu
+	$(GPU_PYTHON) -m seq2edge.cli.main peers --gpu --torch "$$(command -v $(GPU_PYTHON))" --runs 10 \
+	  --roofline --output build/gpu/bench.json --html build/gpu/bench.html --force
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

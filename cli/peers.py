@@ -27,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         nargs="?",
         type=Path,
-        help="a Hugging Face folder that all run (default: T5-small's geometry, random weights)",
+        help="a Hugging Face folder that all run (default: --geometry with random weights)",
+    )
+    parser.add_argument(
+        "--geometry",
+        default="t5-small",
+        choices=("t5-small", "marian-base", "bart-base"),
+        help="sizes of the model that is made where no checkpoint is named (default: t5-small)",
     )
     who = parser.add_mutually_exclusive_group()
     who.add_argument(
@@ -96,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
         ),
         environments=Environments(options.cache or default_cache(), options.torch),
         checkpoint=options.checkpoint,
+        geometry=options.geometry,
         roofline=options.roofline,
         command=command_line(),
     )
@@ -103,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         report = compare_peers(request, progress)
     write_output(options, report)
     print_result(options, report.to_json(), _lines(report))
-    return WRONG if report.wrong else 0
+    return WRONG if report.wrong or report.disputed else 0
 
 
 def _names(options: argparse.Namespace) -> list[Name]:

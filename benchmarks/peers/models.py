@@ -27,6 +27,9 @@ _CALIBRATION_SOURCES = 16
 #: Special tokens of T5 and BART come first.
 _FIRST_ORDINARY = 3
 
+#: Sizes of known models (workers/make.py).
+GEOMETRIES = ("t5-small", "marian-base", "bart-base")
+
 _MAKE = Path(__file__).resolve().parents[1] / "workers" / "make.py"
 
 
@@ -100,15 +103,15 @@ class ModelMaker:
         _seq2edge("build", bundle, "--backend", backend, *options)
 
 
-def make_checkpoint(environments: Environments, folder: Path) -> None:
-    """T5-small's geometry with random weights, made by this interpreter if it has torch.
+def make_checkpoint(environments: Environments, folder: Path, geometry: str) -> None:
+    """One of :data:`GEOMETRIES` with random weights, made by this interpreter if it has torch.
 
     Raises:
         PeerError: there is none with torch and transformers, and none can be made.
     """
     here = all(find_spec(name) is not None for name in ("torch", "transformers"))
     python = Path(sys.executable) if here else environments.python(TIMED_IN["transformers"])
-    _make(python, "checkpoint", folder)
+    _make(python, "checkpoint", folder, geometry)
 
 
 def random_sources(checkpoint: Path, count: int, length: int, *, seed: int = 0) -> list[list[int]]:

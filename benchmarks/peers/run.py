@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,11 +21,9 @@ from ..workload import Workload
 from .comparison import PeerComparison
 from .environments import Environments
 from .gpu import missing_gpu
-from .models import make_checkpoint, random_sources, size
+from .models import GEOMETRIES, make_checkpoint, random_sources, size
 from .names import Name
 from .workload import PeerWorkload, Setting
-
-_MADE_UP = "T5-small geometry, random weights"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class PeerRequest:
         names: who takes part.
         workload: what they do.
         environments: where peers live.
-        checkpoint: what all run; None: T5-small's geometry with random weights.
+        checkpoint: what all run; None: ``geometry`` with random weights.
+        geometry: see :data:`.GEOMETRIES`.
         roofline: whether seq2edge's steps are timed beside the bandwidth afterwards.
         command: that repeats it, for the report.
     """
@@ -45,6 +44,7 @@ class PeerRequest:
     workload: PeerWorkload
     environments: Environments
     checkpoint: Path | None = None
+    geometry: str = GEOMETRIES[0]
     roofline: bool = False
     command: tuple[str, ...] = ()
 
@@ -59,6 +59,7 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
     _check_gpu(request.names)
     if request.checkpoint is not None:
         random_sources(request.checkpoint, 1, 1)  # at once, and not after the environments
+    made_up = f"{request.geometry} geometry, random weights"
     before = conditions()
     with tempfile.TemporaryDirectory(prefix="seq2edge-peers-") as temporary:
         folder = Path(temporary)
@@ -66,7 +67,7 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
         if checkpoint is None:
             progress("making the checkpoint", 0, 0)
             checkpoint = folder / "checkpoint"
-            make_checkpoint(request.environments, checkpoint)
+            make_checkpoint(request.environments, checkpoint, request.geometry)
         comparison = PeerComparison(
             request.names, request.workload, checkpoint, request.environments, progress
         )
@@ -81,13 +82,13 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
         entries = _entries(request, comparison, results, best, tried)
     return Report(
         kind="peers",
-        title=_MADE_UP if request.checkpoint is None else request.checkpoint.name,
+        title=made_up if request.checkpoint is None else request.checkpoint.name,
         command=request.command,
         machine=machine_info(),
         before=before,
         after=conditions(),
         revision=revision(),
-        settings={**asdict(request.workload), "checkpoint": str(request.checkpoint or _MADE_UP)},
+        settings={**asdict(request.workload), "checkpoint": str(request.checkpoint or made_up)},
         entries=entries,
         left_out=comparison.left_out,
         notes=unsteady(entries),
@@ -102,8 +103,8 @@ def _entries(
     tried: dict[str, dict[Setting, Measurement]],
 ) -> tuple[Entry, ...]:
     names = {name.text: name for name in request.names}
-    exact = [name for name in results if names[name].exact]
-    reference = next(iter(exact or results))
+    exact = {name: found.tokens for name, found in results.items() if names[name].exact}
+    reference, disputed = reference_of(exact) if exact else (next(iter(results)), False)
     entries = []
     for text, result in results.items():
         name, model = names[text], comparison.models[text]
@@ -139,13 +140,27 @@ def _entries(
                     result.tokens,
                     reference,
                     results[reference].tokens,
-                    exact=name.exact and reference in exact,
+                    exact=name.exact,
+                    disputed=disputed,
                 ),
                 details=details,
                 notes=result.notes,
             )
         )
     return tuple(entries)
+
+
+def reference_of(tokens: Mapping[str, list[list[int]]]) -> tuple[str, bool]:
+    """Whose float32 tokens are right, and whether nobody can tell.
+
+    PyTorch's are; without it those that most others have. Two camps of one size leave it open.
+    """
+    if "transformers:float32" in tokens:
+        return "transformers:float32", False
+    camps = [[name for name in tokens if tokens[name] == tokens[other]] for other in tokens]
+    largest = max(camps, key=len)
+    rivals = [camp for camp in camps if len(camp) == len(largest) and camp != largest]
+    return largest[0], bool(rivals)
 
 
 def _roofline(

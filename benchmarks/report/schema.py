@@ -30,8 +30,9 @@ class Tokens:
     Attributes:
         ids: of each source.
         reference: the entry whose tokens these are compared with.
-        verdict: ``same``; ``differs``, which weights of fewer bits may; or ``wrong``: it computes
-            in float32 and must give the reference's tokens, and does not.
+        verdict: ``same``; ``differs``, which weights of fewer bits may; ``wrong``: it computes
+            in float32 and must give the reference's tokens, and does not; or ``disputed``: the
+            same, but as many have its tokens as the reference's.
         sources: those whose tokens are all the same.
         common: tokens that are the same from each source's first on, until one differs.
         total: tokens of the reference.
@@ -54,11 +55,16 @@ class Tokens:
         expected: Sequence[Sequence[int]],
         *,
         exact: bool,
+        disputed: bool = False,
     ) -> Tokens:
-        """Compare with the ``expected`` ones; ``exact``: those of float32 beside float32."""
+        """Compare with the ``expected`` ones; ``exact``: those of float32 beside float32.
+
+        ``disputed``: of float32, too, but nobody knows which ones are right.
+        """
         pairs = list(zip(ids, expected, strict=True))
         same = sum(list(ours) == list(theirs) for ours, theirs in pairs)
-        verdict = "same" if same == len(pairs) else "wrong" if exact else "differs"
+        other = ("disputed" if disputed else "wrong") if exact else "differs"
+        verdict = "same" if same == len(pairs) else other
         return cls(
             ids=[list(row) for row in ids],
             reference=reference,
@@ -177,6 +183,13 @@ class Report:
         """Names of the entries whose tokens are not what they must be."""
         return [
             e.name for e in self.entries if e.tokens is not None and e.tokens.verdict == "wrong"
+        ]
+
+    @property
+    def disputed(self) -> list[str]:
+        """Names of the entries that disagree with the reference, of which either may be wrong."""
+        return [
+            e.name for e in self.entries if e.tokens is not None and e.tokens.verdict == "disputed"
         ]
 
     def entry(self, name: str) -> Entry | None:

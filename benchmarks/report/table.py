@@ -264,7 +264,9 @@ def _tokens(entry: Entry) -> str:
     if tokens is None:
         return ""
     said = f"{tokens.common} of {tokens.total} ({tokens.distinct} distinct)"
-    return f"WRONG: {said}" if tokens.verdict == "wrong" else said
+    if tokens.verdict in ("wrong", "disputed"):
+        return f"{tokens.verdict.upper()}: {said}"
+    return said
 
 
 def digits_of(value: float) -> int:

@@ -1,6 +1,6 @@
 """Makes the checkpoint and the peers' models of it; runs where torch is.
 
-python make.py checkpoint FOLDER
+python make.py checkpoint FOLDER GEOMETRY
 python make.py optimum CHECKPOINT FOLDER
 python make.py ctranslate2 CHECKPOINT FOLDER PRECISION
 python make.py openvino CHECKPOINT FOLDER PRECISION
@@ -20,20 +20,63 @@ from typing import Any
 _GAINS = {".q.weight": 16.0, ".o.weight": 16.0, ".relative_attention_bias.weight": 100.0}
 
 
-def checkpoint(folder: str) -> None:
-    """A T5-small with random weights and no tokenizer."""
+def checkpoint(folder: str, geometry: str) -> None:
+    """A model of a known one's sizes with random weights and no tokenizer."""
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    # The values of T5Config() are T5-small's; its decoder starts with the pad token.
-    model = T5ForConditionalGeneration(T5Config.from_dict({"decoder_start_token_id": 0}))
+    model = _GEOMETRIES[geometry]()
     with torch.no_grad():
-        for name, parameter in model.decoder.named_parameters():
+        for name, parameter in model.get_decoder().named_parameters():
             for ending, gain in _GAINS.items():
                 if name.endswith(ending):
                     parameter.mul_(gain)
     model.save_pretrained(folder)
+
+
+def _t5_small() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    # The values of T5Config() are T5-small's; its decoder starts with the pad token.
+    return T5ForConditionalGeneration(T5Config.from_dict({"decoder_start_token_id": 0}))
+
+
+def _marian_base() -> Any:
+    """The sizes of OPUS-MT's models."""
+    from transformers import MarianConfig, MarianMTModel
+
+    sizes = _bart_sizes(512, 2048, 8)
+    tokens = {"pad_token_id": 58100, "decoder_start_token_id": 58100, "eos_token_id": 0}
+    return MarianMTModel(
+        MarianConfig(vocab_size=58101, decoder_vocab_size=58101, **sizes, **tokens, init_std=0.05)
+    )
+
+
+def _bart_base() -> Any:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    config = BartConfig(vocab_size=50265, **_bart_sizes(768, 3072, 12), init_std=0.05)
+    config.forced_eos_token_id = None
+    return BartForConditionalGeneration(config)
+
+
+def _bart_sizes(width: int, feed_forward: int, heads: int) -> dict[str, int]:
+    return {"d_model": width} | {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in (
+            ("layers", 6),
+            ("ffn_dim", feed_forward),
+            ("attention_heads", heads),
+        )
+    }
+
+
+_GEOMETRIES: dict[str, Callable[[], Any]] = {
+    "t5-small": _t5_small,
+    "marian-base": _marian_base,
+    "bart-base": _bart_base,
+}
 
 
 def optimum(checkpoint: str, folder: str) -> None:

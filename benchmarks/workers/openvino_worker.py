@@ -28,12 +28,14 @@ def load(task: Task) -> Loaded:
     from optimum.intel import OVModelForSeq2SeqLM
 
     torch.set_num_threads(task.threads)
-    computes = "bf16" if task.precision == "bfloat16" else "f32"
+    options = {"INFERENCE_PRECISION_HINT": "bf16" if task.precision == "bfloat16" else "f32"}
+    if task.precision == "float32":
+        options["KV_CACHE_PRECISION"] = "f32"  # its default is 8 bits, and other tokens
     model = OVModelForSeq2SeqLM.from_pretrained(
         task.model,
         device="CPU",
         ov_config={
-            "INFERENCE_PRECISION_HINT": computes,
+            **options,
             "INFERENCE_NUM_THREADS": task.threads,
             "PERFORMANCE_HINT": "LATENCY",
         },

@@ -37,7 +37,7 @@ class Maker:
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Environments, models and the checkpoint are made up."""
 
-    def make_checkpoint(_: object, folder: Path) -> None:
+    def make_checkpoint(_: object, folder: Path, _geometry: str) -> None:
         folder.mkdir()
         (folder / "config.json").write_text('{"vocab_size": 32128}')
 
@@ -134,7 +134,8 @@ def test_a_wrong_token_in_float32_is_called_wrong(
     timed: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str], name: str, code: int
 ) -> None:
     timed({name: [*TOKENS[:10], 99, *TOKENS[11:]]})
-    words = ["peers", "--sources", "3", "--peers", "ctranslate2:float32", name]
+    others = ("ctranslate2:float32", "optimum:float32")
+    words = ["peers", "--sources", "3", "--peers", *others, name]
     assert main(words) == code
     text = capsys.readouterr().out
     assert "138 of 192" in text
@@ -148,10 +149,27 @@ def test_a_wrong_peer_is_nobodys_yardstick(
 ) -> None:
     """openvino:float32 is as fast as optimum's and wrong, so ratios are to optimum's."""
     timed({"openvino:float32": [99, *TOKENS[1:]]})
-    names = ("optimum:float32", "openvino:float32", "seq2edge:int8")
+    names = ("optimum:float32", "openvino:float32", "ctranslate2:float32", "seq2edge:int8")
     assert main(["peers", "--peers", *names]) == 3
     text = capsys.readouterr().out
-    assert "seq2edge:int8 takes 0.50 x the time [0.50, 0.50] of the best peer, optimum" in text
+    assert "seq2edge:int8 takes 0.50 x the time [0.50, 0.50] of the best peer, " in text
+    assert "of the best peer, openvino" not in text
+
+
+def test_two_that_disagree_accuse_each_other(
+    timed: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed({"openvino:float32": [99, *TOKENS[1:]]})
+    names = ("openvino:float32", "seq2edge:float32")
+    assert main(["peers", "--peers", *names]) == 3
+    text = capsys.readouterr().out
+    assert "WRONG" not in text.partition("first tokens as: ")[0]
+    assert "nobody else says which are right: add transformers:float32" in text
+    # PyTorch says, also against a majority.
+    timed({name: [99, *TOKENS[1:]] for name in names})
+    assert main(["peers", "--peers", *names, "transformers:float32"]) == 3
+    text = capsys.readouterr().out
+    assert all(f"{name} is WRONG" in text for name in names)
 
 
 def test_one_that_cannot_be_made_is_named(
