@@ -46,7 +46,11 @@ def _marian_base() -> Any:
     from transformers import MarianConfig, MarianMTModel
 
     sizes = _bart_sizes(512, 2048, 8)
-    tokens = {"pad_token_id": 58100, "decoder_start_token_id": 58100, "eos_token_id": 0}
+    tokens: dict[str, Any] = {
+        "pad_token_id": 58100,
+        "decoder_start_token_id": 58100,
+        "eos_token_id": 0,
+    }
     return MarianMTModel(
         MarianConfig(vocab_size=58101, decoder_vocab_size=58101, **sizes, **tokens, init_std=0.05)
     )
@@ -60,7 +64,7 @@ def _bart_base() -> Any:
     return BartForConditionalGeneration(config)
 
 
-def _bart_sizes(width: int, feed_forward: int, heads: int) -> dict[str, int]:
+def _bart_sizes(width: int, feed_forward: int, heads: int) -> dict[str, Any]:
     return {"d_model": width} | {
         f"{side}_{name}": value
         for side in ("encoder", "decoder")

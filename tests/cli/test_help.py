@@ -21,6 +21,7 @@ COMMANDS = [
     "triton",
     "run",
     "transcribe",
+    "serve",
     "encode",
     "inspect",
     "doctor",
