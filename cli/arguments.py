@@ -149,5 +149,6 @@ def _load(bundle: Path, options: argparse.Namespace) -> Seq2SeqModel:
         bundle,
         **device_options(options),
         num_threads=options.threads,
+        num_workers=getattr(options, "workers", 1),
         max_memory=getattr(options, "max_memory", None),
     )

@@ -51,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_special_tokens(parser)
     add_device(parser, ", and stop at a blank line of --input")
     add_threads(parser)
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="threads that share the texts of a batch, over one set of weights, with cores / N"
+        " --threads each; for large batches (default: 1)",
+    )
     add_max_memory(parser)
     add_json(parser)
     add_generation(parser)

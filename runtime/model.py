@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import ArrayLike
@@ -18,7 +17,8 @@ from .generation import GenerationConfig, Generator
 from .generation.batch import Hypothesis
 from .generation.options import GenerationOptions, with_options
 from .generation.prepared import PreparedCall
-from .generation.result import Generation
+from .generation.result import Generation, generation_of
+from .generation.workers import threads_of_worker
 from .model_base import LoadedModel
 from .progress import CountProgress
 from .text.detokenizer import Detokenizer, TextStream
@@ -39,14 +39,23 @@ class Seq2SeqModel(LoadedModel[Backend]):
     ...     print(model.generate(["hello"])[0].text)
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        tokenizer: Tokenizer | None,
+        *,
+        num_workers: int = 1,
+    ) -> None:
         super().__init__(bundle, backend)
         self.tokenizer = tokenizer
         #: Of outputs: another one only where those have other tokens than sources.
         self.target_tokenizer = tokenizer
         if bundle.manifest.target_tokenizer is not None:
             self.target_tokenizer = load_tokenizer(bundle, target=True)
-        self.generator = Generator(backend, bundle.manifest, self.target_tokenizer)
+        self.generator = Generator(
+            backend, bundle.manifest, self.target_tokenizer, num_workers=num_workers
+        )
 
     @classmethod
     def load(
@@ -57,6 +66,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         device: str | None = None,
         strict: bool = False,
         num_threads: int | None = None,
+        num_workers: int = 1,
         max_memory: int | None = None,
         encoder_backend: str | None = None,
         precision: str | None = None,
@@ -71,7 +81,9 @@ class Seq2SeqModel(LoadedModel[Backend]):
             strict: refuse a bundle of which parts would run on the CPU though the device is
                 another one; else there is a warning.
             num_threads: threads within an operator; None: one for a small model, whose steps
-                are too short to share, else as many as there are cores.
+                are too short to share, else as many as there are cores, divided by ``num_workers``.
+            num_workers: threads that share out the texts of a call, over one set of weights: more
+                texts a second where many are given at once (ONNX Runtime's CPU only).
             max_memory: bytes that a call may take on the CPU, beside the weights; what would take
                 more is an InputError. None: nine tenths of what is free then.
             encoder_backend: ``openvino``: the encoder runs there, on ``device`` (``cpu``, ``gpu``
@@ -82,6 +94,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
             BundleError: the bundle is missing, incomplete or of a newer format.
             BackendError: the engine is missing or too old for the bundle, or does not run on this
                 GPU; with ``strict``, parts that would run on the CPU.
+            InputError: ``num_workers`` below 1, or above where the backend has no workers.
         """
         bundle = Bundle.open(path, single_stack=("decoder",))
         bundle.require_text()
@@ -91,12 +104,12 @@ class Seq2SeqModel(LoadedModel[Backend]):
             backend=backend,
             device=device,
             strict=strict,
-            num_threads=num_threads,
+            num_threads=threads_of_worker(num_threads, num_workers),
             max_memory=max_memory,
             encoder_backend=encoder_backend,
             precision=precision,
         )
-        return cls(bundle, loaded, tokenizer)
+        return cls(bundle, loaded, tokenizer, num_workers=num_workers)
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -131,7 +144,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
             skip_special_tokens: leave special tokens out of the texts; False: models mark up their
                 outputs with them (REBEL's ``<triplet>``, T5's ``<extra_id_0>``), and an end token
                 stands at the end.
-            progress: called after each batch.
+            progress: called whenever texts end, by one thread at a time.
             cancelled: asked once a step; when it says True, all that is unfinished ends as it
                 is (``finish_reason`` ``cancelled``). It may be called from any thread.
 
@@ -222,10 +235,13 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 " must be 1"
             )
         call = self.generator.prepare(config, self._text_sources([text], languages))
-        steps = self.generator.steps(call, cancelled)
+        steps, tokenizer = self.generator.steps(call, cancelled), self._output_tokenizer()
         generations = (
-            self._generation(
-                found, call.config, skip_special_tokens, text=found.finish_reason is not None
+            generation_of(
+                found,
+                call.config,
+                tokenizer if found.finish_reason is not None else None,
+                skip_special_tokens=skip_special_tokens,
             )
             for found in steps
         )
@@ -350,7 +366,13 @@ class Seq2SeqModel(LoadedModel[Backend]):
     ) -> list[Generation]:
         """Each source's sequences, as the generator gives them, with their texts."""
         return [
-            replace(self._generation(found, config, skip_special_tokens), source=source)
+            generation_of(
+                found,
+                config,
+                self.target_tokenizer,
+                skip_special_tokens=skip_special_tokens,
+                source=source,
+            )
             for source, sequences in enumerate(results)
             for found in sequences
         ]
@@ -379,22 +401,3 @@ class Seq2SeqModel(LoadedModel[Backend]):
         config = self.generation_config if config is None else config
         config = with_options(config, cast("dict[str, Any]", options))
         return resolve_languages(config, self.manifest, self.tokenizer, self.target_tokenizer)
-
-    def _generation(
-        self,
-        found: Hypothesis,
-        config: GenerationConfig,
-        skip_special_tokens: bool,
-        *,
-        text: bool = True,
-    ) -> Generation:
-        scored = config.return_scores or config.num_beams > 1
-        tokenizer, decoded = self.target_tokenizer, None
-        if tokenizer is not None and text:
-            decoded = tokenizer.decode(found.token_ids, skip_special_tokens=skip_special_tokens)
-        return Generation(
-            text=decoded,
-            token_ids=list(found.token_ids),
-            score=found.score if scored else None,
-            finish_reason=found.finish_reason,
-        )

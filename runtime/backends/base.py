@@ -123,12 +123,12 @@ class SlotCache(ABC):
 
     def grow(self, max_cache_len: int) -> None:
         """More slots; what is cached stays."""
-        self._forget_steps()
+        self.forget_steps()
         self._grow(max_cache_len)
 
     def select_batch(self, rows: Ids) -> None:
         """Go on with these rows of the batch only; ``rows`` ascend."""
-        self._forget_steps()
+        self.forget_steps()
         self._select_batch(rows)
 
     @abstractmethod
@@ -153,7 +153,7 @@ class SlotCache(ABC):
     @abstractmethod
     def _select_batch(self, rows: Ids) -> None: ...
 
-    def _forget_steps(self) -> None:
+    def forget_steps(self) -> None:
         """Drop bound steps: they have the addresses of arrays that are about to be replaced."""
         self._runs.clear()
 
@@ -179,6 +179,10 @@ class RowSlotCache(SlotCache):
     @abstractmethod
     def move(self, source: int, target: int) -> None:
         """Let the row ``target`` hold what the row ``source`` does."""
+
+    @abstractmethod
+    def pack(self, row: int, slots: Ids, start: int) -> None:
+        """Move what the ``slots`` [n] of a row hold, which ascend, to n slots from ``start`` on."""
 
     @abstractmethod
     def rows(self, first: int, count: int) -> RowSlotCache:

@@ -128,6 +128,16 @@ class ContinuousDecoder:
         """Sources that wait for a row."""
         return len(self._waiting)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self._waiting and not self.running
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there are more rows than sources for them."""
+        return len(self._waiting) + self.running < self._max_rows
+
     def add(self, ticket: Ticket) -> None:
         """Let a source wait for its turn."""
         self._waiting.append(ticket)
@@ -139,6 +149,13 @@ class ContinuousDecoder:
         except ValueError:
             return False
         return True
+
+    def give_up(self) -> Ticket | None:
+        """Forget the source that has to wait longest, for another decoder; None: none waits."""
+        try:
+            return self._waiting.pop()
+        except IndexError:
+            return None
 
     def step(self) -> list[Ticket]:
         """Give free rows to those that wait, then advance all rows by one token.

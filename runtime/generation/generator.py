@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..backends import Backend, EncoderOutput, slot_backend
-from ..backends.base import row_backend
+from ..backends.base import RowBackend, row_backend
 from ..backends.limits import Limits
 from ..bundle.manifest import Manifest
 from ..errors import InputError
@@ -32,6 +32,7 @@ from .source import Source, collate
 from .speculative import SpeculativeDecoding
 from .stopping import StoppingRule
 from .validation import check, is_integer
+from .workers import SharedList
 
 
 def decode(batch: GenerationBatch) -> Iterator[Results]:
@@ -71,9 +72,29 @@ def _drafter(batch: GenerationBatch, guessed: int) -> Drafter:
 
 
 class Generator:
-    """Decodes sources with one engine. Several threads may use it at once."""
+    """Decodes sources with one engine. Several threads may use it at once.
 
-    def __init__(self, backend: Backend, manifest: Manifest, tokenizer: Tokenizer | None) -> None:
+    Args:
+        backend: what runs the graphs.
+        manifest: the bundle's.
+        tokenizer: of outputs; None: there is none.
+        num_workers: threads that share out the sources of a call, where the backend replaces rows.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        manifest: Manifest,
+        tokenizer: Tokenizer | None,
+        *,
+        num_workers: int = 1,
+    ) -> None:
+        if num_workers > 1 and row_backend(backend) is None:
+            raise InputError(
+                f"num_workers={num_workers}: {type(backend).__name__} has no workers; a bundle of"
+                " 'seq2edge export' has, on ONNX Runtime's CPU"
+            )
+        self._num_workers = num_workers
         self._backend = backend
         self._manifest = manifest
         self._tokenizer = tokenizer
@@ -178,11 +199,15 @@ class Generator:
             if limits is not None:
                 size = min(size, limits.max_batch)
         order = list(range(len(lengths)))
+        backend = row_backend(self._backend)
+        if backend is not None and len(order) > 1 and guessed_tokens(call.config) is None:
+            # The longest one first: what follows fits beside it, and the last ones end soon.
+            order.sort(key=lambda number: -lengths[number])
+            workers = min(self._num_workers, len(order), size)
+            decoders = [self._continuous(backend, -(-size // workers)) for _ in range(workers)]
+            return SharedList(decoders, call, order, progress, cancelled).run()
         if size < len(lengths):
             order.sort(key=lengths.__getitem__)
-        decoder = self.continuous(size) if size < len(order) else None
-        if decoder is not None and guessed_tokens(call.config) is None:
-            return _run_continuous(decoder, call, order, progress, cancelled)
         found: list[list[Hypothesis]] = [[] for _ in order]
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
@@ -199,9 +224,9 @@ class Generator:
         The calls may have no ``prompt_lookup_num_tokens`` and no ``draft_model``.
         """
         backend = row_backend(self._backend)
-        if backend is None:
-            return None
+        return None if backend is None else self._continuous(backend, max_rows)
 
+    def _continuous(self, backend: RowBackend, max_rows: int) -> ContinuousDecoder:
         def make(ticket: Ticket) -> GenerationBatch:
             return self._batch(ticket.call, [ticket.number], ticket.cancelled)
 
@@ -276,31 +301,6 @@ class Generator:
             processors=_processors(call, numbers, tokens_of),
             draft_encoded=draft_encoded,
         )
-
-
-def _run_continuous(
-    decoder: ContinuousDecoder,
-    call: PreparedCall,
-    order: Sequence[int],
-    progress: Callable[[int, int], None] | None,
-    cancelled: Callable[[], bool] | None,
-) -> Results:
-    """The sequences of each source of a call; they take the rows in ``order``."""
-    interrupted = [False]  # asked for all sources at once
-    tickets = [Ticket(call, number, lambda: interrupted[0]) for number in order]
-    for ticket in tickets:
-        decoder.add(ticket)
-    done = 0
-    while done < len(tickets):
-        interrupted[0] = cancelled is not None and cancelled()
-        ended = decoder.step()
-        for ticket in ended:
-            if ticket.error is not None:
-                raise ticket.error
-        done += len(ended)
-        if ended and progress is not None:
-            progress(done, len(tickets))
-    return [ticket.sequences for ticket in sorted(tickets, key=lambda ticket: ticket.number)]
 
 
 def _draft_limits(config: GenerationConfig) -> Limits | None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import reprlib
 from dataclasses import dataclass, field
 
+from ..text.tokenizer import Tokenizer
+from .batch import Hypothesis
+from .config import GenerationConfig
+
 #: A result on one line, whatever its text.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
@@ -37,3 +41,24 @@ class Generation:
         score = "" if self.score is None else f", score={self.score:.4g}"
         count = f"{len(self.token_ids)} tokens"
         return f"Generation({_SHORT.repr(self.text)}, {count}{score}, {self.finish_reason})"
+
+
+def generation_of(
+    found: Hypothesis,
+    config: GenerationConfig,
+    tokenizer: Tokenizer | None,
+    *,
+    skip_special_tokens: bool,
+    source: int = 0,
+) -> Generation:
+    """What a caller gets of a sequence; without ``tokenizer`` it has no text."""
+    text = None
+    if tokenizer is not None:
+        text = tokenizer.decode(found.token_ids, skip_special_tokens=skip_special_tokens)
+    return Generation(
+        text=text,
+        token_ids=list(found.token_ids),
+        score=found.score if config.return_scores or config.num_beams > 1 else None,
+        finish_reason=found.finish_reason,
+        source=source,
+    )

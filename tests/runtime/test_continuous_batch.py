@@ -107,7 +107,8 @@ def test_a_list_longer_than_the_batch_is_refilled(variant_of: Callable[..., Any]
 
     config = replace(recorded.model.generation_config, prefix_allowed_tokens=allowed)
     recorded.runs()
-    texts = ["x" * (number + 1) for number in range(len(lengths))]
+    # The longest one begins.
+    texts = ["x" * (len(lengths) - number) for number in range(len(lengths))]
     found = recorded.model.generate(texts, config, batch_size=4)
     assert [len(row.token_ids) for row in found] == lengths
     runs = recorded.runs()

@@ -244,7 +244,7 @@ class OrtSlots(RowSlotCache):
         before, length = self.cache_position_ids, self._source.length
         rows, slots = rows or len(before), slots or self.max_cache_len
         self._memory.check_cache(rows, slots)
-        self._forget_steps()
+        self.forget_steps()
         for name, old in self._cache.items():
             self._cache[name] = resized(old, (rows, old.shape[1], slots, old.shape[3]))
         if rows != len(before) or positions is not None:
@@ -258,10 +258,14 @@ class OrtSlots(RowSlotCache):
         self.resize(slots=max_cache_len)
 
     def compact(self, slots: Ids) -> None:
-        count = slots.shape[1]
-        for array in (*self._cache.values(), self.cache_position_ids[:, None, :, None]):
-            for row, chosen in enumerate(slots):
-                array[row, :, :count] = array[row][:, chosen]
+        for row, chosen in enumerate(slots):
+            self.pack(row, chosen, 0)
+
+    def pack(self, row: int, slots: Ids, start: int) -> None:
+        end = start + len(slots)
+        for array in self._cache.values():
+            array[row, :, start:end] = array[row][:, slots]
+        self.cache_position_ids[row, start:end] = self.cache_position_ids[row, slots]
 
     def _select_batch(self, rows: Ids) -> None:
         self._source = self._source.rows(rows)

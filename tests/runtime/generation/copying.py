@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +166,10 @@ class Run:
 class RecordingBackend:
     """Another backend, with a record of what its caches were asked for."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, replaces_rows: bool) -> None:
         self._backend = slot_backend(backend)
-        self.num_threads, self.capabilities = backend.num_threads, backend.capabilities
+        self.num_threads = backend.num_threads
+        self.capabilities = replace(backend.capabilities, replaces_rows=replaces_rows)
         self.runs: list[Run] = []
         #: Rows that each ``keep`` went on with.
         self.kept: list[list[int]] = []
@@ -202,11 +203,15 @@ class _RecordingCache:
 
 
 class Recorded:
-    """A loaded bundle as ``model``, and what its decoders did since the last question."""
+    """A loaded bundle as ``model``, and what its decoders did since the last question.
 
-    def __init__(self, path: Path) -> None:
+    Without ``replaces_rows`` its batches are as those of backends that cannot refill them.
+    """
+
+    def __init__(self, path: Path, *, replaces_rows: bool = True) -> None:
         bundle = Bundle.open(path)
-        self._backend = RecordingBackend(load_backend(bundle, num_threads=1))
+        backend = load_backend(bundle, num_threads=1)
+        self._backend = RecordingBackend(backend, replaces_rows=replaces_rows)
         self.model = Seq2SeqModel(bundle, self._backend, load_tokenizer(bundle))
 
     def runs(self) -> list[Run]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,20 @@ each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 @pytest.fixture(scope="module")
-def recorded(variant_of: Callable[..., Any]) -> Recorded:
+def bundle(variant_of: Callable[..., Any]) -> Path:
     """A random T5 with ByT5's tokenizer, whose outputs end at different times."""
-    return Recorded(lively_bundle(variant_of, "t5-v1.1"))
+    return lively_bundle(variant_of, "t5-v1.1")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["refilled", "halved"])
+def recorded(bundle: Path, request: pytest.FixtureRequest) -> Recorded:
+    return Recorded(bundle, replaces_rows=request.param)
+
+
+@pytest.fixture(scope="module")
+def halved(bundle: Path) -> Recorded:
+    """Its backend cannot give a row to another source."""
+    return Recorded(bundle, replaces_rows=False)
 
 
 def generate(recorded: Recorded, texts: list[str], way: dict[str, Any], **how: Any) -> Any:
@@ -102,7 +114,7 @@ def test_progress_counts_sources_up_to_all_of_them(recorded: Recorded, way: dict
             assert done == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_batches_hold_texts_of_similar_lengths(recorded: Recorded) -> None:
+def test_batches_hold_texts_of_similar_lengths(halved: Recorded) -> None:
     seen: list[tuple[int, ...]] = []
 
     def allowed(number: int, done: np.ndarray) -> list[int]:
@@ -110,7 +122,7 @@ def test_batches_hold_texts_of_similar_lengths(recorded: Recorded) -> None:
             seen.append((number,))
         return [1]
 
-    generate(recorded, TEXTS, {"prefix_allowed_tokens": allowed}, batch_size=2)
+    generate(halved, TEXTS, {"prefix_allowed_tokens": allowed}, batch_size=2)
     lengths = [len(TEXTS[number].encode()) for (number,) in seen]
     assert lengths == sorted(len(text.encode()) for text in TEXTS)
     assert sorted(seen) == [(number,) for number in range(len(TEXTS))]
@@ -174,40 +186,40 @@ def ends_after(lengths: list[int]) -> dict[str, Any]:
     ],
 )
 def test_a_batch_halves_once_half_of_it_is_done(
-    recorded: Recorded, lengths: list[int], sizes: list[int]
+    halved: Recorded, lengths: list[int], sizes: list[int]
 ) -> None:
     options = ends_after(lengths)
     expected = [
         row
         for number, text in enumerate(TEXTS)
-        for row in generate(recorded, [text], ends_after(lengths[number:]))
+        for row in generate(halved, [text], ends_after(lengths[number:]))
     ]
-    recorded.runs(), recorded.kept()
-    found = generate(recorded, TEXTS, options)
-    assert [run.batch_size for run in recorded.runs()] == sizes == sizes_of_runs(lengths)
+    halved.runs(), halved.kept()
+    found = generate(halved, TEXTS, options)
+    assert [run.batch_size for run in halved.runs()] == sizes == sizes_of_runs(lengths)
     assert_same_generations(found, expected)
     assert [len(row.token_ids) for row in found] == lengths
-    kept = [len(rows) for rows in recorded.kept()]
+    kept = [len(rows) for rows in halved.kept()]
     assert kept == [after for before, after in pairwise(sizes) if after < before]
 
 
-def test_sources_that_end_by_themselves_leave_their_batch(recorded: Recorded) -> None:
-    recorded.runs(), recorded.kept()
-    found = generate(recorded, TEXTS, {})
+def test_sources_that_end_by_themselves_leave_their_batch(halved: Recorded) -> None:
+    halved.runs(), halved.kept()
+    found = generate(halved, TEXTS, {})
     lengths = [len(row.token_ids) for row in found]
     assert len({*lengths}) >= 3
-    assert [run.batch_size for run in recorded.runs()] == sizes_of_runs(lengths)
-    assert recorded.kept()
+    assert [run.batch_size for run in halved.runs()] == sizes_of_runs(lengths)
+    assert halved.kept()
 
 
-def test_a_source_leaves_when_its_last_sample_is_done(recorded: Recorded) -> None:
-    recorded.runs()
+def test_a_source_leaves_when_its_last_sample_is_done(halved: Recorded) -> None:
+    halved.runs()
     way = {**WAYS["samples"], "max_new_tokens": 150}
-    found = generate(recorded, TEXTS, way)
+    found = generate(halved, TEXTS, way)
     count = way["num_return_sequences"]
     lengths = [len(row.token_ids) for row in found]
     longest = [max(lengths[at : at + count]) for at in range(0, len(lengths), count)]
-    runs = recorded.runs()
+    runs = halved.runs()
     assert [run.batch_size for run in runs] == sizes_of_runs(longest)
     assert {run.num_tokens for run in runs} == {1, count}
     assert runs[-1].batch_size < len(TEXTS)
@@ -215,13 +227,13 @@ def test_a_source_leaves_when_its_last_sample_is_done(recorded: Recorded) -> Non
 
 @pytest.mark.parametrize("name", ["beams", "lookup"])
 def test_batches_of_beams_and_of_lookup_shrink_by_half_at_least(
-    recorded: Recorded, name: str
+    halved: Recorded, name: str
 ) -> None:
-    recorded.runs(), recorded.kept()
+    halved.runs(), halved.kept()
     lengths = [2, 3, 4, 20, 2, 9, 3]
-    found = generate(recorded, TEXTS, {**WAYS[name], **ends_after(lengths)})
-    sizes = [run.batch_size for run in recorded.runs()]
-    kept = [len(rows) for rows in recorded.kept()]
+    found = generate(halved, TEXTS, {**WAYS[name], **ends_after(lengths)})
+    sizes = [run.batch_size for run in halved.runs()]
+    kept = [len(rows) for rows in halved.kept()]
     steps = [(before, after) for before, after in pairwise(sizes) if before != after]
     assert sizes[0] == 7 and sizes[-1] == 1
     assert all(2 * after <= before for before, after in steps)
@@ -230,7 +242,7 @@ def test_batches_of_beams_and_of_lookup_shrink_by_half_at_least(
     alone = [
         row
         for text, length in zip(TEXTS, lengths, strict=True)
-        for row in generate(recorded, [text], {**WAYS[name], **ends_after([length])})
+        for row in generate(halved, [text], {**WAYS[name], **ends_after([length])})
     ]
     assert_same_generations(found, alone)
 

@@ -224,6 +224,8 @@ def test_what_a_growing_cache_cannot_do_is_refused(folder_of: Callable[[str, str
         options = replace(model.generation_config, prompt_lookup_num_tokens=4, num_beams=1)
         with pytest.raises(InputError, match="cannot give a row of a running batch to another"):
             ContinuousBatch(model)
+        with pytest.raises(InputError, match="num_workers=2: OrtConcatBackend has no workers"):
+            Seq2SeqModel.load(folder, num_workers=2)
         with pytest.raises(InputError, match="prompt_lookup_num_tokens needs a decoder whose"):
             model.generate_ids(ids, mask, options)
     for keywords in (
