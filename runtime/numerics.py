@@ -58,6 +58,47 @@ def top_k(scores: Scores, k: int) -> tuple[Scores, NDArray[np.int64]]:
     return _sorted(values[rows, order], places[rows, order], rows)
 
 
+def best_continuations(
+    scores: Scores, normalizer: Scores, before: NDArray[np.float64], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """The k best continuations of each source's beams, best first: [A, k] each.
+
+    Args:
+        scores: [A, W, V] float32.
+        normalizer: [A, W] float32, taken from the scores of each beam.
+        before: [A, W], then added to them.
+        k: at most V.
+
+    Returns:
+        Sums, beams and tokens. Equal sums stand in the order of beams and tokens; which of several
+        that equal the k-th is taken is not defined.
+    """
+    count, beams, size = scores.shape
+    flat, rows = scores.reshape(count, beams * size), np.arange(count)[:, None]
+    groups = size // _GROUP
+    if beams * groups <= k:
+        places = np.tile(np.arange(beams * size), (count, 1))
+    else:  # as in top_k, over all beams at once
+        body = scores[:, :, : groups * _GROUP].reshape(count, beams, _GROUP, groups)
+        tops = (body.max(axis=2) - normalizer[:, :, None]).astype(np.float64)
+        tops += before[:, :, None]
+        tops = tops.reshape(count, beams * groups)
+        best = np.argpartition(tops, beams * groups - k, axis=1)[:, beams * groups - k :]
+        first = best // groups * size + best % groups
+        among = np.arange(0, groups * _GROUP, groups)
+        tails = np.arange(beams)[:, None] * size + np.arange(groups * _GROUP, size)
+        places = np.empty((count, k * _GROUP + tails.size), np.int64)
+        places[:, : k * _GROUP] = (first[:, :, None] + among).reshape(count, -1)
+        places[:, k * _GROUP :] = tails.ravel()
+    beam = places // size
+    sums = (flat[rows, places] - normalizer[rows, beam]).astype(np.float64) + before[rows, beam]
+    order = np.argpartition(sums, sums.shape[1] - k, axis=1)[:, sums.shape[1] - k :]
+    sums, places = sums[rows, order], places[rows, order]
+    order = np.lexsort((places, -sums), axis=1)
+    sums, places = sums[rows, order], places[rows, order]
+    return sums, places // size, places % size
+
+
 def _sorted(
     values: Scores, places: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> tuple[Scores, NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..backends.base import Ids
 from ..kv_cache import StepOutputs
-from ..numerics import Scores, logsumexp, top_k
+from ..numerics import Scores, best_continuations, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .processor import Rows
 from .sampling import Sampler
@@ -23,7 +23,7 @@ from .warpers import build_warpers
 
 
 @dataclass
-class _Candidates:
+class Candidates:
     """Continuations of one source, best first: [K] each.
 
     ``logprobs`` are those of the tokens alone, where the call asks for them.
@@ -53,7 +53,7 @@ class BeamHypotheses:
     done: bool = False
 
     def advance(
-        self, candidates: _Candidates, generated: int, ending: str | None
+        self, candidates: Candidates, generated: int, ending: str | None
     ) -> tuple[Ids, Ids]:
         """Take up candidates with ``generated`` new tokens: the next tokens and parents [k].
 
@@ -116,15 +116,30 @@ class BeamHypotheses:
         return bool(best <= self.finished[-1].score)
 
 
+def best_candidates(
+    logits: Scores, normalizer: Scores, before: NDArray[np.float64], count: int
+) -> list[Candidates]:
+    """The ``count`` best continuations of each source, whose beams have the scores ``before``.
+
+    ``logits`` are [A, k, V], the others [A, k].
+    """
+    found = best_continuations(logits, normalizer, before, count)
+    return [Candidates(*each) for each in zip(*found, strict=True)]
+
+
 class BeamSearch:
-    """Beam search, or beam sampling, of one batch."""
+    """Beam search, or beam sampling, of one batch.
+
+    Attributes:
+        count: continuations that are looked at of each source.
+    """
 
     def __init__(self, batch: GenerationBatch) -> None:
         self._batch = batch
         self._width = batch.config.num_beams
         # At least k of the candidates go on, even if each beam ends with every end token.
         eos = batch.manifest.special_tokens.eos
-        self._count = max(2, 1 + len(eos)) * self._width
+        self.count = max(2, 1 + len(eos)) * self._width
         self._warpers = build_warpers(batch.config, eos)
         self._sampler = Sampler(batch.config, batch.sources) if batch.config.do_sample else None
         start = [*batch.config.decoder_prefix, *batch.forced]
@@ -187,10 +202,24 @@ class BeamSearch:
         """
         if outputs.logits is None or outputs.logsumexp is None:
             raise AssertionError("they were asked for")
-        steps = self._advance(self._candidates(outputs.logits, outputs.logsumexp.ravel()))
+        return self.take_up(self._candidates(outputs.logits, outputs.logsumexp.ravel()))
+
+    @property
+    def plain(self) -> bool:
+        """Whether what may follow is found from logits alone, for several searches at once."""
+        return not (self._batch.processors or self._sampler or self._batch.call.logprobs)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """[k], of the beams of the first source."""
+        return self._searches[0].scores
+
+    def take_up(self, candidates: list[Candidates]) -> tuple[Ids, Ids]:
+        """Go on with what was found for each active source: as :meth:`take`."""
+        steps = self._advance(candidates)
         return np.stack([step[0] for step in steps]), np.stack([step[1] for step in steps])
 
-    def _advance(self, candidates: list[_Candidates]) -> list[tuple[Ids, Ids]]:
+    def _advance(self, candidates: list[Candidates]) -> list[tuple[Ids, Ids]]:
         """Take up what each active source may go on with: tokens and parents [k]."""
         remaining = self._batch.new_tokens - self._generated
         self._generated += 1
@@ -214,7 +243,7 @@ class BeamSearch:
 
     def _candidates(
         self, logits: NDArray[np.float32], normalizer: NDArray[np.float32]
-    ) -> list[_Candidates]:
+    ) -> list[Candidates]:
         """The best continuations of each active source, from logits [A, 1 or k, V]."""
         active, beams, size = logits.shape
         scores = logits.reshape(-1, size)
@@ -236,22 +265,18 @@ class BeamSearch:
             if normalizers is not None:
                 self._add_logprobs(found, scores, normalizers)
             return found
-        values, tokens = top_k(scores, self._count)
-        if not edited:
-            values = values - normalizer[:, None]
-        totals = values.astype(np.float64).reshape(active, beams, -1) + before[:, :, None]
-        totals = totals.reshape(active, -1)
-        order = np.argsort(-totals, axis=1, kind="stable")[:, : self._count]
-        rows = np.arange(active)[:, None]
-        totals, tokens = totals[rows, order], tokens.reshape(active, -1)[rows, order]
-        parents = order // self._count
-        found = [_Candidates(*each) for each in zip(totals, parents, tokens, strict=True)]
+        if edited:
+            normalizer = np.zeros_like(normalizer)
+        shape = (active, beams)
+        found = best_candidates(
+            scores.reshape(*shape, size), normalizer.reshape(shape), before, self.count
+        )
         if normalizers is not None:
             self._add_logprobs(found, scores, normalizers)
         return found
 
     def _add_logprobs(
-        self, found: list[_Candidates], scores: Scores, normalizers: NDArray[np.float32]
+        self, found: list[Candidates], scores: Scores, normalizers: NDArray[np.float32]
     ) -> None:
         beams = len(scores) // len(found)
         for place, candidates in enumerate(found):
@@ -259,16 +284,16 @@ class BeamSearch:
             chosen = scores[rows, candidates.tokens] - normalizers[rows]
             candidates.logprobs = chosen.astype(np.float64)
 
-    def _drawn(self, sampler: Sampler, totals: NDArray[np.float64]) -> list[_Candidates]:
+    def _drawn(self, sampler: Sampler, totals: NDArray[np.float64]) -> list[Candidates]:
         """Drawn continuations of each active source, from the scores [A, k, V] of all."""
         found = []
         for source, scores in zip(self._active, totals, strict=True):
-            places = sampler.draw_candidates(scores.ravel(), self._count, int(source))
+            places = sampler.draw_candidates(scores.ravel(), self.count, int(source))
             # Where fewer may come than there are places, the rest leads nowhere.
-            drawn = _Candidates(
-                np.full(self._count, -np.inf),
-                np.zeros(self._count, np.int64),
-                np.zeros(self._count, np.int64),
+            drawn = Candidates(
+                np.full(self.count, -np.inf),
+                np.zeros(self.count, np.int64),
+                np.zeros(self.count, np.int64),
             )
             drawn.scores[: len(places)] = scores.ravel()[places]
             drawn.parents[: len(places)], drawn.tokens[: len(places)] = np.divmod(
@@ -277,11 +302,11 @@ class BeamSearch:
             found.append(drawn)
         return found
 
-    def _forced(self, token: int) -> list[_Candidates]:
+    def _forced(self, token: int) -> list[Candidates]:
         """Each beam goes on with ``token`` and keeps its score."""
         order = np.arange(self._width)
         tokens = np.full(self._width, token, np.int64)
-        return [_Candidates(self._searches[s].scores, order, tokens) for s in self._active]
+        return [Candidates(self._searches[s].scores, order, tokens) for s in self._active]
 
     def _rows(self, beams: int) -> Rows:
         decoder_prompt = self._batch.decoder_prompt

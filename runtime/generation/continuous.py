@@ -21,7 +21,7 @@ from ..backends.base import Ids, RowBackend
 from ..kv_cache import StepOutputs
 from ..kv_cache.rows import RowKVCache
 from .batch import GenerationBatch, Hypothesis, Results
-from .beam import BeamSearch
+from .beam import BeamSearch, Candidates, best_candidates
 from .engine_limits import steps_after
 from .greedy import GreedySearch
 from .prepared import PreparedCall
@@ -247,18 +247,22 @@ class ContinuousDecoder:
             return done
         rows = group.rows
         tokens = np.concatenate([row.tokens for row in rows])
-        found = [row.parents for row in rows if row.parents is not None]
+        parents = [row.parents for row in rows if row.parents is not None]
         try:
-            group.cache.forward(tokens, np.concatenate(found) if found else None)
+            group.cache.forward(tokens, np.concatenate(parents) if parents else None)
         except Exception as error:
             group.rows = []
             group.cache.clear()
             for row in rows:
                 row.ticket.error, row.ticket.done = error, True
             return [*done, *(row.ticket for row in rows)]
+        found = _best_of_beams(group)
         for place, row in enumerate(rows):
             try:
-                row.tokens, row.parents = row.search.take(group.cache.outputs(place))
+                if place in found and isinstance(row.search, BeamSearch):
+                    row.tokens, row.parents = row.search.take_up([found[place]])
+                else:
+                    row.tokens, row.parents = row.search.take(group.cache.outputs(place))
                 if row.search.done:
                     _finish(row.ticket, row.search)
             except Exception as error:
@@ -278,6 +282,24 @@ class ContinuousDecoder:
         if not row.ticket.done:
             _finish(row.ticket, row.search)
         return row.ticket
+
+
+def _best_of_beams(group: _Group) -> dict[int, Candidates]:
+    """What may follow in the rows whose options edit no score, by place: all at once."""
+    plain = {
+        place: row.search
+        for place, row in enumerate(group.rows)
+        if isinstance(row.search, BeamSearch) and row.search.plain
+    }
+    outputs = group.cache.all_outputs()
+    if not plain or outputs.logits is None or outputs.logsumexp is None:
+        return {}
+    logits, normalizer, places = outputs.logits, outputs.logsumexp, list(plain)
+    if len(places) < len(logits):
+        logits, normalizer = logits[places], normalizer[places]
+    before = np.stack([search.scores for search in plain.values()])
+    count = next(iter(plain.values())).count
+    return dict(zip(places, best_candidates(logits, normalizer, before, count), strict=True))
 
 
 def _finish(ticket: Ticket, search: Search) -> None:

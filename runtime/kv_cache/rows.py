@@ -178,6 +178,14 @@ class RowKVCache:
             None if logsumexp is None else logsumexp[rows, :width],
         )
 
+    def all_outputs(self) -> RowOutputs:
+        """What the last step gave for all rows, [n, W] each.
+
+        The hypotheses of a row whose prompt ended in it are all the same.
+        """
+        step = self._steps[self.count]
+        return RowOutputs(step.next_token_ids, step.logits, self._logsumexp)
+
     def _fitted(self, encoded: EncoderOutput, others: int) -> RowSlotCache:
         """The cache with room for one more row, and not much more than the live ones need."""
         count = self.count + 1

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seq2edge.runtime.numerics import log_softmax, logsumexp, top_k
+from seq2edge.runtime.numerics import best_continuations, log_softmax, logsumexp, top_k
 
 #: Rows are searched in so many groups, where they have more columns than k * GROUPS.
 GROUPS = 64
@@ -108,3 +108,19 @@ def test_probabilities_of_a_row_add_up_to_one(case: tuple[Scores, int]) -> None:
     scores = case[0][np.isfinite(case[0]).any(axis=1)]
     total = np.exp(log_softmax(scores).astype(np.float64)).sum(axis=1)
     np.testing.assert_allclose(total, 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [3, 64, 71, 700, 5003])
+@pytest.mark.parametrize(("beams", "k"), [(1, 2), (4, 8), (5, 3)])
+def test_the_best_continuations_are_those_of_all_sums(size: int, beams: int, k: int) -> None:
+    rng = np.random.default_rng(size + beams)
+    scores = rng.standard_normal((3, beams, size)).astype(np.float32)
+    normalizer = rng.standard_normal((3, beams)).astype(np.float32)
+    before = rng.standard_normal((3, beams))
+    before[1, beams // 2 + 1 :] = -np.inf  # beams that only fill a place
+    k = min(k, size)
+    sums = (scores - normalizer[..., None]).astype(np.float64) + before[..., None]
+    expected = np.argsort(-sums.reshape(3, -1), axis=1, kind="stable")[:, :k]
+    values, parents, tokens = best_continuations(scores, normalizer, before, k)
+    assert (parents * size + tokens == expected).all()
+    assert (values == np.take_along_axis(sums.reshape(3, -1), expected, axis=1)).all()
