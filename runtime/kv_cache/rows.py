@@ -76,6 +76,11 @@ class RowKVCache:
         self._columns = np.arange(width)
         self.clear()
 
+    @property
+    def slots(self) -> int:
+        """T, of each row."""
+        return 0 if self._cache is None else self._cache.max_cache_len
+
     def clear(self) -> None:
         """Leave all rows and free the memory."""
         self.count = 0

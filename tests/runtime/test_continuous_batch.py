@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import BackendError, ContinuousBatch, InputError, Request, Seq2SeqModel
+from seq2edge.runtime.generation import stopping
 
 from ..batches import assert_same_generations
 from .generation.copying import ENDS, Recorded, Run, lively_bundle
@@ -255,3 +257,39 @@ def test_closing_forgets_what_is_left(model_of: Callable[[str], Seq2SeqModel]) -
     again = batch.submit(SOURCES[0], max_new_tokens=5)
     assert drained(batch) == [again]
     assert_same_generations(list(again.results), alone(model, 0, max_new_tokens=5))
+
+
+def test_the_time_of_a_request_begins_with_its_row(
+    model_of: Callable[[str], Seq2SeqModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of("t5-v1.1")
+    seconds = iter(range(10**6))  # a clock that goes on by a second whenever it is read
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr(stopping, "time", clock)
+    batch = ContinuousBatch(model, max_rows=1)
+    options = {"max_new_tokens": 30, "min_new_tokens": 20}
+    first = batch.submit(SOURCES[0], **options)
+    second = batch.submit(SOURCES[0], max_time=5.0, **options)
+    drained(batch)
+    assert first.results[0].finish_reason != "time"
+    assert second.results[0].finish_reason == "time"
+    assert second.results[0].token_ids == first.results[0].token_ids[:5]
+
+
+def test_slots_that_no_beam_sees_are_won_back(model_of: Callable[[str], Seq2SeqModel]) -> None:
+    model = model_of("umt5")
+
+    def descend(_tokens: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """All beams become continuations of the best one."""
+        edited = np.full_like(scores, -np.inf)
+        edited[0, 10:18] = -np.arange(8)
+        return edited
+
+    batch = ContinuousBatch(model, max_rows=2)
+    for source in SOURCES[:2]:
+        batch.submit(source, num_beams=8, max_new_tokens=100, logits_processors=(descend,))
+    slots = []
+    while not batch.idle:
+        batch.step()
+        slots += [g.cache.slots for g in batch._decoder._groups.values() if g.rows]
+    assert len(slots) > 90 and max(slots) <= 256  # 8 a step would be 800

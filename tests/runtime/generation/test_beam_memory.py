@@ -77,7 +77,9 @@ class WatchedBackend:
         self._cache: Any = None
         self._step: Step
         self._packs = 0
-        self.num_threads, self.capabilities = backend.num_threads, backend.capabilities
+        self.num_threads = backend.num_threads
+        # Several sources in one search: rows that come and go have a cache of another kind.
+        self.capabilities = replace(backend.capabilities, replaces_rows=False)
 
     def encode(self, inputs: EncoderInputs) -> EncoderOutput:
         return self._backend.encode(inputs)
