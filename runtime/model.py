@@ -40,12 +40,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        backend: Backend,
-        tokenizer: Tokenizer | None,
-        *,
-        num_workers: int = 1,
+        self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer | None, num_workers: int = 1
     ) -> None:
         super().__init__(bundle, backend)
         self.tokenizer = tokenizer
@@ -53,9 +48,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
         self.target_tokenizer = tokenizer
         if bundle.manifest.target_tokenizer is not None:
             self.target_tokenizer = load_tokenizer(bundle, target=True)
-        self.generator = Generator(
-            backend, bundle.manifest, self.target_tokenizer, num_workers=num_workers
-        )
+        target = self.target_tokenizer
+        self.generator = Generator(backend, bundle.manifest, target, num_workers=num_workers)
 
     @classmethod
     def load(
