@@ -10,7 +10,7 @@ RESULTS ?= docs/results/bench
 GPU_PYTHON ?= $(PYTHON)
 WORDS ?= keyboard february humanoid piscataway kubernetes
 
-.PHONY: demo test test-arm64 test-wheel fuzz lint site bench clean
+.PHONY: demo test test-arm64 test-wheel fuzz faults soak lint site bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/seq2edge export examples/g2p/model build/g2p.bundle --force
@@ -37,11 +37,18 @@ test-wheel: $(VENV)/.dev
 site: $(VENV)/.dev
 	$(BIN)/python -m mkdocs build --strict
 
-# Mutated bundles, graphs, tokenizers and checkpoints; FUZZ is how many of each, SEED which.
+# Mutated files of others; FUZZ is how many of each kind, SEED which, KINDS of what (tests/fuzz/cases.py).
 fuzz: $(VENV)/.dev
-	$(BIN)/seq2edge export examples/g2p/model build/fuzz.bundle --force --no-validate
-	for kind in manifest graph tokenizer checkpoint; do $(BIN)/python tests/fuzz/fuzz.py $$kind \
-	  --bundle build/fuzz.bundle --checkpoint examples/g2p/model --cases $(FUZZ) --seed $(SEED) || exit 1; done
+	TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/python tests/fuzz/fuzz.py $(KINDS) --cases $(FUZZ) --seed $(SEED)
+
+# Commands killed, or their disk failing, at every call that writes (tests/faults/faults.py).
+faults: $(VENV)/.dev
+	TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/python tests/faults/faults.py $(COMMANDS)
+
+# 8 threads, 10,000 mixed calls each: answers exact, memory flat.
+soak: $(VENV)/.dev
+	$(BIN)/seq2edge export examples/g2p/model build/soak.bundle --force --no-validate
+	$(BIN)/python tests/soak/soak.py build/soak.bundle
 
 # docs/results for this machine: seq2edge beside all peers on the CPU, and the demo model's variants.
 # Makes environments of the peers (8 GB, once); pages for people are in build/bench.

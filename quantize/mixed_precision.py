@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.runtime.bundle.hidden_output import Claim, hidden_beside
 from seq2edge.runtime.errors import OutputError
 
 from .candidates import QuantizeResult, write_quantized
@@ -207,13 +207,19 @@ def _beside(out: Path) -> Iterator[Path]:
         OutputError: it cannot be made, or a candidate not be written; says so of ``out``.
     """
     parent = next(path for path in out.absolute().parents if path.exists())
+    # One name for all runs, so that the next one empties what a killed run has left.
+    folder = hidden_beside(parent / out.name, "trials")
+    claim = None
     try:
-        with tempfile.TemporaryDirectory(prefix=".seq2edge-", dir=parent) as folder:
-            yield Path(folder)
+        claim = Claim(folder, folder=True)
+        yield folder
     except OutputError as error:
-        raise OutputError(str(error).replace(str(Path(folder) / "candidate"), str(out))) from None
+        raise OutputError(str(error).replace(str(folder / "candidate"), str(out))) from None
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}") from None
+    finally:
+        if claim is not None:
+            claim.release()
 
 
 def group_of(layer: str) -> str:

@@ -115,9 +115,9 @@ def write_archive(
                 counted = _Counted(source, count)
                 try:
                     tar.addfile(info, counted)
-                except OSError:
-                    if counted.size == info.size:
-                        raise  # what is written, not what is read
+                except OSError as error:
+                    if error.errno is not None or counted.size == info.size:
+                        raise  # the disk; tarfile's own error of a short file has no number
                     raise changed_while_copied(Path(entry.name)) from None
             if entry.sha256 not in ("", counted.digest.hexdigest()):
                 raise changed_while_copied(Path(entry.name))

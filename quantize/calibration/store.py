@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Sequence
@@ -46,6 +47,8 @@ _DAMAGED = (
     TypeError,
     EOFError,
     NotImplementedError,
+    SyntaxError,  # of an array's header, which is Python's notation
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,11 @@ from typing import BinaryIO
 
 from ..errors import OutputError, OutputExistsError, Seq2EdgeError
 from .hidden_output import Claim, hidden_beside, put_back
+
+#: The disk takes no more, or no more of this user or of this file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Made and removed where something is to be written.
+_PROBE = ".seq2edge.probe"
 
 
 class OutputFolder:
@@ -66,8 +70,19 @@ class OutputFolder:
         trace: TracebackType | None,
     ) -> None:
         self._remove()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise write_error(self.destination, error) from None
+        if isinstance(error, OSError) and not isinstance(error, Seq2EdgeError):
+            names = error.filename, error.filename2  # of a copy, what is read comes first
+            if error.errno in _FULL or any(map(self._is_within, names)):
+                raise write_error(self.destination, error) from None
+            if error.errno == errno.EIO and error.filename is None:
+                raise OutputError(
+                    f"cannot write {self.destination}, or read what it is made of:"
+                    f" {error.strerror}; nothing was left behind"
+                ) from None
+
+    def _is_within(self, name: object) -> bool:
+        """Whether a file that an error names is one of those that are written."""
+        return isinstance(name, str) and self.directory in (Path(name), *Path(name).parents)
 
     def _remove(self) -> None:
         if self._claim is not None:
@@ -125,8 +140,14 @@ def check_parent(path: Path) -> None:
         raise OutputError(f"cannot write {path}: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {path}: {parent} is not writable")
-    try:  # permissions do not tell all: of root, of a quota, of /proc
-        tempfile.TemporaryDirectory(prefix=".seq2edge-", dir=parent).cleanup()
+    # Permissions do not tell all: of root, of a quota, of /proc. The name is always the same, so
+    # that what a killed run has left goes with the next one.
+    probe = parent / _PROBE
+    try:
+        with suppress(FileExistsError):
+            probe.mkdir()
+        with suppress(OSError):
+            probe.rmdir()
     except OSError as error:
         reason = f"{parent} is not writable: {error.strerror}"
         raise OutputError(f"cannot write {path}: {reason}") from None

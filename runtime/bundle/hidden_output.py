@@ -34,7 +34,7 @@ _CANNOT_LOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def hidden_beside(path: Path, ending: str) -> Path:
-    """Where ``path``'s next (``partial``) or former (``old``) content lies."""
+    """Where ``path``'s next (``partial``) or former (``old``) content lies, or ``trials``."""
     return path.resolve().parent / f".{path.name}.seq2edge.{ending}"
 
 

@@ -21,6 +21,7 @@ from ..generation.batch import Hypothesis
 from ..generation.processor import MakeProcessor
 from ..generation.source import collate
 from ..generation.stopping import CANCELLED, LENGTH
+from ..generation.validation import check
 from ..kv_cache.slots import PromptLogits
 from ..numerics import log_softmax
 from ..text.tokenizer import Tokenizer
@@ -300,7 +301,7 @@ class WindowDecoder:
     def _base_config(self) -> GenerationConfig:
         """What all temperatures have in common."""
         options, special = self._options, self._manifest.special_tokens
-        config = GenerationConfig.of_bundle(self._manifest)
+        config = check(GenerationConfig.of_bundle(self._manifest), self._manifest)
         begin = config.begin_suppress_tokens if options.suppress_blank else ()
         suppressed = set(options.suppress_tokens or ())
         if -1 in suppressed:

@@ -53,6 +53,18 @@ def test_export_beyond_the_file_size_limit_leaves_nothing(
     assert message.startswith(f"cannot write {tmp_path / 'out'}: File too large")
 
 
+def test_a_pack_that_does_not_fit_is_told_so(
+    refuses: Refuses, byte_bundle: Path, tmp_path: Path
+) -> None:
+    """Found by injected faults: it said that the bundle had changed while it was copied."""
+    message = refuses(
+        *("pack", byte_bundle, "--for", "cpu", "-o", tmp_path / "out.tar"),
+        parent=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert message.startswith(f"cannot write {tmp_path / 'out.tar'}: File too large")
+
+
 @pytest.mark.parametrize("command", ["inspect", "run"])
 def test_output_to_a_full_disk_is_an_error(
     command: str, refuses: Refuses, byte_bundle: Path

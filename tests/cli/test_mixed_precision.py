@@ -303,7 +303,7 @@ def interrupt(
     ("number", "begun"),
     [
         (signal.SIGINT, "temporary/seq2edge-*/decoder.onnx"),
-        (signal.SIGTERM, "work/.seq2edge-*/candidate/seq2edge.json"),
+        (signal.SIGTERM, "work/.*.seq2edge.trials/candidate/seq2edge.json"),
     ],
     ids=lambda value: getattr(
         value, "name", "measuring" if "work" in str(value) else "calibrating"

@@ -7,44 +7,76 @@ test_tokenizer_guard.py, test_cut_files.py, test_config_bounds.py).
 from __future__ import annotations
 
 import contextlib
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2edge.export import export_checkpoint
 from seq2edge.runtime import BundleError, Manifest
 from seq2edge.runtime.bundle.checks.json_text import parse_json
 from seq2edge.runtime.bundle.checks.onnx_wire import DamagedGraphError, read_onnx
 
 from . import fuzz
 
-MODEL = Path(__file__).parents[2] / "examples" / "g2p" / "model"
-#: Cases of each kind: about five seconds.
-CASES = {"manifest": 120, "graph": 120, "tokenizer": 60, "checkpoint": 12}
+#: Cases of each kind; fewer of the slow ones.
+CASES = 40
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("fuzz") / "g2p.bundle"
-    export_checkpoint(MODEL, path, validate=False)
-    return path
-
-
-@pytest.mark.parametrize("kind", fuzz.KINDS)
-def test_mutated(kind: str, bundle: Path) -> None:
-    arguments = ["--bundle", bundle, "--checkpoint", MODEL, "--cases", str(CASES[kind])]
+def test_mutated(tmp_path: Path) -> None:
+    """All kinds in one process, which imports and makes seeds once."""
+    arguments = ["--seeds", tmp_path / "seeds", "--cases", str(CASES), "--seed", "test"]
     done = subprocess.run(
-        [sys.executable, fuzz.__file__, kind, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, fuzz.__file__, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{kind}: {CASES[kind]} cases" in done.stdout
+    for name, kind in fuzz.KINDS.items():
+        assert f"{name}: {CASES // kind.slowness} cases" in done.stdout
+
+
+def test_what_is_found_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exceptions, signals and hangs of cases, and the cases after them."""
+    ends: list[Callable[[], str]] = [
+        lambda: "fine",
+        lambda: str(1 / 0),
+        lambda: os.kill(os.getpid(), signal.SIGSEGV) or "gone",
+        lambda: time.sleep(60) or "late",
+        lambda: "fine",
+    ]
+
+    def make(_: Path, rnd: random.Random) -> tuple[Callable[[], str], str]:
+        return ends[int(rnd.number)], "nothing"
+
+    class Numbered(random.Random):
+        """Knows its case by its seed."""
+
+        def __init__(self, seed: str) -> None:
+            super().__init__(seed)
+            self.number = seed.rpartition("-")[2]
+
+    (tmp_path / "seeds" / "any").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.setitem(fuzz.KINDS, "any", fuzz.Kind("any", make, ()))
+    monkeypatch.setattr(fuzz, "WALL_SECONDS", 2.0)
+    monkeypatch.setattr(fuzz.random, "Random", Numbered)
+    found = list(fuzz.run_cases("any", range(5), "0", tmp_path / "seeds", tmp_path / "work"))
+    assert [(number, kind) for number, kind, _ in found] == [
+        (0, "fine"),
+        (1, "FOUND"),
+        (2, "FOUND"),
+        (3, "FOUND"),
+        (4, "fine"),
+    ]
+    details = [details for _, _, details in found]
+    assert "ZeroDivisionError" in details[1]
+    assert details[2:4] == ["signal 11", "2 s, no end"]
 
 
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -109,6 +110,23 @@ def test_a_file_with_damaged_bytes_is_refused(saved: Path, tmp_path: Path) -> No
         broken.write_bytes(whole[:place] + bytes(20) + whole[place + 20 :])
         with pytest.raises(QuantizationError, match="broken is not a whole calibration file"):
             load(broken)
+
+
+@pytest.mark.parametrize("header", [b"{'descr: '|u1', ", b"{\0", b"{'descr': ('", b"(" * 90_000])
+def test_an_array_whose_header_is_no_python_is_refused(
+    saved: Path, tmp_path: Path, header: bytes
+) -> None:
+    """numpy's own reading of it ends in other errors than ValueError."""
+    broken = tmp_path / "broken.npz"
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(broken, "w") as archive:
+        for name in whole.namelist():
+            data = whole.read(name)
+            if name == "record.npy":
+                length = len(header).to_bytes(4, "little")
+                data = b"\x93NUMPY\x02\x00" + length + header + data
+            archive.writestr(name, data)
+    with pytest.raises(QuantizationError, match="not a whole calibration file"):
+        load(broken)
 
 
 def test_a_newer_format_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -289,6 +289,13 @@ def test_a_measure_that_fails_leaves_nothing(short_of: BundleOf, tmp_path: Path)
         assert only(tmp_path)
 
 
+def test_trials_of_a_killed_run_go_with_the_next(short_of: BundleOf, tmp_path: Path) -> None:
+    """Fault: they lay in a folder of a random name, and stayed."""
+    (tmp_path / ".out.seq2edge.trials" / "candidate").mkdir(parents=True)
+    quantize_mixed_precision(request_of(short_of("t5"), tmp_path / "out"), 9, Fake())
+    assert only(tmp_path, "out")
+
+
 def test_what_is_there_is_kept_until_something_fits(short_of: BundleOf, tmp_path: Path) -> None:
     out, measure = tmp_path / "out", Fake()
     quantize_bundle(short_of("t5"), out, "fp16")

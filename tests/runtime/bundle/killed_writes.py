@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.runtime.bundle import hidden_output
-from seq2edge.runtime.bundle.atomic_write import OutputFolder, output_file
+from seq2edge.runtime.bundle.atomic_write import OutputFolder, check_parent, output_file
 
 #: Audit events (sys.addaudithook) of calls that change the file system. The exchange of two paths
 #: goes through the C library: it is the last event before the removal of what it replaced.
@@ -55,6 +55,7 @@ def prepare(kind: str, path: Path) -> None:
 
 
 def write(kind: str, path: Path, data: bytes) -> None:
+    check_parent(path)  # as each command does first
     if kind == "file":
         with output_file(path) as file:
             file.write(data)

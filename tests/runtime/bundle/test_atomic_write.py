@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from seq2edge.runtime import OutputError, OutputExistsError
-from seq2edge.runtime.bundle.atomic_write import OutputFolder, check_file, output_file
+from seq2edge.runtime.bundle.atomic_write import (
+    OutputFolder,
+    check_file,
+    check_parent,
+    output_file,
+)
 
 FILES = {"marker": b"one", "other": b"two"}
 
@@ -88,6 +93,46 @@ def test_a_failed_write_changes_nothing(
         write(path, overwrite=overwrite)
     assert contents(tmp_path) == before
     assert [entry.name for entry in tmp_path.iterdir()] == (["old"] if overwrite else [])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(5, "Input/output error"), "or read what it is made of: Input/output error"),
+        (OSError(5, "Input/output error", "within"), "cannot write .*out: Input/output error"),
+        (OSError(30, "Read-only file system", "within"), "cannot write .*out: Read-only file"),
+        # Of a copy: what is read, and what is written.
+        (OSError(5, "Input/output error", "a", None, "within"), "write .*out: Input/output error"),
+    ],
+)
+def test_a_failing_disk_is_told_by_the_name_of_the_output(
+    tmp_path: Path, error: OSError, message: str
+) -> None:
+    with (
+        pytest.raises(OutputError, match=message),
+        OutputFolder(tmp_path / "out", overwrite=False, marker="marker", kind="a result") as out,
+    ):
+        for name in ("filename", "filename2"):
+            if getattr(error, name) == "within":
+                setattr(error, name, str(out.directory / "marker"))
+        raise error
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match="source"),
+        OutputFolder(tmp_path / "out", overwrite=False, marker="marker", kind="a result"),
+    ):
+        (tmp_path / "source").read_bytes()
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_probe_of_a_killed_run_goes_with_the_next(tmp_path: Path) -> None:
+    """Fault: a folder of a random name stayed."""
+    (tmp_path / ".seq2edge.probe").mkdir()
+    check_parent(tmp_path / "out")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_file_is_replaced_only_if_asked(tmp_path: Path) -> None:

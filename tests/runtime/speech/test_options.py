@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from seq2edge.runtime import Choices, InputError, JsonSchema
+from seq2edge.runtime.speech.model import SpeechModel
 from seq2edge.runtime.speech.options import (
     TranscriptionKeywords,
     TranscriptionOptions,
@@ -78,3 +83,20 @@ def test_type_checkers_know_every_option() -> None:
     there = {spec.name: spec.type for spec in fields(TranscriptionOptions)}
     known = {k: v.__forward_arg__ for k, v in TranscriptionKeywords.__annotations__.items()}
     assert known == there
+
+
+@pytest.mark.parametrize("wrong", [1.5, [[], 1], ["a"], "all"])
+def test_a_bundles_own_tokens_are_checked(
+    speaking_bundle: Path, tmp_path: Path, wrong: object
+) -> None:
+    """Found by mutated manifests: what a bundle suppresses was read before it was looked at."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(speaking_bundle, bundle)
+    manifest = json.loads((bundle / "seq2edge.json").read_text())
+    manifest["generation"]["suppress_tokens"] = wrong
+    (bundle / "seq2edge.json").write_text(json.dumps(manifest))
+    with (
+        pytest.raises(InputError, match="suppress_tokens"),
+        SpeechModel.load(bundle, num_threads=1) as model,
+    ):
+        model.transcribe(np.zeros(1600, np.float32), language="en")

@@ -1,0 +1,287 @@
+"""The kinds of cases: what of a seed is changed, and what a user then does with it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+try:
+    from .mutations import (
+        mutate_bytes,
+        mutate_external,
+        mutate_graph,
+        mutate_json_file,
+        replace,
+    )
+except ImportError:  # as a script's module
+    from mutations import (  # type: ignore[import-not-found,no-redef]
+        mutate_bytes,
+        mutate_external,
+        mutate_graph,
+        mutate_json_file,
+        replace,
+    )
+
+MANIFEST = "seq2edge.json"
+#: Runs what a user would do, and says which of several results it was.
+Case = Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of case.
+
+    Attributes:
+        seed: of which a copy is made for each case.
+        make: changes the copy; gives what to run, and what was changed.
+        modules: what a case imports, imported once.
+        slowness: of so many cases that are asked for one is made: it takes as long as they.
+    """
+
+    seed: str
+    make: Callable[[Path, random.Random], tuple[Case, str]]
+    modules: tuple[str, ...] = ("seq2edge.runtime",)
+    slowness: int = 1
+
+
+def _use(bundle: Path) -> str:
+    """What a user does with a bundle."""
+    from seq2edge.runtime import Seq2SeqModel
+
+    with Seq2SeqModel.load(bundle, num_threads=1) as model:
+        text = model.generate(["gateway", "hello"], max_new_tokens=6)[0].text
+        "".join(model.stream("hello", max_new_tokens=4))
+        model.generate("hello", num_beams=3, max_new_tokens=4)
+        _ = model.manifest.cache_bytes_per_slot, model.manifest.parameters, repr(model)
+    return "the same" if text == "G EY T W EY" else "another text"
+
+
+def _hear(bundle: Path) -> str:
+    from seq2edge.runtime.speech.model import SpeechModel
+
+    sound = np.sin(np.arange(8000) / 9).astype(np.float32)
+    with SpeechModel.load(bundle, num_threads=1) as model:
+        model.transcribe(sound, beam_size=2, temperature=0.0, max_new_tokens=8, language="en")
+        model.transcribe(sound, beam_size=1, word_timestamps=True, max_new_tokens=8)
+    return "heard"
+
+
+def _export(folder: Path) -> str:
+    from seq2edge.export import export_checkpoint
+
+    out = folder.with_name("out")
+    export_checkpoint(folder, out, validate=False)
+    from seq2edge.runtime import Bundle
+
+    Bundle.open(out)
+    return "exported"
+
+
+def _put(bundle: Path, name: str, data: bytes) -> None:
+    """A file of the bundle, with its size in the manifest."""
+    replace(bundle / name, data)
+    raw = json.loads((bundle / MANIFEST).read_text())
+    raw["files"][name]["size"] = len(data)
+    replace(bundle / MANIFEST, json.dumps(raw).encode())
+
+
+def _manifest(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    what = mutate_json_file(work / MANIFEST, rnd)
+    return lambda: _use(work), what
+
+
+def _graphs(bundle: Path) -> list[Path]:
+    return sorted(bundle.glob("*.onnx"))
+
+
+def _graph(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    file = rnd.choice(_graphs(work))
+    data, what = mutate_bytes(file.read_bytes(), rnd)
+    _put(work, file.name, data)
+    return lambda: _use(work), f"{file.name}: {what}"
+
+
+def _nodes(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    import onnx
+
+    file = rnd.choice(_graphs(work))
+    data, what = mutate_graph(file.read_bytes(), rnd)
+    _put(work, file.name, data)
+    if rnd.random() < 0.7:  # a manifest that says the same, so that it is not refused for that
+        raw = json.loads((work / MANIFEST).read_text())
+        nodes = onnx.ModelProto.FromString(data).graph.node
+        names = (f"{node.domain}.{node.op_type}".removeprefix(".") for node in nodes)
+        raw["graphs"][file.stem]["operators"] = Counter(names)
+        replace(work / MANIFEST, json.dumps(raw).encode())
+    return lambda: _use(work), f"{file.name}: {what}"
+
+
+def _external(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    if rnd.random() < 0.2:
+        weights = (work / "weights.bin").read_bytes()
+        data = weights[: rnd.randrange(len(weights))] + rnd.randbytes(rnd.choice((0, 1, 100)))
+        if rnd.random() < 0.5:
+            _put(work, "weights.bin", data)
+        else:
+            replace(work / "weights.bin", data)
+        return lambda: _use(work), f"weights.bin of {len(data)} bytes"
+    file = rnd.choice([path for path in _graphs(work) if path.name != "logsumexp.onnx"])
+    data, what = mutate_external(file.read_bytes(), rnd)
+    _put(work, file.name, data)
+    return lambda: _use(work), f"{file.name}: {what}"
+
+
+def _tokenizer(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    file = work / "tokenizer.json"
+    what = mutate_json_file(file, rnd)
+    _put(work, file.name, file.read_bytes())
+    return lambda: _use(work), what
+
+
+def _checkpoint(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    return lambda: _export(work), _changed_checkpoint(work, rnd)
+
+
+def _changed_checkpoint(folder: Path, rnd: random.Random) -> str:
+    file = rnd.choice([*sorted(folder.glob("*.json")), folder / "model.safetensors"])
+    if file.suffix == ".json":
+        return mutate_json_file(file, rnd)
+    data = file.read_bytes()
+    length = 8 + int.from_bytes(data[:8], "little")
+    head, what = mutate_bytes(data[:length], rnd)
+    replace(file, head + data[length:])
+    return f"{file.name}: {what}"
+
+
+def _config(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    folder = rnd.choice(sorted(work.iterdir()))
+    what = _changed_checkpoint(folder, rnd)
+    return lambda: _export(folder), f"{folder.name}: {what}"
+
+
+def _ctranslate2(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    top = rnd.choice(sorted(work.iterdir()))
+    files = sorted(path for path in top.rglob("*") if path.is_file())
+    file = rnd.choice(files)
+    if file.suffix == ".json":
+        what = mutate_json_file(file, rnd)
+    else:
+        # The names and shapes of model.bin stand between its tensors; most that matters is early.
+        within = rnd.choice((60, 2000, None))
+        data, what = mutate_bytes(file.read_bytes(), rnd, within)
+        replace(file, data)
+    return lambda: _export(top), f"{top.name}, {file.name}: {what}"
+
+
+def _archive(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    file = work / "pytorch_model.bin"
+    data = file.read_bytes()
+    if rnd.random() < 0.5:  # the pickle is the first member, the directory is at the end
+        data, what = mutate_bytes(data, rnd, within=4000)
+    else:
+        tail = len(data) - rnd.choice((30, 600, 4000))
+        end, what = mutate_bytes(data[tail:], rnd)
+        data = data[:tail] + end
+    replace(file, data)
+    return lambda: _export(work), what
+
+
+def _speech(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    what = mutate_json_file(work / MANIFEST, rnd)
+    return lambda: _hear(work), what
+
+
+def _audio(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    file = rnd.choice(sorted(work.iterdir()))
+    within = rnd.choice((12, 44, 80, None))
+    data, what = mutate_bytes(file.read_bytes(), rnd, within)
+    # A file that is no WAV any more goes to PyAV, whose faults are not ours.
+    data = b"RIFF" + data[4:8] + b"WAVE" + data[12:] if rnd.random() < 0.95 else data[:3]
+    replace(file, data)
+
+    def read() -> str:
+        from seq2edge.runtime.audio.opening import open_audio
+
+        for source in (file, data):
+            with open_audio(source) as audio:
+                audio.read(0, min(audio.num_samples, 1 << 20))
+                audio.read(audio.num_samples - 100, audio.num_samples)
+        return "read"
+
+    return read, f"{file.name}: {what}"
+
+
+def _texts(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    file = rnd.choice(sorted(work.iterdir()))
+    data, what = mutate_bytes(file.read_bytes(), rnd)
+    replace(file, data)
+
+    def read() -> str:
+        from seq2edge.benchmarks.quality.data import read_examples
+        from seq2edge.quantize.calibration.texts import read_texts
+        from seq2edge.runtime.text.lines import read_lines
+
+        if file.suffix == ".txt":
+            with file.open("rb") as stream:
+                list(read_lines(stream, file.name))
+        elif file.name == "data.jsonl":
+            read_examples(file)
+        read_texts(file)
+        return "read"
+
+    return read, f"{file.name}: {what}"
+
+
+def _calibration(work: Path, rnd: random.Random) -> tuple[Case, str]:
+    import io
+    import zipfile
+
+    file = work / "calibration.npz"
+    data = file.read_bytes()
+    if rnd.random() < 0.3:
+        data, what = mutate_bytes(data, rnd)
+    else:  # a whole archive of a damaged member
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        name = rnd.choice(sorted(members))
+        members[name], what = mutate_bytes(members[name], rnd, within=rnd.choice((128, None)))
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            for each, content in members.items():
+                archive.writestr(each, content)
+        data, what = made.getvalue(), f"{name}: {what}"
+    replace(file, data)
+
+    def read() -> str:
+        from seq2edge.quantize.calibration.store import load
+
+        load(file)
+        return "read"
+
+    return read, what
+
+
+_EXPORT = ("seq2edge.runtime", "seq2edge.export")
+KINDS = {
+    "manifest": Kind("bundle", _manifest),
+    "graph": Kind("bundle", _graph),
+    "nodes": Kind("bundle", _nodes, ("seq2edge.runtime", "onnx")),
+    "external": Kind("bundle", _external, ("seq2edge.runtime", "onnx")),
+    "tokenizer": Kind("bundle", _tokenizer),
+    "speech": Kind("speech", _speech, ("seq2edge.runtime.speech.model",), 5),
+    "checkpoint": Kind("checkpoint", _checkpoint, _EXPORT, 10),
+    "config": Kind("families", _config, _EXPORT, 5),
+    "ctranslate2": Kind("converted", _ctranslate2, _EXPORT, 5),
+    "archive": Kind("saved", _archive, (*_EXPORT, "torch"), 5),
+    "audio": Kind("audio", _audio, ("seq2edge.runtime.audio.opening",)),
+    "texts": Kind(
+        "texts", _texts, ("seq2edge.benchmarks.quality.data", "seq2edge.quantize.calibration.texts")
+    ),
+    "calibration": Kind("calibration", _calibration, ("seq2edge.quantize.calibration.store",)),
+}

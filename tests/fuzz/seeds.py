@@ -1,0 +1,144 @@
+"""What is mutated: small files of each kind, made by those who make them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # for tests' own modules, where this is a script
+
+_DEMO = ROOT / "examples" / "g2p" / "model"
+#: One of each architecture.
+_SHAPES = ("t5-v1.1", "bart-odd", "marian-separate", "m2m100", "pegasus", "blenderbot-small")
+
+
+def bundle(folder: Path) -> None:
+    from seq2edge.export import export_checkpoint
+
+    export_checkpoint(_DEMO, folder, validate=False)
+
+
+def checkpoint(folder: Path) -> None:
+    shutil.copytree(_DEMO, folder)
+
+
+def families(folder: Path) -> None:
+    """A checkpoint of each of several families, one with a tokenizer that hears."""
+    from tests.conftest import make_model
+    from tests.whisper_models import make_whisper, write_tokenizer
+
+    for shape in _SHAPES:
+        make_model(shape).save_pretrained(folder / shape)
+    make_whisper("distil", folder / "whisper")
+    write_tokenizer(folder / "whisper")
+
+
+def converted(folder: Path) -> None:
+    """Models of CTranslate2, and a package of Argos Translate."""
+    from tests.conftest import make_model
+    from tests.ctranslate2_folders import convert, convert_opennmt
+
+    make_model("bart-odd").save_pretrained(folder / "source")
+    for quantization in ("float32", "int8"):
+        convert(folder / "source", folder / f"bart-{quantization}", quantization)
+    shutil.rmtree(folder / "source")
+    tokens = ["<blank>", "<s>", "</s>", "<unk>", *(f"t{number}" for number in range(60))]
+    convert_opennmt(folder / "argos" / "model", tokens)
+    about = {"from_code": "en", "to_code": "de", "target_prefix": ""}
+    (folder / "argos" / "metadata.json").write_text(json.dumps(about))
+
+
+def saved(folder: Path) -> None:
+    """A checkpoint whose weights torch.save wrote: a zip archive."""
+    import torch
+
+    from tests.conftest import make_model
+
+    model = make_model("bart-odd")
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def speech(folder: Path) -> None:
+    """A bundle that hears."""
+    from tests.conftest import export_unvalidated
+    from tests.whisper_models import make_whisper, write_tokenizer
+
+    source = folder.with_name("speech-checkpoint")
+    make_whisper("tiny", source, speaks=True)
+    write_tokenizer(source)
+    export_unvalidated(source, folder)
+    shutil.rmtree(source)
+
+
+def audio(folder: Path) -> None:
+    """WAV files: 8 to 32 bits, floats, an extensible header."""
+    folder.mkdir()
+    samples = np.sin(np.arange(4000) / 9)
+    for width in (1, 2, 3, 4):
+        whole = (samples * (2 ** (8 * width - 1) - 1)).astype("<i4")
+        raw = whole.view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+        with wave.open(str(folder / f"{width}.wav"), "wb") as file:
+            file.setnchannels(1 + (width == 2))
+            file.setsampwidth(width)
+            file.setframerate((8000, 16000, 44100, 48000)[width - 1])
+            file.writeframes(raw)
+    plain = (folder / "4.wav").read_bytes()
+    # Format 3, IEEE floats; and 0xfffe with the 24 bytes that say the same.
+    (folder / "float.wav").write_bytes(plain[:20] + b"\x03\0" + plain[22:])
+    longer = b"\x28\0\0\0\xfe\xff" + plain[22:36] + b"\x16\0\x20\0\0\0\0\0\x01\0"
+    longer += bytes.fromhex("000000001000800000aa00389b71")
+    (folder / "extensible.wav").write_bytes(plain[:16] + longer + plain[36:])
+
+
+def texts(folder: Path) -> None:
+    folder.mkdir()
+    lines = [{"source": f"word {number}", "target": ["a", "b"]} for number in range(6)]
+    text = "\n".join(map(json.dumps, lines))
+    (folder / "data.jsonl").write_text(text)
+    (folder / "lines.txt").write_text("one\r\ntwo\rthree\n\ufeffvier\u2028f\u00fcnf\n")
+    (folder / "calibration.jsonl").write_text('"a text"\n[5, 6, 7]\n{"source": "b"}\n')
+
+
+def calibration(folder: Path) -> None:
+    """What ``quantize --save-calibration`` writes."""
+    from seq2edge.quantize.calibration.store import calibrate, save
+    from seq2edge.runtime import Bundle
+
+    folder.mkdir()
+    made = folder.with_name("calibration-bundle")
+    bundle(made)
+    opened = Bundle.open(made)
+    nodes = json.loads((made / "seq2edge.json").read_text())["graphs"]["decoder"]["outputs"]
+    keys = [("decoder", nodes[0]["name"])]
+    save(calibrate(opened, ["gateway", "hello"], keys), folder / "calibration.npz")
+    shutil.rmtree(made)
+
+
+SEEDS: dict[str, Callable[[Path], None]] = {
+    make.__name__: make
+    for make in (
+        *(bundle, checkpoint, families, converted, saved, speech, audio, texts, calibration),
+    )
+}
+
+
+def make_seeds(folder: Path, names: list[str]) -> None:
+    """Those of ``names`` that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            if not (folder / name).exists():
+                unfinished = folder / f"{name}.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                SEEDS[name](unfinished)
+                unfinished.rename(folder / name)
