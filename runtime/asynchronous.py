@@ -6,7 +6,6 @@ and the task ends only after the thread has let go of the model.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +24,8 @@ async def run_in_thread(call: Callable[[], T], stop: Callable[[], None]) -> T:
     When the task is cancelled, ``stop()`` is called, which must make ``call`` return soon; the
     cancellation goes on when it has.
     """
+    import asyncio  # here: whoever does not use it need not load sockets and SSL
+
     work = asyncio.ensure_future(asyncio.to_thread(call))
     try:
         return await asyncio.shield(work)
@@ -64,6 +65,8 @@ class AsyncTextStream(AsyncIterator[str]):
 
     async def aclose(self) -> None:
         """Stop generating. ``result`` stays None if there is none yet."""
+        import asyncio
+
         self._stopped.set()
         if self._stream is not None:
             await asyncio.to_thread(self._stream.close)

@@ -28,10 +28,9 @@ from ..base import (
     RowSlotCache,
     Step,
 )
-from ..encoder_graph import EncoderGraph
 from ..memory_budget import CallMemory, MemoryBudget
 from .encoded import OrtEncoderOutput, bind_array, resized
-from .encoder import OrtEncoder
+from .encoder import EncoderOpener, OrtEncoder, opening_encoder
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs
 from .parts import in_rows, in_tokens
@@ -80,7 +79,7 @@ class OrtBackend:
         num_threads: int | None = None,
         lowered: bool = True,
         max_memory: int | None = None,
-        open_encoder: Callable[[Bundle, GraphInfo, int | None], EncoderGraph] | None = None,
+        open_encoder: EncoderOpener | None = None,
     ) -> None:
         num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
@@ -97,15 +96,14 @@ class OrtBackend:
         self.num_threads = num_threads
         self._vocab_size = bundle.manifest.dimensions.vocab_size
         self._graphs, self._closed = graphs, False
-        self._encoder: EncoderGraph | None = None
         self._decoder = self._logsumexp = None
         self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
         self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
-        if "encoder" in graphs:
-            open_encoder = partial(OrtEncoder, ort) if open_encoder is None else open_encoder
-            self._encoder = open_encoder(bundle, graphs["encoder"], num_threads)
-        if "decoder" in graphs:
-            self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
+        info, opener = graphs.get("encoder"), open_encoder or partial(OrtEncoder, ort)
+        with opening_encoder(bundle, info, num_threads, opener) as encoder:
+            if "decoder" in graphs:
+                self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
+        self._encoder = encoder.result()
         if "logsumexp" in graphs:
             # One thread: a pool of its own would compete with the decoder's.
             self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)
