@@ -35,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("t5-small", "marian-base", "bart-base"),
         help="sizes of the model that is made where no checkpoint is named (default: t5-small)",
     )
+    parser.add_argument(
+        "--audio",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="English recordings for a checkpoint of Whisper, of which the first 30 s are"
+        " transcribed, one after the other",
+    )
     who = parser.add_mutually_exclusive_group()
     who.add_argument(
         "--peers",
@@ -98,7 +106,8 @@ def run(options: argparse.Namespace) -> int:
     request = PeerRequest(
         names=names,
         workload=PeerWorkload(
-            **{name: getattr(options, name) for name in (*fields, "warmup", "search_runs")}
+            **{name: getattr(options, name) for name in (*fields, "warmup", "search_runs")},
+            audio=tuple(options.audio),
         ),
         environments=Environments(options.cache or default_cache(), options.torch),
         checkpoint=options.checkpoint,
@@ -114,14 +123,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _names(options: argparse.Namespace) -> list[Name]:
-    from seq2edge.benchmarks.peers.names import CPU_BASELINES, GPU_BASELINES, Name, in_turns
+    from seq2edge.benchmarks.peers.names import (
+        CPU_BASELINES,
+        GPU_BASELINES,
+        SPEECH_BASELINES,
+        Name,
+        in_turns,
+    )
 
+    everyone = SPEECH_BASELINES if options.audio else CPU_BASELINES
     if options.gpu:
         chosen = list(GPU_BASELINES)
     else:
         chosen = []
         for name in options.peers:
-            chosen += CPU_BASELINES if name == "all" else [name]
+            chosen += everyone if name == "all" else [name]
     return in_turns([Name.parse(name) for name in chosen])
 
 
@@ -144,8 +160,11 @@ def _lines(report: Report) -> Iterator[str]:
 
     work = report.settings
     sources = f"{work['sources']} sources" if work["sources"] > 1 else "source"
+    sources += f" of {work['source_length']}"
+    if work["audio"]:
+        sources = f"30 s of {', '.join(work['audio'])}"
     yield (
-        f"{report.title}; batch 1, {sources} of {work['source_length']},"
+        f"{report.title}; batch 1, {sources},"
         f" {work['new_tokens']} new tokens, beams {work['num_beams']}, {work['threads']} threads,"
         f" {work['runs']} rounds"
     )

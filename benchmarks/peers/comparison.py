@@ -90,7 +90,7 @@ class PeerComparison:
         self._running()
         for name, result in list(results.items()):
             wrong = {len(tokens) for tokens in result.tokens} - {self.workload.new_tokens}
-            if wrong:
+            if wrong and not self.workload.audio:
                 self.left_out[name] = (
                     f"it generated {min(wrong)} tokens instead of {self.workload.new_tokens}, so"
                     " its times cannot be compared"
@@ -131,7 +131,9 @@ class PeerComparison:
 
     def _start(self, name: Name, setting: Setting) -> Baseline:
         work = self.workload
-        sources = random_sources(self.checkpoint, work.sources, work.source_length)
+        sources = []
+        if not work.audio:
+            sources = random_sources(self.checkpoint, work.sources, work.source_length)
         task = Task(
             model=str(self.models[name.text]),
             precision=name.precision,
@@ -141,13 +143,14 @@ class PeerComparison:
             new_tokens=work.new_tokens,
             num_beams=work.num_beams,
             threads=setting.threads,
+            audio=work.audio,
         )
         ours = name.library == "seq2edge"
         variables: dict[str, str | None] = {} if ours else dict(PEER_VARIABLES)
         if setting.wait_policy is not None:
             variables["OMP_WAIT_POLICY"] = setting.wait_policy
         python = Path(sys.executable) if ours else self._python(name)
-        worker = _WORKERS / f"{name.library}_worker.py"
+        worker = _WORKERS / f"{name.library.replace('-', '_')}_worker.py"
         # The same cores for all, also for one that does best with fewer threads.
         cores = cores_for(work.threads) if name.device == "cpu" else None
         return Baseline((str(python), str(worker), json.dumps(asdict(task))), variables, cores)

@@ -40,6 +40,13 @@ REQUIREMENTS = {
         _TORCH,
         _NUMPY,
     ),
+    "faster-whisper-1.2.1": ("faster-whisper==1.2.1", _CTRANSLATE2, _NUMPY),
+    "openvino-genai-2026.4.1": (
+        "openvino-genai==2026.4.1.0",
+        "openvino==2026.4.1",
+        "openvino-tokenizers==2026.4.1.0",
+        _NUMPY,
+    ),
 }
 #: The environment in which a library is timed, and the one in which its models are made.
 TIMED_IN = {
@@ -47,8 +54,15 @@ TIMED_IN = {
     "ctranslate2": "ctranslate2-4.8.5",
     "transformers": "transformers-5.24.0",
     "openvino": "openvino-2026.4.1",
+    "faster-whisper": "faster-whisper-1.2.1",
+    "openvino-genai": "openvino-genai-2026.4.1",
 }
-MADE_IN = {**TIMED_IN, "ctranslate2": "optimum-onnx-0.1.0"}
+MADE_IN = {
+    **TIMED_IN,
+    "ctranslate2": "optimum-onnx-0.1.0",
+    "faster-whisper": "optimum-onnx-0.1.0",
+    "openvino-genai": "openvino-2026.4.1",
+}
 #: What a requirement brings and nobody here needs. torchvision (of optimum-intel) has a compiled
 #: part that breaks transformers where it is not of torch's build, such as beside a CPU's torch.
 _UNWANTED = {"openvino-2026.4.1": ("torchvision",)}

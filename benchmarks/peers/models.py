@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from seq2edge.runtime.errors import InputError
+
 from ..driver import PeerError, call
 from .environments import MADE_IN, TIMED_IN, Environments
 from .names import Name
@@ -64,7 +66,7 @@ class ModelMaker:
                 self._build(bundle, str(name.mode))
             return bundle
         model = self.folder / f"{name.library}.{name.precision}"
-        precision = (name.precision,) if name.library in ("ctranslate2", "openvino") else ()
+        precision = (name.precision,) if name.library != "optimum" else ()
         python = self.environments.python(MADE_IN[name.library])
         _make(python, name.library, self.checkpoint, model, *precision)
         return model
@@ -112,6 +114,19 @@ def make_checkpoint(environments: Environments, folder: Path, geometry: str) -> 
     here = all(find_spec(name) is not None for name in ("torch", "transformers"))
     python = Path(sys.executable) if here else environments.python(TIMED_IN["transformers"])
     _make(python, "checkpoint", folder, geometry)
+
+
+def model_type(checkpoint: Path) -> str:
+    """As its config says.
+
+    Raises:
+        InputError: ``checkpoint`` has none.
+    """
+    config = checkpoint / "config.json"
+    try:
+        return str(json.loads(config.read_bytes())["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{config} has no model_type: is it a Hugging Face folder?") from None
 
 
 def random_sources(checkpoint: Path, count: int, length: int, *, seed: int = 0) -> list[list[int]]:

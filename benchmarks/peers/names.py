@@ -42,6 +42,8 @@ _LIBRARIES = {
     "optimum": _Library(("float32",), {None: _CPU}),
     "ctranslate2": _Library(("float32", "int8"), {None: _CPU}),
     "openvino": _Library(("float32", "bfloat16", "int8", "int4"), {None: _CPU}),
+    "faster-whisper": _Library(("float32", "int8"), {None: _CPU}),
+    "openvino-genai": _Library(("float32", "int8", "int4"), {None: _CPU}),
     "transformers": _Library(
         ("float32", "float16", "bfloat16"), {None: _DEVICES, "compile": _DEVICES}
     ),
@@ -66,6 +68,17 @@ CPU_BASELINES = (
     "seq2edge:int4",
     "seq2edge:int4-head4",
 )
+#: Of a checkpoint that hears.
+SPEECH_BASELINES = (
+    "faster-whisper:float32",
+    "faster-whisper:int8",
+    "openvino-genai:float32",
+    "openvino-genai:int8",
+    "transformers:float32",
+    "seq2edge:float32",
+    "seq2edge:int8",
+)
+_READ, _HEAR = ("optimum", "ctranslate2", "openvino"), ("faster-whisper", "openvino-genai")
 #: float32 shows that the tokens are right; what is compared is float16 and less.
 GPU_BASELINES = (
     "transformers:float32@cuda",
@@ -115,6 +128,16 @@ class Name:
         if at and device not in devices:
             raise _unknown(text, f"device of {text.partition('@')[0]}", device, devices)
         return cls(text, library, precision, mode if colon else None, device or devices[0])
+
+    def check_source(self, hears: bool) -> None:
+        """Refuse a library for the other kind of checkpoint.
+
+        Raises:
+            InputError: it hears speech and the checkpoint reads texts, or the reverse.
+        """
+        if self.library in (_READ if hears else _HEAR) or (hears and self.mode is not None):
+            kinds = ("hears speech", "reads texts")
+            raise InputError(f"{self.text} is not for a checkpoint that {kinds[not hears]}")
 
     @property
     def exact(self) -> bool:

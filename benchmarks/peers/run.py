@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from seq2edge.runtime.bundle.reader import Bundle
@@ -21,8 +21,9 @@ from ..workload import Workload
 from .comparison import PeerComparison
 from .environments import Environments
 from .gpu import missing_gpu
-from .models import GEOMETRIES, make_checkpoint, random_sources, size
+from .models import GEOMETRIES, make_checkpoint, model_type, random_sources, size
 from .names import Name
+from .recordings import write_windows
 from .workload import PeerWorkload, Setting
 
 
@@ -57,8 +58,8 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
         PeerError: nobody can be made or started, or one failed when it had been.
     """
     _check_gpu(request.names)
-    if request.checkpoint is not None:
-        random_sources(request.checkpoint, 1, 1)  # at once, and not after the environments
+    hears = request.checkpoint is not None and model_type(request.checkpoint) == "whisper"
+    _check_sources(request, hears)
     made_up = f"{request.geometry} geometry, random weights"
     before = conditions()
     with tempfile.TemporaryDirectory(prefix="seq2edge-peers-") as temporary:
@@ -68,9 +69,10 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
             progress("making the checkpoint", 0, 0)
             checkpoint = folder / "checkpoint"
             make_checkpoint(request.environments, checkpoint, request.geometry)
-        comparison = PeerComparison(
-            request.names, request.workload, checkpoint, request.environments, progress
-        )
+        work = request.workload
+        if hears:
+            work = replace(work, audio=write_windows(work.audio, folder))
+        comparison = PeerComparison(request.names, work, checkpoint, request.environments, progress)
         comparison.make_models(folder)
         tried = comparison.settings()
         usual = Setting(request.workload.threads)
@@ -79,7 +81,10 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
             for name, found in tried.items()
         }
         results = comparison.results(best)
-        entries = _entries(request, comparison, results, best, tried)
+        texts = _texts(results) if hears else {}
+        if hears:
+            results = _as_words(results, texts)
+        entries = _entries(request, comparison, results, best, tried, texts)
     return Report(
         kind="peers",
         title=made_up if request.checkpoint is None else request.checkpoint.name,
@@ -101,6 +106,7 @@ def _entries(
     results: dict[str, Result],
     best: dict[str, Setting],
     tried: dict[str, dict[Setting, Measurement]],
+    texts: dict[str, list[str]],
 ) -> tuple[Entry, ...]:
     names = {name.text: name for name in request.names}
     exact = {name: found.tokens for name, found in results.items() if names[name].exact}
@@ -115,6 +121,8 @@ def _entries(
         details: dict[str, object] = {
             "tried": {str(setting): found.p50 for setting, found in tried[text].items()}
         }
+        if texts:
+            details["texts"] = texts[text]
         if request.roofline and ours:
             details["roofline"] = _roofline(name, model, request.workload, comparison)
         entries.append(
@@ -148,6 +156,43 @@ def _entries(
             )
         )
     return tuple(entries)
+
+
+def _check_sources(request: PeerRequest, hears: bool) -> None:
+    """At once, and not after the environments."""
+    for name in request.names:
+        name.check_source(hears)
+    if hears and not request.workload.audio:
+        raise InputError(f"{request.checkpoint} hears speech: name recordings with --audio")
+    if request.workload.audio and not hears:
+        raise InputError("--audio is for a checkpoint that hears speech, a Whisper")
+    if hears and request.roofline:
+        raise InputError("--roofline of speech: use seq2edge bench --roofline")
+    if request.checkpoint is not None and not hears:
+        random_sources(request.checkpoint, 1, 1)
+
+
+def _texts(results: Mapping[str, Result]) -> dict[str, list[str]]:
+    """What was heard; white space does not count."""
+    return {
+        name: [" ".join(bytes(row).decode("utf-8", "replace").split()) for row in result.tokens]
+        for name, result in results.items()
+    }
+
+
+def _as_words(results: Mapping[str, Result], texts: dict[str, list[str]]) -> dict[str, Result]:
+    """Numbers of words in place of bytes: libraries do not all tell their tokens."""
+    numbers: dict[str, int] = {}
+    return {
+        name: replace(
+            result,
+            tokens=[
+                [numbers.setdefault(word, len(numbers)) for word in text.split()]
+                for text in texts[name]
+            ],
+        )
+        for name, result in results.items()
+    }
 
 
 def reference_of(tokens: Mapping[str, list[list[int]]]) -> tuple[str, bool]:

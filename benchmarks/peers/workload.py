@@ -14,6 +14,8 @@ class PeerWorkload:
         threads: within an operator; CTranslate2 may take fewer.
         runs: rounds that count.
         warmup: rounds before those; None: until times are steady.
+        audio: recordings, of which the first 30 s are the sources; empty: texts. They end where
+            the model ends them, within ``new_tokens``.
         search_runs: rounds in which CTranslate2's settings are compared.
     """
 
@@ -25,6 +27,7 @@ class PeerWorkload:
     runs: int = 15
     warmup: int | None = None
     search_runs: int = 5
+    audio: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

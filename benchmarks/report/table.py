@@ -143,8 +143,8 @@ def _columns(report: Report) -> Iterator[Column]:
         yield Column("at its best", "", lambda e: str(e.settings.get("setting", "")), left=True)
     if len(entries) > 1 and any(entry.tokens is not None for entry in entries):
         yield Column(
-            "first tokens as",
-            "tokens that are the reference's until one differs, of all; WRONG: it computes in"
+            f"first {'words' if report.settings.get('audio') else 'tokens'} as",
+            "those that are the reference's until one differs, of all; WRONG: it computes in"
             " float32 and must give the same",
             _tokens,
             left=True,

@@ -96,11 +96,16 @@ def ctranslate2(checkpoint: str, folder: str, precision: str) -> None:
     from ctranslate2.converters import TransformersConverter
     from transformers import AutoConfig
 
+    hears = AutoConfig.from_pretrained(checkpoint).model_type == "whisper"
+
     class Converter(TransformersConverter):  # type: ignore[misc]  # untyped
-        def load_tokenizer(self, *_: Any, **__: Any) -> _Numbers:
+        def load_tokenizer(self, *_: Any, **__: Any) -> Any:
+            if hears:
+                return _tokenizer(checkpoint)
             return _Numbers(AutoConfig.from_pretrained(checkpoint))
 
-    Converter(checkpoint).convert(folder, quantization=precision)
+    copied = ["tokenizer.json", "preprocessor_config.json"] if hears else None
+    Converter(checkpoint, copy_files=copied).convert(folder, quantization=precision)
 
 
 def openvino(checkpoint: str, folder: str, precision: str) -> None:
@@ -114,6 +119,32 @@ def openvino(checkpoint: str, folder: str, precision: str) -> None:
         options = {"quantization_config": OVWeightQuantizationConfig(bits=bits)}
     model = OVModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, compile=False, **options)
     model.save_pretrained(folder)
+
+
+def openvino_genai(checkpoint: str, folder: str, precision: str) -> None:
+    """The same of a speech model, with the tokenizer's own graphs."""
+    import openvino
+    from openvino_tokenizers import convert_tokenizer
+    from optimum.exporters.openvino import main_export
+    from optimum.intel import OVConfig, OVWeightQuantizationConfig
+
+    bits = {"int8": 8, "int4": 4}.get(precision)
+    if bits is None:
+        config = OVConfig(dtype="fp32")
+    else:
+        config = OVConfig(quantization_config=OVWeightQuantizationConfig(bits=bits))
+    task = "automatic-speech-recognition-with-past"
+    main_export(checkpoint, output=folder, task=task, library_name="transformers", ov_config=config)
+    parts = convert_tokenizer(_tokenizer(checkpoint), with_detokenizer=True)
+    for part, name in zip(parts, ("tokenizer", "detokenizer"), strict=True):
+        openvino.save_model(part, f"{folder}/openvino_{name}.xml")
+
+
+def _tokenizer(checkpoint: str) -> Any:
+    """By its tokenizer.json alone, which all libraries read."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_file=f"{checkpoint}/tokenizer.json")
 
 
 class _Numbers:
@@ -143,5 +174,7 @@ if __name__ == "__main__":
         "optimum": optimum,
         "ctranslate2": ctranslate2,
         "openvino": openvino,
+        "faster-whisper": ctranslate2,
+        "openvino-genai": openvino_genai,
     }
     commands[sys.argv[1]](*sys.argv[2:])

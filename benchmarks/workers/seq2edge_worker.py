@@ -20,6 +20,8 @@ def load(task: Task) -> Loaded:
     from seq2edge.runtime.generation import Generator
     from seq2edge.runtime.text.sources import TextSource
 
+    if task.audio:
+        return _hearing(task)
     bundle = Bundle.open(task.model)
     name = task.mode or "onnxruntime"
     # Parts that run on the CPU in place of the GPU are a warning, which goes into the report.
@@ -42,6 +44,36 @@ def load(task: Task) -> Loaded:
         # Its tokens are on the host, and no work is left, when generate returns.
         notes=tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning)),
     )
+
+
+def _hearing(task: Task) -> Loaded:
+    """Whisper on one window, as ``seq2edge transcribe`` does it."""
+    import numpy as np
+
+    from seq2edge.benchmarks.latency import engine_version
+    from seq2edge.runtime.bundle.version import package_version
+    from seq2edge.runtime.speech.model import SpeechModel
+    from seq2edge.runtime.speech.prompt import speech_info
+
+    model = SpeechModel.load(task.model, num_threads=task.threads)
+    recordings = [np.load(file) for file in task.audio]
+    language = "en" if "en" in speech_info(model.manifest).languages else None
+
+    def generate(number: int) -> list[int]:
+        found = model.transcribe(
+            recordings[number],
+            language=language,
+            beam_size=task.num_beams,
+            temperature=0.0,
+            max_new_tokens=task.new_tokens,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        return list(found.text.encode())
+
+    versions = {"seq2edge": package_version(), "onnxruntime": engine_version("onnxruntime")}
+    loaded = sum(file.size for file in model.manifest.files.values())
+    return Loaded(generate, versions, loaded)
 
 
 def _facts(bundle: Bundle, backend: str) -> tuple[dict[str, str], int]:

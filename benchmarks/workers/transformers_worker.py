@@ -32,6 +32,8 @@ def load(task: Task) -> Loaded:
             )
         versions["GPU"] = torch.cuda.get_device_name()
     torch.set_num_threads(task.threads)
+    if task.audio:
+        return _hearing(task, versions)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
         task.model, dtype=getattr(torch, task.precision)
     )
@@ -50,6 +52,42 @@ def load(task: Task) -> Loaded:
     if task.device == "cuda":
         return replace(loaded, synchronize=torch.cuda.synchronize)
     return loaded
+
+
+def _hearing(task: Task, versions: dict[str, str]) -> Loaded:
+    """Whisper on one window, without timestamps; features are part of the work."""
+    import numpy as np
+    import torch
+    import transformers
+
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(
+        task.model, dtype=getattr(torch, task.precision)
+    ).eval()
+    extract = transformers.WhisperFeatureExtractor.from_pretrained(task.model)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(Path(task.model) / "tokenizer.json")
+    )
+    recordings = [np.load(file) for file in task.audio]
+    multilingual = getattr(model.generation_config, "is_multilingual", False)
+    spoken = {"language": "en", "task": "transcribe"} if multilingual else {}
+
+    def generate(number: int) -> list[int]:
+        features = extract(recordings[number], sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            found = model.generate(
+                features.input_features.to(model.dtype),
+                num_beams=task.num_beams,
+                do_sample=False,
+                max_new_tokens=task.new_tokens,
+                return_timestamps=False,
+                **spoken,
+            )
+        tokens = [token for token in found[0].tolist() if token < model.config.eos_token_id]
+        text = str(tokenizer.decode(tokens))
+        return list(text.encode())
+
+    weights = Path(task.model) / "model.safetensors"
+    return Loaded(generate, versions, weights.stat().st_size)
 
 
 def _compiled(model: Any, num_beams: int) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["peers", str(tmp_path)]) == 2
-    assert "config.json has no vocab_size: is it a checkpoint?" in capsys.readouterr().err
+    assert "config.json has no model_type: is it a Hugging Face folder?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
