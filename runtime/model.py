@@ -112,7 +112,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         Raises:
             InputError: the bundle's options make no sense.
         """
-        return GenerationConfig.of_bundle(self.manifest)
+        return self.generator.default_config
 
     def generate(
         self,

@@ -85,6 +85,27 @@ class SlotCache(ABC):
         """T, the number of slots."""
         return int(self.cache_position_ids.shape[1])
 
+    def step(
+        self,
+        num_tokens: int,
+        *,
+        feed_back: bool = False,
+        vocab_size: int | None = None,
+        logsumexp: bool = False,
+    ) -> Step:
+        """A zeroed step of the cache's present shape; see :meth:`.Step.allocate`."""
+        return Step.allocate(
+            len(self.cache_position_ids),
+            num_tokens,
+            self.max_cache_len,
+            feed_back=feed_back,
+            vocab_size=vocab_size,
+            logsumexp=logsumexp,
+        )
+
+    def release(self) -> None:  # noqa: B027
+        """Let another call have the cache and its steps; this one uses neither any more."""
+
     def forward(self, step: Step) -> None:
         """Run ``step`` with its arrays' contents of this moment.
 

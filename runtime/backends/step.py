@@ -86,6 +86,13 @@ class Step:
             only_best=only_best,
         )
 
+    def clear(self) -> None:
+        """As :meth:`allocate` gives it, but for what a run fills."""
+        for array in (self.input_ids, self.position_ids, self.write_indices):
+            array.fill(0)
+        self.attention_mask.fill(False)
+        self.only_best, self.proposals = False, None
+
     def rows(self, first: int, count: int = 1) -> Step:
         """Some sequences of the step, in the same arrays."""
         some = slice(first, first + count)

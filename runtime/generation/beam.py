@@ -180,6 +180,8 @@ class BeamSearch:
                 cache.select_batch(kept)
                 tokens, parents = tokens[kept], parents[kept]
             yield [[] for _ in self._searches]
+        if cache is not None:
+            cache.release()
         yield self.results()
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -102,6 +103,19 @@ class Generator:
             tokenizer, manifest.dimensions.vocab_size, manifest.special_tokens.eos
         )
 
+    @cached_property
+    def default_config(self) -> GenerationConfig:
+        """The checkpoint's own options; they are checked once.
+
+        Raises:
+            InputError: the bundle's options make no sense.
+        """
+        return GenerationConfig.of_bundle(self._manifest)
+
+    @cached_property
+    def _checked(self) -> GenerationConfig:
+        return check(self.default_config, self._manifest)
+
     def prepare(
         self,
         config: GenerationConfig,
@@ -132,7 +146,7 @@ class Generator:
             MissingDependencyError: a constraint needs a package that is not installed.
         """
         manifest, limits = self._manifest, self._backend.capabilities.limits
-        config = check(config, manifest)
+        config = self._checked if config is self.default_config else check(config, manifest)
         start = config.decoder_start_token_id
         first = manifest.special_tokens.decoder_start if start is None else start
         decoder_prompts: list[tuple[int, ...]] = [(first,)] * len(sources)

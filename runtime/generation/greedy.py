@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Ids, Proposals
-from ..kv_cache import StepOutputs
+from ..kv_cache import KVCache, StepOutputs
 from ..numerics import Scores, logsumexp
 from .batch import GenerationBatch, Hypothesis, Results, selection
 from .processor import Rows
@@ -68,29 +68,33 @@ class GreedySearch:
         Raises:
             InputError: the options together forbid every token.
         """
-        batch = self._batch
-        cache = None
-        tokens = np.zeros((0, 0), np.int64)
-        if self.done:  # the forced BOS was all
+        if self.done or self.ends_without_step():  # the forced tokens were all
             yield self._results
-        while not self.done:
-            if self.ends_without_step():
-                yield self._results
-                return
-            if cache is None:
-                cache = batch.new_cache(
-                    self._samples, logits=self._reads_logits, only_best=self._only_best
-                )
-            else:
-                cache.forward(tokens)
+            return
+        cache = self._batch.new_cache(
+            self._samples, logits=self._reads_logits, only_best=self._only_best
+        )
+        try:
+            yield from self._steps(cache)
+        finally:
+            cache.release()
+
+    def _steps(self, cache: KVCache) -> Iterator[Results]:
+        while True:
             before = self._unfinished
             tokens, _ = self.take(cache)
             yield self._results
+            if self.done:
+                return
             kept = selection(self._unfinished_sources()) if self._unfinished < before else None
             if kept is not None:
                 self._active = [self._active[place] for place in kept]
                 cache.select_batch(kept)
                 tokens = tokens[kept]
+            if self.ends_without_step():
+                yield self._results
+                return
+            cache.forward(tokens)
 
     @property
     def done(self) -> bool:

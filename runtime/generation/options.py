@@ -87,6 +87,8 @@ def with_options(config: GenerationConfig, options: Mapping[str, Any]) -> Genera
     Raises:
         InputError: there is no such option; with the nearest one.
     """
+    if not options:
+        return config
     names = {spec.name for spec in fields(GenerationConfig)}
     for name in options:
         if name not in names:

@@ -42,3 +42,7 @@ class KVCache(StepOutputs, Protocol):
     def select_batch(self, sources: Ids) -> None:
         """Go on with these sources only; the outputs shrink with them."""
         ...
+
+    def release(self) -> None:
+        """Let another call have the memory; this is not used any more."""
+        ...

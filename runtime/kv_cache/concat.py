@@ -64,6 +64,9 @@ class ConcatKVCache:
             self._cache.reorder((sources * self._width + parents).ravel())
         self._run(tokens.reshape(-1, 1), len(tokens))
 
+    def release(self) -> None:
+        """Nothing: it is freed."""
+
     def complete_logits(self) -> None:
         """Nothing: they are those of all tokens."""
 

@@ -69,9 +69,7 @@ def prefill(
     for start in range(0, longest, size):
         part = tokens[:, start : start + size]
         count = part.shape[1]
-        step = Step.allocate(
-            batch, count, cache.max_cache_len, vocab_size=vocab_size, logsumexp=logsumexp
-        )
+        step = cache.step(count, vocab_size=vocab_size, logsumexp=logsumexp)
         step.input_ids[:] = part
         step.position_ids[:] = start + np.arange(count)
         step.write_indices[:] = start
@@ -161,7 +159,7 @@ class SlotKVCache:
         self._runs_ahead = (
             capabilities.steps_per_launch > 1 and width == 1 and vocab_size is None and self._alike
         )
-        self._step = self._new_step(len(prompts))
+        self._step = self._new_step()
         self._step.only_best = False  # not for the prompt
         if self._most_used == width == 1:  # the step that follows has the right shape
             self._step.input_ids[:] = prompts
@@ -219,6 +217,10 @@ class SlotKVCache:
         self.next_token_ids, self.logits = step.next_token_ids, step.logits
         self.logsumexp, self.proposals = logsumexp_of(step, self._capabilities), step.proposals
 
+    def release(self) -> None:
+        """Let another call have the memory; this is not used any more."""
+        self._cache.release()
+
     def complete_logits(self) -> None:
         """Let ``logits`` hold those of all tokens, where the last step gave only the best."""
         if self._step.only_best and self.logits is self._step.logits:
@@ -275,17 +277,16 @@ class SlotKVCache:
 
     def _replace_step(self, mask: NDArray[np.bool_]) -> None:
         """A step of the cache's present shape that sees what ``mask`` says."""
-        self._step = self._new_step(len(mask))
+        self._step = self._new_step()
         self._step.attention_mask[..., : mask.shape[3]] = mask
 
-    def _new_step(self, batch_size: int) -> Step:
-        return Step.allocate(
-            batch_size,
+    def _new_step(self) -> Step:
+        step = self._cache.step(
             self._width,
-            self._cache.max_cache_len,
             # A step that may be run again keeps what it has read.
             feed_back=not (self._only_best and self._vocab_size is not None),
             vocab_size=self._vocab_size,
             logsumexp=self._wants_logsumexp,
-            only_best=self._only_best,
         )
+        step.only_best = self._only_best
+        return step

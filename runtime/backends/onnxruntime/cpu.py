@@ -8,7 +8,7 @@ step costs one call into ONNX Runtime and no copy. ``present_*`` is bound to the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,15 +24,14 @@ from ..base import (
     EncoderInputs,
     EncoderOutput,
     Ids,
-    Proposals,
-    RowSlotCache,
     Step,
 )
 from ..memory_budget import CallMemory, MemoryBudget
-from .encoded import OrtEncoderOutput, bind_array, resized
+from .cache_pool import LARGEST_BYTES, CachePool, PooledCache
+from .encoded import OrtEncoderOutput, bind_array, resized, shape_key
 from .encoder import EncoderOpener, OrtEncoder, opening_encoder
 from .graphs import OtherGraphs
-from .lowered import LoweredInputs
+from .lowered import LoweredInputs, choosing
 from .parts import in_rows, in_tokens
 from .session import (
     check_version,
@@ -44,12 +43,9 @@ from .session import (
     open_session,
     run_error,
 )
+from .two_stage_head import TwoStageHead
 
-#: What a head of two stages gives beside its logits (``quantize/passes/cpu_lowering``).
-_PROPOSED = frozenset({"candidates", "unscored_logsumexp"})
-#: Tokens that it proposes.
-PROPOSALS = 64
-_TRUE, _FALSE = np.array(True), np.array(False)
+_TRUE = np.array(True)
 
 #: Source positions of rows that are replaced are a multiple of this: a source that is little
 #: longer than those before it finds room.
@@ -97,6 +93,7 @@ class OrtBackend:
         self._vocab_size = bundle.manifest.dimensions.vocab_size
         self._graphs, self._closed = graphs, False
         self._decoder = self._logsumexp = None
+        self._pool = CachePool()
         self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
         self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
         info, opener = graphs.get("encoder"), open_encoder or partial(OrtEncoder, ort)
@@ -142,14 +139,22 @@ class OrtBackend:
         if not isinstance(encoded, OrtEncoderOutput):
             raise TypeError("the sources were encoded by another backend")
         self._files.check()
+        self._memory.check_cache(encoded.batch_size, max_cache_len)
+        cache = self._pool.take(shape_key(encoded, max_cache_len))
+        if isinstance(cache, OrtSlots):
+            cache.reset(encoded)
+            return cache
+        small = encoded.nbytes <= LARGEST_BYTES
         return OrtSlots(
             self._decoder,
             self._logsumexp,
             self._graphs["decoder"],
-            encoded,
+            # What is kept for other calls has memory of its own.
+            encoded.rows(np.arange(encoded.batch_size)) if small else encoded,
             max_cache_len,
             self._vocab_size,
             self._memory,
+            self._pool if small else None,
         )
 
     def run_graph(
@@ -169,12 +174,13 @@ class OrtBackend:
     def close(self) -> None:
         """Let go of the sessions and their memory."""
         self._others.close()
+        self._pool.clear()
         self._encoder = self._decoder = self._logsumexp = None
         self._files.close()
         self._closed = True
 
 
-class OrtSlots(RowSlotCache):
+class OrtSlots(PooledCache):
     """See :class:`seq2edge.runtime.backends.base.RowSlotCache`."""
 
     def __init__(
@@ -186,20 +192,15 @@ class OrtSlots(RowSlotCache):
         max_cache_len: int,
         vocab_size: int,
         memory: CallMemory,
+        pool: CachePool | None = None,
     ) -> None:
-        super().__init__()
-        memory.check_cache(source.batch_size, max_cache_len)
+        super().__init__(pool)
         self._memory = memory
         self._session = session
         self._logsumexp = logsumexp
         self._source = source
         self._inputs = info.input_names()
-        outputs = {spec.name: spec for spec in info.outputs}
-        self._has_proposals = outputs.keys() >= _PROPOSED
-        #: Tokens at the end of the vocabulary that a head of two stages always scores.
-        self._always_scored = (
-            int(outputs["last_logits"].shape[2]) if "last_logits" in outputs else 0
-        )
+        self._head = TwoStageHead(info, vocab_size)
         self._vocab_size = vocab_size
         self._cache: dict[str, NDArray[Any]] = {}
         for spec in info.inputs:
@@ -209,6 +210,21 @@ class OrtSlots(RowSlotCache):
                 # Zeroed, not empty: a masked slot's weight is 0, and 0 x NaN is NaN.
                 self._cache[spec.name] = np.zeros(shape, spec.dtype)
         self._number_slots(max_cache_len)
+
+    @property
+    def shape_key(self) -> Hashable:
+        return shape_key(self._source, self.max_cache_len)
+
+    @property
+    def nbytes(self) -> int:
+        return self._source.nbytes + sum(array.nbytes for array in self._cache.values())
+
+    def reset(self, encoded: OrtEncoderOutput) -> None:
+        """Begin anew with other sources of the same shapes."""
+        self._source.replace(encoded)
+        for array in self._cache.values():
+            array.fill(0)
+        self.cache_position_ids[:] = np.arange(self.max_cache_len)
 
     @property
     def source_positions(self) -> int:
@@ -230,7 +246,7 @@ class OrtSlots(RowSlotCache):
     def rows(self, first: int, count: int) -> OrtSlots:
         some = slice(first, first + count)
         part = copy.copy(self)
-        part._runs = {}
+        part._runs, part._pool = {}, None
         part._source = self._source.part(first, count)
         part._cache = {name: array[some] for name, array in self._cache.items()}
         part.cache_position_ids = self.cache_position_ids[some]
@@ -329,55 +345,17 @@ class OrtSlots(RowSlotCache):
         """A function that runs the step of a lowered graph, which leaves the choice to the host."""
         logits = step.logits
         if logits is None:
-            shape = (*step.input_ids.shape, self._vocab_size)
-            logits = np.empty(shape, np.float32)
+            logits = np.empty((*step.input_ids.shape, self._vocab_size), np.float32)
         bind_array(binding.bind_output, "logits", logits)
+
+        def bind_head() -> Callable[[], None]:
+            other = self._session.io_binding()
+            self._bind_inputs(other, step, inputs)
+            return self._head.bind(self._session, other, step)
+
+        proposes = self._head.is_there and step.input_ids.size == 1
         normalize = self._normalizer(step, logits)
-        proposes = self._has_proposals and step.input_ids.size == 1
-        propose: Callable[[], None] | None = None
-
-        def run_and_choose() -> None:
-            nonlocal propose
-            inputs.update(step)
-            if proposes and step.only_best:
-                propose = propose or self._proposer(step, inputs)
-                propose()
-                return
-            run()
-            step.proposals = None
-            if normalize is None:
-                np.argmax(logits, axis=-1, out=step.next_token_ids)
-            else:
-                normalize()
-
-        return run_and_choose
-
-    def _proposer(self, step: Step, inputs: LoweredInputs) -> Callable[[], None]:
-        """A function that runs a head of two stages for a step of one token."""
-        binding = self._session.io_binding()
-        self._bind_inputs(binding, step, inputs)
-        bind_array(binding.bind_input, "full_logits", _FALSE)
-        token_ids = np.arange(self._vocab_size - self._always_scored - PROPOSALS, self._vocab_size)
-        values = np.zeros(token_ids.shape, np.float32)
-        unscored = np.zeros(1, np.float32)
-        bind_array(binding.bind_output, "candidates", token_ids[None, None, :PROPOSALS])
-        bind_array(binding.bind_output, "logits", values[None, None, :PROPOSALS])
-        if self._always_scored:
-            bind_array(binding.bind_output, "last_logits", values[None, None, PROPOSALS:])
-        bind_array(binding.bind_output, "unscored_logsumexp", unscored[None])
-        proposals = Proposals(token_ids, PROPOSALS, unscored)
-        next_token_ids, logits = step.next_token_ids, step.logits
-        dense = None if logits is None else logits[0, 0]
-
-        def propose() -> None:
-            self._session.run_with_iobinding(binding)
-            step.proposals = proposals
-            next_token_ids[0, 0] = token_ids[values.argmax()]
-            if dense is not None:
-                dense.fill(-np.inf)
-                dense[token_ids] = values
-
-        return propose
+        return choosing(step, inputs, logits, run, normalize, bind_head if proposes else None)
 
     def _normalizer(self, step: Step, logits: NDArray[np.float32]) -> Callable[[], None] | None:
         """A function that fills the step's ``logsumexp``, if it has one."""
