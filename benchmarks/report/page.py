@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -55,7 +56,7 @@ def markdown_page(report: Report) -> str:
     lines = [f"# {report.title}", "", *(f"- {sentence}" for sentence in verdict(report)), ""]
     lines += [markdown_table(report), ""]
     lines += [f"- {name}: {meaning}" for name, meaning in legend(report)]
-    lines += ["", "Repeat it:", "", f"    {' '.join(report.command)}", ""]
+    lines += ["", "Repeat it:", "", f"    {shlex.join(report.command)}", ""]
     lines += [f"- {name}: {value}" for name, value in _circumstances(report)]
     return "\n".join(lines) + "\n"
 
@@ -86,7 +87,7 @@ def _page(report: Report) -> Iterator[str]:
             yield svg(plot, in_page=True)
             yield f"<figcaption>{_text(plot.caption)}</figcaption></figure>"
         yield "</div>"
-    yield f"<h2>Repeat it</h2><pre>{_text(' '.join(report.command))}</pre><dl>"
+    yield f"<h2>Repeat it</h2><pre>{_text(shlex.join(report.command))}</pre><dl>"
     for name, value in _circumstances(report):
         yield f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>"
     yield "</dl>"
@@ -120,15 +121,19 @@ def _about(report: Report) -> str:
 
 def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
     machine = report.machine
-    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 1e9:.1f} GB"
-    board = "" if machine.board is None else f"{machine.board}: "
-    yield (
-        "machine",
-        f"{board}{machine.cpu} ({', '.join(machine.features) or machine.architecture}),"
-        f" {machine.physical_cores} cores, {machine.usable_cores} usable{memory};"
-        f" {machine.system}, Python {machine.python}",
+    known = (
+        machine.board,
+        machine.cpu,
+        ", ".join(machine.features) or machine.architecture,
+        machine.physical_cores and f"{machine.physical_cores} cores",
+        machine.usable_cores and f"{machine.usable_cores} of them usable",
+        machine.memory_bytes and f"{machine.memory_bytes / 1e9:.1f} GB",
+        machine.system,
+        f"Python {machine.python}",
     )
-    yield "work", ", ".join(f"{name} {value}" for name, value in report.settings.items())
+    yield "machine", "; ".join(str(part) for part in known if part)
+    work = {name: value for name, value in report.settings.items() if value not in (None, [], ())}
+    yield "work", ", ".join(f"{name} {value}" for name, value in work.items())
     for name, found in (("before", report.before), ("after", report.after)):
         known = {key: value for key, value in asdict(found).items() if value is not None}
         yield name, ", ".join(f"{key} {_shown(value)}" for key, value in known.items())

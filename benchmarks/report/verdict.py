@@ -41,6 +41,8 @@ def _verdict(report: Report) -> Iterator[str]:
     ours = [e for e in report.entries if e.library == "seq2edge" and main in e.measurements]
     if main is not None and reference is not None and ours:
         others = [entry for entry in ours if entry.name != reference.name]
+        # Of variants the fastest that is not measurably worse, if there is one.
+        others = [entry for entry in others if not _is_worse(entry)] or others
         best = min(others, key=lambda e: e.measurements[main].p50, default=None)
         if best is not None:
             yield _against(best, reference, main, report.kind)
@@ -92,6 +94,15 @@ def _by_precision(report: Report, main: str) -> Iterator[str]:
                 min(some, key=lambda e: e.measurements[main].p50) for some in (ours, peers)
             )
             yield f"In {precision}: {_against(first, other, main, 'precision')}"
+
+
+def _is_worse(entry: Entry) -> bool:
+    """Whether all of the interval of its difference is on the bad side."""
+    quality = entry.quality
+    if quality is None:
+        return False
+    difference = quality.difference_interval
+    return difference.low > 0 if quality.lower_is_better else difference.high < 0
 
 
 def _against(best: Entry, reference: Entry, main: str, kind: str) -> str:
