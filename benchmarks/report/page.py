@@ -121,7 +121,7 @@ def _about(report: Report) -> str:
 
 def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
     machine = report.machine
-    known = (
+    parts = (
         machine.board,
         machine.cpu,
         ", ".join(machine.features) or machine.architecture,
@@ -131,7 +131,7 @@ def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
         machine.system,
         f"Python {machine.python}",
     )
-    yield "machine", "; ".join(str(part) for part in known if part)
+    yield "machine", "; ".join(str(part) for part in parts if part)
     work = {name: value for name, value in report.settings.items() if value not in (None, [], ())}
     yield "work", ", ".join(f"{name} {value}" for name, value in work.items())
     for name, found in (("before", report.before), ("after", report.after)):
