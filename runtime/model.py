@@ -77,7 +77,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
             num_threads: threads within an operator; None: one for a small model, whose steps
                 are too short to share, else as many as there are cores, divided by ``num_workers``.
             num_workers: threads that share out the texts of a call, over one set of weights: more
-                texts a second where many are given at once (ONNX Runtime's CPU only).
+                texts a second where many are given at once (ONNX Runtime's CPU only). Functions
+                among the options are called by all of them.
             max_memory: bytes that a call may take on the CPU, beside the weights; what would take
                 more is an InputError. None: nine tenths of what is free then.
             encoder_backend: ``openvino``: the encoder runs there, on ``device`` (``cpu``, ``gpu``
@@ -133,8 +134,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
             texts: the sources; one string counts as a list of one.
             config: how to decode; None: the checkpoint's own options.
             options: fields of :class:`.GenerationConfig`, in place of those of ``config``.
-            batch_size: sources decoded at once, of similar lengths; None: all of them. An engine of
-                fixed shapes takes no more than it was built for.
+            batch_size: sources decoded at once; None: all of them. An engine of fixed shapes takes
+                no more than it was built for.
             skip_special_tokens: leave special tokens out of the texts; False: models mark up their
                 outputs with them (REBEL's ``<triplet>``, T5's ``<extra_id_0>``), and an end token
                 stands at the end.
