@@ -191,10 +191,10 @@ class RowSlotCache(SlotCache):
         """S, the source positions that there is room for; 0: there is no encoder."""
 
     @abstractmethod
-    def place(self, row: int, encoded: EncoderOutput) -> None:
-        """Give ``row`` to the only source of ``encoded``; what it has cached is to be overwritten.
+    def place(self, row: int, encoded: EncoderOutput, index: int = 0) -> None:
+        """Give ``row`` to a source of ``encoded``; what it has cached is to be overwritten.
 
-        A source that is longer than those before makes more room, as :meth:`resize` does.
+        There is room for the source: only padding may lie beyond ``source_positions``.
         """
 
     @abstractmethod
@@ -215,7 +215,8 @@ class RowSlotCache(SlotCache):
     ) -> None:
         """Have so many rows, slots and source positions (or a few more); None: as many as now.
 
-        What is cached stays, as far as there is room. Steps that were run are forgotten.
+        What is cached stays, as far as there is room, in new memory. Steps that were run are
+        forgotten.
         """
 
 

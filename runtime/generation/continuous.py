@@ -3,21 +3,22 @@
 Every source has a search of its own, so options may differ between those that run together. Rows
 of one width (beams, or samples) share a cache and are advanced in one step
 (:mod:`..kv_cache.rows`).
-The encoder is run for each newcomer alone: its results do not depend on who comes with it, not
-even where int8 inputs have one scale for all of a run.
+The encoder is run for a newcomer alone, so that its results do not depend on who comes with it, not
+even where int8 inputs have one scale for all of a run; or, for a list, for several of a length.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import Ids, RowBackend
+from ..backends.base import EncoderOutput, Ids, RowBackend
+from ..errors import InputError
 from ..kv_cache import StepOutputs
 from ..kv_cache.rows import RowKVCache
 from .batch import GenerationBatch, Hypothesis, Results
@@ -25,6 +26,7 @@ from .beam import BeamSearch, Candidates, best_candidates
 from .engine_limits import steps_after
 from .greedy import GreedySearch
 from .prepared import PreparedCall
+from .source import Source
 
 
 class Search(Protocol):
@@ -51,6 +53,8 @@ class Ticket:
         sequences: what it has come to: of beam search nothing before the end.
         error: why it has failed; None: it has not.
         done: whether it has ended, be it by an error.
+        encoded: the encoder's output with this source in it, and its place there; None: before
+            its encoder's run, and when it has a row.
     """
 
     call: PreparedCall
@@ -59,10 +63,23 @@ class Ticket:
     sequences: list[Hypothesis] = field(default_factory=list)
     error: Exception | None = None
     done: bool = False
+    encoded: tuple[EncoderOutput, int] | None = None
+
+    def __len__(self) -> int:
+        """Source positions."""
+        return len(self.call.sources[self.number])
+
+    def source(self) -> Source:
+        return self.call.sources[self.number]
 
 
-#: Makes the batch of a ticket's source alone, its encoder's output in it.
-MakeBatch = Callable[[Ticket], GenerationBatch]
+#: Makes the batch of a ticket's source alone.
+MakeBatch = Callable[[Ticket, EncoderOutput], GenerationBatch]
+#: Runs the encoder.
+Encode = Callable[[Sequence[Source]], EncoderOutput]
+
+#: Positions that the encoder runs at once, where it runs for several sources.
+_MOST_POSITIONS = 512
 
 
 class _Width(NamedTuple):
@@ -107,12 +124,23 @@ class ContinuousDecoder:
 
     Args:
         backend: its caches replace rows.
-        make_batch: from a ticket to its batch.
+        encode: runs the encoder.
+        make_batch: from a ticket, and what the encoder gave, to its batch.
         max_rows: sources that run at once, at most; the others wait in the order they came.
+        encodes_ahead: sources that are encoded together, at most: those that wait next, if they
+            are of nearly one length.
     """
 
-    def __init__(self, backend: RowBackend, make_batch: MakeBatch, max_rows: int) -> None:
+    def __init__(
+        self,
+        backend: RowBackend,
+        encode: Encode,
+        make_batch: MakeBatch,
+        max_rows: int,
+        encodes_ahead: int = 1,
+    ) -> None:
         self._backend = backend
+        self._encode, self._encodes_ahead = encode, encodes_ahead
         self._make_batch = make_batch
         self._max_rows = max_rows
         self._waiting: deque[Ticket] = deque()
@@ -200,9 +228,10 @@ class ContinuousDecoder:
 
     def _start(self, ticket: Ticket, others: int) -> bool:
         """Whether the source has taken a row; else it is done."""
-        batch = self._make_batch(ticket)
-        config, encoded = batch.config, batch.encoded
-        batch = replace(batch, encoded=_Placed())
+        encoded, index = self._encoded(ticket)
+        ticket.encoded = None
+        batch = replace(self._make_batch(ticket, encoded), encoded=_Placed())
+        config = batch.config
         beams = config.num_beams > 1
         search: Search = BeamSearch(batch) if beams else GreedySearch(batch)
         if search.done or search.ends_without_step():
@@ -210,12 +239,12 @@ class ContinuousDecoder:
             return False
         key = _Width(config.num_beams if beams else config.num_return_sequences, beams)
         group = self._groups.get(key) or self._new_group(key, batch.vocab_size)
-        length = len(ticket.call.sources[ticket.number])
         group.cache.add(
             encoded,
+            index,
             batch.prompts[0],
             new_tokens=steps_after(batch.new_tokens, len(batch.forced)),
-            positions=length,
+            positions=len(ticket),
             max_num_tokens=batch.max_num_tokens,
             others=others,
         )
@@ -225,6 +254,30 @@ class ContinuousDecoder:
         row = _Row(ticket, search, np.zeros((1, key.width), np.int64), parents)
         group.rows.append(row)
         return True
+
+    def _encoded(self, ticket: Ticket) -> tuple[EncoderOutput, int]:
+        """What the encoder gives for a source, and its place in it."""
+        if ticket.encoded is not None:
+            return ticket.encoded
+        most = min(self._encodes_ahead, _MOST_POSITIONS // max(1, len(ticket)))
+        together = [ticket]
+        for other in list(self._waiting)[: max(0, most - 1)]:
+            # The longest one leads; what is much shorter would be padding for the most part.
+            if other.encoded is not None or not 3 * len(ticket) <= 4 * len(other) <= 4 * len(
+                ticket
+            ):
+                break
+            together.append(other)
+        try:
+            encoded = self._encode([one.source() for one in together])
+        except InputError:  # together they would take more memory than there is
+            if len(together) == 1:
+                raise
+            together = [ticket]
+            encoded = self._encode([ticket.source()])
+        for index, one in enumerate(together):
+            one.encoded = encoded, index
+        return encoded, 0
 
     def _new_group(self, key: _Width, vocab_size: int) -> _Group:
         cache = RowKVCache(

@@ -218,7 +218,8 @@ class Generator:
             # The longest one first: what follows fits beside it, and the last ones end soon.
             order.sort(key=lambda number: -lengths[number])
             workers = min(self._num_workers, len(order), size)
-            decoders = [self._continuous(backend, -(-size // workers)) for _ in range(workers)]
+            rows = -(-size // workers)
+            decoders = [self._continuous(backend, rows, rows) for _ in range(workers)]
             return SharedList(decoders, call, order, progress, cancelled).run()
         if size < len(lengths):
             order.sort(key=lengths.__getitem__)
@@ -240,11 +241,16 @@ class Generator:
         backend = row_backend(self._backend)
         return None if backend is None else self._continuous(backend, max_rows)
 
-    def _continuous(self, backend: RowBackend, max_rows: int) -> ContinuousDecoder:
-        def make(ticket: Ticket) -> GenerationBatch:
-            return self._batch(ticket.call, [ticket.number], ticket.cancelled)
+    def _continuous(
+        self, backend: RowBackend, max_rows: int, encodes_ahead: int = 1
+    ) -> ContinuousDecoder:
+        def encode(sources: Sequence[Source]) -> EncoderOutput:
+            return backend.encode(collate(sources, self._manifest.special_tokens.pad))
 
-        return ContinuousDecoder(backend, make, max_rows)
+        def make(ticket: Ticket, encoded: EncoderOutput) -> GenerationBatch:
+            return self._batch(ticket.call, [ticket.number], ticket.cancelled, encoded)
+
+        return ContinuousDecoder(backend, encode, make, max_rows, encodes_ahead)
 
     def decode(
         self,

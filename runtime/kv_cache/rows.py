@@ -95,6 +95,7 @@ class RowKVCache:
     def add(
         self,
         encoded: EncoderOutput,
+        index: int,
         prompt: Sequence[int],
         *,
         new_tokens: int,
@@ -105,7 +106,8 @@ class RowKVCache:
         """Give the next row to a source; the next step runs the last token of its prompt.
 
         Args:
-            encoded: the encoder's output for it alone.
+            encoded: the encoder's output for it, and maybe for others.
+            index: its place in that.
             prompt: what its hypotheses start with.
             new_tokens: tokens that may follow.
             positions: source positions.
@@ -117,7 +119,7 @@ class RowKVCache:
         self._used[row] = self._lengths[row] = before
         self._positions[row], self._first[row] = positions, prompt[-1]
         cache = self._fitted(encoded, others)
-        cache.place(row, encoded)
+        cache.place(row, encoded, index)
         mask = self._whole.attention_mask[row]
         mask[:] = False
         mask[..., :before] = True
@@ -197,7 +199,7 @@ class RowKVCache:
         used = int(self._used[:count].max()) + self._width
         most = int(self._needs[:count].max())
         positions = int(self._positions[:count].max())
-        cache = self._cache
+        cache, fresh = self._cache, self._cache is None
         if cache is None:
             cache = self._cache = self._backend.new_cache(encoded, first_capacity(most, used))
         rows, slots = cache.cache_position_ids.shape
@@ -209,10 +211,11 @@ class RowKVCache:
         elif 4 * first_capacity(most, used) <= slots:
             slots //= 2
         fits = positions <= room < 2 * positions or positions == room
-        if (rows, slots) != cache.cache_position_ids.shape or not fits:
-            cache.resize(rows=rows, slots=slots, positions=None if fits else positions)
-            self._follow(cache)
-        elif not self._whole.input_ids.size:
+        # A fresh one lies over what the encoder gave, which is not the rows' to overwrite.
+        if fresh or (rows, slots) != cache.cache_position_ids.shape or not fits:
+            cache.resize(
+                rows=rows, slots=slots, positions=None if fits and not fresh else positions
+            )
             self._follow(cache)
         return cache
 

@@ -230,12 +230,10 @@ class OrtSlots(PooledCache):
     def source_positions(self) -> int:
         return self._source.length
 
-    def place(self, row: int, encoded: EncoderOutput) -> None:
+    def place(self, row: int, encoded: EncoderOutput, index: int = 0) -> None:
         if not isinstance(encoded, OrtEncoderOutput):
             raise TypeError("the sources were encoded by another backend")
-        if encoded.length > self._source.length:
-            self.resize(positions=encoded.length)
-        self._source.write(row, encoded)
+        self._source.write(row, encoded.part(index))
         self.cache_position_ids[row] = np.arange(self.max_cache_len)
 
     def move(self, source: int, target: int) -> None:

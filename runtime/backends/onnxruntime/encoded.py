@@ -97,14 +97,16 @@ class OrtEncoderOutput:
         )
 
     def write(self, row: int, other: OrtEncoderOutput) -> None:
-        """Put the only source of ``other``, which is no longer than these, into a row."""
+        """Put the only source of ``other`` into a row, but for padding that has no room."""
+        length = min(self.length, other.length)
         for name, array in self.outputs.items():
             new = other.outputs[name][0]
-            # Keys and values are [B, H, S, Dh], their scales [B, 1, H*Dh].
-            (array[row, :, : new.shape[1]] if array.ndim == 4 else array[row])[...] = new
+            if array.ndim == 4:  # keys and values [B, H, S, Dh]; their scales are [B, 1, H*Dh]
+                array[row, :, :length] = new[:, :length]
+            else:
+                array[row] = new
         if self.mask is not None and other.mask is not None:
-            length = other.mask.shape[3]
-            self.mask[row, ..., :length] = other.mask[0]
+            self.mask[row, ..., :length] = other.mask[0, ..., :length]
             self.mask[row, ..., length:] = False
         self._writes += 1
 

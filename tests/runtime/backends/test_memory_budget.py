@@ -19,7 +19,7 @@ def test_a_long_source_is_refused_with_numbers(bundle_of: Callable[[str], Path])
         assert model.generate_ids(np.full((1, 100), 200), max_new_tokens=2)
         with pytest.raises(InputError, match=r"attention of a source of 1000 tokens would take ab"):
             model.generate_ids(np.full((1, 1000), 200), max_new_tokens=2)
-        # Together they would take 0.01 GB; each is encoded alone.
+        # Together they would take 0.01 GB; a few are encoded at once.
         assert model.generate_ids(np.full((4, 200), 200), max_new_tokens=2)
         inputs = {"input_ids": np.full((4, 200), 200), "attention_mask": np.ones((4, 200), bool)}
         message = r"4 sources of up to 200 tokens would take about 0\.01 GB .* max_memory is 0\.01"
