@@ -17,6 +17,7 @@ from seq2edge.runtime.progress import StageProgress
 
 from .driver import Baseline, Result, alternate
 from .energy import EnergyMeter
+from .gemm import measure_gemm
 from .latency import LatencyRunner
 from .memory import check_memory, measure_memory
 from .profile import check_profile, measure_profile
@@ -96,11 +97,13 @@ def bench(
         owners = [bundle for bundle, _ in subjects.values()]
         entries += _entries(owners, results, workload, title)
     details: list[dict[str, Any]] = [{} for _ in entries]
+    limit: dict[str, Any] | None = None
     if roofline:
         for number, workload in enumerate(workloads):
             found = measure_rooflines(paths, workload, _stage(report, "roofline"))
             for index, one in enumerate(found):
                 details[number * len(paths) + index]["roofline"] = one.to_json()
+        limit = _limit([one["roofline"] for one in details])
     if memory:
         for index, (workload, path) in enumerate(itertools.product(workloads, paths)):
             report("memory", index, len(entries))
@@ -134,6 +137,7 @@ def bench(
         after=conditions(),
         revision=revision(),
         settings=_settings(workloads, varied),
+        limit=limit,
         notes=notes,
         entries=tuple(
             replace(entry, details=more) for entry, more in zip(entries, details, strict=True)
@@ -147,6 +151,17 @@ def _variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
     if workload.encoder_backend is not None:
         plain = replace(workload, encoder_backend=None, precision=None, device=None)
         yield PLAIN_ENCODER, plain
+
+
+def _limit(rooflines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the CPU can do at most, by what was measured in this run; None: steps ran on a GPU."""
+    threads = max((one["threads"] or 0 for one in rooflines), default=0)
+    if not threads:
+        return None
+    return {
+        "memory_bandwidth": max(one["memory_bandwidth"] for one in rooflines),
+        "gemm": asdict(measure_gemm(threads)),
+    }
 
 
 def _loads(

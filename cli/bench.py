@@ -165,6 +165,13 @@ def _lines(report: Report) -> Iterator[str]:
         if "memory" in entry.details:
             yield from _memory_lines(entry.details["memory"])
         yield from _profile_lines(entry.name, entry.details.get("profile", []))
+    if report.limit is not None:
+        gemm, bandwidth = report.limit["gemm"], report.limit["memory_bandwidth"] / 1e9
+        yield (
+            f"\nlimit of {gemm['threads']} threads: {bandwidth:.1f} GB/s from memory; products of"
+            f" matrices {gemm['float32'] / 1e9:.0f} GFLOP/s in float32,"
+            f" {gemm['int8'] / 1e9:.0f} GOP/s in int8"
+        )
     yield from (f"note: {note}" for note in report.notes)
 
 

@@ -110,34 +110,37 @@ def ctranslate2(checkpoint: str, folder: str, precision: str) -> None:
 
 def openvino(checkpoint: str, folder: str, precision: str) -> None:
     """Write what ``optimum-cli export openvino --weight-format FORMAT`` writes."""
-    from optimum.intel import OVModelForSeq2SeqLM, OVWeightQuantizationConfig
+    from optimum.intel import OVModelForSeq2SeqLM
 
-    bits = {"int8": 8, "int4": 4}.get(precision)
-    # Without a word, weights of large models become 8 bits.
-    options: dict[str, Any] = {"load_in_8bit": False}
-    if bits is not None:
-        options = {"quantization_config": OVWeightQuantizationConfig(bits=bits)}
-    model = OVModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, compile=False, **options)
+    model = OVModelForSeq2SeqLM.from_pretrained(checkpoint, **_openvino_options(precision))
     model.save_pretrained(folder)
 
 
 def openvino_genai(checkpoint: str, folder: str, precision: str) -> None:
     """The same of a speech model, with the tokenizer's own graphs."""
+    import shutil
+
     import openvino
     from openvino_tokenizers import convert_tokenizer
-    from optimum.exporters.openvino import main_export
-    from optimum.intel import OVConfig, OVWeightQuantizationConfig
+    from optimum.intel import OVModelForSpeechSeq2Seq
 
-    bits = {"int8": 8, "int4": 4}.get(precision)
-    if bits is None:
-        config = OVConfig(dtype="fp32")
-    else:
-        config = OVConfig(quantization_config=OVWeightQuantizationConfig(bits=bits))
-    task = "automatic-speech-recognition-with-past"
-    main_export(checkpoint, output=folder, task=task, library_name="transformers", ov_config=config)
+    model = OVModelForSpeechSeq2Seq.from_pretrained(checkpoint, **_openvino_options(precision))
+    model.save_pretrained(folder)
+    shutil.copy(f"{checkpoint}/preprocessor_config.json", folder)
     parts = convert_tokenizer(_tokenizer(checkpoint), with_detokenizer=True)
     for part, name in zip(parts, ("tokenizer", "detokenizer"), strict=True):
         openvino.save_model(part, f"{folder}/openvino_{name}.xml")
+
+
+def _openvino_options(precision: str) -> dict[str, Any]:
+    from optimum.intel import OVWeightQuantizationConfig
+
+    bits = {"int8": 8, "int4": 4}.get(precision)
+    # Without a word, weights of large models become 8 bits.
+    weights: dict[str, Any] = {"load_in_8bit": False}
+    if bits is not None:
+        weights = {"quantization_config": OVWeightQuantizationConfig(bits=bits)}
+    return {"export": True, "compile": False, **weights}
 
 
 def _tokenizer(checkpoint: str) -> Any:

@@ -23,6 +23,8 @@ def test_json_has_what_was_asked_for(cli: Cli, byte_bundle: Path, word_bundle: P
     rooflines = [entry["details"]["roofline"] for entry in (first, second)]
     assert rooflines[0]["weight_bytes"] != rooflines[1]["weight_bytes"]
     assert rooflines[0]["share"] > 0
+    assert report["limit"]["memory_bandwidth"] >= rooflines[0]["memory_bandwidth"]
+    assert report["limit"]["gemm"]["threads"] == 1
     stages = first["details"]["memory"]["stages"]
     assert list(stages) == ["interpreter", "imports", "loaded", "generated"]
 
@@ -40,6 +42,7 @@ def test_people_see_it_too(cli: Cli, byte_bundle: Path, word_bundle: Path) -> No
     for bundle in (byte_bundle, word_bundle):
         assert f"roofline of {bundle}: a step reads" in text
     assert "GB/s from a buffer of the weights' size" in text
+    assert "limit of 1 threads: " in text
     assert "memory of a fresh process" in text
     assert "loading adds" in text
 
