@@ -140,9 +140,11 @@ class ContinuousBatch:
 
         Args:
             source: a text, or token ids of one.
-            config, options, skip_special_tokens: as in :meth:`.Seq2SeqModel.generate`.
+            config: as in :meth:`.Seq2SeqModel.generate`.
             stream: whether events bring its text piece by piece, as :meth:`.Seq2SeqModel.stream`
                 does.
+            skip_special_tokens: as in :meth:`.Seq2SeqModel.generate`.
+            options: as in :meth:`.Seq2SeqModel.generate`.
 
         Raises:
             InputError: as ``generate``; ``prompt_lookup_num_tokens`` or ``draft_model``, which

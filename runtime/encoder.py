@@ -51,7 +51,9 @@ class EncoderModel(LoadedModel[Backend]):
             path: the bundle's folder.
             num_threads: threads within an operator; None: one for a small model, else as many
                 as there are cores.
-            encoder_backend, device, precision: as of :meth:`.Seq2SeqModel.load`.
+            encoder_backend: as of :meth:`.Seq2SeqModel.load`.
+            device: as of :meth:`.Seq2SeqModel.load`.
+            precision: as of :meth:`.Seq2SeqModel.load`.
 
         Raises:
             BundleError: the bundle is missing, incomplete, of a newer format, or no encoder.

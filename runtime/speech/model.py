@@ -70,6 +70,7 @@ class SpeechModel(LoadedModel[Backend]):
             device: as of :meth:`.Seq2SeqModel.load`.
             strict: as of :meth:`.Seq2SeqModel.load`.
             num_threads: as of :meth:`.Seq2SeqModel.load`.
+            max_memory: as of :meth:`.Seq2SeqModel.load`.
             encoder_backend: as of :meth:`.Seq2SeqModel.load`.
             precision: as of :meth:`.Seq2SeqModel.load`.
 
