@@ -168,7 +168,7 @@ class Service:
         """
         self.submit(served, job)
         result = asyncio.ensure_future(job.result())
-        watch = asyncio.ensure_future(_disconnected(request))
+        watch = asyncio.ensure_future(disconnected(request))
         try:
             await asyncio.wait({result, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
@@ -198,7 +198,7 @@ class Service:
         return ", ".join(self.models)
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
     """Wait for the end of the connection; the body was read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -13,7 +13,8 @@ class Limits:
         max_batch: texts of a bundle that are decoded at once.
         max_recordings: recordings of a bundle that are transcribed in turns.
         batch_wait: how long an idle model waits for company of the first request.
-        max_queue: texts (or recordings) of a bundle that may wait; more are answered with 429.
+        max_queue: texts (or recordings) of a bundle that may wait for those that run; more are
+            answered with 429.
         max_texts: texts of one request.
         max_characters: of one text.
         max_source_tokens: of one text; None: what the model takes.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from .errors import OverloadedError
+from .errors import ApiError, OverloadedError
 from .metrics import ModelMetrics
 from .settings import Limits
 
@@ -97,16 +97,25 @@ class Worker:
     @property
     def is_full(self) -> bool:
         """Whether not even the smallest job would be taken."""
-        return len(self._waiting) >= self._limits.max_queue
+        return len(self._waiting) >= self._most
+
+    @property
+    def _most(self) -> int:
+        """Items that may wait: beside those of the queue, those that the next step begins with."""
+        return self._limits.max_queue + max(0, self._runner.room)
 
     def submit(self, job: Any) -> None:
         """Let a job wait.
 
         Raises:
             OverloadedError: there are too many before it.
+            ApiError: it has more items than may ever wait.
         """
+        if job.size > self._limits.max_queue:
+            most = self._limits.max_queue
+            raise ApiError(413, f"the request has {job.size} texts, and {most} may wait here")
         with self._condition:
-            if len(self._waiting) + job.size > self._limits.max_queue:
+            if len(self._waiting) + job.size > self._most:
                 self._metrics.rejected.inc()
                 raise self.overloaded()
             self._waiting.extend(job.items)

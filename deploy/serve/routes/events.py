@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -10,9 +11,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from ..errors import as_api_error, error_body
+from ..errors import ApiError, as_api_error, error_body
 from ..jobs import Job
-from ..service import Served, Service
+from ..service import Served, Service, disconnected
 
 #: From a piece, or the result at the end, to the events that tell of it.
 Tell = Callable[[str, Any], Iterable[dict[str, Any]]]
@@ -28,11 +29,20 @@ async def event_response(
     """
     service.submit(served, job)
     pieces = job.pieces()
+    begun = asyncio.ensure_future(anext(pieces))
+    gone = asyncio.ensure_future(disconnected(request))
     try:
-        first = await anext(pieces)
+        await asyncio.wait({begun, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            served.metrics.cancelled.inc()
+            raise ApiError(499, "the client has gone")
+        first = begun.result()
     except BaseException:
+        begun.cancel()
         service.left(served, job)
         raise
+    finally:
+        gone.cancel()
     served.metrics.first_piece_seconds.observe(time.monotonic() - job.created)
     events = _events(request, service, served, job, first, pieces, tell)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

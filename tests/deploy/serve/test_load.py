@@ -80,7 +80,7 @@ def test_a_full_queue_is_said_at_once(narrow: ServerProcess) -> None:
 
 def test_more_texts_than_may_wait_are_refused_whole(narrow: ServerProcess) -> None:
     before = narrow.metric("seq2edge_source_tokens_total")
-    assert narrow.generate(["a"] * 3).status_code == 429
+    assert narrow.generate(["a"] * 3).status_code == 413
     assert narrow.metric("seq2edge_source_tokens_total") == before
 
 
@@ -125,12 +125,17 @@ def test_a_client_that_goes_harms_nobody_in_its_batch(
         assert other.result().json()["results"][0]["text"] == spoken["keyboard"]
 
 
-def test_one_that_waits_and_goes_is_never_run(patient: ServerProcess) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_one_that_waits_and_goes_is_never_run(patient: ServerProcess, stream: bool) -> None:
     with begin(patient, stream=False), begin(patient, stream=False):
         wait_until(lambda: patient.metric("seq2edge_running") == 2, "both run")
         before = patient.metric("seq2edge_source_tokens_total")
-        with begin(patient, stream=False):
+        cancelled = patient.metric("seq2edge_cancelled_total")
+        with begin(patient, stream=stream):
             wait_until(lambda: patient.metric("seq2edge_queue_length") == 1, "one waits")
+        wait_until(
+            lambda: patient.metric("seq2edge_cancelled_total") > cancelled, "it is noticed at once"
+        )
     wait_until(lambda: patient.metric("seq2edge_running") == 0, "all have gone")
     assert patient.metric("seq2edge_source_tokens_total") == before
 
