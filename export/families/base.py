@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -98,7 +100,10 @@ class Config:
     def number(self, key: str) -> float:
         value = self._values.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            with suppress(OverflowError):  # an integer that no float holds
+                if math.isfinite(value):
+                    return float(value)
+            raise CheckpointError(f"config.json: {self.where}{key} is no finite number")
         raise CheckpointError(f"config.json: {self.where}{key} must be a number, not {value!r}")
 
     def flag(self, key: str) -> bool:

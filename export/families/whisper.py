@@ -30,6 +30,10 @@ from .whisper_tokens import whisper_speech
 _EMBEDDING, _HEAD = "model.decoder.embed_tokens.weight", "proj_out.weight"
 #: The second convolution takes every other frame.
 _FRAMES_PER_POSITION = 2
+#: What features are computed of at most: their constants take n_fft x (n_fft / 2 + feature_size)
+#: numbers, and their graph a few nodes for each hop of a frame.
+_MOST = {"feature_size": 1024, "sampling_rate": 192_000, "n_fft": 4096, "hop_length": 4096}
+_MOST_HOPS = 40
 
 
 def _spec(config: Config, checkpoint: Checkpoint) -> Seq2SeqSpec:
@@ -101,11 +105,23 @@ def _log_mel(config: Config, checkpoint: Checkpoint) -> LogMelSpec:
             f" encoder reads {config.integer('num_mel_bins')} (config.json: num_mel_bins); give"
             " the preprocessor_config.json that belongs to the model"
         )
+    for name, most in _MOST.items():
+        if settings.integer(name) > most:
+            raise CheckpointError(
+                f"preprocessor_config.json: {name} is more than {most}: it is damaged, or of a"
+                " model that is not supported"
+            )
+    fft, hop = settings.integer("n_fft"), settings.integer("hop_length")
+    if not fft / _MOST_HOPS <= hop <= fft:
+        raise CheckpointError(
+            f"preprocessor_config.json: hop_length={hop} and n_fft={fft}: hops from a"
+            f" {_MOST_HOPS}th of a frame to a whole one are supported"
+        )
     return LogMelSpec(
         mel_bins=settings.integer("feature_size"),
         sampling_rate=settings.integer("sampling_rate"),
-        fft_length=settings.integer("n_fft"),
-        hop_length=settings.integer("hop_length"),
+        fft_length=fft,
+        hop_length=hop,
     )
 
 

@@ -36,3 +36,37 @@ def test_more_than_the_tensors_are(
     ):
         export_checkpoint(checkpoint, tmp_path / "out", validate=False)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "NaN", "Infinity"])
+def test_a_number_that_no_float_holds(
+    value: str, checkpoint_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Found by mutated configs: the first was an OverflowError."""
+    checkpoint = Path(shutil.copytree(checkpoint_of("t5"), tmp_path / "checkpoint"))
+    file = checkpoint / "config.json"
+    changed = {**json.loads(file.read_text()), "layer_norm_epsilon": 0.125}
+    file.write_text(json.dumps(changed).replace("0.125", value))
+    with pytest.raises(CheckpointError, match="layer_norm_epsilon is no finite number"):
+        export_checkpoint(checkpoint, tmp_path / "out", validate=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_fft": 2**53}, "n_fft is more than 4096"),
+        ({"n_fft": 10**400}, "n_fft is more than 4096"),
+        ({"sampling_rate": 10**9}, "sampling_rate is more than 192000"),
+        ({"hop_length": 2}, "hop_length=2 and n_fft=400"),
+        ({"hop_length": 401}, "hop_length=401 and n_fft=400"),
+    ],
+)
+def test_features_of_impossible_sizes(
+    changes: dict[str, int], message: str, speaking_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Found by mutated configs: products of all samples of a frame took all memory and time."""
+    checkpoint = Path(shutil.copytree(speaking_checkpoint, tmp_path / "checkpoint"))
+    file = checkpoint / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=message):
+        export_checkpoint(checkpoint, tmp_path / "out", validate=False)
