@@ -362,15 +362,15 @@ def _faults(name: str, work: Path, share: int) -> int:
     step = 1 if share == 1 else share * command.shared
     for way, (there, fault) in enumerate(itertools.product((True, False), FAULTS)):
         calls = runner.calls(there=there, also=fault != "ENOSPC")
+        over = "an old result" if there else "nothing"
         # A share begins elsewhere each time, so that together they are at many calls.
         for number in range(1 + 7 * way % min(step, calls), calls + 1, step):
             problem = runner.problem(fault, number, there=there)
             runs[fault] += 1
             if problem is not None:
                 problems += 1
-                where = f"{fault} at call {number} of {calls}, over "
-                where += "an old result" if there else "nothing"
-                print(f"{name}, {where}: {problem}", flush=True)
+                print(f"{name}, {fault} at call {number} of {calls}, over {over}: {problem}")
+        print(f"{name}, {fault}, {calls} calls, over {over}: done", flush=True)
     print(f"{name}: {dict(runs)}, {problems} found", flush=True)
     return problems
 
