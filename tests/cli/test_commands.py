@@ -182,6 +182,8 @@ def test_bench_reports_ordered_percentiles(cli: Cli, byte_bundle: Path) -> None:
         "threads": 1,
         "device": None,
         "strict": False,
+        "encoder_backend": None,
+        "precision": None,
     }
 
 
