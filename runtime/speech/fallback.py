@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 #: New tokens of a window of a model that has no limit of positions.
 _MOST_TOKENS = 448
 #: An estimated mean log-probability that is no further above the threshold is computed instead.
-#: Those of whole windows were at most 0.006 from the exact ones (docs/speech.md).
+#: Those of whole windows were at most 0.02 from the exact ones (docs/speech.md).
 _NEAR_THRESHOLD = 0.1
 #: Of a fitted window: nobody speaks faster, so a longer text is a loop, as short windows have some.
 _FITTED_TOKENS, _FITTED_TOKENS_PER_SECOND = 24, 12
