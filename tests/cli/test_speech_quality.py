@@ -95,7 +95,8 @@ def test_bench_counts_seconds_of_audio(
         assert f"\n{name} " in out
     file = recordings.with_name("2.wav")
     report = json.loads(call("bench", speaking_bundle, "--audio", file, *few, "--json").out)
-    assert (report["audio_seconds"], report["workload"]["audio"]) == (30, str(file))
+    (entry,) = report["entries"]
+    assert (entry["values"]["audio_seconds"], report["settings"]["audio"]) == (30, str(file))
     message = refused("bench", byte_bundle, "--audio-seconds", 1)
     assert message.endswith(
         "--source-length says how long its sources are, not --audio-seconds or --audio"
