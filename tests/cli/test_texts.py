@@ -65,6 +65,15 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
+def test_workers_answer_the_same_lines(call: Call, byte_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("".join(f"{'word ' * (n % 4 + 1)}{n}\n" for n in range(20)))
+    where = ("run", byte_bundle, "--input", tmp_path / "texts", *LIMIT)
+    one = call(*where, "--threads", 1)
+    two = call(*where, "--threads", 1, "--workers", 2, "--batch-size", 20)
+    assert one.code == two.code == 0 and len(one.out.splitlines()) == 20
+    assert one.out == two.out
+
+
 @pytest.mark.parametrize("flags", [(), ("--stream",), ("--num-beams", 2)])
 def test_a_blank_line_is_answered_with_a_blank_line(
     flags: tuple[object, ...], call: Call, byte_bundle: Path, texts: Path
