@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 
 from .schema import Entry, Report
-from .verdict import main_measurement
+from .verdict import WORK, main_measurement
 
 #: Settings of entries that may grow.
-VARIABLES = (
-    "source_length",
-    "audio_seconds",
-    "new_tokens",
-    "batch_size",
-    "num_beams",
-    "threads",
-)
+VARIABLES = (*WORK, "threads")
 
 
 @dataclass(frozen=True)

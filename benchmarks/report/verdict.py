@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from .schema import Entry, Report
 from .statistics import ratio_interval
 
+#: Settings of entries that say how much is done.
+WORK = ("source_length", "audio_seconds", "new_tokens", "batch_size", "num_beams")
 #: The one that ratios, plots and the verdict are about, by kind of report.
 _MAIN = ("all", "text", "recording")
 
@@ -40,7 +42,9 @@ def _verdict(report: Report) -> Iterator[str]:
     main, reference = main_measurement(report), baseline(report)
     ours = [e for e in report.entries if e.library == "seq2edge" and main in e.measurements]
     if main is not None and reference is not None and ours:
-        others = [entry for entry in ours if entry.name != reference.name]
+        others = [
+            entry for entry in ours if entry.name != reference.name and _same_work(entry, reference)
+        ]
         # Of variants the fastest that is not measurably worse, if there is one.
         others = [entry for entry in others if not _is_worse(entry)] or others
         best = min(others, key=lambda e: e.measurements[main].p50, default=None)
@@ -94,6 +98,11 @@ def _by_precision(report: Report, main: str) -> Iterator[str]:
                 min(some, key=lambda e: e.measurements[main].p50) for some in (ours, peers)
             )
             yield f"In {precision}: {_against(first, other, main, 'precision')}"
+
+
+def _same_work(entry: Entry, other: Entry) -> bool:
+    """Whether both have the lengths, batch and beams of one another; a grid has many."""
+    return all(entry.settings.get(name) == other.settings.get(name) for name in WORK)
 
 
 def _is_worse(entry: Entry) -> bool:

@@ -22,6 +22,7 @@ from seq2edge.benchmarks.report.plots import figure_of, plots_of, svg
 from seq2edge.benchmarks.report.schema import Entry, Quality, Report, Tokens
 from seq2edge.benchmarks.report.statistics import Interval, Measurement
 from seq2edge.benchmarks.report.table import columns, csv_table
+from seq2edge.benchmarks.report.verdict import verdict
 
 from .test_report import MACHINE, THEN, times
 
@@ -228,6 +229,18 @@ def test_no_label_covers_another_a_point_or_a_bar() -> None:
                 for index, box in enumerate(names):
                     assert box.count_overlaps(names[:index]) == 0, plot.name
     assert checked == 2 * 13
+
+
+def test_the_verdict_of_a_grid_is_about_one_workload() -> None:
+    rows = [
+        replace(
+            entry(f"seq2edge:{name} (batch_size {batch})", scale, 10),
+            settings={"batch_size": batch},
+        )
+        for name, scale, batch in (("a", 4, 8), ("b", 3, 8), ("b", 1, 1))
+    ]
+    first, *_ = verdict(report_of(rows, "bench"))
+    assert first.startswith("seq2edge:b (batch_size 8) takes 0.7")
 
 
 def test_a_picture_is_the_same_each_time(report: Report) -> None:
