@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import ArrayLike
 
 from .asynchronous import AsyncTextStream, run_in_thread
-from .backends import Backend, load_in_background
+from .backends import Backend, load_backend
 from .bundle.reader import Bundle
 from .errors import InputError
 from .generation import GenerationConfig, Generator
@@ -93,7 +93,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
         """
         bundle = Bundle.open(path, single_stack=("decoder",))
         bundle.require_text()
-        with load_in_background(
+        tokenizer = load_tokenizer(bundle)
+        loaded = load_backend(
             bundle,
             backend=backend,
             device=device,
@@ -102,9 +103,8 @@ class Seq2SeqModel(LoadedModel[Backend]):
             max_memory=max_memory,
             encoder_backend=encoder_backend,
             precision=precision,
-        ) as loading:
-            tokenizer = load_tokenizer(bundle)
-        return cls(bundle, loading.result(), tokenizer, num_workers=num_workers)
+        )
+        return cls(bundle, loaded, tokenizer, num_workers=num_workers)
 
     @property
     def generation_config(self) -> GenerationConfig:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from typing import Any
 
-from ..background import Background
 from ..bundle.manifest import CONCAT
 from ..bundle.reader import Bundle
 from ..errors import BackendError
@@ -34,7 +32,6 @@ __all__ = [
     "SlotCache",
     "Step",
     "load_backend",
-    "load_in_background",
     "slot_backend",
 ]
 
@@ -98,23 +95,6 @@ def load_backend(
         seconds,
     )
     return loaded
-
-
-def load_in_background(bundle: Bundle, **options: Any) -> Background[Backend]:
-    """:func:`load_backend` on a thread, while a tokenizer is read.
-
-    Not what is on a GPU, which belongs to a thread, nor 4 bits, whose memory peaks as it is.
-
-    Args:
-        options: of :func:`load_backend`.
-    """
-    on_gpu = options["backend"] != "onnxruntime" or options["device"] not in (None, "cpu")
-    peaks = any(info.precision == "int4" for info in bundle.manifest.graphs.values())
-    return Background(partial(load_backend, bundle, **options), _close, apart=not (on_gpu or peaks))
-
-
-def _close(backend: Backend) -> None:
-    backend.close()
 
 
 def _check_encoder_backend(

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from ..audio import SAMPLING_RATE, AudioSource, open_audio
 from ..audio.activity import SpeechOnly, VadOptions, detect_speech
 from ..audio.opening import AudioInput
-from ..backends import Backend, load_in_background
+from ..backends import Backend, load_backend
 from ..bundle.reader import Bundle
 from ..errors import InputError
 from ..model_base import LoadedModel
@@ -82,7 +82,8 @@ class SpeechModel(LoadedModel[Backend]):
         """
         bundle = Bundle.open(path)
         speech_info(bundle.manifest)
-        with load_in_background(
+        tokenizer = checked_tokenizer(load_tokenizer(bundle), bundle.directory)
+        loaded = load_backend(
             bundle,
             backend=backend,
             device=device,
@@ -91,9 +92,8 @@ class SpeechModel(LoadedModel[Backend]):
             max_memory=max_memory,
             encoder_backend=encoder_backend,
             precision=precision,
-        ) as loading:
-            tokenizer = checked_tokenizer(load_tokenizer(bundle), bundle.directory)
-        return cls(bundle, loading.result(), tokenizer)
+        )
+        return cls(bundle, loaded, tokenizer)
 
     @property
     def languages(self) -> tuple[str, ...]:

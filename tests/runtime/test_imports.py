@@ -73,3 +73,9 @@ for name in runtime.__all__:
 assert not hasattr(runtime, "Nothing")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sockets_are_not_imported_for_a_text() -> None:
+    """asyncio would be a tenth of a small model's cold start."""
+    code = "import sys, seq2edge.runtime; assert 'asyncio' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

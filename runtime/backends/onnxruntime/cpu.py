@@ -26,10 +26,11 @@ from ..base import (
     Ids,
     Step,
 )
+from ..encoder_graph import EncoderGraph
 from ..memory_budget import CallMemory, MemoryBudget
 from .cache_pool import LARGEST_BYTES, CachePool, PooledCache
 from .encoded import OrtEncoderOutput, bind_array, resized, shape_key
-from .encoder import EncoderOpener, OrtEncoder, opening_encoder
+from .encoder import OrtEncoder
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs, choosing
 from .parts import in_rows, in_tokens
@@ -75,7 +76,7 @@ class OrtBackend:
         num_threads: int | None = None,
         lowered: bool = True,
         max_memory: int | None = None,
-        open_encoder: EncoderOpener | None = None,
+        open_encoder: Callable[[Bundle, GraphInfo, int | None], EncoderGraph] | None = None,
     ) -> None:
         num_threads = chosen_threads(num_threads, bundle)
         ort = import_onnxruntime()
@@ -92,15 +93,16 @@ class OrtBackend:
         self.num_threads = num_threads
         self._vocab_size = bundle.manifest.dimensions.vocab_size
         self._graphs, self._closed = graphs, False
+        self._encoder: EncoderGraph | None = None
         self._decoder = self._logsumexp = None
         self._pool = CachePool()
         self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
         self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
-        info, opener = graphs.get("encoder"), open_encoder or partial(OrtEncoder, ort)
-        with opening_encoder(bundle, info, num_threads, opener) as encoder:
-            if "decoder" in graphs:
-                self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
-        self._encoder = encoder.result()
+        if "encoder" in graphs:
+            open_encoder = partial(OrtEncoder, ort) if open_encoder is None else open_encoder
+            self._encoder = open_encoder(bundle, graphs["encoder"], num_threads)
+        if "decoder" in graphs:
+            self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
         if "logsumexp" in graphs:
             # One thread: a pool of its own would compete with the decoder's.
             self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)

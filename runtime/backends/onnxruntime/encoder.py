@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ...background import Background
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
-from ..encoder_graph import EncoderGraph
 from .encoded import array_of, bind_array
 from .session import open_session, run_error
-
-#: Opens the encoder graph of a bundle in a library, given how many threads.
-EncoderOpener = Callable[[Bundle, GraphInfo, int | None], EncoderGraph]
-
-
-def opening_encoder(
-    bundle: Bundle, info: GraphInfo | None, num_threads: int | None, opener: EncoderOpener
-) -> Background[EncoderGraph | None]:
-    """The encoder, if there is one, opened on a thread while the decoder's session is made.
-
-    Most of either is packing weights, which one thread does. One of 4 bits comes first: it unpacks
-    weights, which is when memory peaks, and what is freed on a thread is not given back at once.
-    """
-    apart = info is not None and info.precision != "int4"
-    return Background(
-        lambda: None if info is None else opener(bundle, info, num_threads), apart=apart
-    )
 
 
 class OrtEncoder:
