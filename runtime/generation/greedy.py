@@ -52,6 +52,8 @@ class GreedySearch:
             for _ in range(batch.batch_size)
         ]
         self._remaining = batch.new_tokens
+        #: What processors read: see :meth:`_tokens_so_far`; None: they read nothing yet.
+        self._tokens: Ids | None = None
         #: Of one step's normalizers.
         self._scratch: Scores | None = None
         #: The sources that still run: places in ``results``.
@@ -143,13 +145,16 @@ class GreedySearch:
     ) -> None:
         """Add ``tokens`` [A, n] to the unfinished sequences."""
         self._remaining -= 1
-        stopping = self._batch.stopping
+        stopping, first = self._batch.stopping, self._batch.decoder_prompt.shape[1]
         last = LENGTH if self._remaining == 0 else stopping.interrupted()
         for place, (source, row) in enumerate(zip(self._active, tokens.tolist(), strict=True)):
             for sample, sequence in enumerate(self._results[source]):
                 if sequence.finish_reason is not None:
                     continue
                 sequence.token_ids.append(row[sample])
+                if self._tokens is not None:
+                    end = first + len(sequence.token_ids)
+                    self._tokens[source, sample, end - 1] = row[sample]
                 if scores is not None:
                     sequence.score += float(scores[place, sample])
                 if logprobs is not None:
@@ -223,14 +228,21 @@ class GreedySearch:
     def _rows(self, unscored: Scores | None) -> Rows:
         batch, first = self._batch, self._batch.decoder_prompt.shape[1]
         length = first + batch.new_tokens - self._remaining + len(batch.config.decoder_prefix)
-        tokens = np.zeros((len(self._active), self._samples, length), np.int64)
-        for place, source in enumerate(self._active):
-            tokens[place, :, :first] = batch.decoder_prompt[source]
-            for sample, sequence in enumerate(self._results[source]):
-                found = sequence.token_ids
-                tokens[place, sample, first : first + len(found)] = found
-        sources = np.repeat(self._active, self._samples)
-        return Rows(tokens.reshape(-1, length), sources, unscored)
+        if self._tokens is None:
+            self._tokens = self._tokens_so_far(first)
+        tokens = self._tokens[self._active, :, :length].reshape(-1, length)
+        return Rows(tokens, np.array(self._active).repeat(self._samples), unscored)
+
+    def _tokens_so_far(self, first: int) -> Ids:
+        """[B, n, L] of all sequences, zeros where they may go on; the first ``first`` are given."""
+        batch = self._batch
+        longest = first + len(batch.config.decoder_prefix) + batch.new_tokens
+        tokens = np.zeros((batch.batch_size, self._samples, longest), np.int64)
+        tokens[:, :, :first] = batch.decoder_prompt[:, None]
+        for rows, sequences in zip(tokens, self._results, strict=True):
+            for row, sequence in zip(rows, sequences, strict=True):
+                row[first : first + len(sequence.token_ids)] = sequence.token_ids
+        return tokens
 
     def _check(self, best: NDArray[np.float32]) -> None:
         """Refuse rows [A * n] whose best score is none."""
