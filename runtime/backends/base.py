@@ -73,9 +73,12 @@ class SlotCache(ABC):
     Attributes:
         cache_position_ids: [B, T] int64, the logical position that each slot holds; 0, 1, 2 ... at
             first. Written by the caller, and read by every step.
+        scores_last_tokens: whether a step may ask for the results of its last tokens only, which
+            spares the head of the model the others.
     """
 
     cache_position_ids: Ids
+    scores_last_tokens: bool = False
 
     def __init__(self) -> None:
         self._runs: dict[Step, Callable[[], None]] = {}
@@ -92,6 +95,7 @@ class SlotCache(ABC):
         feed_back: bool = False,
         vocab_size: int | None = None,
         logsumexp: bool = False,
+        first_scored: int = 0,
     ) -> Step:
         """A zeroed step of the cache's present shape; see :meth:`.Step.allocate`."""
         return Step.allocate(
@@ -101,6 +105,7 @@ class SlotCache(ABC):
             feed_back=feed_back,
             vocab_size=vocab_size,
             logsumexp=logsumexp,
+            first_scored=first_scored,
         )
 
     def release(self) -> None:  # noqa: B027

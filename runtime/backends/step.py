@@ -38,15 +38,17 @@ class Step:
         position_ids: [B, Q] int64, their logical positions (the decoder start token is 0).
         attention_mask: [B, 1, Q, T] bool, the slots that each token may see, its own included.
         write_indices: [B] int64, the first of the Q slots that are written.
-        next_token_ids: [B, Q] int64, filled by the run with the most probable next tokens; not
+        next_token_ids: [B, K] int64, filled by the run with the most probable next tokens; not
             where ``logsumexp`` is asked for. It is ``input_ids`` itself where a step feeds the
             following one (greedy decoding).
-        logits: [B, Q, V] float32, filled by the run, or None if they are not needed.
-        logsumexp: [B, Q] float32, log(sum(exp(logits))), filled by the run of a backend that
+        logits: [B, K, V] float32, filled by the run, or None if they are not needed.
+        logsumexp: [B, K] float32, log(sum(exp(logits))), filled by the run of a backend that
             ``computes_logsumexp``, or None if it is not needed.
         only_best: a run may look at the most probable tokens only, and fill ``logits`` with -inf
             for the others.
         proposals: set by the run: what it has looked at; None: all tokens.
+        first_scored: results are wanted of the tokens from this one on, K = Q - first_scored of
+            them. Above 0 only for a cache that ``scores_last_tokens``.
     """
 
     input_ids: Ids
@@ -58,6 +60,7 @@ class Step:
     logsumexp: NDArray[np.float32] | None = None
     only_best: bool = False
     proposals: Proposals | None = None
+    first_scored: int = 0
 
     @classmethod
     def allocate(
@@ -70,20 +73,21 @@ class Step:
         vocab_size: int | None = None,
         logsumexp: bool = False,
         only_best: bool = False,
+        first_scored: int = 0,
     ) -> Step:
         """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
         input_ids = np.zeros((batch_size, num_tokens), np.int64)
+        scored = (batch_size, num_tokens - first_scored)
         return cls(
             input_ids=input_ids,
             position_ids=np.zeros((batch_size, num_tokens), np.int64),
             attention_mask=np.zeros((batch_size, 1, num_tokens, max_cache_len), np.bool_),
             write_indices=np.zeros((batch_size,), np.int64),
-            next_token_ids=input_ids if feed_back else np.zeros((batch_size, num_tokens), np.int64),
-            logits=None
-            if vocab_size is None
-            else np.zeros((batch_size, num_tokens, vocab_size), np.float32),
-            logsumexp=np.zeros((batch_size, num_tokens), np.float32) if logsumexp else None,
+            next_token_ids=input_ids if feed_back else np.zeros(scored, np.int64),
+            logits=None if vocab_size is None else np.zeros((*scored, vocab_size), np.float32),
+            logsumexp=np.zeros(scored, np.float32) if logsumexp else None,
             only_best=only_best,
+            first_scored=first_scored,
         )
 
     def clear(self) -> None:
@@ -105,20 +109,28 @@ class Step:
             logits=None if self.logits is None else self.logits[some],
             logsumexp=None if self.logsumexp is None else self.logsumexp[some],
             only_best=self.only_best,
+            first_scored=self.first_scored,
         )
 
     def tokens(self, first: int, count: int) -> Step:
-        """Some tokens of the step's only sequence, in the same arrays but for ``write_indices``."""
+        """Some tokens of the step's only sequence, in the same arrays but for ``write_indices``.
+
+        Where none of them is to be scored, the last one is, into an array of its own.
+        """
         some = slice(first, first + count)
+        skipped = max(self.first_scored - first, 0)
+        scored = slice(max(first - self.first_scored, 0), first + count - self.first_scored)
+        wanted = skipped < count
         return Step(
             input_ids=self.input_ids[:, some],
             position_ids=self.position_ids[:, some],
             attention_mask=self.attention_mask[:, :, some],
             write_indices=self.write_indices + first,
-            next_token_ids=self.next_token_ids[:, some],
-            logits=None if self.logits is None else self.logits[:, some],
-            logsumexp=None if self.logsumexp is None else self.logsumexp[:, some],
+            next_token_ids=self.next_token_ids[:, scored] if wanted else np.zeros((1, 1), np.int64),
+            logits=self.logits[:, scored] if wanted and self.logits is not None else None,
+            logsumexp=self.logsumexp[:, scored] if wanted and self.logsumexp is not None else None,
             only_best=self.only_best,
+            first_scored=min(skipped, count - 1),
         )
 
     def outputs(self) -> list[NDArray[Any]]:

@@ -69,18 +69,23 @@ def prefill(
     for start in range(0, longest, size):
         part = tokens[:, start : start + size]
         count = part.shape[1]
-        step = cache.step(count, vocab_size=vocab_size, logsumexp=logsumexp)
+        rows = np.flatnonzero((start < lengths) & (lengths <= start + count))
+        ends = lengths[rows] - 1 - start
+        first = 0
+        if cache.scores_last_tokens:
+            places = [] if prompt_logits is None else [p - start for p in prompt_logits.places]
+            wanted = [place for place in (*ends, *places) if 0 <= place < count]
+            first = int(min(wanted, default=count - 1))
+        step = cache.step(count, vocab_size=vocab_size, logsumexp=logsumexp, first_scored=first)
         step.input_ids[:] = part
         step.position_ids[:] = start + np.arange(count)
         step.write_indices[:] = start
         step.attention_mask[..., : start + count] = np.tri(count, start + count, start, np.bool_)
         cache.forward(step)
         if prompt_logits is not None and step.logits is not None:
-            prompt_logits.take(step.logits, start)
-        rows = np.flatnonzero((start < lengths) & (lengths <= start + count))
-        ends = lengths[rows] - 1 - start
+            prompt_logits.take(step.logits, start + first)
         for output, result in zip(step.outputs(), after.outputs(), strict=True):
-            result[rows, 0] = output[rows, ends]
+            result[rows, 0] = output[rows, ends - first]
     return after
 
 

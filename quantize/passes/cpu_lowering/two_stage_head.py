@@ -5,7 +5,9 @@ third of a Whisper step, half of T5-small's. A copy of the head in 4 bits finds 
 ``TopK``, and 64 rows of the 8 bit head score them. On real Whisper (855 steps, and 1,774
 deliberately mismatched ones) the right token was never below the 25th of the proposals; there is no
 proof that it never is, so the bundle's record says that it has such a head. Where all logits are
-wanted (beams, samples, scores), and for several tokens, ``full_logits`` asks for the whole head.
+wanted (beams, samples, scores), and for several tokens, ``full_logits`` asks for the whole head,
+of the tokens from ``first_scored`` on: of a prompt only what comes after it is of interest, and the
+head is more than half of what it costs.
 
 Rules that weigh many tokens at once need those exactly (Whisper's timestamps against its best
 word), so the last tokens of the vocabulary may be scored always, by rows of the 8 bit head. What is
@@ -46,7 +48,8 @@ _FLOAT, _INT64, _BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
 class TwoStageHeadPass(ir.passes.InPlacePass):
     """Puts both heads into the branches of an ``If``.
 
-    The graph gets the input ``full_logits`` (bool). Where it is false, ``logits`` is [B, Q, 64], of
+    The graph gets the inputs ``full_logits`` (bool) and ``first_scored`` [1] int64, the first token
+    that the whole head is run for. Where ``full_logits`` is false, ``logits`` is [B, Q, 64], of
     the tokens that the new output ``candidates`` [B, Q, 64] int64 holds. Further outputs are
     ``unscored_logsumexp`` [B, Q], log(sum(exp(.))) of the 4 bit logits of all tokens that are not
     scored, and ``last_logits`` [B, Q, N], where N tokens are scored always.
@@ -72,15 +75,16 @@ class TwoStageHeadPass(ir.passes.InPlacePass):
         logits = head.outputs[0]
         place = list(model.graph.outputs).index(logits)
         condition = add_input(model, "full_logits", _BOOL, [])
+        first_scored = add_input(model, "first_scored", _INT64, [1])
         always = int(head.attributes["N"].as_int()) - self._first_scored(head)
         branches = {
-            "then_branch": _all_tokens(model, head, always),
+            "then_branch": _all_tokens(model, head, always, first_scored),
             "else_branch": self._proposals(model, head),
         }
         both = ir.node("If", [condition], branches, num_outputs=4 if always else 3)
         model.graph.insert_before(head, both)
         scores, candidates, unscored, *last = both.outputs
-        scores.type, scores.shape = ir.TensorType(_FLOAT), ir.Shape(["batch", "queries", "scored"])
+        scores.type, scores.shape = ir.TensorType(_FLOAT), ir.Shape(["batch", "scored", "tokens"])
         candidates.name, candidates.type = "candidates", ir.TensorType(_INT64)
         candidates.shape = ir.Shape(["batch", "queries", "proposed"])
         unscored.name, unscored.type = "unscored_logsumexp", ir.TensorType(_FLOAT)
@@ -89,7 +93,7 @@ class TwoStageHeadPass(ir.passes.InPlacePass):
         model.graph.outputs[place] = scores
         for value in last:
             value.name, value.type = "last_logits", ir.TensorType(_FLOAT)
-            value.shape = ir.Shape(["batch", "queries", always])
+            value.shape = ir.Shape(["batch", "scored", always])
         model.graph.outputs.extend([candidates, unscored, *last])
         model.graph.remove(head, safe=True)
 
@@ -266,9 +270,12 @@ def head_size(head: ir.Node) -> int:
     return int(head.attributes["K"].as_int() * head.attributes["N"].as_int())
 
 
-def _all_tokens(model: ir.Model, head: ir.Node, last: int) -> ir.Graph:
+def _all_tokens(model: ir.Model, head: ir.Node, last: int, first_scored: ir.Value) -> ir.Graph:
     builder, graph = NodeBuilder(model, head), _Branch("all_tokens")
-    logits = graph.op("MatMulNBits", head.inputs, **head.attributes)
+    axis = builder.constant("tokens_axis", [1], _INT64)
+    end = builder.constant("last_token", [np.iinfo(np.int64).max], _INT64)
+    states = graph.op("Slice", [head.inputs[0], first_scored, end, axis])
+    logits = graph.op("MatMulNBits", [states, *head.inputs[1:]], **head.attributes)
     none = np.zeros((1, 1, 0), np.int64), np.full((1, 1), -np.inf, np.float32)
     outputs = [logits, *(graph.op("Constant", [], value=ir.tensor(array)) for array in none)]
     if last:

@@ -71,13 +71,18 @@ class PooledCache(RowSlotCache):
         feed_back: bool = False,
         vocab_size: int | None = None,
         logsumexp: bool = False,
+        first_scored: int = 0,
     ) -> Step:
         def make() -> Step:
             return super(PooledCache, self).step(
-                num_tokens, feed_back=feed_back, vocab_size=vocab_size, logsumexp=logsumexp
+                num_tokens,
+                feed_back=feed_back,
+                vocab_size=vocab_size,
+                logsumexp=logsumexp,
+                first_scored=first_scored,
             )
 
-        key = num_tokens, feed_back, vocab_size, logsumexp
+        key = num_tokens, feed_back, vocab_size, logsumexp, first_scored
         return make() if self._pool is None else self._steps.take(key, make)
 
     def release(self) -> None:

@@ -203,6 +203,7 @@ class OrtSlots(PooledCache):
         self._source = source
         self._inputs = info.input_names()
         self._head = TwoStageHead(info, vocab_size)
+        self.scores_last_tokens = "first_scored" in self._inputs
         self._vocab_size = vocab_size
         self._cache: dict[str, NDArray[Any]] = {}
         for spec in info.inputs:
@@ -345,7 +346,7 @@ class OrtSlots(PooledCache):
         """A function that runs the step of a lowered graph, which leaves the choice to the host."""
         logits = step.logits
         if logits is None:
-            logits = np.empty((*step.input_ids.shape, self._vocab_size), np.float32)
+            logits = np.empty((*step.next_token_ids.shape, self._vocab_size), np.float32)
         bind_array(binding.bind_output, "logits", logits)
 
         def bind_head() -> Callable[[], None]:

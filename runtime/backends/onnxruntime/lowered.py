@@ -39,6 +39,7 @@ class LoweredInputs:
             # The kernel reads the slots that seqlens_k says are filled, whatever this is.
             "total_sequence_length": np.array(slots, np.int32),
             "query_seqlens": np.full(batch, queries, np.int32),
+            "first_scored": np.array([step.first_scored], np.int64),
         }
         self._source, self._version = source, source.version
         if source.quantized:
@@ -83,7 +84,7 @@ def choosing(
     Args:
         step: as it is bound.
         inputs: of it.
-        logits: [B, Q, V], which ``run`` fills.
+        logits: [B, K, V], which ``run`` fills.
         run: runs the graph with its whole head.
         normalize: fills the step's ``logsumexp``, where that is asked for.
         bind_head: makes what runs a head of two stages, where the step may use one.

@@ -11,7 +11,7 @@ import pytest
 
 from seq2edge.quantize import Options, quantize_bundle
 from seq2edge.runtime import Bundle, Seq2SeqModel
-from seq2edge.runtime.backends import Step
+from seq2edge.runtime.backends import SlotCache, Step
 from seq2edge.runtime.backends.onnxruntime import OrtBackend
 from tests import whisper_models as whisper
 from tests.conftest import export_unvalidated
@@ -90,3 +90,52 @@ def test_small_heads_and_texts_have_one_stage(
     result = quantize_bundle(bundle_of("t5"), tmp_path / "int8", "int8", check=False)
     assert result.manifest.quantization["lowering"]["head"] == "whole"
     assert "If" not in result.manifest.graphs["decoder_cpu"].operators
+
+
+@pytest.mark.parametrize("source", [[7, 1], SOURCES[0]], ids=["short source", "source"])
+@pytest.mark.parametrize("int8_source", [False, True])
+def test_the_last_tokens_of_a_prompt_are_scored_as_with_all(
+    source: list[int], int8_source: bool, variant_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Also in parts, where int8 keys and values of a short source take fewer tokens at once."""
+    options = Options(two_stage_head=True, int8_cross_kv=int8_source)
+    bundle = lively_bundle(variant_of, "bart")
+    quantize_bundle(bundle, tmp_path / "int8", "int8", options=options, check=False)
+    backend = OrtBackend(Bundle.open(tmp_path / "int8"), num_threads=1)
+    ids = np.array([source])
+    encoded = backend.encode({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    results = []
+    for first in (0, 3, 6):
+        cache = backend.new_cache(encoded, 16)
+        assert cache.scores_last_tokens
+        step = cache.step(7, vocab_size=400, logsumexp=True, first_scored=first)
+        step.input_ids[:] = step.position_ids[:] = np.arange(7)
+        step.attention_mask[0, 0, :, :7] = np.tri(7, dtype=bool)
+        cache.forward(step)
+        if step.logits is None or step.logsumexp is None:
+            raise AssertionError("they were asked for")
+        assert step.logits.shape == (1, 7 - first, 400)
+        results.append((step.logits[0], step.logsumexp[0]))
+    for first, (logits, logsumexp) in zip((3, 6), results[1:], strict=True):
+        np.testing.assert_allclose(logits, results[0][0][first:], atol=1e-4)
+        np.testing.assert_allclose(logsumexp, results[0][1][first:], atol=1e-4)
+
+
+def test_a_prompt_is_scored_where_someone_reads_it(
+    both: tuple[Seq2SeqModel, Seq2SeqModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+    forward = SlotCache.forward
+
+    def watched(cache: SlotCache, step: Step) -> None:
+        scored.append((step.input_ids.shape[1], step.next_token_ids.shape[1]))
+        forward(cache, step)
+
+    monkeypatch.setattr(SlotCache, "forward", watched)
+    prefix = tuple(range(40, 60))
+    for model in both:
+        model.generate_ids(
+            [SOURCES[0]], decoder_prefix=prefix, max_new_tokens=2, return_scores=True
+        )
+    assert scored[0] == (21, 21)
+    assert (21, 1) in scored
