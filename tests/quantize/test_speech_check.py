@@ -83,7 +83,7 @@ def test_recordings_take_the_place_of_it(
         speech_of("plain"), tmp_path / "int8", calibration=CalibrationFiles(recording)
     )
     assert one.sequences == 1
-    assert one.mean_kl == pytest.approx(check.mean_kl)
+    assert one.mean_kl == pytest.approx(check.mean_kl, abs=1e-7)  # two windows share a batch
 
 
 def test_a_layer_with_outliers_gets_blocks(
