@@ -73,7 +73,7 @@ def measure_memory(path: str | os.PathLike[str], workload: Workload) -> MemoryRe
             is one recording that is transcribed, greedily or with beams, in a window that fits it.
 
     Raises:
-        BundleError, BackendError, InputError: as :func:`seq2edge.benchmarks.latency.measure`.
+        BundleError, BackendError, InputError: as :func:`seq2edge.benchmarks.bench.bench`.
     """
     import subprocess  # here, because the fresh process need not pay for it
 
