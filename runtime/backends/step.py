@@ -97,6 +97,12 @@ class Step:
         self.attention_mask.fill(False)
         self.only_best, self.proposals = False, None
 
+    def nbytes(self, vocab_size: int) -> int:
+        """Memory of its arrays, logits included: a graph that gives no others fills them too."""
+        arrays = (self.input_ids, self.position_ids, self.attention_mask, self.next_token_ids)
+        logits = self.next_token_ids.size * vocab_size * np.dtype(np.float32).itemsize
+        return sum(array.nbytes for array in arrays) + logits
+
     def rows(self, first: int, count: int = 1) -> Step:
         """Some sequences of the step, in the same arrays."""
         some = slice(first, first + count)

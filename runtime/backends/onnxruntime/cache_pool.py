@@ -5,13 +5,14 @@ Binding a step to the graph takes as long as several steps of a small model.
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 from ..base import RowSlotCache
 from ..step import Step
 
-#: Larger caches, and caches of larger sources, are bound anew: their steps take long enough.
+#: Caches that take more with their steps and sources are bound anew: they take long enough.
 LARGEST_BYTES = 4 << 20
 #: Kept at most, of all shapes.
 _MOST_BYTES = 16 << 20
@@ -38,6 +39,11 @@ class SpareSteps:
             self._spare.setdefault(key, []).append(step)
         self._taken.clear()
 
+    def __iter__(self) -> Iterator[Step]:
+        for steps in self._spare.values():
+            yield from steps
+        yield from (step for _, step in self._taken)
+
     def clear(self) -> None:
         """Forget all steps."""
         self._spare.clear()
@@ -62,7 +68,8 @@ class PooledCache(RowSlotCache):
 
     @property
     @abstractmethod
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Memory that it holds, that of its source and of its steps included."""
 
     def step(
         self,
@@ -99,24 +106,37 @@ class CachePool:
     """Free caches by their shapes. Threads may share it: each cache is one caller's at a time."""
 
     def __init__(self) -> None:
-        self._free: dict[Hashable, list[PooledCache]] = {}
+        self._free: dict[Hashable, list[tuple[int, PooledCache]]] = {}
+        self._lock = threading.Lock()
+        #: Bytes of all that is free.
+        self.nbytes = 0
 
     def take(self, key: Hashable) -> PooledCache | None:
         """A free cache of that key; the caller's until it is given back."""
-        try:
-            return self._free[key].pop()
-        except (KeyError, IndexError):
-            return None
+        with self._lock:
+            free = self._free.get(key)
+            if not free:
+                return None
+            size, cache = free.pop()
+            self.nbytes -= size
+            return cache
 
     def give(self, cache: PooledCache) -> None:
         """Keep a cache that nobody uses any more, if it is small; too many make room for it."""
-        if cache.nbytes > LARGEST_BYTES:
+        size = cache.nbytes
+        if size > LARGEST_BYTES:
             return
-        kept = sum(one.nbytes for several in list(self._free.values()) for one in several)
-        if kept + cache.nbytes > _MOST_BYTES:
-            self._free.clear()
-        self._free.setdefault(cache.shape_key, []).append(cache)
+        with self._lock:
+            if self.nbytes + size > _MOST_BYTES:
+                self._clear()
+            self._free.setdefault(cache.shape_key, []).append((size, cache))
+            self.nbytes += size
 
     def clear(self) -> None:
         """Keep nothing."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
         self._free.clear()
+        self.nbytes = 0

@@ -220,7 +220,8 @@ class OrtSlots(PooledCache):
 
     @property
     def nbytes(self) -> int:
-        return self._source.nbytes + sum(array.nbytes for array in self._cache.values())
+        steps = sum(step.nbytes(self._vocab_size) for step in self._steps)
+        return self._source.nbytes + steps + sum(array.nbytes for array in self._cache.values())
 
     def reset(self, encoded: OrtEncoderOutput) -> None:
         """Begin anew with other sources of the same shapes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from seq2edge.runtime import Bundle, Seq2SeqModel
 from seq2edge.runtime.backends.onnxruntime import OrtBackend
+from tests.conftest import export_unvalidated
 from tests.runtime.generation.copying import copy_of_source, copying_bundle, copying_source
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -101,3 +103,31 @@ def test_threads_do_not_share_a_cache(model: Seq2SeqModel) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda source: results(model, source, {}), sources))
     assert found == [[copy_of_source(source)] for source in sources]
+
+
+def test_what_is_kept_for_other_calls_has_a_bound(tmp_path: Path) -> None:
+    """Fault: steps of prompts of all lengths were kept, with logits of each of their tokens."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    sizes = {"vocab_size": 20_000, "d_model": 16, "max_position_embeddings": 64}
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 16}
+    BartForConditionalGeneration(BartConfig(**sizes)).save_pretrained(tmp_path / "checkpoint")
+    export_unvalidated(tmp_path / "checkpoint", tmp_path / "bundle")
+    with Seq2SeqModel.load(tmp_path / "bundle", num_threads=1) as model:
+
+        def call(length: int) -> None:
+            options = {"decoder_prefix": tuple(range(10, 10 + length)), "max_new_tokens": 2}
+            model.generate_ids([[5, 6, 7, 2]], return_scores=True, **options)
+
+        tracemalloc.start()
+        try:
+            call(1)
+            before = tracemalloc.get_traced_memory()[0]
+            for length in range(2, 40):
+                call(length)
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+    # The logits of all of these prompts take 62 MB.
+    assert grown < 20e6
