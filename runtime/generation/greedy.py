@@ -152,8 +152,8 @@ class GreedySearch:
                 if sequence.finish_reason is not None:
                     continue
                 sequence.token_ids.append(row[sample])
-                if self._tokens is not None:
-                    end = first + len(sequence.token_ids)
+                end = first + len(sequence.token_ids)
+                if self._tokens is not None and end <= self._tokens.shape[2]:
                     self._tokens[source, sample, end - 1] = row[sample]
                 if scores is not None:
                     sequence.score += float(scores[place, sample])
@@ -228,16 +228,15 @@ class GreedySearch:
     def _rows(self, unscored: Scores | None) -> Rows:
         batch, first = self._batch, self._batch.decoder_prompt.shape[1]
         length = first + batch.new_tokens - self._remaining + len(batch.config.decoder_prefix)
-        if self._tokens is None:
-            self._tokens = self._tokens_so_far(first)
+        if self._tokens is None or self._tokens.shape[2] < length:
+            self._tokens = self._tokens_so_far(first, 2 * length)
         tokens = self._tokens[self._active, :, :length].reshape(-1, length)
         return Rows(tokens, np.array(self._active).repeat(self._samples), unscored)
 
-    def _tokens_so_far(self, first: int) -> Ids:
-        """[B, n, L] of all sequences, zeros where they may go on; the first ``first`` are given."""
+    def _tokens_so_far(self, first: int, room: int) -> Ids:
+        """[B, n, room] of all sequences, zeros where they may go on; ``first`` tokens are given."""
         batch = self._batch
-        longest = first + len(batch.config.decoder_prefix) + batch.new_tokens
-        tokens = np.zeros((batch.batch_size, self._samples, longest), np.int64)
+        tokens = np.zeros((batch.batch_size, self._samples, room), np.int64)
         tokens[:, :, :first] = batch.decoder_prompt[:, None]
         for rows, sequences in zip(tokens, self._results, strict=True):
             for row, sequence in zip(rows, sequences, strict=True):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from seq2edge.runtime import InputError, Seq2SeqModel
 
@@ -188,3 +189,25 @@ def test_options_that_forbid_every_token_say_so(
 )
 def test_token_ids_may_be_arrays(name: str, value: Any, subject: Subject) -> None:
     assert subject.found(**{name: np.array(value)}) == subject.found(**{name: value})
+
+
+@pytest.mark.parametrize("most", [40, 10**12])
+def test_a_processor_is_shown_all_tokens_so_far(most: int, subject: Subject) -> None:
+    """Fault: room for as many tokens as may come was taken at once, 8 bytes each."""
+    limit = subject.model.manifest.dimensions.max_target_length
+    if limit is not None and most > limit:
+        pytest.skip("the model has fewer positions")
+    shown: list[list[int]] = []
+
+    def end_at_30(tokens: NDArray[np.int64], scores: Scores) -> Scores:
+        shown.append(tokens[0].tolist())
+        scores[:, eos] = np.inf if len(tokens[0]) == 30 else -np.inf
+        return scores
+
+    eos = subject.model.manifest.special_tokens.eos[0]
+    (found,) = generated(
+        subject.model, [ROWS[0]], max_new_tokens=most, logits_processors=[end_at_30]
+    )
+    assert len(found) == 30 and found[-1] == eos
+    start = subject.model.manifest.special_tokens.decoder_start
+    assert shown == [[start, *found[:count]] for count in range(30)]
