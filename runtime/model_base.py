@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
+from .closing import ClosesOnExit
 from .text.length_warning import LengthWarning
 
 
@@ -15,10 +15,9 @@ class Closable(Protocol):
 
 
 E = TypeVar("E", bound=Closable)
-Model = TypeVar("Model", bound="LoadedModel[Any]")
 
 
-class LoadedModel(Generic[E]):
+class LoadedModel(ClosesOnExit, Generic[E]):
     """A context manager that frees the engine."""
 
     def __init__(self, bundle: Bundle, backend: E) -> None:
@@ -40,17 +39,6 @@ class LoadedModel(Generic[E]):
         return (
             f"{type(self).__name__}({str(self._bundle.directory)!r}, {self.manifest!r}, {backend})"
         )
-
-    def __enter__(self: Model) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the engine. The model cannot be used afterwards."""

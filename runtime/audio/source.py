@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..closing import ClosesOnExit
 from ..errors import InputError
 from .resample import resampler
 
@@ -47,7 +47,7 @@ class NativeAudio(Protocol):
     def read(self, start: int, stop: int) -> Samples: ...
 
 
-class Audio:
+class Audio(ClosesOnExit):
     """A recording at ``sampling_rate``; :func:`.open_audio` makes it. Not for two threads at once.
 
     It reads in pieces what it is asked for, so hours of audio take no memory. A part is the same
@@ -108,17 +108,6 @@ class Audio:
         """Close the file. The audio cannot be read afterwards."""
         if self._close is not None:
             self._close()
-
-    def __enter__(self) -> Audio:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Audio({self.name!r}, {self.duration:.2f} s)"

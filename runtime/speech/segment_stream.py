@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 
+from ..closing import ClosesOnExit
 from .batched import batched
 from .language import DetectedLanguage
 from .sequential import Done, Recognition, sequential
@@ -15,7 +15,7 @@ from .transcription import Segment, Transcription
 SecondsProgress = Callable[[float, float], None]
 
 
-class SegmentStream:
+class SegmentStream(ClosesOnExit):
     """An iterator of :class:`.Segment`; :meth:`SpeechModel.segments` makes it.
 
     Closing it (or leaving its ``with``) ends the transcription.
@@ -83,14 +83,3 @@ class SegmentStream:
         """End the transcription and close the file. What is there stays."""
         self._next.close()
         self._opened.close()
-
-    def __enter__(self) -> SegmentStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 
 from numpy.typing import ArrayLike
 
@@ -21,6 +20,7 @@ from ..audio.activity import VadOptions, detect_speech
 from ..audio.source import ArrayAudio
 from ..backends import Backend, EncoderOutput
 from ..bundle.manifest import Manifest
+from ..closing import ClosesOnExit
 from ..errors import InputError
 from ..text.tokenizer import Tokenizer
 from .agreement import Agreement, end_seconds
@@ -64,7 +64,7 @@ class StreamUpdate:
     segments: list[Segment] = field(default_factory=list)
 
 
-class LiveTranscription:
+class LiveTranscription(ClosesOnExit):
     """An iterator of :class:`StreamUpdate`; :meth:`.SpeechModel.stream` makes it.
 
     Closing it (or leaving its ``with``) ends the transcription. Not for two threads at once.
@@ -143,17 +143,6 @@ class LiveTranscription:
     def close(self) -> None:
         """End the transcription. What is there stays."""
         self._updates.close()
-
-    def __enter__(self) -> LiveTranscription:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def _has_text(self) -> bool:
