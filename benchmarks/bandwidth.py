@@ -4,13 +4,12 @@ A bandwidth is fair if it is hard to beat, so two buffers are read: one far larg
 and one as large as a decoder's weights, over and over as steps do, of which a cache may hold a
 part.
 
-- The CPU's reader is numpy, with as many threads as the engine uses, each over its own part of a
-  buffer that holds data (pages never written are all one page, which stays in the cache), starts
-  at a cache line (a load across two lines counts twice) and lies in huge pages, where the kernel
-  has them to give. Of four reductions the fastest counts, because a slow one measures arithmetic.
-  Beside a loop of AVX-512 loads in C, alternated in one process on a loaded machine, the best
-  readings of 3, 16 and 150 MB were 0.94 x its best and more, those of 0.8 MB 0.80 x: a call of
-  numpy takes a microsecond or two.
+- The CPU's reader is a loop of vector loads (:mod:`.vector_loads`), with as many threads as the
+  engine uses, each over its own part of a buffer that holds data (pages never written are all one
+  page, which stays in the cache) and lies in huge pages, where the kernel has them to give.
+  Processors that the loop is not there for are read with two of numpy's reductions, of which the
+  faster counts; from a cache they reach 0.4 to 0.75 x the loop's rate.
+  ``python -m seq2edge.benchmarks.bandwidth_check`` compares with loops that a compiler makes.
 - A GPU copies a buffer's first half onto its second, which moves as many bytes as the buffer has:
   each byte of the half is read once and written once. The time is that of enough copies until
   their stream is done. A kernel that only reads may be a little faster than copies.
@@ -30,6 +29,8 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backends.tensorrt.cuda import ALIGNMENT, Cuda
 
+from .vector_loads import BLOCK, vector_loads
+
 #: Of the machine's large buffer, and of what one reading of the other adds up to at least.
 _MEMORY_BYTES, _READ_BYTES = 256_000_000, 32_000_000
 #: The same of a GPU: ten times the largest cache of an H100 (50 MB); and copies are enqueued for
@@ -38,17 +39,10 @@ _DEVICE_BYTES, _COPIED_BYTES = 512_000_000, 8_000_000_000
 #: Beyond so many copies of a small buffer one measures how fast copies are enqueued, no better.
 _MOST_COPIES = 1000
 
-_FIRST = "maximum of uint64"
 _Words = NDArray[np.uint64]
-#: Reductions that numpy runs in vector instructions, without the interpreter's lock. Not ``dot``,
-#: which is a BLAS with threads of its own.
-_READERS: dict[str, Callable[[_Words], object]] = {
-    _FIRST: lambda words: words.max(),
-    "maximum of uint8": lambda words: words.view(np.uint8).max(),
-    "or of uint64": np.bitwise_or.reduce,
-    "sum of int32": lambda words: np.add.reduce(words.view(np.int32), dtype=np.int32),
-}
-#: Of a huge page on x86 and arm64, and so of a cache line.
+#: Reads words so many times.
+Reader = Callable[[_Words, int], None]
+#: Of a huge page on x86 and arm64.
 _PAGE = 1 << 21
 
 #: Bytes per second, by reader.
@@ -89,6 +83,7 @@ class HostMemory:
         self.threads: int = threads
         self._pool = ThreadPoolExecutor(threads)
         self._buffers: dict[int, _Words] = {}
+        self._readers = cpu_readers()
 
     def measure(self, size: int) -> tuple[Rates, Rates]:
         """See :class:`Memory`."""
@@ -100,31 +95,56 @@ class HostMemory:
 
     def _read(self, size: int) -> Rates:
         if size not in self._buffers:
-            self._buffers[size] = _aligned(max(size // 8, 1))
+            self._buffers[size] = aligned_words(size, self.threads)
         words = self._buffers[size]
-        parts = np.split(words, _starts(len(words), self.threads))
+        parts = parts_of(words, self.threads)
         # One reading of a small buffer would measure how fast threads wake up.
         passes = max(1, _READ_BYTES // words.nbytes)
 
-        def seconds(reduce: Callable[[_Words], object], passes: int) -> float:
-            def repeat(part: _Words) -> None:
-                for _ in range(passes):
-                    reduce(part)
-
+        def seconds(reader: Reader, passes: int) -> float:
             start = time.perf_counter()
-            list(self._pool.map(repeat, parts))
+            list(self._pool.map(lambda part: reader(part, passes), parts))
             return time.perf_counter() - start
 
         # Once for nothing: the cores wake up, and a cache takes what it can hold.
-        seconds(_READERS[_FIRST], 1)
+        seconds(next(iter(self._readers.values())), 1)
         return {
-            name: passes * words.nbytes / seconds(reduce, passes)
-            for name, reduce in _READERS.items()
+            name: passes * words.nbytes / seconds(reader, passes)
+            for name, reader in self._readers.items()
         }
 
 
-def _aligned(count: int) -> _Words:
-    """So many words at the start of a huge page, if there are any; each page was written."""
+def cpu_readers() -> dict[str, Reader]:
+    """How this processor's memory is read, by name."""
+    loads = vector_loads()
+    if loads is None:
+        return dict(NUMPY_READERS)
+    read = loads.read
+    return {loads.name: lambda words, passes: read(words.ctypes.data, words.nbytes, passes)}
+
+
+def _repeated(reduce: Callable[[_Words], object]) -> Reader:
+    def read(words: _Words, passes: int) -> None:
+        for _ in range(passes):
+            reduce(words)
+
+    return read
+
+
+#: Reductions that numpy runs in vector instructions, without the interpreter's lock. Not ``dot``,
+#: which is a BLAS with threads of its own.
+NUMPY_READERS: dict[str, Reader] = {
+    "maximum of uint64": _repeated(lambda words: words.max()),
+    "and of uint8": _repeated(lambda words: np.bitwise_and.reduce(words.view(np.uint8))),
+}
+
+
+def aligned_words(size: int, threads: int) -> _Words:
+    """About ``size`` bytes at the start of a huge page, if there are any; each page was written.
+
+    A multiple of what a loop reads at once, and a part of that for each thread.
+    """
+    count = max(size // BLOCK, threads) * (BLOCK // 8)
     memory = mmap.mmap(-1, 8 * count + _PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
@@ -136,9 +156,11 @@ def _aligned(count: int) -> _Words:
     return words
 
 
-def _starts(count: int, parts: int) -> list[int]:
-    """Where the second and further parts of so many words start: at cache lines of 64 bytes."""
-    return [index * count // parts // 8 * 8 for index in range(1, parts)]
+def parts_of(words: _Words, threads: int) -> list[_Words]:
+    """A part for each thread, each a multiple of a loop's block."""
+    block = BLOCK // 8
+    starts = [index * (len(words) // block) // threads * block for index in range(1, threads)]
+    return np.split(words, starts)
 
 
 class DeviceMemory:
