@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from seq2edge.deploy.serve.keys import KeyRing, bearer, read_keys
-from seq2edge.deploy.serve.run import make_room
+from seq2edge.deploy.serve.run import make_room, open_socket
+from seq2edge.deploy.serve.settings import Settings
 from seq2edge.runtime import Bundle, InputError, OutputExistsError
 
 from .process import ServerProcess
@@ -208,3 +209,10 @@ def test_ctrl_c_ends_it_too(demo: Bundle) -> None:
         with contextlib.suppress(httpx.HTTPError):
             server.get("/health")
         assert server.end(2) == 0
+
+
+def test_no_part_of_a_response_waits_for_an_acknowledgement_of_the_one_before() -> None:
+    with open_socket(Settings(port=0)) as listening:
+        listening.listen()
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
