@@ -17,7 +17,6 @@ from seq2edge.runtime.progress import StageProgress
 
 from .driver import Baseline, Result, alternate
 from .energy import EnergyMeter
-from .gemm import measure_gemm
 from .latency import LatencyRunner
 from .memory import check_memory, measure_memory
 from .profile import check_profile, measure_profile
@@ -25,7 +24,7 @@ from .report.machine import conditions, cores_for, machine_info, revision
 from .report.schema import Entry, Report, Tokens
 from .report.statistics import FEWEST_SAMPLES, Measurement
 from .report.subjects import manifest_hash, names_of, scheme_of, unsteady
-from .roofline import measure_rooflines
+from .roofline import Roofline, measure_rooflines
 from .sources import audio_seconds, check_sources
 from .workload import Workload
 
@@ -99,11 +98,14 @@ def bench(
     details: list[dict[str, Any]] = [{} for _ in entries]
     limit: dict[str, Any] | None = None
     if roofline:
-        for number, workload in enumerate(workloads):
-            found = measure_rooflines(paths, workload, _stage(report, "roofline"))
-            for index, one in enumerate(found):
-                details[number * len(paths) + index]["roofline"] = one.to_json()
-        limit = _limit([one["roofline"] for one in details])
+        rooflines = [
+            one
+            for workload in workloads
+            for one in measure_rooflines(paths, workload, _stage(report, "roofline"))
+        ]
+        for own, one in zip(details, rooflines, strict=True):
+            own["roofline"] = one.to_json()
+        limit = _limit(rooflines)
     if memory:
         for index, (workload, path) in enumerate(itertools.product(workloads, paths)):
             report("memory", index, len(entries))
@@ -153,14 +155,18 @@ def _variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
         yield PLAIN_ENCODER, plain
 
 
-def _limit(rooflines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _limit(rooflines: Sequence[Roofline]) -> dict[str, Any] | None:
     """What the CPU can do at most, by what was measured in this run; None: steps ran on a GPU."""
-    threads = max((one["threads"] or 0 for one in rooflines), default=0)
+    threads = max((one.threads or 0 for one in rooflines), default=0)
+    most = [one for one in rooflines if one.threads == threads]
     if not threads:
         return None
     return {
-        "memory_bandwidth": max(one["memory_bandwidth"] for one in rooflines),
-        "gemm": asdict(measure_gemm(threads)),
+        "memory_bandwidth": max(one.memory_bandwidth for one in most),
+        "gemm": {
+            **{name: max(one.gemm[name] for one in most) for name in most[0].gemm},
+            "threads": threads,
+        },
     }
 
 

@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--roofline",
         action="store_true",
-        help="time a greedy step beside the memory bandwidth (a cache of --new-tokens slots)",
+        help="time a step and the encoder beside what memory and matrix products allow (a cache of"
+        " --new-tokens slots)",
     )
     parser.add_argument(
         "--memory",
@@ -223,10 +224,11 @@ def _encoder_line(other: Entry, plain: Entry) -> str:
 
 def _roofline_lines(name: str, found: dict[str, Any]) -> Iterator[str]:
     roofline = argparse.Namespace(**found)
+    beams = f", {roofline.num_beams} beams" if roofline.num_beams > 1 else ""
     yield (
         f"\nroofline of {name}: a step reads {human_bytes(roofline.weight_bytes)} of weights"
         f" and {human_bytes(roofline.cache_bytes)} of cache"
-        f" (batch {roofline.batch_size}, {roofline.cache_slots} slots,"
+        f" (batch {roofline.batch_size}{beams}, {roofline.cache_slots} slots,"
         f" {f'{roofline.threads} threads' if roofline.threads else roofline.device})"
     )
     if roofline.plan_weight_bytes is not None:
@@ -246,6 +248,24 @@ def _roofline_lines(name: str, found: dict[str, Any]) -> Iterator[str]:
     yield (
         f"readable: {roofline.memory_bandwidth / 1e9:.2f} GB/s from memory,"
         f" {roofline.same_size_bandwidth / 1e9:.2f} GB/s from a buffer of the weights' size"
+    )
+    if roofline.operations:
+        yield f"a step computes {_operations(roofline.operations)}; bound by {roofline.bound_by}"
+    if roofline.not_counted:
+        names = ", ".join(f"{count} {name}" for name, count in roofline.not_counted.items())
+        yield f"note: operations that are not counted: {names}"
+    if roofline.encoder is not None:
+        encoder = argparse.Namespace(**roofline.encoder)
+        yield (
+            f"the encoder takes {encoder.ms['p50']:.3f} ms, moves {human_bytes(encoder.bytes)} and"
+            f" computes {_operations(encoder.operations)}: {100 * encoder.share:.1f} % of what"
+            f" {encoder.bound_by} allows ({encoder.bound_ms:.3f} ms)"
+        )
+
+
+def _operations(counted: dict[str, int]) -> str:
+    return " and ".join(
+        f"{count / 1e6:.4g} million operations in {name}" for name, count in counted.items()
     )
 
 

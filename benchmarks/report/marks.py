@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .schema import Entry, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 OURS, OTHERS, _WRONG = "#d9480f", "#4c78a8", "#b00020"
 
@@ -37,58 +41,84 @@ def points(
     axes.grid(visible=True)
 
 
-def number_points(
-    axes: Axes,
-    report: Report,
-    rows: Sequence[Entry],
-    across: Sequence[float],
-    up: Sequence[float],
-    bars: Sequence[tuple[float, float]],
-) -> None:
-    """Put each one's number where it covers least: no point, bar or other number, if it can."""
-    from matplotlib.transforms import Bbox
+@dataclass(frozen=True)
+class Label:
+    """A text for a point of a plot: ``name`` is unlike those of the others in it."""
 
+    text: str
+    name: str
+    ink: str
+    x: float
+    y: float
+
+
+def label_points(axes: Axes, labels: Sequence[Label]) -> None:
+    """Put each label where it covers least: no line, point or other label, if it can.
+
+    Call it when all is drawn and laid out.
+    """
     renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    taken: list[Bbox] = []
-    for x, y, (low, high) in zip(across, up, bars, strict=True):
-        middle, *ends = axes.transData.transform([(x, y), (x, low), (x, high)])
-        taken.append(Bbox.from_extents(*(middle - 6), *(middle + 6)))
-        taken.append(Bbox.from_extents(ends[0][0] - 1, ends[0][1], ends[1][0] + 1, ends[1][1]))
-    numbers = numbered(report)
-    for entry, x, y in zip(rows, across, up, strict=True):
+    taken = np.concatenate([np.zeros((0, 4)), *(_boxes(axes, line) for line in axes.lines)])
+    inner = axes.bbox
+    for one in labels:
         label = axes.annotate(
-            str(numbers[entry.name]),
-            (x, y),
+            one.text,
+            (one.x, one.y),
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=8,
             ha="center",
             va="center",
-            color=color(report, entry),
-            gid=f"number-{numbers[entry.name]}",
+            color=one.ink,
+            gid=f"number-{one.name}",
         )
         label.set_in_layout(False)  # a label is no reason to lay the panels out anew
 
-        def cost(place: tuple[float, float], label: Any = label) -> float:
-            label.set_position(place)
-            box = label.get_window_extent(renderer).padded(1)
-            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
-            return 100 * float(not inside) + 10 * float(box.count_overlaps(taken)) + _far(place)
-
-        label.set_position(min(_PLACES, key=cost))
-        taken.append(label.get_window_extent(renderer))
-
-
-def _far(place: tuple[float, float]) -> float:
-    return 0.05 * float(np.hypot(*place))
+        label.set_position((0, 0))
+        extent = label.get_window_extent(renderer).padded(1)
+        pixels = axes.figure.dpi / 72
+        boxes = np.array(extent.extents) + pixels * np.tile(_PLACES, 2)
+        inside = np.all((boxes[:, :2] > inner.min) & (boxes[:, 2:] < inner.max), axis=1)
+        apart = (boxes[:, None, :2] > taken[:, 2:]) | (boxes[:, None, 2:] < taken[:, :2])
+        covered = np.count_nonzero(~np.any(apart, axis=2), axis=1)
+        best = int(np.argmin(100 * ~inside + 10 * covered + _FAR))
+        label.set_position(tuple(_PLACES[best]))
+        taken = np.concatenate([taken, boxes[best : best + 1]])
 
 
-#: Places for a number beside its point, in points.
-_PLACES = [
-    (float(radius * np.cos(angle)), float(radius * np.sin(angle)))
-    for radius in (10, 14, 19, 25, 32, 40, 50, 62)
-    for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False)
-]
+def number_labels(
+    report: Report, rows: Sequence[Entry], across: Sequence[float], up: Sequence[float]
+) -> list[Label]:
+    """The entries' numbers."""
+    numbers = numbered(report)
+    return [
+        Label(str(numbers[entry.name]), str(numbers[entry.name]), color(report, entry), x, y)
+        for entry, x, y in zip(rows, across, up, strict=True)
+    ]
+
+
+def _boxes(axes: Axes, line: Line2D) -> NDArray[np.float64]:
+    """What a line or a point takes: [boxes, 4] in pixels, left, low, right, high."""
+    ends = axes.transData.transform(np.asarray(line.get_xydata(), np.float64).reshape(-1, 2))
+    if len(ends) == 1:
+        return np.concatenate([ends - 6, ends + 6], axis=1)
+    paths = [
+        np.linspace(start, end, 2 + int(np.hypot(*(end - start)) // 4))
+        for start, end in itertools.pairwise(ends)
+    ]
+    places = np.concatenate([np.zeros((0, 2)), *paths])
+    return np.concatenate([places - 1, places + 1], axis=1)
+
+
+#: Places for a label beside its point, in points, [places, 2]; and what distance costs.
+_PLACES = np.array(
+    [
+        (radius * np.cos(angle), radius * np.sin(angle))
+        for radius in (10, 14, 19, 25, 32, 40, 50, 62)
+        for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    ]
+)
+_FAR = 0.05 * np.hypot(*_PLACES.T)
 
 
 def name_points(figure: Figure, report: Report, rows: Sequence[Entry]) -> None:

@@ -18,7 +18,17 @@ import numpy as np
 from seq2edge.runtime.dependencies import needs
 
 from .growth import Growth, growths
-from .marks import OTHERS, OURS, color, name_points, number_points, points, short
+from .marks import (
+    OTHERS,
+    OURS,
+    color,
+    label_points,
+    name_points,
+    number_labels,
+    points,
+    short,
+)
+from .roofline_plot import draw_roofline, roofline_points
 from .schema import Entry, Report
 from .verdict import main_measurement
 
@@ -145,12 +155,23 @@ def _plots(report: Report) -> Iterator[Plot]:
     roofs = [entry for entry in report.entries if entry.details.get("roofline")]
     if roofs:
         yield Plot(
-            "roofline",
-            "A decoder step beside the memory's bandwidth",
-            "The bar is the median step; the mark, how long reading its weights and cache takes at"
-            " the highest bandwidth that was measured in the same rounds.",
-            lambda figure: _roofline(figure, roofs),
+            "bounds",
+            "A decoder step, and the least that it can take",
+            "The bar is the median step; the mark, how long its bytes take at the bandwidth, or its"
+            " operations at the rate, that were measured in the same rounds: the longer of both.",
+            lambda figure: _bounds(figure, roofs),
             _MARGIN + 0.3 + _ROW * len(roofs),
+        )
+    dots = roofline_points(report)
+    if dots:
+        yield Plot(
+            "roofline",
+            "Roofline",
+            "A dot is a decoder step, a square an encoder, with the numbers of the table: how much"
+            " it computes with each byte, and how fast. Sloped lines are bandwidths, level ones"
+            " rates of products of matrices: medians of the same rounds.",
+            lambda figure: draw_roofline(figure, report, dots),
+            5.0 + 0.2 * len(roofs),
         )
     profiled = [entry for entry in report.entries if entry.details.get("profile")]
     if profiled:
@@ -187,7 +208,7 @@ def _times(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> 
     axes.set_xlabel("ms")
 
 
-def _roofline(figure: Figure, rows: Sequence[Entry]) -> None:
+def _bounds(figure: Figure, rows: Sequence[Entry]) -> None:
     axes = figure.subplots()
     found = [entry.details["roofline"] for entry in rows]
     steps = [one["step_ms"]["p50"] for one in found]
@@ -205,7 +226,7 @@ def _roofline(figure: Figure, rows: Sequence[Entry]) -> None:
             va="center",
         )
     _name_rows(axes, rows)
-    axes.set_xlabel("ms of a step; % of the bandwidth")
+    axes.set_xlabel("ms of a step; % of what is possible")
     figure.legend(loc="outside lower center", ncols=2)
 
 
@@ -255,7 +276,7 @@ def _quality(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -
     name_points(figure, report, rows)
     figure.draw_without_rendering()  # the layout is final when labels are placed
     for axes, across in zip(panels, (sizes, times), strict=True):
-        number_points(axes, report, rows, across, values, bars)
+        label_points(axes, number_labels(report, rows, across, values))
 
 
 def _size(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> None:
@@ -269,7 +290,7 @@ def _size(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> N
     axes.set_ylabel("ms")
     name_points(figure, report, rows)
     figure.draw_without_rendering()
-    number_points(axes, report, rows, sizes, times, [(y, y) for y in times])
+    label_points(axes, number_labels(report, rows, sizes, times))
 
 
 def _growth(figure: Figure, found: Sequence[Growth]) -> None:

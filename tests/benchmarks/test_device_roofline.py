@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from seq2edge.benchmarks import bandwidth, latency, roofline
+from seq2edge.benchmarks import bandwidth, latency, roofline, stepper
 from seq2edge.benchmarks.bandwidth import DeviceMemory
 from seq2edge.benchmarks.roofline import measure_rooflines
 from seq2edge.benchmarks.workload import Workload
@@ -76,7 +76,7 @@ def model(
     write_engines(bundle, tmp_path / "model.engines" / "tensorrt-1", LIMITS, in_place=True)
     monkeypatch.setattr(load, "load_library", lambda _name: trt.library())
     monkeypatch.setattr(load, "load_cuda", lambda: Cuda(cuda))
-    monkeypatch.setattr(roofline, "load_library", lambda _name: trt.library())
+    monkeypatch.setattr(stepper, "load_library", lambda _name: trt.library())
     monkeypatch.setattr(roofline, "load_cuda", lambda: Cuda(cuda))
     return path
 
@@ -127,6 +127,8 @@ def test_a_step_is_measured_beside_the_gpus_bandwidth(
     read = found.weight_bytes + found.cache_bytes
     assert found.bound_ms == pytest.approx(1e3 * read / CACHED_SPEED)
     assert found.share == pytest.approx(found.bound_ms / found.step_ms.p50)
+    # No rate of products is measured on a GPU.
+    assert (found.operations, found.compute_ms, found.encoder) == ({}, None, None)
     assert cuda.allocations == 0
 
 
@@ -135,6 +137,8 @@ def test_a_workload_beyond_the_engines_limits_is_refused(model: Path, cuda: Time
         ({"new_tokens": 33}, r"--new-tokens 33 is more than .* 32"),
         ({"source_length": 25}, r"--max-source-length 25"),
         ({"batch_size": 3}, r"--max-batch 3"),
+        ({"num_beams": 5}, r"--max-num-tokens 5"),
+        ({"new_tokens": 31, "num_beams": 3}, r"--new-tokens 33 is more than .* each beam 32"),
     ):
         with pytest.raises(InputError, match=message):
             measure_rooflines([model], replace(WORK, **change))

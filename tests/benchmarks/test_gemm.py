@@ -10,19 +10,20 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from seq2edge.benchmarks.gemm import MODELS, measure_gemm, multiply
+from seq2edge.benchmarks.gemm import MODELS, Gemm, multiply
 
 TYPES = {
-    "MatMul": (TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.FLOAT),
-    "MatMulInteger": (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32),
+    "float32": ("MatMul", TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.FLOAT),
+    "float16": ("MatMul", TensorProto.FLOAT16, TensorProto.FLOAT16, TensorProto.FLOAT16),
+    "int8": ("MatMulInteger", TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32),
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_models_are_those_that_onnx_makes(name: str) -> None:
-    a, b, c = TYPES[name]
+@pytest.mark.parametrize("precision", MODELS)
+def test_models_are_those_that_onnx_makes(precision: str) -> None:
+    operator, a, b, c = TYPES[precision]
     graph = helper.make_graph(
-        [helper.make_node(name, ["a", "b"], ["c"])],
+        [helper.make_node(operator, ["a", "b"], ["c"])],
         "g",
         [
             helper.make_tensor_value_info("a", a, ["m", "k"]),
@@ -33,18 +34,23 @@ def test_models_are_those_that_onnx_makes(name: str) -> None:
     opsets = [helper.make_opsetid("", 13)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     model.producer_name = ""
-    assert onnx.load_from_string(base64.b64decode(MODELS[name])) == model
+    assert onnx.load_from_string(base64.b64decode(MODELS[precision])) == model
 
 
 def test_products_are_right() -> None:
     a, b = np.arange(6).reshape(2, 3), np.arange(12).reshape(3, 4) - 6
-    floats = (a.astype(np.float32), b.astype(np.float32))
-    integers = (a.astype(np.uint8), b.astype(np.int8))
-    for name, operands in (("MatMul", floats), ("MatMulInteger", integers)):
-        assert (multiply(onnxruntime, name, operands, 1)() == a @ b).all()
+    operands = {
+        "float32": (a.astype(np.float32), b.astype(np.float32)),
+        "float16": (a.astype(np.float16), b.astype(np.float16)),
+        "int8": (a.astype(np.uint8), b.astype(np.int8)),
+    }
+    for precision, given in operands.items():
+        assert (multiply(onnxruntime, precision, given, 1)() == a @ b).all()
 
 
-def test_rates_are_of_the_threads_asked_for() -> None:
-    found = measure_gemm(1)
-    assert found.threads == 1
-    assert min(found.float32, found.int8) > 1e8
+def test_rates_are_of_what_is_asked_for() -> None:
+    gemm = Gemm(1, MODELS)
+    assert gemm.threads == 1
+    rates = gemm.measure()
+    assert list(rates) == list(MODELS)
+    assert min(rates.values()) > 1e8

@@ -19,6 +19,7 @@ import pytest
 from seq2edge.benchmarks.report.growth import growths
 from seq2edge.benchmarks.report.page import html_page, markdown_page
 from seq2edge.benchmarks.report.plots import figure_of, plots_of, svg
+from seq2edge.benchmarks.report.roofline_plot import roofline_points, roofs
 from seq2edge.benchmarks.report.schema import Entry, Quality, Report, Tokens
 from seq2edge.benchmarks.report.statistics import Interval, Measurement
 from seq2edge.benchmarks.report.table import columns, csv_table
@@ -27,7 +28,27 @@ from seq2edge.benchmarks.report.verdict import verdict
 from .test_report import MACHINE, THEN, times
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ROOFLINE = {"step_ms": {"p50": 2.0}, "bound_ms": 1.0, "share": 0.5}
+
+
+def roofline(scale: float, precision: str) -> dict[str, object]:
+    """A step of 2 ms * ``scale`` at half of what memory allows, and an encoder at a quarter."""
+    moved, operations = 4_000_000 * scale, {precision: int(8e6 * scale)}
+    return {
+        "weight_bytes": moved,
+        "cache_bytes": 0,
+        "step_ms": {"p50": 2.0 * scale},
+        "bound_ms": scale,
+        "share": 0.5,
+        "memory_bandwidth": 4e9,
+        "same_size_bandwidth": 8e9,
+        "operations": operations,
+        "gemm": {"float32": 1e11, "int8": 4e11},
+        "encoder": {
+            "ms": {"p50": 8.0 * scale},
+            "bytes": 4_000_000 * scale,
+            "operations": {precision: int(4e8 * scale)},
+        },
+    }
 
 
 def entry(name: str, scale: float, megabytes: float, quality: float | None = None) -> Entry:
@@ -51,7 +72,9 @@ def entry(name: str, scale: float, megabytes: float, quality: float | None = Non
             *("wer", "%", True, quality, Interval(quality - 0.4, quality + 0.4)),
             *(0.1, Interval(-0.1, 0.3), 0.9, 0.95, 0.01),
         ),
-        details={"roofline": ROOFLINE} if library == "seq2edge" else {},
+        details={"roofline": roofline(scale, "float32" if precision == "float32" else "int8")}
+        if library == "seq2edge"
+        else {},
     )
 
 
@@ -220,15 +243,49 @@ def test_no_label_covers_another_a_point_or_a_bar() -> None:
                 for index, box in enumerate(boxes):
                     assert box.count_overlaps(boxes[:index]) == 0, plot.name
                     checked += 1
-                    for line in axes.lines:
+                    for line in filter(lambda line: len(line.get_xdata()), axes.lines):
                         points = axes.transData.transform(line.get_xydata())
-                        path = np.linspace(points[0], points[-1], 50)
+                        path = np.linspace(points[0], points[-1], 500)
                         inside = [box.contains(x, y) for x, y in path]
                         assert not any(inside), (plot.name, labels[index].get_text())
                 names = [text.get_window_extent() for text in axes.get_yticklabels()]
                 for index, box in enumerate(names):
                     assert box.count_overlaps(names[:index]) == 0, plot.name
-    assert checked == 2 * 13
+    # Quality beside size and beside time; of the roofline steps and encoders.
+    assert checked == 4 * 13
+
+
+def test_the_roofline_has_a_point_for_each_graph(report: Report) -> None:
+    dots = roofline_points(report)
+    assert [(dot.entry.name, dot.mark) for dot in dots] == [
+        (name, mark) for name in ("seq2edge:float32", "seq2edge:int8") for mark in "os"
+    ]
+    for dot in dots:
+        found = dot.entry.details["roofline"]
+        if dot.mark == "o":
+            operations, seconds = sum(found["operations"].values()), found["step_ms"]["p50"] / 1e3
+            moved = found["weight_bytes"] + found["cache_bytes"]
+        else:
+            encoder = found["encoder"]
+            operations, seconds = sum(encoder["operations"].values()), encoder["ms"]["p50"] / 1e3
+            moved = encoder["bytes"]
+        assert dot.intensity == pytest.approx(operations / moved)
+        assert dot.rate == pytest.approx(operations / seconds)
+    assert roofs(report) == (
+        {"memory": 4e9, "a buffer as large as the weights": 8e9},
+        {"float32": 1e11, "int8": 4e11},
+    )
+    (plot,) = (plot for plot in plots_of(report) if plot.name == "roofline")
+    text = svg(plot, in_page=False)
+    assert all(f"number-{name}" in text for name in ("3", "3e", "4", "4e"))
+
+
+def test_a_report_without_operations_has_no_roofline(report: Report) -> None:
+    details = {"roofline": {"step_ms": {"p50": 2.0}, "bound_ms": 1.0, "share": 0.5}}
+    old = replace(report, entries=tuple(replace(one, details=details) for one in report.entries))
+    names = [plot.name for plot in plots_of(old)]
+    assert "bounds" in names
+    assert "roofline" not in names
 
 
 def test_the_verdict_of_a_grid_is_about_one_workload() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seq2edge.benchmarks import bandwidth
+from seq2edge.benchmarks.limit import Bound
 from seq2edge.benchmarks.roofline import measure_rooflines
 from seq2edge.benchmarks.workload import Workload
 from seq2edge.runtime import Bundle
@@ -33,12 +35,58 @@ def test_figures_fit_together(bundle_of: Callable[[str], Path]) -> None:
     assert found.threads == 1
     read = found.weight_bytes + found.cache_bytes
     bandwidth = max(found.memory_bandwidth, found.same_size_bandwidth)
-    assert found.bound_ms == pytest.approx(1e3 * read / bandwidth)
+    assert found.memory_ms == pytest.approx(1e3 * read / bandwidth)
     assert found.step_bandwidth == pytest.approx(1e3 * read / found.step_ms.p50)
-    assert found.share == pytest.approx(found.step_bandwidth / bandwidth)
+    assert found.compute_ms == pytest.approx(
+        1e3 * found.operations["float32"] / found.gemm["float32"]
+    )
+    assert found.bound_ms == max(found.memory_ms, found.compute_ms)
+    assert found.share == pytest.approx(found.bound_ms / found.step_ms.p50)
     assert 0 < found.best_step_ms <= found.step_ms.p50
     assert found.best_bandwidth >= bandwidth
-    assert found.best_share == pytest.approx(1e3 * read / found.best_step_ms / found.best_bandwidth)
+    assert found.best_gemm["float32"] >= found.gemm["float32"]
+    best = max(
+        read / found.best_bandwidth, found.operations["float32"] / found.best_gemm["float32"]
+    )
+    assert found.best_share == pytest.approx(1e3 * best / found.best_step_ms)
+
+
+def test_the_encoder_has_a_bound_of_its_own(bundle_of: Callable[[str], Path]) -> None:
+    (found,) = measure_rooflines([bundle_of("t5")], WORK)
+    encoder = found.encoder
+    assert encoder is not None
+    graphs = Bundle.open(bundle_of("t5")).manifest.graphs
+    # Written: keys and values of 2 layers, 3 heads of 24 float32, of 2 sources of 5 tokens.
+    assert encoder.bytes == graphs["encoder"].weight_bytes + 2 * 2 * 3 * 24 * 4 * 2 * 5
+    bandwidth = max(found.memory_bandwidth, found.same_size_bandwidth)
+    assert encoder.memory_ms == pytest.approx(1e3 * encoder.bytes / bandwidth)
+    assert encoder.compute_ms == pytest.approx(
+        1e3 * encoder.operations["float32"] / found.gemm["float32"]
+    )
+    assert encoder.bound_ms == max(encoder.memory_ms, encoder.compute_ms)
+    assert encoder.share == pytest.approx(encoder.bound_ms / encoder.ms.p50)
+
+
+def test_a_step_of_beams_computes_for_each(bundle_of: Callable[[str], Path]) -> None:
+    (one,) = measure_rooflines([bundle_of("bart")], replace(WORK, runs=1))
+    (four,) = measure_rooflines([bundle_of("bart")], replace(WORK, runs=1, num_beams=4))
+    # The tokens before are shared, each beam has its own last one.
+    assert (one.cache_slots, four.cache_slots) == (8, 11)
+    assert four.weight_bytes == one.weight_bytes
+    linear = [found.operations["float32"] - found.attention_operations for found in (one, four)]
+    assert linear[1] == 4 * linear[0]
+    assert four.attention_operations == 4 * one.attention_operations * (11 + 5) // (8 + 5)
+
+
+def test_a_bound_is_the_longer_of_two() -> None:
+    rates = {"float32": 1e9, "int8": 4e9}
+    bound = Bound.of(2e6, 1e9, {"float32": 1e6, "int8": 8e6}, rates)
+    assert (bound.memory_ms, bound.compute_ms) == (2.0, 3.0)
+    assert (bound.ms, bound.bound_by) == (3.0, "compute")
+    assert Bound.of(4e6, 1e9, {"float32": 1e6}, rates).bound_by == "memory"
+    # Nobody counted, or there is no rate: bytes bound it, and no time of computing is made up.
+    for operations in ({}, {"float64": 1.0}):
+        assert Bound.of(2e6, 1e9, operations, rates) == Bound(2.0, None)
 
 
 def test_bundles_are_measured_in_the_same_rounds(bundle_of: Callable[[str], Path]) -> None:
@@ -51,8 +99,6 @@ def test_bundles_are_measured_in_the_same_rounds(bundle_of: Callable[[str], Path
 
 
 def test_a_cache_in_fewer_bits_counts_as_fewer_bytes(bundle_of: Callable[[str], Path]) -> None:
-    from dataclasses import replace
-
     decoder = Bundle.open(bundle_of("t5")).manifest.graphs["decoder"]
     half = replace(
         decoder,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Cli = Callable[..., Any]
 Refuses = Callable[..., str]
 
@@ -22,9 +24,20 @@ def test_json_has_what_was_asked_for(cli: Cli, byte_bundle: Path, word_bundle: P
     assert first["measurements"]["all"]["p50"] > 0
     rooflines = [entry["details"]["roofline"] for entry in (first, second)]
     assert rooflines[0]["weight_bytes"] != rooflines[1]["weight_bytes"]
-    assert rooflines[0]["share"] > 0
     assert report["limit"]["memory_bandwidth"] >= rooflines[0]["memory_bandwidth"]
     assert report["limit"]["gemm"]["threads"] == 1
+    for found in rooflines:  # what is said follows from what was measured
+        bandwidth = max(found["memory_bandwidth"], found["same_size_bandwidth"])
+        encoder, read = found["encoder"], found["weight_bytes"] + found["cache_bytes"]
+        for moved, ms, part in (
+            (read, found["step_ms"]["p50"], found),
+            (encoder["bytes"], encoder["ms"]["p50"], encoder),
+        ):
+            computes = [count / found["gemm"][name] for name, count in part["operations"].items()]
+            bounds = {"memory": moved / bandwidth, "compute": sum(computes)}
+            assert part["bound_by"] == max(bounds, key=lambda name, of=bounds: of[name])
+            assert part["bound_ms"] == pytest.approx(1e3 * max(bounds.values()))
+            assert part["share"] == pytest.approx(1e3 * max(bounds.values()) / ms)
     stages = first["details"]["memory"]["stages"]
     assert list(stages) == ["interpreter", "imports", "loaded", "generated"]
 
@@ -43,6 +56,8 @@ def test_people_see_it_too(cli: Cli, byte_bundle: Path, word_bundle: Path) -> No
         assert f"roofline of {bundle}: a step reads" in text
     assert "GB/s from a buffer of the weights' size" in text
     assert "limit of 1 threads: " in text
+    assert text.count("million operations in float32; bound by ") == 2
+    assert text.count("the encoder takes ") == 2
     assert "memory of a fresh process" in text
     assert "loading adds" in text
 
