@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.bundle.checks.json_text import parse_json
+from seq2edge.runtime.errors import BundleError, InputError
 from seq2edge.runtime.text.lines import read_lines
 
 _EXPECTED = 'expected {"source": "...", "target": "..."} or a list of strings as target'
@@ -74,10 +75,9 @@ def sample(count: int, size: int) -> list[int]:
 
 def _example(line: str, where: str) -> Example:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at {error.pos}" if isinstance(error, json.JSONDecodeError) else error
-        raise InputError(f"{where} is not valid JSON ({reason}); {_EXPECTED}") from None
+        value = parse_json(line, where)
+    except BundleError as error:
+        raise InputError(f"{error}; {_EXPECTED}") from None
     if not isinstance(value, dict):
         raise InputError(f"{where} holds no JSON object; {_EXPECTED}")
     for name in ("source", "target"):

@@ -5,7 +5,6 @@ A field that is added is no new version; one that is dropped or means something 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.bundle.checks.json_text import parse_json, read_file
+from seq2edge.runtime.errors import BundleError, InputError
 
 from .machine import Conditions, MachineInfo
 from .statistics import Interval, Measurement
@@ -241,11 +241,9 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         InputError: it cannot be read, or holds something else.
     """
     try:
-        document = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise InputError(f"{path} is no report: it is not JSON") from None
+        document = parse_json(read_file(Path(path)), path)
+    except BundleError as error:
+        raise InputError(f"no report: {error}") from None
     if not isinstance(document, dict):
         raise InputError(f"{path} is no report of seq2edge bench, compare or peers")
     try:

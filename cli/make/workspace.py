@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.runtime.bundle.atomic_write import output_file, write_error
+from seq2edge.runtime.bundle.checks.json_text import read_json_object
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import BundleError, OutputError
 
@@ -76,10 +77,8 @@ class Workspace:
     def report(self, step: CommandStep) -> dict[str, Any] | None:
         """The report of a step's command, if its result exists and is whole."""
         try:
-            report = json.loads(self._file(step).read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(report, dict):
+            report = read_json_object(self._file(step))
+        except BundleError:
             return None
         if step.output is not None and "failed" not in report:
             try:
@@ -105,10 +104,9 @@ class Workspace:
 
     def _written(self) -> dict[str, Any]:
         try:
-            states = json.loads((self.folder / _WRITTEN).read_bytes())
-        except (OSError, ValueError):
+            return read_json_object(self.folder / _WRITTEN)
+        except BundleError:
             return {}
-        return states if isinstance(states, dict) else {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

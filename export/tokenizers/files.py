@@ -157,6 +157,8 @@ def _byte_tokens(offset: int, directory: Path, settings: Mapping[str, Any]) -> d
 
 
 def _build(kind: str, directory: Path, settings: Mapping[str, Any]) -> Built | None:
+    for name in _VOCABULARIES:
+        optional_json(directory / name)  # what builds it takes the last of two equal tokens
     if (directory / "tokenizer.json").is_file():
         named = _without_fast(settings.get("tokenizer_class"))
         return _with_languages(kind, read_ready(named, directory, settings), settings)
@@ -192,6 +194,7 @@ def _t5_pieces(file: Path) -> PieceModel:
     return model
 
 
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "target_vocab.json")
 _BPE, _PIECES, _WORDS = ("vocab.json", "merges.txt"), ("spiece.model",), ("vocab.txt",)
 
 

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.runtime.bundle.atomic_write import output_file
+from seq2edge.runtime.bundle.checks.json_text import parse_json
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation.divergence import TokenPair
 from seq2edge.runtime.progress import StageProgress
@@ -243,7 +244,7 @@ def _parsed(path: str | os.PathLike[str], data: bytes) -> Calibration:
 
 
 def _parse(arrays: Any) -> Calibration:
-    record = json.loads(arrays["record"].tobytes())
+    record = parse_json(arrays["record"].tobytes(), "its record")
     if record["format"] != _FORMAT:
         raise ValueError(f"format {record['format']}")
     inputs: dict[Key, ActivationStatistics] = {}

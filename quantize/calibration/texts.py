@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from pathlib import Path
 
-from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.bundle.checks.json_text import parse_json
+from seq2edge.runtime.errors import BundleError, InputError
 from seq2edge.runtime.text.lines import read_lines
 
 from ..errors import QuantizationError
@@ -69,9 +69,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def _source(path: Path, number: int, line: str) -> Text:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise QuantizationError(f"{path}, line {number}: not JSON: {error}") from None
+        record = parse_json(line, f"{path}, line {number}")
+    except BundleError as error:
+        raise QuantizationError(str(error)) from None
     record = record if isinstance(record, dict) else {}
     source, ids = record.get("source"), record.get("input_ids")
     if isinstance(source, str) and source.strip():

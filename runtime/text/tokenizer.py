@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from tokenizers import Encoding
 
-from ..bundle.checks.json_text import read_file
+from ..bundle.checks.json_text import MAX_TOKENIZER_BYTES, read_file
 from ..bundle.optimum import UNREADY
 from ..bundle.reader import Bundle
 from ..bundle.tokenizer_info import AddedByteToken
 from ..errors import BundleError
-from .tokenizer_guard import MAX_BYTES, guarded, load_tokenizer_json, state_of
+from .tokenizer_guard import guarded, load_tokenizer_json, state_of
 
 #: Before a token that no text may be cut into; no text holds this noncharacter.
 HIDDEN = "\uffff"
@@ -265,7 +265,7 @@ def load_tokenizer(bundle: Bundle, *, target: bool = False) -> Tokenizer | None:
     if info.kind == "byte":
         return ByteTokenizer(info.byte_offset, info.added_tokens)
     if info.kind == "tokenizers" and info.file is not None:
-        data = read_file(bundle.path(info.file), MAX_BYTES)
+        data = read_file(bundle.path(info.file), MAX_TOKENIZER_BYTES)
         return JsonTokenizer(data, size=info.size, unknown=info.unknown)
     if info.kind == UNREADY:
         raise BundleError(

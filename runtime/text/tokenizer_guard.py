@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 
+from ..bundle.checks.json_text import MAX_TOKENIZER_BYTES
 from ..errors import BundleError
 
 Result = TypeVar("Result")
 
-#: Bytes of a tokenizer.json; the largest in use (of 250,000 pieces and their merges) have 17 MB.
-MAX_BYTES = 256 << 20
 #: Steps of a tokenizer, and how many times longer its replacements may make a text.
 _MOST_STEPS, _MOST_GROWTH = 1000, 1000
 #: Letters of a setting; a compiled table of letters is one of 300,000.
@@ -53,8 +52,10 @@ def load_tokenizer_json(data: bytes) -> Tokenizer:
     Raises:
         BundleError: the library cannot read it, or its steps would make texts too long.
     """
-    if len(data) > MAX_BYTES:
-        raise BundleError(f"tokenizer.json cannot be read: it has more than {MAX_BYTES} bytes")
+    if len(data) > MAX_TOKENIZER_BYTES:
+        raise BundleError(
+            f"tokenizer.json cannot be read: it has more than {MAX_TOKENIZER_BYTES} bytes"
+        )
     try:
         tokenizer = guarded(Tokenizer.from_buffer, data)
     except BundleError as error:

@@ -185,7 +185,9 @@ def test_a_report_comes_back_from_its_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no JSON", "is no report: it is not JSON"),
+        ("no JSON", r"no report: .*report\.json is not valid JSON"),
+        ("[" * 100_000, r"no report: .*report\.json is not valid JSON"),
+        ('{"format": 1, "format": 2}', "has the key 'format' twice"),
         ("[1]", "is no report of seq2edge"),
         ("{}", "is no report of seq2edge"),
         ('{"format": "seq2edge benchmark report", "format_version": 9}', "is of format 9"),

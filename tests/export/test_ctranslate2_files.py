@@ -275,6 +275,20 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(model: Path, tmp_path: 
             checkpoint.load("model.shared.weight")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "is not valid JSON: it is nested too deeply"),
+        ('[{"a": 1, "a": 2}]', "has the key 'a' twice"),
+        ('{"a": 1}', "is no list of tokens"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(text: str, told: str, model: Path, tmp_path: Path) -> None:
+    folder = _copy(model, tmp_path / "bad", (model / "model.bin").read_bytes())
+    (folder / "shared_vocabulary.json").write_text(text)
+    assert told in _refused(folder)
+
+
 def test_a_vocabulary_of_lines_keeps_what_is_in_them(model: Path, tmp_path: Path) -> None:
     folder = _copy(model, tmp_path / "lines", (model / "model.bin").read_bytes())
     (folder / "shared_vocabulary.json").unlink()

@@ -142,6 +142,9 @@ def damaged(corpus: list[str], kind: str) -> dict[str, bytes]:
         "empty": {"tokenizer.json": b""},
         "not JSON": {"tokenizer.json": b"\x00\x01\x02"},
         "truncated": {"tokenizer.json": good.encode()[: len(good) // 2]},
+        "a token twice": {
+            "tokenizer.json": good.replace('"vocab":{', '"vocab":{"a":0,', 1).encode()
+        },
         "another JSON": {"tokenizer.json": b'{"a": 1}'},
         "a model of no known type": {"tokenizer.json": good.replace('"BPE"', '"XYZ"').encode()},
         "broken settings": {"tokenizer.json": good.encode(), "tokenizer_config.json": b"{"},
@@ -156,6 +159,7 @@ def damaged(corpus: list[str], kind: str) -> dict[str, bytes]:
         "not JSON",
         "truncated",
         "another JSON",
+        "a token twice",
         "a model of no known type",
         "broken settings",
         "settings no object",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -34,17 +35,23 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from paths(item, (*path, place))
 
 
-def mutate_json(value: Any, rnd: random.Random) -> tuple[Any, str]:
-    """A copy with one to three changes, and what they are."""
-    value, done = copy.deepcopy(value), []
+@functools.lru_cache(64)
+def _places(data: bytes) -> tuple[tuple[Any, ...], ...]:
+    return tuple(paths(json.loads(data)))
+
+
+def mutate_json(data: bytes, rnd: random.Random) -> tuple[Any, str]:
+    """The value that ``data`` holds, with one to three changes, and what they are."""
+    value, done = json.loads(data), []
     for _ in range(rnd.choice((1, 1, 1, 2, 3))):
-        found = list(paths(value))
-        if not found:
-            break
-        *folders, last = path = rnd.choice(found)
+        *folders, last = path = rnd.choice(_places(data))
         parent = value
-        for name in folders:
-            parent = parent[name]
+        try:
+            for name in folders:
+                parent = parent[name]
+            parent[last]
+        except (KeyError, IndexError, TypeError):
+            continue  # a change before has removed it
         what = rnd.random()
         if what < 0.7:
             parent[last] = copy.deepcopy(rnd.choice(BAD))
@@ -85,7 +92,7 @@ def mutate_json_file(file: Path, rnd: random.Random) -> str:
     if rnd.random() < 0.1:
         data, what = mutate_bytes(data, rnd)
     else:
-        value, what = mutate_json(json.loads(data), rnd)
+        value, what = mutate_json(data, rnd)
         data = json.dumps(value).encode()
     replace(file, data)
     return f"{file.name}: {what}"

@@ -20,14 +20,28 @@ _DEMO = ROOT / "examples" / "g2p" / "model"
 _SHAPES = ("t5-v1.1", "bart-odd", "marian-separate", "m2m100", "pegasus", "blenderbot-small")
 
 
-def bundle(folder: Path) -> None:
-    from seq2edge.export import export_checkpoint
-
-    export_checkpoint(_DEMO, folder, validate=False)
-
-
 def checkpoint(folder: Path) -> None:
-    shutil.copytree(_DEMO, folder)
+    """A small one, with the demo model's tokenizer."""
+    from tests.conftest import make_model
+
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_heads": 2, "vocab_size": 71}
+    make_model("t5", num_layers=1, num_decoder_layers=1, **sizes).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copyfile(_DEMO / name, folder / name)
+
+
+def bundles(folder: Path) -> None:
+    """One as it is exported, one quantized, one downgraded for old runtimes."""
+    from seq2edge.export import export_checkpoint
+    from seq2edge.quantize import downgrade_opset, quantize_bundle
+
+    source = folder.with_name("bundles-checkpoint")
+    shutil.rmtree(source, ignore_errors=True)
+    checkpoint(source)
+    export_checkpoint(source, folder / "plain", validate=False)
+    quantize_bundle(folder / "plain", folder / "int8", "int8", check=False)
+    downgrade_opset(folder / "plain", folder / "older")
+    shutil.rmtree(source)
 
 
 def families(folder: Path) -> None:
@@ -114,19 +128,19 @@ def calibration(folder: Path) -> None:
     from seq2edge.runtime import Bundle
 
     folder.mkdir()
-    made = folder.with_name("calibration-bundle")
-    bundle(made)
+    bundles(folder.with_name("calibration-bundles"))
+    made = folder.with_name("calibration-bundles") / "plain"
     opened = Bundle.open(made)
     nodes = json.loads((made / "seq2edge.json").read_text())["graphs"]["decoder"]["outputs"]
     keys = [("decoder", nodes[0]["name"])]
     save(calibrate(opened, ["gateway", "hello"], keys), folder / "calibration.npz")
-    shutil.rmtree(made)
+    shutil.rmtree(made.parent)
 
 
 SEEDS: dict[str, Callable[[Path], None]] = {
     make.__name__: make
     for make in (
-        *(bundle, checkpoint, families, converted, saved, speech, audio, texts, calibration),
+        *(bundles, checkpoint, families, converted, saved, speech, audio, texts, calibration),
     )
 }
 

@@ -82,10 +82,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         '{"input_ids": [5.0]}',
         '{"input_ids": [true]}',
         '{"input_ids": "5 3"}',
+        '{"source": "one", "source": "two"}',
     ],
 )
 def test_a_broken_line_is_named(line: str, tmp_path: Path) -> None:
-    with pytest.raises(QuantizationError, match=r"a\.jsonl, line 3: (not JSON|expected)"):
+    told = r"a\.jsonl, line 3(: expected| is not valid JSON| has the key 'source' twice)"
+    with pytest.raises(QuantizationError, match=told):
         read(tmp_path, "a.jsonl", f'{{"source": "fine"}}\n\n{line}\n')
 
 

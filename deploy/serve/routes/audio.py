@@ -6,7 +6,6 @@ transcription by the names of :class:`seq2edge.runtime.TranscriptionOptions`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,6 +16,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from seq2edge.runtime import SpeechModel, Transcription, TranscriptionOptions
+from seq2edge.runtime.bundle.checks.json_text import parse_json
+from seq2edge.runtime.errors import BundleError
 from seq2edge.runtime.speech.formats import render, segment_document
 from seq2edge.runtime.speech.options import options_of
 
@@ -204,8 +205,8 @@ def _temperature(text: str) -> dict[str, float]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text, "it")
+    except BundleError:
         return text
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from seq2edge.runtime.bundle.checks.json_text import parse_json
+from seq2edge.runtime.errors import BundleError
 
 from ...errors import CheckpointError
 
@@ -28,7 +30,9 @@ def read_vocabulary(folder: Path, name: str, unknown: str | None = None) -> list
     try:
         # Tokens may be or hold any character, so lines end at line feeds and nothing else.
         text = path.read_bytes().decode("utf-8")
-        tokens: Any = json.loads(text) if path.suffix == ".json" else _lines(text)
+        tokens: Any = parse_json(text, path) if path.suffix == ".json" else _lines(text)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from None
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.atomic_write import OutputFolder
+from ...bundle.checks.json_text import parse_json, read_file
 from ...bundle.json_schema import FieldReader
 from ...bundle.manifest import Manifest
-from ...errors import BackendError
+from ...errors import BackendError, BundleError
 from ..limits import Limits
 from .builder.network import Precision
 from .builder.report import Gemm, GraphReport, ProfileReport
@@ -122,11 +123,9 @@ def read_engines(folder: Path) -> EngineSet:
     """
     file = folder / ENGINES_NAME
     try:
-        raw = json.loads(file.read_bytes())
-    except OSError as error:
-        raise BackendError(f"{folder} holds no engines: {file.name}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BackendError(f"{file} is not valid JSON: {error}") from None
+        raw = parse_json(read_file(file), file)
+    except BundleError as error:
+        raise BackendError(f"{folder} holds no engines: {error}") from None
     if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
         raise BackendError(f"{file} is of another format than this seq2edge reads")
     reader = FieldReader()

@@ -193,6 +193,8 @@ def _speech(manifest: Manifest) -> Iterator[str]:
     for name, token in tokens.items():
         if token is not None and token >= vocab_size:
             yield f"{where}{name} is {token}, outside the vocabulary of {vocab_size}"
+    if speech.timestamp_begin is not None and speech.no_timestamps is None:
+        yield f"{where}no_timestamps is missing, and there are timestamps from timestamp_begin on"
     for name in ("sampling_rate", "mel_bins", "hop_length", "window_frames", "frames_per_position"):
         value = getattr(speech, name)
         if value is not None and not 0 < value <= _LARGEST:

@@ -26,6 +26,14 @@ _LONGEST_TEXT = 4096
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
+#: Operators of any number of inputs or outputs. Each of these must have a name: ONNX Runtime (1.32)
+#: checks that of all other operators, and of these ones reads what is not there.
+_MANY_INPUTS = frozenset(
+    ("Concat", "Einsum", "Max", "Mean", "Min", "QLinearConcat", "SequenceConstruct", "Sum")
+)
+_MANY_OUTPUTS = frozenset(("If", "Loop", "Scan", "Split"))
+
+
 class DamagedGraphError(ValueError):
     """A file that is no ONNX graph, or one that no writer writes."""
 
@@ -169,15 +177,20 @@ class _Reader:
     def _node(self, start: int, end: int, depth: int) -> None:
         """NodeProto."""
         operator = domain = None
+        unnamed = [False, False]
         for number, wire, first, last in self._fields(start, end):
             if wire != _BYTES:
                 continue
-            if number == 4:
+            if number in (1, 2):
+                unnamed[number - 1] |= first == last
+            elif number == 4:
                 operator = self._once(operator, first, last)
             elif number == 7:
                 domain = self._once(domain, first, last)
             elif number == 5:
                 self._attribute(first, last, depth)
+        if (unnamed[0] and operator in _MANY_INPUTS) or (unnamed[1] and operator in _MANY_OUTPUTS):
+            raise DamagedGraphError(f"an input or output of {operator} has no name")
         counts = self._found.nested if depth else self._found.operators
         counts[(domain or "", operator or "")] += 1
 

@@ -41,6 +41,7 @@ def test_what_follows_the_limit_is_not_looked_at(tmp_path: Path) -> None:
     [
         (b'{"source": "a"', "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
+        (b'{"source": "a", "source": "b", "target": "c"}', "has the key 'source' twice"),
         (b'["a", "b"]', "holds no JSON object"),
         (b'{"target": "b"}', "has no 'source'"),
         (b'{"source": "a"}', "has no 'target'"),

@@ -63,6 +63,13 @@ def add_node(operator: str, domain: str = "", **attributes: Any) -> Callable[[An
     return change
 
 
+def add_unnamed(operator: str, inputs: list[str], outputs: list[str]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        model.graph.node.append(helper.make_node(operator, inputs, outputs))
+
+    return change
+
+
 def _branch() -> Any:
     constant = helper.make_node("Constant", [], ["c"], value_int=1)
     output = helper.make_tensor_value_info("c", TensorProto.INT64, [])
@@ -125,6 +132,14 @@ CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "Loop": (add_node("Loop", body=_branch()), "graphs within nodes"),
     "Loop beside half an If": (loop_beside_if, "graphs within nodes"),
+    "no input": (
+        add_unnamed("Min", ["logits", ""], ["m"]),
+        "an input or output of Min has no name",
+    ),
+    "no output": (
+        add_unnamed("Split", ["logits"], ["a", ""]),
+        "decoder.onnx is damaged .an input or output of Split has no name",
+    ),
     "function": (add_function, "graphs within nodes .Loop, Scan. or functions"),
     "sparse": (add_sparse, "sparse initializers, which are not supported"),
     "operator": (add_node("RandomNormal", shape=[1]), "the operators that the manifest says"),

@@ -107,6 +107,18 @@ def test_json_of_any_depth_is_an_error(tmp_path: Path) -> None:
     assert parse_json(b'{"a": [[[1]], {}]}', "it") == {"a": [[[1]], {}]}
 
 
+def test_a_key_twice_is_an_error(bundle_of: BundleOf, copy_of: CopyOf) -> None:
+    """Readers differ in which of the values they take, so none is taken."""
+    with pytest.raises(BundleError, match=r"^it has the key 'a' twice in one object$"):
+        parse_json('{"b": [{"a": 1, "c": 2, "a": 1}]}', "it")
+    assert parse_json('{"a": {"a": 1}, "b": {"a": 1}}', "it") == {"a": {"a": 1}, "b": {"a": 1}}
+    bundle = copy_of(bundle_of("t5"))
+    file = bundle / MANIFEST_NAME
+    file.write_text(file.read_text().replace("{", '{"format_version": 4,', 1))
+    with pytest.raises(BundleError, match=r"seq2edge\.json has the key 'format_version' twice"):
+        Bundle.open(bundle)
+
+
 def test_all_kinds_of_bundles_agree_with_themselves(bundle_of: BundleOf) -> None:
     for shape in ("t5", "bart", "marian-separate", "torch"):
         assert json.loads((bundle_of(shape) / MANIFEST_NAME).read_text())

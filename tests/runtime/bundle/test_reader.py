@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,21 @@ def test_size_is_that_of_the_files(bundle_of: BundleOf) -> None:
 
 def test_verify_passes_an_untouched_bundle(bundle_of: BundleOf) -> None:
     Bundle.open(bundle_of("t5")).verify()
+
+
+def test_verify_refuses_a_vocabulary_with_a_token_twice(bundle_of: BundleOf, copy_of: Copy) -> None:
+    """The library that reads it takes the last; the hash can be right all the same."""
+    bundle = copy_of(bundle_of("t5"))
+    file = bundle / "tokenizer.json"
+    data = b'{"model": {"type": "WordLevel", "vocab": {"a": 0, "a": 1}, "unk_token": "a"}}'
+    file.write_bytes(data)
+
+    def list_it(raw: Any) -> None:
+        raw["files"][file.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    edit_manifest(bundle, list_it)
+    with pytest.raises(BundleError, match=r"tokenizer\.json has the key 'a' twice"):
+        Bundle.open(bundle).verify()
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_NAME, "encoder.onnx", "decoder.onnx"])

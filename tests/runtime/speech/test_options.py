@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2edge.runtime import Choices, InputError, JsonSchema
+from seq2edge.runtime import BundleError, Choices, InputError, JsonSchema
 from seq2edge.runtime.speech.model import SpeechModel
 from seq2edge.runtime.speech.options import (
     TranscriptionKeywords,
@@ -83,6 +83,19 @@ def test_type_checkers_know_every_option() -> None:
     there = {spec.name: spec.type for spec in fields(TranscriptionOptions)}
     known = {k: v.__forward_arg__ for k, v in TranscriptionKeywords.__annotations__.items()}
     assert known == there
+
+
+def test_times_without_the_token_that_turns_them_off_are_refused(
+    speaking_bundle: Path, tmp_path: Path
+) -> None:
+    """Found by mutated manifests: AssertionError."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(speaking_bundle, bundle)
+    manifest = json.loads((bundle / "seq2edge.json").read_text())
+    manifest["speech"]["no_timestamps"] = None
+    (bundle / "seq2edge.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"speech\.no_timestamps is missing"):
+        SpeechModel.load(bundle)
 
 
 @pytest.mark.parametrize("wrong", [1.5, [[], 1], ["a"], "all"])

@@ -150,6 +150,7 @@ def test_a_changed_engine_is_built_again(bundle: Bundle) -> None:
     ("text", "message"),
     [
         ("{", "is not valid JSON"),
+        ('{"limits": 1, "limits": 2}', "has the key 'limits' twice"),
         ("[]", "of another format"),
         ('{"format_version": 1}', "malformed: limits must be an object; .*engines.decoder is mis"),
     ],
