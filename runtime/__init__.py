@@ -18,11 +18,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .asynchronous import AsyncTextStream
 from .bundle.manifest import Manifest
 from .bundle.reader import Bundle
-from .continuous_batch import ContinuousBatch, Event, Request
-from .encoder import EncoderModel
 from .errors import (
     BackendError,
     BundleError,
@@ -38,19 +35,27 @@ from .model import Seq2SeqModel
 from .text.detokenizer import TextStream
 
 if TYPE_CHECKING:
+    from .asynchronous import AsyncTextStream
+    from .continuous_batch import ContinuousBatch, Event, Request
+    from .encoder import EncoderModel
     from .speech.model import SpeechModel
     from .speech.options import TranscriptionOptions
     from .speech.transcription import Segment, Transcription, Word
 
 logging.getLogger("seq2edge").addHandler(logging.NullHandler())
 
-#: Imported when they are asked for: who reads texts does not wait for what speech needs.
-_SPEECH = {
-    "Segment": "transcription",
-    "SpeechModel": "model",
-    "Transcription": "transcription",
-    "TranscriptionOptions": "options",
-    "Word": "transcription",
+#: Imported when they are asked for: who reads texts does not wait for speech or a service.
+_LATER = {
+    "AsyncTextStream": "asynchronous",
+    "ContinuousBatch": "continuous_batch",
+    "EncoderModel": "encoder",
+    "Event": "continuous_batch",
+    "Request": "continuous_batch",
+    "Segment": "speech.transcription",
+    "SpeechModel": "speech.model",
+    "Transcription": "speech.transcription",
+    "TranscriptionOptions": "speech.options",
+    "Word": "speech.transcription",
 }
 
 __all__ = [
@@ -84,6 +89,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SPEECH:
-        return getattr(import_module(f".speech.{_SPEECH[name]}", __name__), name)
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

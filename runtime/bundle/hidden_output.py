@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -177,6 +176,8 @@ def _taken(path: Path) -> OutputError:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        import shutil  # here: readers of bundles need none of its archive formats
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):

@@ -11,7 +11,6 @@ their own external data. A folder that optimum wrote reads as one; its configs a
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
@@ -150,6 +149,8 @@ class Bundle:
             BundleError: it cannot be read, or is not what the manifest says.
             OSError: ``target`` cannot be written.
         """
+        import hashlib  # here: loading a model needs no OpenSSL
+
         info, digest, size = self.manifest.files[name], hashlib.sha256(), 0
         source = self.path(name)
         try:
@@ -283,6 +284,8 @@ def changed_while_copied(path: Path) -> BundleError:
 
 
 def sha256_of(path: Path) -> str:
+    import hashlib
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

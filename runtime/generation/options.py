@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..bundle.generation_options import OPTIONS, Support
@@ -105,6 +104,8 @@ def _unknown(name: str, names: set[str]) -> str:
     text = f"there is no generation option {name!r}"
     option = OPTIONS.get(name)
     if option is None:
+        from difflib import get_close_matches  # here: loading a model does not need it
+
         near = _OTHER_NAMES.get(name) or get_close_matches(name, names, 1, 0)[0]
         return f"{text}; the nearest is {near!r}"
     if option.support is Support.SPECIAL_TOKEN:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from ..errors import InputError
 from .batch import Results
@@ -74,6 +73,9 @@ class SharedList:
         return [ticket.sequences for ticket in ordered]
 
     def _run_threads(self) -> None:
+        # Here: who has one worker does not wait for the import.
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
         with ThreadPoolExecutor(len(self._decoders), "seq2edge-worker") as pool:
             futures = [pool.submit(self._work, decoder) for decoder in self._decoders]
             try:

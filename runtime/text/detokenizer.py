@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -64,6 +63,8 @@ def _final_length(text: str) -> int:
 
 
 def _stands_alone(letter: str) -> bool:
+    import unicodedata  # here: a megabyte of tables, for streams alone
+
     return unicodedata.east_asian_width(letter) in "WF" and unicodedata.category(letter) == "Lo"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ..bundle.manifest import Manifest
@@ -131,6 +130,8 @@ def language_token(
     listed = languages.codes.get(code) if isinstance(code, str) else None
     if listed is not None:
         return listed
+    from difflib import get_close_matches  # here: loading a model does not need it
+
     by_letters = {name.lower(): name for name in languages.codes}
     near = get_close_matches(str(code).lower(), by_letters, _SHOWN, cutoff=0.0)
     nearest = ", ".join(by_letters[name] for name in near)

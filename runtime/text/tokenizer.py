@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-from tokenizers import Encoding
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..bundle.checks.json_text import MAX_TOKENIZER_BYTES, read_file
 from ..bundle.optimum import UNREADY
@@ -17,6 +15,9 @@ from ..bundle.reader import Bundle
 from ..bundle.tokenizer_info import AddedByteToken
 from ..errors import BundleError
 from .tokenizer_guard import guarded, load_tokenizer_json, state_of
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 #: Before a token that no text may be cut into; no text holds this noncharacter.
 HIDDEN = "\uffff"

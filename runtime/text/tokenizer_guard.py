@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bundle.checks.json_text import MAX_TOKENIZER_BYTES
 from ..errors import BundleError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Result = TypeVar("Result")
 
@@ -56,6 +57,8 @@ def load_tokenizer_json(data: bytes) -> Tokenizer:
         raise BundleError(
             f"tokenizer.json cannot be read: it has more than {MAX_TOKENIZER_BYTES} bytes"
         )
+    from tokenizers import Tokenizer  # here: not every bundle has a file for it
+
     try:
         tokenizer = guarded(Tokenizer.from_buffer, data)
     except BundleError as error:

@@ -44,6 +44,7 @@ from .session import (
     open_session,
     run_error,
 )
+from .together import together
 from .two_stage_head import TwoStageHead
 
 _TRUE = np.array(True)
@@ -93,16 +94,22 @@ class OrtBackend:
         self.num_threads = num_threads
         self._vocab_size = bundle.manifest.dimensions.vocab_size
         self._graphs, self._closed = graphs, False
-        self._encoder: EncoderGraph | None = None
-        self._decoder = self._logsumexp = None
+        self._logsumexp = None
         self._pool = CachePool()
         self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
         self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
-        if "encoder" in graphs:
-            open_encoder = partial(OrtEncoder, ort) if open_encoder is None else open_encoder
-            self._encoder = open_encoder(bundle, graphs["encoder"], num_threads)
-        if "decoder" in graphs:
-            self._decoder = open_session(ort, bundle, graphs["decoder"], num_threads)
+        opener = partial(OrtEncoder, ort) if open_encoder is None else open_encoder
+
+        def encoder() -> EncoderGraph | None:
+            found = graphs.get("encoder")
+            return None if found is None else opener(bundle, found, num_threads)
+
+        def decoder() -> Any:
+            found = graphs.get("decoder")
+            return None if found is None else open_session(ort, bundle, found, num_threads)
+
+        self._encoder: EncoderGraph | None
+        self._encoder, self._decoder = together(encoder, decoder)
         if "logsumexp" in graphs:
             # One thread: a pool of its own would compete with the decoder's.
             self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)

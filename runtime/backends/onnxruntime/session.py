@@ -31,6 +31,10 @@ _WARNING, _FATAL = 2, 4
 #: other work, because the threads wait for each other in every operator (docs/results).
 _SINGLE_THREAD_BYTES = 4_000_000
 
+#: How long idle threads of a session spin before they sleep; ONNX Runtime's own is 25 ms or more,
+#: after a session was made and after each call. The host's part of a step is shorter than this.
+_SPINNING = {"session.intra_op.spin_duration_us": "2000"}
+
 #: First ONNX Runtime that runs an opset (its release notes); only what bundles use.
 MINIMUM_VERSION = {24: (1, 25)}
 
@@ -139,7 +143,7 @@ def open_session(
         options.profile_file_prefix = f"{prefix}.{Path(info.file).stem}"
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
-    for key, value in entries.items():
+    for key, value in {**_SPINNING, **entries}.items():
         options.add_session_config_entry(key, value)
     path = bundle.path(info.file)
     _log.debug("opening %s: %s", info.file, [name for name, _ in providers])
