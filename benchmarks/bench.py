@@ -17,10 +17,11 @@ from seq2edge.runtime.progress import StageProgress
 
 from .driver import Baseline, Result, alternate
 from .energy import EnergyMeter
-from .latency import LatencyRunner
+from .latency import PARTS, LatencyRunner
 from .memory import check_memory, measure_memory
 from .profile import check_profile, measure_profile
 from .report.machine import conditions, cores_for, machine_info, revision
+from .report.positions import positions_of
 from .report.schema import Entry, Report, Tokens
 from .report.statistics import FEWEST_SAMPLES, Measurement
 from .report.subjects import manifest_hash, names_of, scheme_of, unsteady
@@ -142,7 +143,8 @@ def bench(
         limit=limit,
         notes=notes,
         entries=tuple(
-            replace(entry, details=more) for entry, more in zip(entries, details, strict=True)
+            replace(entry, details=entry.details | more)
+            for entry, more in zip(entries, details, strict=True)
         ),
     )
 
@@ -228,7 +230,12 @@ def _entries(
     first = next(iter(results))
     for bundle, (name, result) in zip(bundles, results.items(), strict=True):
         seconds = audio_seconds(bundle, workload)
-        measurements = {part: Measurement.of(times) for part, times in result.milliseconds.items()}
+        positions = positions_of(result.milliseconds)
+        measurements = {
+            part: Measurement.of(times)
+            for part, times in result.milliseconds.items()
+            if part in PARTS
+        }
         total = measurements["all"].p50 / 1e3
         values = {
             "tokens_per_second": workload.batch_size * workload.new_tokens / total,
@@ -256,6 +263,7 @@ def _entries(
             measurements=measurements,
             values=values,
             tokens=Tokens.of(result.tokens, first, results[first].tokens, exact=False),
+            details={"positions": positions} if positions else {},
             notes=result.notes,
         )
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from seq2edge.runtime.backends.tensorrt.library import load_library
 from seq2edge.runtime.bundle.manifest import Manifest
@@ -17,11 +18,16 @@ from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation import GenerationConfig, Generator
 from seq2edge.runtime.generation.batch import Hypothesis
 
+from .report.positions import at_positions
 from .sources import check_sources, extract, make_batch, read_audio
 from .workload import Workload
 
 #: In the order in which they are shown.
 PARTS = ("features", "encoder", "first token", "token", "all")
+
+
+#: The whole work, with what it is to poll once a step.
+Generate = Callable[[Callable[[], bool] | None], list[list[Hypothesis]]]
 
 
 class LatencyRunner:
@@ -54,25 +60,37 @@ class LatencyRunner:
         self._backend.close()
 
     def turn(self) -> tuple[dict[str, float], list[list[int]]]:
-        """Milliseconds by part (:data:`PARTS`, those there are), and each source's new tokens."""
+        """Milliseconds by part (:data:`PARTS`, those there are), and each source's new tokens.
+
+        Single tokens are parts as well: see :func:`.at_positions`.
+        """
         times: dict[str, float] = {}
         for name, part in self._parts.items():
             start = time.perf_counter()
             part()
             times[name] = 1e3 * (time.perf_counter() - start)
+        stamps: list[float] = []
+
+        def stamp() -> bool:
+            """Polled once a step, which is when a call can be cancelled."""
+            stamps.append(time.perf_counter())
+            return False
+
         start = time.perf_counter()
-        found = self.generate()
-        times["all"] = 1e3 * (time.perf_counter() - start)
+        found = self._generate(stamp)
+        stamps.append(time.perf_counter())
+        times["all"] = 1e3 * (stamps[-1] - start)
         if self._new_tokens > 1:
             times["token"] = (times["all"] - times["first token"]) / (self._new_tokens - 1)
         for name in ("first token", "all"):
             times[name] += times.get("features", 0.0)
         tokens = [list(hypotheses[0].token_ids) for hypotheses in found]
-        return {name: times[name] for name in PARTS if name in times}, tokens
+        parts = {name: times[name] for name in PARTS if name in times}
+        return parts | at_positions(stamps, self._new_tokens), tokens
 
     def generate(self) -> list[list[Hypothesis]]:
         """The whole work but a recording's features."""
-        return self._generate()
+        return self._generate(None)
 
     def _prepare(self, bundle: Bundle, workload: Workload) -> None:
         backend, manifest = self._backend, bundle.manifest
@@ -80,9 +98,9 @@ class LatencyRunner:
         generator = Generator(backend, without_end(manifest), None)
         several = fixed_length(workload.new_tokens, workload.num_beams)
 
-        def generate(config: GenerationConfig) -> Callable[[], list[list[Hypothesis]]]:
+        def generate(config: GenerationConfig) -> Generate:
             call = generator.prepare(config, batch.sources, prompts=batch.prompts)
-            return lambda: generator.run(call)
+            return lambda polled: generator.run(call, cancelled=polled)
 
         self._new_tokens = workload.new_tokens
         self._parts: dict[str, Callable[[], object]] = {}
@@ -90,7 +108,7 @@ class LatencyRunner:
             audio = read_audio(manifest.speech, workload)
             self._parts["features"] = lambda: extract(backend, manifest, audio)
         self._parts["encoder"] = lambda: backend.encode(batch.inputs)
-        self._parts["first token"] = generate(replace(several, max_new_tokens=1))
+        self._parts["first token"] = partial(generate(replace(several, max_new_tokens=1)), None)
         self._generate = generate(several)
 
 

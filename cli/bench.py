@@ -95,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--energy",
         action="store_true",
-        help="joules per token, by the processor's counters (RAPL) or a Jetson's rails",
+        help="joules per token, by the processor's counters (RAPL), the GPU's (NVML) or a Jetson's"
+        " rails",
     )
     add_output(parser)
     add_device(parser)
@@ -106,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.bench import bench
     from seq2edge.benchmarks.energy import EnergyMeter
+    from seq2edge.benchmarks.gpu_energy import GpuEnergy
 
     _check_device(options)
     check_output(options)
@@ -117,7 +119,9 @@ def run(options: argparse.Namespace) -> int:
             memory=options.memory,
             profile=options.profile,
             load=options.load,
-            energy=EnergyMeter() if options.energy else None,
+            energy=EnergyMeter(gpu=GpuEnergy() if _on_gpu(options) else None)
+            if options.energy
+            else None,
             command=command_line(),
             progress=progress,
         )
@@ -144,11 +148,14 @@ def _workloads(options: argparse.Namespace) -> list[Workload]:
     ]
 
 
+def _on_gpu(options: argparse.Namespace) -> bool:
+    return options.backend != "onnxruntime" or options.device not in (None, "cpu")
+
+
 def _check_device(options: argparse.Namespace) -> None:
     from seq2edge.runtime.errors import InputError
 
-    elsewhere = options.backend != "onnxruntime" or options.device not in (None, "cpu")
-    if elsewhere and options.memory:
+    if _on_gpu(options) and options.memory:
         raise InputError("--memory is about the CPU's memory: leave out --backend and --device")
     if options.encoder_backend is not None and (options.memory or options.roofline):
         raise InputError(
@@ -196,6 +203,7 @@ def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:
             f"{name:14}{found.p50:10.3f}{found.p90:10.3f}{found.p99:10.3f}{found.max:10.3f}"
             f"   [{found.interval.low:.3f}, {found.interval.high:.3f}]"
         )
+    yield from _position_lines(entry.details.get("positions", []))
     yield f"{'tokens/s':14}{values['tokens_per_second']:10.1f}"
     if "real_time_factor" in values:
         yield f"{'real time':14}{values['real_time_factor']:10.4f}"
@@ -207,6 +215,16 @@ def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:
         f" {versions}"
     )
     yield from (f"note: {note}" for note in entry.notes)
+
+
+def _position_lines(positions: list[dict[str, Any]]) -> Iterator[str]:
+    from seq2edge.benchmarks.report.positions import slope_of
+
+    slope = slope_of(positions)
+    if slope is None:
+        return
+    found = "  ".join(f"{one['position']}: {one['ms']['p50']:.3f}" for one in positions)
+    yield f"ms by position  {found}  ({slope.us_per_position:+.3g} µs a position)"
 
 
 def _encoder_line(other: Entry, plain: Entry) -> str:

@@ -157,7 +157,8 @@ def compare(
 ) -> Comparison:
     """Measure bundles of one model; the first of ``paths`` is the reference.
 
-    All of them are loaded at once, because their times are taken in turns.
+    All of them are loaded at once; their times are taken in turns afterwards, each in a process of
+    its own.
 
     Args:
         paths: the bundles' folders, two at least.
@@ -194,44 +195,46 @@ def compare(
             pairs,
             _stage(report, "divergence"),
         )
-        timed = sample(len(examples), settings.speed_texts)
-        report("speed", 0, len(timed))
-        speeds = measure_speeds(
-            subjects, [examples[index] for index in timed], _stage(report, "speed")
-        )
-        rows = zip(names, subjects, evaluations, measured, speeds, strict=True)
-        return Comparison(
-            metric=metric.name,
-            definition=metric.definition,
-            unit=metric.unit,
-            lower_is_better=metric.lower_is_better,
-            sources="texts" if reference.bundle.manifest.speech is None else "recordings",
-            examples=len(examples),
-            divergence_examples=len(pairs),
-            speed_texts=len(timed),
-            settings=settings,
-            variants=tuple(_variant(*row, reference=evaluations[0]) for row in rows),
-            machine=machine_info(),
-            before=before,
-            after=conditions(),
-            versions=_versions(),
-        )
+        facts = [(subject.bundle, subject.backend.num_threads) for subject in subjects]
+    timed = sample(len(examples), settings.speed_texts)
+    report("speed", 0, len(timed))
+    speeds = measure_speeds(
+        paths, [examples[index] for index in timed], settings, _stage(report, "speed")
+    )
+    rows = zip(names, facts, evaluations, measured, speeds, strict=True)
+    return Comparison(
+        metric=metric.name,
+        definition=metric.definition,
+        unit=metric.unit,
+        lower_is_better=metric.lower_is_better,
+        sources="texts" if facts[0][0].manifest.speech is None else "recordings",
+        examples=len(examples),
+        divergence_examples=len(pairs),
+        speed_texts=len(timed),
+        settings=settings,
+        variants=tuple(_variant(*row, reference=evaluations[0]) for row in rows),
+        machine=machine_info(),
+        before=before,
+        after=conditions(),
+        versions=_versions(),
+    )
 
 
 def _variant(
     name: str,
-    subject: Subject,
+    facts: tuple[Bundle, int | None],
     evaluation: Evaluation,
     divergence: Divergence,
     speed: Speed,
     *,
     reference: Evaluation,
 ) -> Variant:
+    bundle, threads = facts
     return Variant(
         name=name,
-        scheme=scheme_of(subject.bundle),
-        target=subject.bundle.manifest.quantization.get("target"),
-        bytes=subject.bundle.size,
+        scheme=scheme_of(bundle),
+        target=bundle.manifest.quantization.get("target"),
+        bytes=bundle.size,
         value=evaluation.value,
         interval=evaluation.interval,
         difference=evaluation.value - reference.value,
@@ -242,8 +245,8 @@ def _variant(
         ),
         divergence=divergence.mean_kl,
         speed=speed,
-        threads=subject.backend.num_threads,
-        sha256=manifest_hash(subject.bundle),
+        threads=threads,
+        sha256=manifest_hash(bundle),
     )
 
 

@@ -128,7 +128,7 @@ class SpeechSubject:
         return Timing(
             1e3 * total,
             sum(len(segment.tokens) for segment in heard.segments),
-            SpeechTiming(1e3 * (middle - start), 1e3 * (end - middle) / steps, recording.seconds),
+            SpeechTiming(1e3 * (middle - start), 1e3 * (end - middle) / steps),
         )
 
     def _language(self, recording: Recording) -> str | None:

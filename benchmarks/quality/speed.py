@@ -1,4 +1,4 @@
-"""Time of batch 1 greedy generation, variants in turns in one process.
+"""Time of batch 1 greedy generation: variants in turns, each in a fresh process (:mod:`..driver`).
 
 In turns, because a machine's clock rate and its other work change within seconds: what slows one
 variant's texts down then slows down the others', too.
@@ -6,25 +6,36 @@ variant's texts down then slows down the others', too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from seq2edge.runtime import GenerationConfig
 from seq2edge.runtime.progress import CountProgress
 
+from ..driver import Baseline, alternate
+from ..report.machine import cores_for
 from .data import Example
+from .recordings import Recording
+from .settings import Settings
+
+#: Rounds before the first that counts. Texts differ, so that steady times cannot be waited for.
+_WARMUP = 6
+_WORKER = Path(__file__).resolve().parents[1] / "workers" / "compare_worker.py"
 
 
 @dataclass(frozen=True)
 class SpeechTiming:
-    """Parts of the time of one recording, of its first window, and the seconds it lasts."""
+    """Parts of the time of one recording, of its first window."""
 
     encoder_ms: float
     token_ms: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -72,64 +83,75 @@ class Speed:
     samples: tuple[float, ...] = ()
 
 
-class Timed(Protocol):
-    """What can be timed, such as a :class:`.Subject`."""
-
-    def timed(self, example: Example) -> Timing: ...
-
-
 def greedy(config: GenerationConfig) -> GenerationConfig:
     """``config`` without search, sampling or drafts."""
     return replace(config, num_beams=1, do_sample=False, prompt_lookup_num_tokens=None)
 
 
 def measure_speeds(
-    subjects: Sequence[Timed],
+    paths: Sequence[str | os.PathLike[str]],
     examples: Sequence[Example],
+    settings: Settings,
     progress: CountProgress | None = None,
 ) -> list[Speed]:
-    """Time each example on each of ``subjects``, the first of which is the reference.
+    """Time each example on each bundle, the first of which is the reference.
 
-    Before the first time counts, each one runs the first example once. The order of the
-    subjects is drawn anew for each example, so that none always follows the same one (whose
-    threads may still spin, and whose weights fill the caches).
+    A round is one example on all of them, in an order that is drawn anew. Before the first round
+    that counts, each bundle runs the first example six times.
 
     Raises:
-        InputError, BackendError: as :meth:`Seq2SeqModel.generate`.
+        InputError, BundleError, BackendError: as :meth:`Seq2SeqModel.generate`.
     """
-    for subject in subjects:
-        subject.timed(examples[0])
-    timings: list[list[Timing]] = [[] for _ in subjects]
-    random = np.random.default_rng(0)
-    for row, example in enumerate(examples):
-        for index in random.permutation(len(subjects)):
-            timings[index].append(subjects[index].timed(example))
-        if progress is not None:
-            progress(row + 1, len(examples))
-    medians = [_median(found.milliseconds for found in several) for several in timings]
+    told = [_told(example) for example in examples]
+    baselines = {
+        f"variant {number} ({os.fspath(path)})": Baseline(
+            (
+                sys.executable,
+                str(_WORKER),
+                json.dumps(
+                    {
+                        "path": os.fspath(path),
+                        "settings": asdict(settings),
+                        "examples": told,
+                        "warmup": _WARMUP,
+                    }
+                ),
+            ),
+            cores=cores_for(settings.threads),
+        )
+        for number, path in enumerate(paths)
+    }
+    results = alternate(baselines, rounds=len(examples), warmup=_WARMUP, progress=progress)
+    times = [result.milliseconds for result in results.values()]
+    medians = [float(np.median(one["all"])) for one in times]
     return [
         Speed(
             median,
             median / medians[0],
-            float(np.mean([found.tokens for found in several])),
-            _of_speech(several),
-            tuple(found.milliseconds for found in several),
+            float(np.mean(one["tokens"])),
+            _of_speech(one, examples),
+            tuple(one["all"]),
         )
-        for median, several in zip(medians, timings, strict=True)
+        for median, one in zip(medians, times, strict=True)
     ]
 
 
-def _of_speech(timings: Sequence[Timing]) -> SpeechSpeed | None:
-    parts = [found.speech for found in timings if found.speech is not None]
-    if not parts:
+def _told(example: Example) -> dict[str, Any]:
+    """An example as workers/compare_worker.py reads it."""
+    told: dict[str, Any] = {"source": example.source}
+    if isinstance(example, Recording):
+        told |= {"path": os.fspath(example.path), "seconds": example.seconds}
+    return told
+
+
+def _of_speech(
+    times: Mapping[str, Sequence[float]], examples: Sequence[Example]
+) -> SpeechSpeed | None:
+    recordings = [example for example in examples if isinstance(example, Recording)]
+    if not recordings:
         return None
-    seconds = sum(found.milliseconds for found in timings) / 1e3
     return SpeechSpeed(
-        _median(part.encoder_ms for part in parts),
-        _median(part.token_ms for part in parts),
-        seconds / sum(part.seconds for part in parts),
+        float(np.median(times["encoder"])),
+        float(np.median(times["token"])),
+        sum(times["all"]) / 1e3 / sum(recording.seconds for recording in recordings),
     )
-
-
-def _median(values: Iterable[float]) -> float:
-    return float(np.median(list(values)))

@@ -28,6 +28,7 @@ from .marks import (
     points,
     short,
 )
+from .positions import draw_positions
 from .roofline_plot import draw_roofline, roofline_points
 from .schema import Entry, Report
 from .verdict import main_measurement
@@ -172,6 +173,15 @@ def _plots(report: Report) -> Iterator[Plot]:
             " rates of products of matrices: medians of the same rounds.",
             lambda figure: draw_roofline(figure, report, dots),
             5.0 + 0.2 * len(roofs),
+        )
+    followed = [entry for entry in report.entries if len(entry.details.get("positions", ())) > 2]
+    if followed:
+        yield Plot(
+            "positions",
+            "Time of a token by its position",
+            "Medians with 95 % intervals of single tokens; the cache that a step sees grows.",
+            lambda figure: draw_positions(figure, followed),
+            3.2 + 0.2 * len(followed),
         )
     profiled = [entry for entry in report.entries if entry.details.get("profile")]
     if profiled:

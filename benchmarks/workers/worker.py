@@ -19,7 +19,7 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 #: Seconds. Work that takes less is done once for nothing in each turn: the process was stopped, and
 #: others have filled the caches.
-_SHORT = 0.1
+SHORT = 0.1
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,11 @@ def serve(load: Callable[[Task], Loaded]) -> None:
     answer_turns(lambda text: _ready(load, Task(**json.loads(text))))
 
 
-def answer_turns(start: Callable[[str], Ready]) -> None:
-    """The same for a process that times by itself; ``start`` is given its task's JSON."""
+def answer_turns(start: Callable[[str], Ready], *, repeats: bool = True) -> None:
+    """The same for a process that times by itself; ``start`` is given its task's JSON.
+
+    ``repeats`` False: a turn that takes less than ``SHORT`` does its work twice by itself.
+    """
     # The driver stops idle processes: one that outlived a killed driver would never end.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Libraries print on stdout; what they say goes to stderr instead.
@@ -100,7 +103,7 @@ def answer_turns(start: Callable[[str], Ready]) -> None:
             for _ in sys.stdin:
                 begun = time.perf_counter()
                 milliseconds, tokens = turn()
-                if time.perf_counter() - begun < _SHORT:
+                if repeats and time.perf_counter() - begun < SHORT:
                     milliseconds, tokens = turn()
                 answer = {"milliseconds": milliseconds, "tokens": tokens}
                 _answer(answers, {**answer, "peak_bytes": _peak_bytes()})

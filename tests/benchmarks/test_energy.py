@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from seq2edge.benchmarks.bench import bench
 from seq2edge.benchmarks.energy import EnergyMeter
+from seq2edge.benchmarks.gpu_energy import GpuEnergy
 from seq2edge.benchmarks.workload import Workload
 
 from ..deploy.doctor.conftest import sample_files
@@ -131,6 +133,100 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     write(tmp_path, {f"{RAPL}/name": "package-0"})  # energy_uj is not to be read
     problem = EnergyMeter(tmp_path).problem
     assert problem == "only root may read this processor's energy counters (RAPL)"
+
+
+class FakeNvml:
+    """The calls of pynvml that are made, of one GPU; work adds to its counter."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *, counts: bool = True, gpus: int = 1) -> None:
+        self._counts, self._gpus = counts, gpus
+        self.millijoules, self.milliwatts = 5_000_000, 30_000
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if not self._gpus:
+            raise self.NVMLError("Driver Not Loaded")
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        if index >= self._gpus:
+            raise self.NVMLError("Invalid Argument")
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        return uuid
+
+    def nvmlDeviceGetName(self, gpu: int | str) -> str:  # noqa: N802
+        return f"NVIDIA L4 {gpu}"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, _gpu: int | str) -> int:  # noqa: N802
+        if not self._counts:
+            raise self.NVMLError("Not Supported")
+        return self.millijoules
+
+    def nvmlDeviceGetPowerUsage(self, _gpu: int | str) -> int:  # noqa: N802
+        return self.milliwatts
+
+
+def test_a_gpu_counts_its_own_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvml = FakeNvml()
+    meter = EnergyMeter(tmp_path, gpu=GpuEnergy(nvml))
+
+    def work() -> None:
+        nvml.millijoules += 2_500
+
+    assert meter.problem is None
+    found = meter.measure(work)
+    assert found.by_sensor == {"NVIDIA L4 0": pytest.approx(2.5)}
+    assert (found.joules, found.method) == (pytest.approx(2.5), "NVML")
+    # The processor's counters, where there are some, are added.
+    write(tmp_path, {f"{RAPL}/name": "package-0", f"{RAPL}/energy_uj": "1000000"})
+    found = EnergyMeter(tmp_path, gpu=GpuEnergy(nvml)).measure(work)
+    assert found.by_sensor == {"NVIDIA L4 0": pytest.approx(2.5), "package-0": 0}
+    assert found.method == "NVML + RAPL"
+
+
+def test_an_old_gpu_is_sampled(tmp_path: Path) -> None:
+    clock = Clock(readings=50)
+    gpu = GpuEnergy(FakeNvml(counts=False))
+    found = EnergyMeter(tmp_path, clock, clock.sleep, gpu).measure(clock.work)
+    assert found.seconds >= 1.0
+    assert found.joules == pytest.approx(30 * found.seconds)
+
+
+def test_a_jetsons_rails_feed_its_gpu_too(board: Callable[[str], Path]) -> None:
+    clock = Clock(readings=50)
+    gpu = GpuEnergy(FakeNvml(gpus=0))  # a Jetson's NVML knows no power
+    meter = EnergyMeter(board("orin-nano"), clock, clock.sleep, gpu)
+    assert meter.problem is None
+    assert meter.measure(clock.work).method == "VDD_IN"
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [("1,0", "NVIDIA L4 1"), ("GPU-8f", "NVIDIA L4 GPU-8f"), ("", "NVIDIA L4 0")],
+)
+def test_it_is_the_gpu_that_cuda_sees(
+    monkeypatch: pytest.MonkeyPatch, visible: str, name: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert GpuEnergy(FakeNvml(gpus=2)).name == name
+
+
+def test_without_nvml_a_gpus_energy_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    write(tmp_path, {f"{RAPL}/name": "package-0", f"{RAPL}/energy_uj": "1"})
+    # The processor's alone would look like the whole.
+    problem = EnergyMeter(tmp_path, gpu=GpuEnergy()).problem
+    assert problem == (
+        "the GPU's energy cannot be read: nvidia-ml-py is not installed (pip install nvidia-ml-py)"
+    )
+    problem = EnergyMeter(tmp_path, gpu=GpuEnergy(FakeNvml(gpus=0))).problem
+    assert problem == "the GPU's energy cannot be read: NVML: Driver Not Loaded"
 
 
 def test_energy_of_a_token_is_in_the_report(
