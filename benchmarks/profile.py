@@ -3,6 +3,9 @@
 ONNX Runtime's profiler times each node. That costs time itself, some microseconds per node, which
 are not counted: shares are of the nodes' times, and their sum is less than the generation's.
 
+Engines of TensorRT and TensorRT-RTX are timed layer by layer by TensorRT's own profiler, without
+CUDA graphs. Tested on a fake TensorRT; **not run on a GPU yet**.
+
 A node belongs to the layer in its name (``decoder/layers.3/...``). Nodes that the engine or a
 quantizer has made are named otherwise; they count for the layer of the named node before them.
 """
@@ -21,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.runtime.backends.onnxruntime.session import profiled
-from seq2edge.runtime.errors import InputError
+from seq2edge.runtime.backends.tensorrt.execution.layer_times import layer_times
 
 from .latency import LatencyRunner
 from .workload import Workload
 
 _RUNS = 5
 _LAYER = re.compile(r"layers\.(\d+)")
+_FUSED = re.compile(r"__myl_(\w+?)_myl\d+_\d+")
 _OUTSIDE = "outside the layers"
 
 
@@ -61,34 +65,18 @@ class GraphProfile:
         return asdict(self)
 
 
-def check_profile(workload: Workload) -> None:
-    """Refuse a backend without ONNX Runtime's profiler.
-
-    Raises:
-        InputError: TensorRT; ``seq2edge build`` reports its engines' layers.
-    """
-    if not workload.backend.startswith("onnxruntime"):
-        raise InputError(
-            f"--profile is for ONNX Runtime, not for --backend {workload.backend}: 'seq2edge build'"
-            " reports the layers of engines"
-        )
-
-
 def measure_profile(path: str | os.PathLike[str], workload: Workload) -> list[GraphProfile]:
     """Profile five generations of a bundle, in the order in which the graphs take less time.
 
     Raises:
         BundleError, BackendError, InputError: as :class:`.LatencyRunner`.
     """
-    check_profile(workload)
+    if not workload.backend.startswith("onnxruntime"):
+        return _summarized(_of_engines(path, workload))
     with tempfile.TemporaryDirectory(prefix="seq2edge-profile-") as temporary:
         with profiled(str(Path(temporary) / "of")):
             runner = LatencyRunner(path, workload)
-        try:
-            for _ in range(_RUNS):
-                runner.generate()
-        finally:
-            runner.close()
+        _generate(runner)
         del runner
         gc.collect()  # sessions write their files when they go
         # "of.encoder_2026-11-29_09-43-28_132.json"
@@ -97,6 +85,42 @@ def measure_profile(path: str | os.PathLike[str], workload: Workload) -> list[Gr
             for file in sorted(Path(temporary).glob("*.json"))
         }
     return _summarized({graph: nodes for graph, nodes in found.items() if nodes})
+
+
+def _generate(runner: LatencyRunner) -> None:
+    try:
+        for _ in range(_RUNS):
+            runner.generate()
+    finally:
+        runner.close()
+
+
+def _of_engines(
+    path: str | os.PathLike[str], workload: Workload
+) -> dict[str, list[tuple[str, str, float]]]:
+    """Kind, layer and microseconds of each layer of TensorRT that ran, by graph."""
+    found: dict[str, list[tuple[str, str, float]]] = {}
+
+    def record(graph: str, name: str, ms: float) -> None:
+        found.setdefault(graph, []).append((*_of_layer(name), 1e3 * ms))
+
+    with layer_times(record):
+        runner = LatencyRunner(path, workload)
+    found.clear()  # what loading has run
+    _generate(runner)
+    return found
+
+
+def _of_layer(name: str) -> tuple[str, str]:
+    """Kind and layer of the model of TensorRT's name for a layer.
+
+    Names are those of nodes (``/layers.0/ffn/up/MatMul``), several joined by ``+``, or of fused
+    kernels (``__myl_FcMulAdd_myl0_17``), which do not tell of layers.
+    """
+    layer = _LAYER.search(name)
+    fused = _FUSED.fullmatch(name)
+    kind = fused[1] if fused else re.sub(r"[_\d]+$", "", name.rpartition("/")[2]) or name
+    return kind, f"layer {layer[1]}" if layer else _OUTSIDE
 
 
 def _nodes(file: Path) -> Iterator[tuple[str, str, float]]:

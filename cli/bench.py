@@ -85,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="time of each kind of operator and each layer, by ONNX Runtime's profiler",
+        help="time of each kind of operator and each layer, by the profiler of ONNX Runtime or"
+        " TensorRT",
     )
     parser.add_argument(
         "--load",

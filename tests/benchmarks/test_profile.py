@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,13 @@ from seq2edge.benchmarks import bench as bench_module
 from seq2edge.benchmarks.profile import measure_profile
 from seq2edge.benchmarks.workload import Workload
 from seq2edge.cli.main import main
-from seq2edge.runtime.errors import InputError
+from seq2edge.runtime import Bundle
+from seq2edge.runtime.backends.limits import Limits
+from seq2edge.runtime.backends.tensorrt.cuda import Cuda
+from seq2edge.runtime.backends.tensorrt.execution import load
+
+from ..runtime.backends.tensorrt.execution.fake_cuda import FakeCuda
+from ..runtime.backends.tensorrt.execution.fake_tensorrt import FakeTensorRT, write_engines
 
 WORK = Workload(source_length=5, new_tokens=6, threads=1)
 
@@ -41,9 +49,34 @@ def test_it_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_engines_of_tensorrt_have_a_report_of_their_own(bundle_of: Callable[[str], Path]) -> None:
-    with pytest.raises(InputError, match=r"not for --backend tensorrt: 'seq2edge build' reports"):
-        measure_profile(bundle_of("t5"), Workload(backend="tensorrt"))
+def test_engines_of_tensorrt_tell_of_their_layers(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    shutil.copytree(bundle_of("t5"), path)
+    bundle, cuda = Bundle.open(path), FakeCuda()
+    limits = Limits(max_batch=2, max_source_length=24, max_target_length=32, max_num_tokens=4)
+    trt = FakeTensorRT(cuda, bundle, limits, in_place=True)
+    write_engines(bundle, tmp_path / "model.engines" / "tensorrt-1", limits, in_place=True)
+    monkeypatch.setattr(load, "load_library", lambda _name: trt.library())
+    monkeypatch.setattr(load, "load_cuda", lambda: Cuda(cuda))
+    work = replace(WORK, backend="tensorrt", threads=None)
+    found = {profile.graph: profile for profile in measure_profile(path, work)}
+    assert set(found) == {"encoder", "decoder"}
+    # Each run has one layer of either kind, and nothing of loading counts.
+    for graph, runs in (("encoder", 1), ("decoder", 6)):
+        kinds = {share.name: share for share in found[graph].kinds}
+        assert {name: share.calls for name, share in kinds.items()} == {
+            "FcMulAdd": runs,
+            "MatMul": runs,
+        }
+        assert kinds["FcMulAdd"].ms == pytest.approx(runs * 0.5)
+        layers = {share.name: share.ms for share in found[graph].layers}
+        assert layers == {
+            "layer 0": pytest.approx(runs * 0.25),
+            "outside the layers": pytest.approx(runs * 0.5),
+        }
+    assert cuda.allocations == 0
 
 
 def test_loading_is_timed_with_and_without_the_page_cache(

@@ -8,6 +8,7 @@ from typing import Any
 from ....errors import BackendError
 from ..cuda import Device
 from ..library import Library
+from .layer_times import profile_layers
 from .tensors import Placed
 
 
@@ -34,7 +35,8 @@ class Runner:
         # A token, and not what it stands for: that holds memory that others want.
         self._owner: object = None
         self._graph: Any = None
-        self._captures = True
+        self._profiler = profile_layers(library, name, context)
+        self._captures = self._profiler is None
 
     def is_bound_to(self, owner: object) -> bool:
         """Whether ``owner``'s tensors are still those that a run would use."""

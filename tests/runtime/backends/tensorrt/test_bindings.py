@@ -47,6 +47,7 @@ _HOLDERS: dict[str, dict[str, str]] = {
         "self._runtime": "Runtime",
         "context": "IExecutionContext",
     },
+    "execution/layer_times.py": {"library.module": "", "context": "IExecutionContext"},
     "execution/runtime_cache.py": {
         "trt": "",
         "plan": "ICudaEngine",
