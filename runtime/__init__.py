@@ -15,6 +15,7 @@ which say nothing until the application configures :mod:`logging`.
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from .speech.transcription import Segment, Transcription, Word
 
 logging.getLogger("seq2edge").addHandler(logging.NullHandler())
+
+# From 1.29 on, official builds for Linux send Microsoft what models are loaded, and keep a database
+# in ~/.cache, unless this is set before they are imported. A value that is set already stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: Imported when they are asked for: who reads texts does not wait for speech or a service.
 _LATER = {

@@ -17,13 +17,16 @@ from .errors import ApiError
 
 #: Bytes of a field of a form that is no file, and fields of a form.
 _LONGEST_FIELD, _MOST_FIELDS = 1 << 20, 100
+#: Values of a request, those within others included: each costs a hundred times its bytes to check.
+_MOST_VALUES = 20_000
 
 
 async def json_object(request: Request) -> dict[str, Any]:
     """The JSON object of a request.
 
     Raises:
-        ApiError: another kind of content, not UTF-8, no JSON, or no object.
+        ApiError: another kind of content, not UTF-8, no JSON, no object, a field that is given
+            twice, or too many values.
     """
     kind = _content_type(request)
     if kind not in ("application/json", ""):
@@ -39,6 +42,7 @@ async def json_object(request: Request) -> dict[str, Any]:
         raise ApiError(400, str(error)) from None
     if not isinstance(value, dict):
         raise ApiError(400, "the body must be a JSON object")
+    check_count(value, "the body")
     return value
 
 
@@ -84,6 +88,22 @@ async def object_or_form(request: Request) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def check_count(value: Any, name: str) -> None:
+    """Refuse what holds so many values that looking at them would hold up others.
+
+    Raises:
+        ApiError: how many there may be.
+    """
+    left, count = [value], 0
+    while left:
+        inner = left.pop()
+        if isinstance(inner, (dict, list)):
+            count += len(inner)
+            left.extend(inner.values() if isinstance(inner, dict) else inner)
+            if count > _MOST_VALUES:
+                raise ApiError(413, f"{name} holds more than {_MOST_VALUES} values")
 
 
 def refuse_unknown(fields: Mapping[str, Any], known: Mapping[str, str] | set[str]) -> None:

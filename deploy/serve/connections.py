@@ -16,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .metrics import Metrics
 from .settings import Limits
 
+#: Bytes.
+_READ_AT_ONCE = 16 << 10
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
@@ -86,6 +88,9 @@ class GuardedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        # What is read at once is parsed at once, while all others wait; of tiny chunks there can be
+        # ten thousand in asyncio's own 256 KiB.
+        transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
         super().connection_made(transport)
         if not self.all.opened(self):
             transport.write(_REFUSAL)

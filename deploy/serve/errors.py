@@ -11,6 +11,8 @@ from seq2edge.runtime.errors import BackendError, InputError, MissingDependencyE
 
 #: Paths whose errors are LibreTranslate's: ``{"error": "a sentence"}``.
 _FLAT = ("/translate", "/languages", "/detect", "/frontend/")
+#: Characters of a message, which may quote what a client sent.
+_LONGEST_MESSAGE = 2000
 #: By status, what OpenAI's clients find in ``error.type``.
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
@@ -77,16 +79,28 @@ def as_api_error(error: BaseException) -> ApiError:
     return ApiError(500, "the service failed; its log says why")
 
 
+def sentence(error: ApiError) -> str:
+    """What a client reads of an error."""
+    return _readable(str(error))
+
+
+def _readable(text: str) -> str:
+    """Of what a client sent itself not too much, and Unicode in any case."""
+    if len(text) > _LONGEST_MESSAGE:
+        text = text[:_LONGEST_MESSAGE] + " ..."
+    return text.encode("utf-8", "replace").decode()
+
+
 def error_body(path: str, error: ApiError) -> dict[str, object]:
     """The JSON of an error, as clients of that path expect it."""
     if path.startswith(_FLAT):
-        return {"error": str(error)}
+        return {"error": sentence(error)}
     kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else None)
     return {
         "error": {
-            "message": str(error),
+            "message": sentence(error),
             "type": kind or "invalid_request_error",
-            "param": error.param,
+            "param": None if error.param is None else _readable(error.param),
             "code": None,
         }
     }

@@ -79,6 +79,11 @@ class Gate:
                 f"the request is for {headers.get('host')!r}, and without API keys this service"
                 " answers those for localhost only (or all, with --without-keys)",
             )
+        if service.local_only:
+            _check_origin(headers.get("origin"))
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy before this service may have read the other one (request smuggling).
+            raise ApiError(400, "a request has a Content-Length or a Transfer-Encoding, not both")
         if service.draining and path != "/metrics":
             raise stopping()
         key = bearer(headers.get("authorization"))
@@ -100,6 +105,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _check_origin(origin: str | None) -> None:
+    """Refuse a web page from elsewhere: it could not read the answer, and still have work done.
+
+    Raises:
+        ApiError: the page is not of this machine. What is no web page has no origin, or one of
+            another scheme, as browser extensions have.
+    """
+    if origin is None or (origin != "null" and not origin.startswith(("http://", "https://"))):
+        return
+    if not is_loopback(_host(origin.partition("://")[2])):
+        raise ApiError(
+            403,
+            f"the request is of a web page from {origin}, and without API keys this service"
+            " answers those of this machine only (or all, with --without-keys)",
+        )
 
 
 def _host(header: str) -> str:

@@ -27,7 +27,8 @@ class JsonFormatter(logging.Formatter):
         line.update((name, value) for name, value in vars(record).items() if name not in _USUAL)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # Escaped, so that nothing a client wrote reaches a terminal as it is.
+        return json.dumps(line, default=str)
 
 
 def log_as_json(level: str) -> None:

@@ -24,8 +24,9 @@ from seq2edge.runtime.bundle.version import package_version
 from seq2edge.runtime.errors import BackendError
 from seq2edge.runtime.speech.options import options_of
 
-from .errors import ApiError, as_api_error
+from .errors import ApiError, as_api_error, sentence
 from .jobs import SpeechJob
+from .routes.audio import check_length
 from .service import Service
 
 _log = logging.getLogger(__name__)
@@ -173,7 +174,9 @@ class _Handler(AsyncEventHandler):
             if service.draining:
                 raise ApiError(503, "the service is being stopped")
             served, _model = service.find(self._asked.name or _first(service), SpeechModel)
-            options = options_of(_options(self._asked))
+            wanted = _options(self._asked)
+            check_length(wanted.get("hotwords", ""), "the names and terms", service.limits)
+            options = options_of(wanted)
             job = SpeechJob(recording.finished(), options, timeout=service.limits.timeout)
             service.submit(served, job)
             result = asyncio.ensure_future(job.result())
@@ -198,7 +201,7 @@ class _Handler(AsyncEventHandler):
 
     async def _refuse(self, error: ApiError) -> bool:
         self._drop()
-        await self.write_event(Error(str(error), code=str(error.status)).event())
+        await self.write_event(Error(sentence(error), code=str(error.status)).event())
         return False
 
     def _drop(self) -> None:

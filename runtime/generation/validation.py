@@ -48,7 +48,7 @@ _BELOW_ONE = math.nextafter(1.0, 0.0)
 #: Options that are numbers: what is allowed, in words; the ends; whether the lower one is in.
 _NUMBERS: dict[str, tuple[str, float, float, bool]] = {
     "max_time": ("a number of seconds above 0", 0.0, math.inf, False),
-    "patience": ("a number above 0", 0.0, math.inf, False),
+    "patience": ("a number above 0 and at most 1e6", 0.0, 1e6, False),
     "temperature": ("a number above 0", 0.0, math.inf, False),
     "top_p": ("a number above 0 and at most 1", 0.0, 1.0, False),
     "min_p": ("a number from 0 to 1", 0.0, 1.0, True),

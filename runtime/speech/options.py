@@ -201,7 +201,7 @@ _INTEGERS = {
 }
 #: Options that are numbers: the smallest and the largest value, and whether it may be None.
 _NUMBERS = {
-    "patience": (1e-3, math.inf, True),
+    "patience": (1e-3, 1e6, True),
     "length_penalty": (-50.0, 50.0, False),
     "repetition_penalty": (1e-3, math.inf, False),
     "compression_ratio_threshold": (0.0, math.inf, True),

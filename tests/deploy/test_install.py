@@ -135,6 +135,18 @@ def _verify_unit(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_finds_little_that_the_unit_leaves_open(demo: Bundle, tmp_path: Path) -> None:
+    """What is left of its 10 points: the network, and 0.1 to 0.2 for each of a few others."""
+    file = tmp_path / "seq2edge.service"
+    file.write_text(unit("app", plan(demo, "cpu", service=True)))
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager"]
+    done = subprocess.run([*command, file], capture_output=True, text=True, check=False)
+    if "option '--offline" in done.stderr:
+        pytest.skip("systemd is older than 250")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_changed_file_is_not_installed(unpacked: Unpacked) -> None:
     folder = unpacked("cpu")
     (folder / "bundle" / "tokenizer.json").write_text("{}")

@@ -21,7 +21,7 @@ from seq2edge.runtime.errors import BundleError
 from seq2edge.runtime.speech.formats import render, segment_document
 from seq2edge.runtime.speech.options import options_of
 
-from ..bodies import form_fields
+from ..bodies import check_count, form_fields
 from ..errors import ApiError
 from ..jobs import SpeechJob
 from ..service import Service
@@ -172,6 +172,7 @@ def _read(
             options["vad"] = True
         elif name in _OPTIONS:
             options[name] = _value(value)
+            check_count(options[name], name)
         else:
             known = sorted({*_FIELDS, *_LISTS.values(), "chunking_strategy", *_OPTIONS})
             raise ApiError(
@@ -221,6 +222,23 @@ def _bound(options: Mapping[str, Any], limits: Limits) -> None:
         value = options.get(name)
         if isinstance(value, int) and value > limit:
             raise ApiError(400, f"{name}={value} is more than the {limit} allowed here", param=name)
+    for name, value in options.items():
+        if isinstance(value, str):
+            check_length(value, name, limits)
+
+
+def check_length(text: str, name: str, limits: Limits) -> None:
+    """Refuse a text beside a recording that takes longer to read than the recording.
+
+    Raises:
+        ApiError: it has more characters than a text may have.
+    """
+    if len(text) > limits.max_characters:
+        raise ApiError(
+            413,
+            f"{name} has {len(text)} characters, and may have {limits.max_characters}",
+            param=name,
+        )
 
 
 def _rendered(found: Transcription, asked: _Asked, task: str) -> Response:

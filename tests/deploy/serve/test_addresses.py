@@ -199,6 +199,22 @@ def test_a_page_whose_name_leads_here_gets_nothing(server: ServerProcess, host: 
     assert "localhost only" in refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://192.168.1.5:8080", "null"])
+def test_a_page_from_elsewhere_has_nothing_done(server: ServerProcess, origin: str) -> None:
+    """Browsers send what a page asks for, and keep only the answer from it."""
+    before = server.metric("seq2edge_source_tokens_total")
+    with server.client() as client:
+        refused = client.post("/v1/generate", content='{"text": "a"}', headers={"Origin": origin})
+    assert refused.status_code == 403
+    assert "a web page from" in refused.json()["error"]["message"]
+    assert server.metric("seq2edge_source_tokens_total") == before
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://[::1]", "moz-extension://a1"])
+def test_pages_of_this_machine_and_extensions_may_ask(server: ServerProcess, origin: str) -> None:
+    assert server.get("/v1/models", headers={"Origin": origin}).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["localhost", "LocalHost:8080", "127.0.0.1", "[::1]:80"])
 def test_this_machines_names_are_answered(server: ServerProcess, host: str) -> None:
     assert server.get("/v1/models", headers={"Host": host}).status_code == 200

@@ -147,6 +147,7 @@ def silence(seconds: int) -> bytes:
         (None, {"extra_body": {"beam_size": 99}}, "more than the 8 allowed"),
         (None, {"extra_body": {"beam_size": "many"}}, "beam_size must be an integer"),
         (None, {"extra_body": {"beams": 2}}, "unknown field 'beams'"),
+        (None, {"extra_body": {"patience": 1e308, "beam_size": 2}}, "patience must be"),
     ],
 )
 def test_what_cannot_be_done_is_a_bad_request(
@@ -155,6 +156,26 @@ def test_what_cannot_be_done_is_a_bad_request(
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, recording if file is None else file, **options)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("prompt", "hello " * 5000, "30000 characters, and may have 20000"),
+        ("hotwords", "hello " * 5000, "30000 characters, and may have 20000"),
+        ("suppress_tokens", str([1] * 30_000), "more than 20000 values"),
+    ],
+)
+def test_options_that_take_longer_than_the_recording_are_refused(
+    hearing: ServerProcess, recording: bytes, name: str, value: str, said: str
+) -> None:
+    refused = hearing.post(
+        "/v1/audio/transcriptions",
+        files={"file": recording},
+        data={"model": "whisper", name: value},
+    )
+    assert refused.status_code == 413
+    assert said in refused.json()["error"]["message"]
 
 
 def test_a_request_without_a_recording_or_a_form(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from seq2edge.deploy.serve.connections import Connections
+from seq2edge.deploy.serve.metrics import Metrics
+from seq2edge.deploy.serve.settings import Limits
 from seq2edge.runtime import Bundle
 
 from .process import ServerProcess
@@ -122,6 +130,53 @@ def test_idle_connections_end_after_a_while(impatient: ServerProcess) -> None:
         assert idle.recv(100) == b""
         with kept.makefile("rb") as answer:  # to its end
             assert answer.read().startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_body_of_two_lengths_is_refused(impatient: ServerProcess) -> None:
+    """What a proxy before the service takes for the next request may be this one's body."""
+    lengths = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"
+    head = f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n"
+    hidden = "0\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(impatient) as client:
+        client.sendall(head.encode() + hidden.encode())
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"not both" in answer
+    assert answer.count(b"HTTP/1.1") == 1  # and the connection is closed
+
+
+def test_little_is_read_from_a_connection_at_once() -> None:
+    """Others wait while it is parsed, and chunks of a byte take a thousand times a file's time."""
+    sizes: list[int] = []
+    done = asyncio.Event()
+    body = b"1\r\n \r\n" * 40_000
+
+    async def app(_scope: Any, receive: Any, _send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        done.set()
+
+    class Seen(Connections(Limits(), Metrics()).protocol()):  # type: ignore[misc]
+        def data_received(self, data: bytes) -> None:
+            sizes.append(len(data))
+            super().data_received(data)
+
+    async def run() -> None:
+        config = uvicorn.Config(app, log_config=None)
+        config.load()
+        made = functools.partial(Seen, config=config, server_state=ServerState(), app_state={})
+        server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + body + b"0\r\n\r\n")
+        await asyncio.wait_for(done.wait(), 30)
+        writer.close()
+        server.close()
+
+    asyncio.run(run())
+    assert sum(sizes) > len(body)
+    assert max(sizes) <= 1 << 14
 
 
 def test_what_is_no_http_is_refused(impatient: ServerProcess) -> None:

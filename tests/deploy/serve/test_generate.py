@@ -133,6 +133,11 @@ def test_a_beam_search_streams_its_text_at_once(server: ServerProcess, demo: Bun
         ({"text": "a", "target_lang": "fr"}, 400, None, "target_lang is for models of several"),
         ({"text": "a", "model": "other"}, 404, "model", "no text model named 'other'"),
         ({"text": "a", "model": ["g2p"]}, 400, "model", "model must be a text"),
+        ({"text": "a", "model": "../../etc/passwd"}, 404, "model", "no text model named"),
+        ({"text": "a", "\ud800": 1}, 400, "?", "unknown field"),
+        ({"text": "a", "num_beams": 2, "patience": 1e308}, 400, None, "patience must be"),
+        ({"text": "a", "suppress_tokens": [1] * 20_000}, 413, None, "more than 20000 values"),
+        ({"text": "a", "sequence_bias": [[[1, 2], 0.5]] * 6000}, 413, None, "20000 values"),
     ],
 )
 def test_a_wrong_request_is_refused_by_name(
@@ -180,6 +185,8 @@ def test_whatever_a_body_holds_it_is_answered(server: ServerProcess, body: dict[
         (b"", "application/json", 400, "not valid JSON"),
         (b'{"text": "\xff"}', "application/json", 400, "not UTF-8: byte 10"),
         (b'{"text": "a", "num_beams": NaN}', "application/json", 400, "num_beams"),
+        (b'{"text": "a", "num_beams": 1, "num_beams": 2}', "", 400, "the key 'num_beams' twice"),
+        (b'{"text": "a", "seed": ' + b"9" * 5000 + b"}", "application/json", 400, "not valid JSON"),
         (b"text=a", "application/x-www-form-urlencoded", 415, "must be application/json"),
         (b'{"text": "' + b"a" * (1 << 20) + b'"}', "application/json", 413, "more than 1048576"),
     ],
@@ -190,6 +197,13 @@ def test_a_body_that_cannot_be_read_is_one_error(
     response = server.post("/v1/generate", content=content, headers={"Content-Type": kind})
     assert response.status_code == status
     assert said in response.json()["error"]["message"]
+
+
+def test_an_error_does_not_send_all_of_it_back(server: ServerProcess) -> None:
+    refused = server.post("/v1/generate", json={"text": "a", "x" * 900_000: 1})
+    assert refused.status_code == 400
+    assert len(refused.content) < 5000
+    assert refused.json()["error"]["message"].startswith("unknown field 'xxx")
 
 
 def test_a_body_without_a_length_is_bounded_too(server: ServerProcess) -> None:
