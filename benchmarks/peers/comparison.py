@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from seq2edge.runtime.errors import Seq2EdgeError
 from seq2edge.runtime.progress import StageProgress
 
 from ..driver import Baseline, PeerError, Result, alternate
@@ -15,6 +16,7 @@ from ..report.machine import cores_for
 from ..report.statistics import Measurement
 from ..workers.worker import Task
 from .environments import TIMED_IN, Environments
+from .model_cache import ModelCache
 from .models import PEER_VARIABLES, ModelMaker, random_sources
 from .names import Name
 from .workload import PeerWorkload, Setting
@@ -46,16 +48,19 @@ class PeerComparison:
     left_out: dict[str, str] = field(default_factory=dict)
     models: dict[str, Path] = field(default_factory=dict)
 
-    def make_models(self, folder: Path) -> None:
-        """Make the baselines' models in ``folder``.
+    def make_models(self, cache: ModelCache) -> None:
+        """Make the baselines' models, those that are not in the cache, and their environments.
 
         Raises:
-            PeerError: none can be made.
+            InputError: the checkpoint cannot be read.
         """
-        maker = ModelMaker(folder, self.checkpoint, self.environments, self.workload)
+        kept = cache.of_checkpoint(self.checkpoint)
+        maker = ModelMaker(kept, self.checkpoint, self.environments, self.workload)
         for number, name in enumerate(self.names):
             self.progress(f"making {name.text}", number, len(self.names))
             try:
+                if name.library != "seq2edge":
+                    self._python(name)
                 self.models[name.text] = maker.make(name)
             except PeerError as error:
                 self._leave_out(name.text, error)
@@ -78,12 +83,13 @@ class PeerComparison:
         """Time all, each with its setting.
 
         Raises:
-            PeerError: a baseline failed after it had started, or none is left.
+            PeerError: none is left.
         """
         results = alternate(
             {name.text: self._start(name, best[name.text]) for name in self._running()},
             rounds=self.workload.runs,
             warmup=self.workload.warmup,
+            seconds=self.workload.seconds,
             progress=lambda done, total: self.progress("timing", done, total),
             leave_out=self._leave_out,
         )
@@ -104,7 +110,7 @@ class PeerComparison:
             raise PeerError(f"nobody is left to compare: {'; '.join(self.left_out.values())}")
         return running
 
-    def _leave_out(self, name: str, error: PeerError) -> None:
+    def _leave_out(self, name: str, error: Seq2EdgeError) -> None:
         self.left_out[name] = str(error)
 
     def _search(self, name: Name) -> dict[Setting, Measurement]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..driver import PeerError, call
+from .lock import locked
 
 _CTRANSLATE2 = "ctranslate2==4.8.5"
 _NUMPY = "numpy==2.4.6"
@@ -47,6 +48,7 @@ REQUIREMENTS = {
         "openvino-tokenizers==2026.4.1.0",
         _NUMPY,
     ),
+    "whisper-cpp-1.8.5": ("pywhispercpp==1.5.1", "safetensors==0.8.0", _NUMPY),
 }
 #: The environment in which a library is timed, and the one in which its models are made.
 TIMED_IN = {
@@ -56,6 +58,7 @@ TIMED_IN = {
     "openvino": "openvino-2026.4.1",
     "faster-whisper": "faster-whisper-1.2.1",
     "openvino-genai": "openvino-genai-2026.4.1",
+    "whisper-cpp": "whisper-cpp-1.8.5",
 }
 MADE_IN = {
     **TIMED_IN,
@@ -81,7 +84,7 @@ class Environments:
     """Interpreters of the peers.
 
     Attributes:
-        folder: holds an environment per library and version.
+        folder: holds an environment per library and version, and in ``models`` what is made there.
         torch: an interpreter with torch and transformers, such as a Jetson's, in place of such
             an environment; None: one is made.
     """
@@ -113,6 +116,14 @@ def prepare(folder: Path, requirements: Sequence[str]) -> Path:
     Raises:
         PeerError: ``folder`` is something else, or the packages cannot be installed.
     """
+    try:
+        with locked(folder):
+            return _prepare(folder, requirements)
+    except OSError as error:
+        raise PeerError(f"cannot write {folder}: {error.strerror}") from None
+
+
+def _prepare(folder: Path, requirements: Sequence[str]) -> Path:
     python, stamp = folder / "bin" / "python", folder / _STAMP
     contents = "\n".join([f"python {platform.python_version()}", *requirements, ""])
     if stamp.is_file():
@@ -122,11 +133,8 @@ def prepare(folder: Path, requirements: Sequence[str]) -> Path:
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PeerError(f"{folder} was not made by this command; name a new folder (--cache)")
     print(f"making the environment {folder} (once, minutes) ...", file=sys.stderr, flush=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp.touch()
-    except OSError as error:
-        raise PeerError(f"cannot write {folder}: {error.strerror}") from None
+    folder.mkdir(exist_ok=True)
+    stamp.touch()
     try:
         call([sys.executable, "-m", "venv", folder], "cannot make a virtual environment")
         call(

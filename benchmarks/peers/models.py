@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +20,8 @@ import numpy as np
 from seq2edge.runtime.errors import InputError
 
 from ..driver import PeerError, call
-from .environments import MADE_IN, TIMED_IN, Environments
+from .environments import MADE_IN, REQUIREMENTS, TIMED_IN, Environments
+from .model_cache import ModelCache, seq2edge_parts
 from .names import Name
 from .workload import PeerWorkload
 
@@ -32,25 +35,28 @@ _FIRST_ORDINARY = 3
 #: Sizes of known models (workers/make.py).
 GEOMETRIES = ("t5-small", "marian-base", "bart-base")
 
-_MAKE = Path(__file__).resolve().parents[1] / "workers" / "make.py"
+_WORKERS = Path(__file__).resolve().parents[1] / "workers"
+_MAKE = _WORKERS / "make.py"
+#: Of libraries whose models another script makes.
+_SCRIPTS = {"whisper-cpp": _WORKERS / "make_whisper_cpp.py"}
+_OF_ONE_PRECISION = ("optimum",)
 
 
 @dataclass
 class ModelMaker:
-    """Makes the models of baselines, each bundle once.
+    """Makes the models of baselines, each once.
 
     Attributes:
-        folder: an empty one; up to 2.5 GB for a checkpoint of T5-small's size.
+        cache: keeps them; up to 2.5 GB for a checkpoint of T5-small's size.
         checkpoint: the one that all are made of.
         environments: where others' models are made.
         workload: what engines of fixed shapes are built for.
     """
 
-    folder: Path
+    cache: ModelCache
     checkpoint: Path
     environments: Environments
     workload: PeerWorkload
-    _bundles: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def make(self, name: Name) -> Path:
         """The folder of a baseline's model.
@@ -65,34 +71,45 @@ class ModelMaker:
             if name.built:
                 self._build(bundle, str(name.mode))
             return bundle
-        model = self.folder / f"{name.library}.{name.precision}"
-        precision = (name.precision,) if name.library != "optimum" else ()
-        python = self.environments.python(MADE_IN[name.library])
-        _make(python, name.library, self.checkpoint, model, *precision)
-        return model
+        precision = () if name.library in _OF_ONE_PRECISION else (name.precision,)
+        environment = MADE_IN[name.library]
+        script = _SCRIPTS.get(name.library, _MAKE)
+
+        def write(folder: Path) -> None:
+            python = self.environments.python(environment)
+            _make(python, script, name.library, self.checkpoint, folder, *precision)
+
+        parts = (script.read_text(encoding="utf-8"), REQUIREMENTS[environment], *precision)
+        return self.cache.get(f"{name.library}.{name.precision}", parts, write)
 
     def _bundle(self, precision: str, target: str) -> Path:
         # A float32 bundle is for all targets.
-        key = (precision, "" if precision == "float32" else target)
-        if key not in self._bundles:
-            bundle = self.folder / ".".join(filter(None, ("seq2edge", *key)))
-            if precision == "float32":
-                _seq2edge("export", self.checkpoint, bundle, "--no-validate")
-            else:
-                self._quantize(self._bundle("float32", ""), bundle, precision, target)
-            self._bundles[key] = bundle
-        return self._bundles[key]
-
-    def _quantize(self, float32: Path, bundle: Path, precision: str, target: str) -> None:
+        if precision == "float32":
+            return self.cache.get(
+                "seq2edge.float32",
+                seq2edge_parts(),
+                lambda folder: _seq2edge("export", self.checkpoint, folder, "--no-validate"),
+            )
         options: list[object] = ["--target", target]
         options += _OPTIONS.get(precision, ("--scheme", precision))
-        if precision == "int8-qdq":
-            texts = self.folder / "calibration.jsonl"
-            count, length = _CALIBRATION_SOURCES, self.workload.source_length
-            sources = random_sources(self.checkpoint, count, length, seed=1)
-            texts.write_text("".join(f"{json.dumps({'input_ids': ids})}\n" for ids in sources))
-            options += ["--calibration", texts]
-        _seq2edge("quantize", float32, bundle, *options)
+        sources = self._calibration() if precision == "int8-qdq" else ""
+
+        def write(folder: Path) -> None:
+            float32 = self._bundle("float32", "")
+            with tempfile.TemporaryDirectory(prefix="seq2edge-peers-") as temporary:
+                texts = Path(temporary) / "calibration.jsonl"
+                texts.write_text(sources)
+                calibration = ("--calibration", texts) if sources else ()
+                _seq2edge("quantize", float32, folder, *options, *calibration)
+
+        parts = (*seq2edge_parts(), *options, sources)
+        return self.cache.get(f"seq2edge.{precision}.{target}", parts, write)
+
+    def _calibration(self) -> str:
+        """Sources, a line of JSON each."""
+        count, length = _CALIBRATION_SOURCES, self.workload.source_length
+        sources = random_sources(self.checkpoint, count, length, seed=1)
+        return "".join(f"{json.dumps({'input_ids': ids})}\n" for ids in sources)
 
     def _build(self, bundle: Path, backend: str) -> None:
         work = self.workload
@@ -105,15 +122,21 @@ class ModelMaker:
         _seq2edge("build", bundle, "--backend", backend, *options)
 
 
-def make_checkpoint(environments: Environments, folder: Path, geometry: str) -> None:
+def make_checkpoint(environments: Environments, cache: ModelCache, geometry: str) -> Path:
     """One of :data:`GEOMETRIES` with random weights, made by this interpreter if it has torch.
 
     Raises:
         PeerError: there is none with torch and transformers, and none can be made.
     """
     here = all(find_spec(name) is not None for name in ("torch", "transformers"))
-    python = Path(sys.executable) if here else environments.python(TIMED_IN["transformers"])
-    _make(python, "checkpoint", folder, geometry)
+    environment = TIMED_IN["transformers"]
+
+    def write(folder: Path) -> None:
+        python = Path(sys.executable) if here else environments.python(environment)
+        _make(python, _MAKE, "checkpoint", folder, geometry)
+
+    made_by = [version(name) for name in ("torch", "transformers")] if here else environment
+    return cache.get(geometry, (_MAKE.read_text(encoding="utf-8"), made_by), write)
 
 
 def model_type(checkpoint: Path) -> str:
@@ -154,8 +177,8 @@ def size(folder: Path) -> int:
 PEER_VARIABLES: Mapping[str, str | None] = {"PYTHONPATH": None, "HF_HUB_OFFLINE": "1"}
 
 
-def _make(python: Path, what: str, *arguments: object) -> None:
-    call([python, _MAKE, what, *arguments], f"cannot make {what}'s model", PEER_VARIABLES)
+def _make(python: Path, script: Path, what: str, *arguments: object) -> None:
+    call([python, script, what, *arguments], f"cannot make {what}'s model", PEER_VARIABLES)
 
 
 def _seq2edge(command: str, *arguments: object) -> None:

@@ -44,6 +44,7 @@ _LIBRARIES = {
     "openvino": _Library(("float32", "bfloat16", "int8", "int4"), {None: _CPU}),
     "faster-whisper": _Library(("float32", "int8"), {None: _CPU}),
     "openvino-genai": _Library(("float32", "int8", "int4"), {None: _CPU}),
+    "whisper-cpp": _Library(("float16", "q8_0", "q5_1"), {None: _CPU}),
     "transformers": _Library(
         ("float32", "float16", "bfloat16"), {None: _DEVICES, "compile": _DEVICES}
     ),
@@ -74,11 +75,14 @@ SPEECH_BASELINES = (
     "faster-whisper:int8",
     "openvino-genai:float32",
     "openvino-genai:int8",
+    "whisper-cpp:q8_0",
+    "whisper-cpp:q5_1",
     "transformers:float32",
     "seq2edge:float32",
     "seq2edge:int8",
 )
-_READ, _HEAR = ("optimum", "ctranslate2", "openvino"), ("faster-whisper", "openvino-genai")
+_READ = ("optimum", "ctranslate2", "openvino")
+_HEAR = ("faster-whisper", "openvino-genai", "whisper-cpp")
 #: float32 shows that the tokens are right; what is compared is float16 and less.
 GPU_BASELINES = (
     "transformers:float32@cuda",

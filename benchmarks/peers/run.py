@@ -21,6 +21,7 @@ from ..workload import Workload
 from .comparison import PeerComparison
 from .environments import Environments
 from .gpu import missing_gpu
+from .model_cache import ModelCache
 from .models import GEOMETRIES, make_checkpoint, model_type, random_sources, size
 from .names import Name
 from .recordings import write_windows
@@ -49,31 +50,34 @@ class PeerRequest:
     roofline: bool = False
     command: tuple[str, ...] = ()
 
+    @property
+    def made_up(self) -> str:
+        """The checkpoint that is made where none is named, in words."""
+        return f"{self.geometry} geometry, random weights"
+
+
+def prepare_peers(request: PeerRequest, progress: StageProgress) -> dict[str, str]:
+    """Make the environments and models that are not there yet; who has none, and why.
+
+    Raises:
+        InputError, PeerError: as :func:`compare_peers`.
+    """
+    _check(request)
+    return _made(request, progress).left_out
+
 
 def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
-    """Make the models in a temporary folder, find CTranslate2's settings, and time all.
+    """Make the models that are not in the cache, find CTranslate2's settings, and time all.
 
     Raises:
         InputError: there is no GPU for one, or the checkpoint is none.
-        PeerError: nobody can be made or started, or one failed when it had been.
+        PeerError: nobody can be made or started.
     """
-    _check_gpu(request.names)
-    hears = request.checkpoint is not None and model_type(request.checkpoint) == "whisper"
-    _check_sources(request, hears)
-    made_up = f"{request.geometry} geometry, random weights"
+    hears = _check(request)
     before = conditions()
     with tempfile.TemporaryDirectory(prefix="seq2edge-peers-") as temporary:
-        folder = Path(temporary)
-        checkpoint = request.checkpoint
-        if checkpoint is None:
-            progress("making the checkpoint", 0, 0)
-            checkpoint = folder / "checkpoint"
-            make_checkpoint(request.environments, checkpoint, request.geometry)
-        work = request.workload
-        if hears:
-            work = replace(work, audio=write_windows(work.audio, folder))
-        comparison = PeerComparison(request.names, work, checkpoint, request.environments, progress)
-        comparison.make_models(folder)
+        audio = write_windows(request.workload.audio, Path(temporary))
+        comparison = _made(request, progress, audio)
         tried = comparison.settings()
         usual = Setting(request.workload.threads)
         best = {
@@ -87,17 +91,45 @@ def compare_peers(request: PeerRequest, progress: StageProgress) -> Report:
         entries = _entries(request, comparison, results, best, tried, texts)
     return Report(
         kind="peers",
-        title=made_up if request.checkpoint is None else request.checkpoint.name,
+        title=request.made_up if request.checkpoint is None else request.checkpoint.name,
         command=request.command,
         machine=machine_info(),
         before=before,
         after=conditions(),
         revision=revision(),
-        settings={**asdict(request.workload), "checkpoint": str(request.checkpoint or made_up)},
+        settings={
+            **asdict(request.workload),
+            "checkpoint": str(request.checkpoint or request.made_up),
+        },
         entries=entries,
         left_out=comparison.left_out,
         notes=unsteady(entries),
     )
+
+
+def _check(request: PeerRequest) -> bool:
+    """Refuse what does not fit, before anything is made; whether the checkpoint hears."""
+    _check_gpu(request.names)
+    hears = request.checkpoint is not None and model_type(request.checkpoint) == "whisper"
+    _check_sources(request, hears)
+    return hears
+
+
+def _made(
+    request: PeerRequest, progress: StageProgress, audio: tuple[str, ...] = ()
+) -> PeerComparison:
+    """The comparison, with its models."""
+    environments = request.environments
+    cache = ModelCache(environments.folder / "models")
+    checkpoint = request.checkpoint
+    if checkpoint is None:
+        progress("making the checkpoint", 0, 0)
+        checkpoint = make_checkpoint(environments, cache, request.geometry)
+    work = replace(request.workload, audio=audio)
+    comparison = PeerComparison(request.names, work, checkpoint, environments, progress)
+    progress("reading the checkpoint", 0, 0)
+    comparison.make_models(cache)
+    return comparison
 
 
 def _entries(

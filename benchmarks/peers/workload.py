@@ -14,6 +14,7 @@ class PeerWorkload:
         threads: within an operator; CTranslate2 may take fewer.
         runs: rounds that count.
         warmup: rounds before those; None: until times are steady.
+        seconds: after which no further round begins, once eight have counted; None: no limit.
         audio: recordings, of which the first 30 s are the sources; empty: texts. They end where
             the model ends them, within ``new_tokens``.
         search_runs: rounds in which CTranslate2's settings are compared.
@@ -26,6 +27,7 @@ class PeerWorkload:
     threads: int = 2
     runs: int = 15
     warmup: int | None = None
+    seconds: float | None = None
     search_runs: int = 5
     audio: tuple[str, ...] = ()
 

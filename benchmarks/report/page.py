@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from .plots import plots_of, svg
+from .ranking import Standing, behind
 from .schema import Report
 from .table import columns, legend, markdown_table
 from .verdict import verdict
 
+#: Above the list of what others do better.
+_BEHIND = "Another library is first in:"
 _STYLE = """
 :root{color-scheme:light dark;--ink:#24292f;--soft:#57606a;--line:#d0d7de;--back:#fff;
 --card:#f6f8fa;--good:#2b8a3e;--bad:#b00020}
@@ -56,6 +59,9 @@ def markdown_page(report: Report) -> str:
     lines = [f"# {report.title}", "", *(f"- {sentence}" for sentence in verdict(report)), ""]
     lines += [markdown_table(report), ""]
     lines += [f"- {name}: {meaning}" for name, meaning in legend(report)]
+    slower = _behind(report)
+    if slower:
+        lines += ["", _BEHIND, "", *(f"- {standing}" for standing in slower)]
     lines += ["", "Repeat it:", "", f"    {shlex.join(report.command)}", ""]
     lines += [f"- {name}: {value}" for name, value in _circumstances(report)]
     return "\n".join(lines) + "\n"
@@ -79,6 +85,10 @@ def _page(report: Report) -> Iterator[str]:
     for name, meaning in legend(report):
         yield f"<dt>{_text(name)}</dt><dd>{_text(meaning)}</dd>"
     yield "</dl>"
+    slower = _behind(report)
+    if slower:
+        items = "".join(f"<li>{_text(str(standing))}</li>" for standing in slower)
+        yield f'<p class="about">{_BEHIND}</p><ul class="behind">{items}</ul>'
     plots = plots_of(report)
     if plots:
         yield '<h2>Plots</h2><div class="plots">'
@@ -94,6 +104,10 @@ def _page(report: Report) -> Iterator[str]:
     # "</script>" in a name would end it.
     document = json.dumps(report.to_json(), allow_nan=False).replace("</", "<\\/")
     yield f'<script type="application/json" id="report">{document}</script></body></html>'
+
+
+def _behind(report: Report) -> list[Standing]:
+    return behind(report) if report.kind == "peers" else []
 
 
 def _table(report: Report) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from seq2edge.benchmarks.driver import PeerError, Result
 from seq2edge.benchmarks.peers import comparison, environments, run
+from seq2edge.benchmarks.peers.model_cache import ModelCache
 from seq2edge.benchmarks.peers.names import CPU_BASELINES
 from seq2edge.cli.main import main
 from seq2edge.runtime.errors import InputError
@@ -21,25 +22,32 @@ TOKENS = list(range(64))
 class Maker:
     """Stands for ModelMaker: a model is a file as long as its baseline's name."""
 
-    def __init__(self, folder: Path, *_: object) -> None:
-        self._folder = folder
+    def __init__(self, cache: ModelCache, *_: object) -> None:
+        self._cache = cache
 
     def make(self, name: Any) -> Path:
         if name.text == "openvino:int4":
             raise PeerError("cannot install the peers (is the package index within reach?)")
-        model = self._folder / name.text
-        model.mkdir()
-        (model / "weights").write_bytes(b"x" * len(name.text))
-        return model
+
+        def write(model: Path) -> None:
+            model.mkdir()
+            (model / "weights").write_bytes(b"x" * len(name.text))
+
+        return self._cache.get(name.text, (), write)
 
 
 @pytest.fixture(autouse=True)
-def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def _made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Environments, models and the checkpoint are made up."""
 
-    def make_checkpoint(_: object, folder: Path, _geometry: str) -> None:
-        folder.mkdir()
-        (folder / "config.json").write_text('{"vocab_size": 32128}')
+    def make_checkpoint(_: object, cache: ModelCache, geometry: str) -> Path:
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            (folder / "config.json").write_text('{"vocab_size": 32128}')
+
+        return cache.get(geometry, (), write)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     monkeypatch.setattr(environments, "prepare", lambda folder, _: folder / "bin" / "python")
     monkeypatch.setattr(comparison, "ModelMaker", Maker)
@@ -182,6 +190,19 @@ def test_one_that_cannot_be_made_is_named(
         "openvino:int4": "cannot install the peers (is the package index within reach?)"
     }
     assert set(report["entries"]) == {*CPU_BASELINES} - {"openvino:int4"}
+
+
+def test_prepare_makes_models_and_times_nothing(
+    timed: Callable[..., list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = timed()
+    names = ("optimum:float32", "openvino:int4")
+    assert main(["peers", "--prepare", "--peers", *names]) == 0
+    assert not started
+    assert capsys.readouterr().out.splitlines() == [
+        "optimum:float32: ready",
+        "openvino:int4: cannot install the peers (is the package index within reach?)",
+    ]
 
 
 def test_fewer_tokens_are_no_comparison(

@@ -167,6 +167,37 @@ def test_others_may_go_on_without_one_that_does_not_start(make: Make) -> None:
     assert "No such file" in left_out["missing"]
 
 
+def test_others_go_on_without_one_that_fails_later_or_hangs(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_ANSWERS_WITHIN", 5.0)
+    once = "worked = []"
+    baselines = {
+        "fails": make("fails", "1 / (len(worked) < 5)\nworked.append(1)\nreturn [1]", once),
+        "hangs": make("hangs", "time.sleep(99 * (number == 1))\nreturn [2]"),
+        "works": make("works", "return [3]"),
+    }
+    left_out: dict[str, str] = {}
+    found = driver.alternate(
+        baselines,
+        rounds=3,
+        warmup=0,
+        leave_out=lambda name, error: left_out.update({name: str(error)}),
+    )
+    assert found["works"].tokens == [[3], [3]]
+    assert len(found["works"].milliseconds["all"]) == 3
+    assert left_out == {
+        "fails": "fails failed: ZeroDivisionError: division by zero",
+        "hangs": "hangs failed: no answer within 5 s",
+    }
+
+
+def test_time_is_limited_once_there_are_enough_rounds(make: Make) -> None:
+    baselines = {"x": make("x", "return []")}
+    found = driver.alternate(baselines, rounds=50, warmup=0, seconds=0)["x"]
+    assert len(found.milliseconds["all"]) == 8
+
+
 def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
     baseline = driver.Baseline((str(tmp_path / "python"), "x.py"))
     with pytest.raises(driver.PeerError, match=r"cannot start missing: .*No such file"):
