@@ -48,6 +48,7 @@ REQUIREMENTS = {
         "openvino-tokenizers==2026.4.1.0",
         _NUMPY,
     ),
+    "onnx-asr-0.12.0": ("onnx-asr==0.12.0", "onnxruntime==1.32.0", _NUMPY),
     "whisper-cpp-1.8.5": ("pywhispercpp==1.5.1", "safetensors==0.8.0", _NUMPY),
 }
 #: The environment in which a library is timed, and the one in which its models are made.
@@ -58,6 +59,7 @@ TIMED_IN = {
     "openvino": "openvino-2026.4.1",
     "faster-whisper": "faster-whisper-1.2.1",
     "openvino-genai": "openvino-genai-2026.4.1",
+    "onnx-asr": "onnx-asr-0.12.0",
     "whisper-cpp": "whisper-cpp-1.8.5",
 }
 MADE_IN = {
@@ -65,6 +67,7 @@ MADE_IN = {
     "ctranslate2": "optimum-onnx-0.1.0",
     "faster-whisper": "optimum-onnx-0.1.0",
     "openvino-genai": "openvino-2026.4.1",
+    "onnx-asr": "optimum-onnx-0.1.0",
 }
 #: What a requirement brings and nobody here needs. torchvision (of optimum-intel) has a compiled
 #: part that breaks transformers where it is not of torch's build, such as beside a CPU's torch.

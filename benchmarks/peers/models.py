@@ -38,8 +38,11 @@ GEOMETRIES = ("t5-small", "marian-base", "bart-base")
 _WORKERS = Path(__file__).resolve().parents[1] / "workers"
 _MAKE = _WORKERS / "make.py"
 #: Of libraries whose models another script makes.
-_SCRIPTS = {"whisper-cpp": _WORKERS / "make_whisper_cpp.py"}
-_OF_ONE_PRECISION = ("optimum",)
+_SCRIPTS = {
+    "onnx-asr": _WORKERS / "make_onnx_asr.py",
+    "whisper-cpp": _WORKERS / "make_whisper_cpp.py",
+}
+_OF_ONE_PRECISION = ("optimum", "onnx-asr")
 
 
 @dataclass

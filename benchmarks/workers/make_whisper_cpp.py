@@ -1,6 +1,6 @@
 """Writes a checkpoint of Whisper as whisper.cpp reads it; runs where whisper.cpp is.
 
-python make_whisper_cpp.py CHECKPOINT FOLDER PRECISION
+python make_whisper_cpp.py whisper-cpp CHECKPOINT FOLDER PRECISION
 
 The file (models/README.md of whisper.cpp): magic, sizes, the filters of the mel spectrogram, the
 vocabulary as bytes, tensors. Weights are rounded by whisper.cpp's own quantizer, in its library.
@@ -160,4 +160,4 @@ def _numbers(file: IO[bytes], *values: int) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    write(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
