@@ -74,9 +74,8 @@ class Suite:
 
     def text(self, name: str) -> Task:
         geometry, beams = _TEXT[name]
-        words = ("--geometry", geometry, "--num-beams", str(beams))
-        words += ("--seconds", str(_TEXT_SECONDS), "--search-runs", "3")
-        return self._peers(name, words)
+        words = ("--geometry", geometry, "--num-beams", str(beams), "--search-runs", "3")
+        return self._peers(name, (*words, "--seconds", str(_TEXT_SECONDS)))
 
     def speech(self, model: str, checkpoint: str, recording: str) -> Task:
         words = (checkpoint, "--audio", recording, "--new-tokens", str(_SPEECH_TOKENS))
@@ -85,7 +84,8 @@ class Suite:
     def demo(self, checkpoint: Path, data: Path) -> Task:
         folder = self.work / "g2p"
         float32, *others = (str(folder / scheme) for scheme in ("float32", "int8", "int4"))
-        commands = [("export", str(checkpoint), float32, "--no-validate", "--force")]
+        commands: list[tuple[str, ...]] = []
+        commands.append(("export", str(checkpoint), float32, "--no-validate", "--force"))
         for path in others:
             scheme = ("--scheme", Path(path).name, "--no-check", "--force")
             commands.append(("quantize", float32, path, *scheme))
@@ -96,9 +96,9 @@ class Suite:
 
     def _peers(self, name: str, words: tuple[str, ...]) -> Task:
         base = self.results / name
-        files = ("--output", f"{base}.json", "--markdown", f"{base}.md")
+        files = ["--output", f"{base}.json", "--markdown", f"{base}.md"]
         if _draws():
-            files += ("--html", str(self.work / f"{name}.html"))
+            files += ["--html", str(self.work / f"{name}.html")]
         return Task(name, (("peers", *words, *self.options, *files, "--force"),))
 
     def prepare(self, tasks: Sequence[Task]) -> None:
@@ -193,7 +193,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.speech:
         speech = json.loads(given.speech.read_bytes())
         suite.failed.update({f"whisper-{name}": why for name, why in speech["missing"].items()})
-        tasks += [suite.speech(*model, speech["recording"]) for model in speech["models"].items()]
+        for model, folder in speech["models"].items():
+            tasks.append(suite.speech(model, folder, speech["recording"]))
     if given.demo:
         tasks.append(suite.demo(*given.demo))
     known = [task.name for task in tasks] + list(suite.failed)

@@ -49,6 +49,16 @@ REQUIREMENTS = {
         _NUMPY,
     ),
     "onnx-asr-0.12.0": ("onnx-asr==0.12.0", "onnxruntime==1.32.0", _NUMPY),
+    # With what its model builder needs. Only numpy and onnxruntime are loaded while it is timed.
+    "onnxruntime-genai-0.18.0": (
+        "onnxruntime-genai==0.18.0",
+        "onnxruntime==1.32.0",
+        "onnx-ir==1.1.0",
+        "onnx==1.23.2",
+        "transformers==5.24.0",
+        _TORCH,
+        _NUMPY,
+    ),
     "whisper-cpp-1.8.5": ("pywhispercpp==1.5.1", "safetensors==0.8.0", _NUMPY),
 }
 #: The environment in which a library is timed, and the one in which its models are made.
@@ -60,6 +70,7 @@ TIMED_IN = {
     "faster-whisper": "faster-whisper-1.2.1",
     "openvino-genai": "openvino-genai-2026.4.1",
     "onnx-asr": "onnx-asr-0.12.0",
+    "onnxruntime-genai": "onnxruntime-genai-0.18.0",
     "whisper-cpp": "whisper-cpp-1.8.5",
 }
 MADE_IN = {

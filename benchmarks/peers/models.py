@@ -40,6 +40,7 @@ _MAKE = _WORKERS / "make.py"
 #: Of libraries whose models another script makes.
 _SCRIPTS = {
     "onnx-asr": _WORKERS / "make_onnx_asr.py",
+    "onnxruntime-genai": _WORKERS / "make_onnxruntime_genai.py",
     "whisper-cpp": _WORKERS / "make_whisper_cpp.py",
 }
 _OF_ONE_PRECISION = ("optimum", "onnx-asr")

@@ -45,6 +45,7 @@ _LIBRARIES = {
     "faster-whisper": _Library(("float32", "int8"), {None: _CPU}),
     "openvino-genai": _Library(("float32", "int8", "int4"), {None: _CPU}),
     "onnx-asr": _Library(("float32",), {None: _CPU}),
+    "onnxruntime-genai": _Library(("float32", "int4"), {None: _CPU}),
     "whisper-cpp": _Library(("float16", "q8_0", "q5_1"), {None: _CPU}),
     "transformers": _Library(
         ("float32", "float16", "bfloat16"), {None: _DEVICES, "compile": _DEVICES}
@@ -77,6 +78,7 @@ SPEECH_BASELINES = (
     "openvino-genai:float32",
     "openvino-genai:int8",
     "onnx-asr:float32",
+    "onnxruntime-genai:float32",
     "whisper-cpp:q8_0",
     "whisper-cpp:q5_1",
     "transformers:float32",
@@ -84,7 +86,7 @@ SPEECH_BASELINES = (
     "seq2edge:int8",
 )
 _READ = ("optimum", "ctranslate2", "openvino")
-_HEAR = ("faster-whisper", "openvino-genai", "onnx-asr", "whisper-cpp")
+_HEAR = ("faster-whisper", "openvino-genai", "onnx-asr", "onnxruntime-genai", "whisper-cpp")
 #: float32 shows that the tokens are right; what is compared is float16 and less.
 GPU_BASELINES = (
     "transformers:float32@cuda",

@@ -54,7 +54,7 @@ def standings(report: Report) -> list[Standing]:
     """In time, size and memory, over all precisions and in each; right tokens only."""
     right = [entry for entry in report.entries if entry.name not in report.wrong]
     classes = dict.fromkeys(_class(entry) for entry in right)
-    found = []
+    found: list[Standing] = []
     for measure, unit, value in _measures(report):
         groups = {ANY: right, **{name: [e for e in right if _class(e) == name] for name in classes}}
         for name, group in groups.items():

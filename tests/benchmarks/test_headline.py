@@ -10,7 +10,7 @@ import pytest
 from seq2edge.benchmarks.report.headline import BEGIN, END, headline, not_first, update_page
 from seq2edge.benchmarks.report.page import markdown_page
 from seq2edge.benchmarks.report.ranking import ANY, standings
-from seq2edge.benchmarks.report.schema import Entry, Report, Tokens
+from seq2edge.benchmarks.report.schema import Entry, Report, Tokens, read_report
 from seq2edge.benchmarks.report.statistics import Measurement
 from tests.benchmarks.test_report import report_of
 
@@ -92,3 +92,18 @@ def test_a_page_without_its_place_is_left_alone(tmp_path: Path, contents: str) -
     with pytest.raises(InputError, match="for the table to stand between"):
         update_page(page, "new")
     assert page.read_text() == contents
+
+
+def test_tables_of_this_tree_are_those_of_its_reports() -> None:
+    root = Path(__file__).parents[2]
+    results = root / "docs" / "results" / "bench"
+    reports = {path.stem: read_report(path) for path in results.glob("*.json")}
+    for name in ("README.md", "docs/results/README.md", "docs/results/bench/README.md"):
+        block = (root / name).read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+        rows = block.strip().splitlines()
+        if reports:
+            assert sorted(rows[2 : 2 + len(reports)]) == sorted(
+                headline(reports).splitlines()[2:]
+            ), name
+        else:
+            assert rows == ["Not measured yet."], name
