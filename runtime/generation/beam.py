@@ -65,30 +65,28 @@ class BeamHypotheses:
         logprobs = self.logprobs[candidates.parents]
         if candidates.logprobs is not None:
             logprobs = logprobs + candidates.logprobs
+        scores, parents, tokens = (
+            array.tolist() for array in (candidates.scores, candidates.parents, candidates.tokens)
+        )
         running: list[int] = []
-        for rank, (score, parent, token) in enumerate(
-            zip(candidates.scores, candidates.parents, candidates.tokens, strict=True)
-        ):
-            tokens = [*self.beams[parent], int(token)]
-            reason = self.batch.stopping.reason(tokens) or ending
+        for rank, (score, parent, token) in enumerate(zip(scores, parents, tokens, strict=True)):
+            reason = self.batch.stopping.reason_after(self.beams[parent], token) or ending
             if reason is None:
                 running.append(rank)
+                if len(running) == width:
+                    break
             # Those below the best k are there to replace the ones that end, not to win.
             elif rank < width and score > -np.inf:
-                found = Hypothesis(tokens, float(score), reason, float(logprobs[rank]))
-                self._finish(found, generated)
-        chosen = running[:width]
-        while len(chosen) < width:  # everything ended: the source is done
-            chosen.append(0)
-        parents, tokens_ = candidates.parents[chosen], candidates.tokens[chosen]
-        self.beams = [
-            [*self.beams[parent], int(token)]
-            for parent, token in zip(parents, tokens_, strict=True)
-        ]
-        self.scores = np.where(np.arange(width) < len(running), candidates.scores[chosen], -np.inf)
+                ended = [*self.beams[parent], token]
+                self._finish(Hypothesis(ended, score, reason, float(logprobs[rank])), generated)
+        # Where everything ended, the source is done.
+        chosen = running + [0] * (width - len(running))
+        self.beams = [[*self.beams[parents[rank]], tokens[rank]] for rank in chosen]
+        self.scores = candidates.scores[chosen]
+        self.scores[len(running) :] = -np.inf
         self.logprobs = logprobs[chosen]
         self.done = self._is_done(generated)
-        return tokens_, parents
+        return candidates.tokens[chosen], candidates.parents[chosen]
 
     def _finish(self, sequence: Hypothesis, generated: int) -> None:
         """Keep the best k; the better of two equals is the one that was there."""
@@ -100,7 +98,7 @@ class BeamHypotheses:
 
     def _is_done(self, generated: int) -> bool:
         config = self.batch.config
-        if np.isneginf(self.scores[0]):
+        if self.scores[0] == -np.inf:
             return True
         if config.patience is not None:
             return self.completed >= max(1, round(config.patience * len(self.beams)))
@@ -219,6 +217,9 @@ class BeamSearch:
     def take_up(self, candidates: list[Candidates]) -> tuple[Ids, Ids]:
         """Go on with what was found for each active source: as :meth:`take`."""
         steps = self._advance(candidates)
+        if len(steps) == 1:  # np.stack takes 10 us
+            ((tokens, parents),) = steps
+            return tokens[None], parents[None]
         return np.stack([step[0] for step in steps]), np.stack([step[1] for step in steps])
 
     def _advance(self, candidates: list[Candidates]) -> list[tuple[Ids, Ids]]:

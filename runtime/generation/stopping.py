@@ -49,6 +49,12 @@ class StoppingRule:
             return TIME
         return None
 
+    def reason_after(self, tokens: Sequence[int], token: int) -> str | None:
+        """:meth:`reason` of ``tokens`` and one more; they are put together only if need be."""
+        if token in self._eos:
+            return EOS
+        return self.reason([*tokens, token]) if self._strings else None
+
     def reason(self, tokens: Sequence[int]) -> str | None:
         """Why a sequence ends with the last of ``tokens``, if it does."""
         if tokens[-1] in self._eos:

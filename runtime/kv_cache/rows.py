@@ -204,8 +204,8 @@ class RowKVCache:
             cache = self._cache = self._backend.new_cache(encoded, first_capacity(most, used))
         rows, slots = cache.cache_position_ids.shape
         room = cache.source_positions
-        if count > rows:
-            rows = min(max(2 * rows, count + others), self._max_rows)
+        if fresh or count > rows:
+            rows = min(max(rows if fresh else 2 * rows, count + others), self._max_rows)
         if used > slots:
             slots = grown_capacity(slots, most, used)
         elif 4 * first_capacity(most, used) <= slots:

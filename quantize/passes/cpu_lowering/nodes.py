@@ -61,25 +61,52 @@ def _fold(model: ir.Model, add: ir.Node, product: ir.Value, bias: ir.Value) -> N
 
 
 class RowsOfHeadPass(ir.passes.InPlacePass):
-    """``MatMulNBits`` takes [B, Q, D] as it is: what ``Gemm`` needed around it goes.
+    """Products over integers take [B, Q, D] as it is: what ``Gemm`` needed around one goes.
 
-    The canonical head makes rows [B*Q, D] of the states and [B, Q, V] of the result.
+    The canonical head makes rows [B*Q, D] of the states and [B, Q, V] of the result, which copies
+    all logits where that lies in memory of the caller's (64 rows of 32128: 1.1 ms of 18).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node in [node for node in model.graph if node.op_type == "MatMulNBits"]:
-            rows = node.inputs[0]
-            before = None if rows is None else rows.producer()
-            after = [use.node for use in node.outputs[0].uses()]
-            if before is None or before.op_type != "Reshape" or len(after) != 1:
+        for after in [node for node in model.graph if node.op_type == "Reshape"]:
+            chain = _product_over_integers(after.inputs[0])
+            before = None if not chain else _producer(chain[-1].inputs[0])
+            if before is None or before.op_type != "Reshape" or not _makes_rows(before):
                 continue
-            if after[0].op_type != "Reshape" or not _makes_rows(before):
-                continue
-            node.replace_input_with(0, before.inputs[0])
-            _replace(model, after[0], node.outputs[0])
+            chain[-1].replace_input_with(0, before.inputs[0])
+            for node in chain:  # they have one more axis now
+                for value in node.outputs[:1]:
+                    value.shape = None
+            _replace(model, after, chain[0].outputs[0])
             modified = True
         return ir.passes.PassResult(model, modified=modified)
+
+
+#: A product with dynamically rounded inputs, from its end on (``passes/dynamic_quant.py``).
+_BEHIND_PRODUCT = ("Add", "Mul", "Cast", "MatMulInteger")
+
+
+def _product_over_integers(value: ir.Value | None) -> list[ir.Node]:
+    """The nodes from the one that gives ``value`` to the one that reads the product's input.
+
+    Nobody else reads what is between them. Empty: another form.
+    """
+    chain: list[ir.Node] = []
+    while True:
+        node = _producer(value)
+        if node is None or (value is not None and len(value.uses()) != 1):
+            return []
+        chain.append(node)
+        if node.op_type in ("MatMulNBits", "DynamicQuantizeLinear"):
+            return chain
+        if node.op_type not in _BEHIND_PRODUCT:
+            return []
+        value = node.inputs[0]
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
 
 
 def _makes_rows(reshape: ir.Node) -> bool:

@@ -367,13 +367,26 @@ class OrtSlots(PooledCache):
         return choosing(step, inputs, logits, run, normalize, bind_head if proposes else None)
 
     def _normalizer(self, step: Step, logits: NDArray[np.float32]) -> Callable[[], None] | None:
-        """A function that fills the step's ``logsumexp``, if it has one."""
+        """A function that fills the step's ``logsumexp``, if it has one.
+
+        It takes a source at a time: what it makes on the way, as large as their logits, stays in
+        the processor's own cache (16 sources of 4 beams: 1.6 ms for 2.7).
+        """
         if self._logsumexp is None or step.logsumexp is None:
             return None
-        binding = self._logsumexp.io_binding()
-        bind_array(binding.bind_input, "logits", logits)
-        bind_array(binding.bind_output, "logsumexp", step.logsumexp)
-        return partial(self._logsumexp.run_with_iobinding, binding)
+        bindings = []
+        for row in range(len(logits)):
+            binding = self._logsumexp.io_binding()
+            bind_array(binding.bind_input, "logits", logits[row : row + 1])
+            bind_array(binding.bind_output, "logsumexp", step.logsumexp[row : row + 1])
+            bindings.append(binding)
+        run = self._logsumexp.run_with_iobinding
+
+        def normalize() -> None:
+            for binding in bindings:
+                run(binding)
+
+        return normalize
 
     def _explained(self, error: Exception) -> Exception:
         return run_error("decoder", error)
