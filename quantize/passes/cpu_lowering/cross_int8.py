@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..rewrite import MICROSOFT, NodeBuilder
+from ..rewrite import NodeBuilder
 from .graph_inputs import add_input, graph_input
+from .grouped_queries import grouped_attention
 from .patterns import AttentionPattern, check_head, remove, take_place
 
 _FLOAT, _INT8 = ir.DataType.FLOAT, ir.DataType.INT8
@@ -84,7 +85,8 @@ def lower_to_int8(model: ir.Model, pattern: AttentionPattern) -> None:
     """Cross-attention over such keys and values.
 
     The present keys and values, which the operator gives back, are bound to the past ones: nothing
-    is added to them.
+    is added to them. It refuses several tokens of several sources: they are attention heads of one
+    token (:mod:`.grouped_queries`).
     """
     check_head(pattern)
     inner = pattern.heads * pattern.head_dim
@@ -102,8 +104,7 @@ def lower_to_int8(model: ir.Model, pattern: AttentionPattern) -> None:
     nothing = next((value for value in model.graph.inputs if value.name == "no_key"), None)
     if nothing is None:
         nothing = add_input(model, "no_key", _FLOAT, ["batch", 0, inner])
-    inputs = [
-        builder.op("Mul", [pattern.projected, scales[0]]),
+    keys = [
         nothing,
         nothing,
         *stored,
@@ -113,17 +114,8 @@ def lower_to_int8(model: ir.Model, pattern: AttentionPattern) -> None:
         unscaled,
         unscaled,
     ]
-    attributes = {
-        "num_heads": pattern.heads,
-        "kv_num_heads": pattern.heads,
-        "scale": 1.0,
-        "causal": 0,
-        "do_rotary": 0,
-        "k_quant_type": "PER_CHANNEL",
-        "v_quant_type": "PER_CHANNEL",
-        "kv_cache_bit_width": 8,
-    }
-    outputs = builder.outputs("GroupQueryAttention", inputs, attributes, domain=MICROSOFT, count=3)
+    query = builder.op("Mul", [pattern.projected, scales[0]])
+    outputs = grouped_attention(builder, pattern, query, keys)
     for value, present in zip(stored, outputs[1:], strict=True):
         if value is None:
             raise AssertionError("attention has keys and values")

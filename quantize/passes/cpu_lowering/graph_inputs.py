@@ -19,6 +19,10 @@ With keys and values of the source in int8 (:mod:`.cross_int8`):
 | ``source_seqlens_k`` | [B] int32 | the last position of each source |
 | ``source_length`` | int32 | S |
 | ``no_key`` | [B, 0, H*Dh] float32 | nothing: no key is added to the source's |
+| ``group_queries`` | bool | whether tokens are heads of one (:mod:`.grouped_queries`) |
+| ``many_queries`` | bool | whether they are more than the smaller group |
+| ``query_padding`` | [6] int64 | what makes a group of [B, Q, H*Dh], as ``Pad`` wants it |
+| ``query_count`` | [1] int64 | Q |
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ import onnx_ir as ir
 
 from ...errors import QuantizationError
 
-_FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
+_FLOAT, _BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
+_INT32, _INT64 = ir.DataType.INT32, ir.DataType.INT64
 
 #: Type and shape of each.
 _INPUTS: dict[str, tuple[ir.DataType, Sequence[int | str]]] = {
@@ -40,6 +45,10 @@ _INPUTS: dict[str, tuple[ir.DataType, Sequence[int | str]]] = {
     "encoder_attention_bias": (_FLOAT, ["batch", 1, "queries", "source"]),
     "source_seqlens_k": (_INT32, ["batch"]),
     "source_length": (_INT32, []),
+    "group_queries": (_BOOL, []),
+    "many_queries": (_BOOL, []),
+    "query_padding": (_INT64, [6]),
+    "query_count": (_INT64, [1]),
 }
 #: Inputs of the canonical graph that nothing reads once it is lowered.
 REPLACED = ("attention_mask", "write_indices", "encoder_attention_mask")

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from ...numerics.rounding import BlockTensors, block_values, quantize_blocks
 from ...recipe.weight_formats import WeightOnly
-from ..rewrite import MICROSOFT, NodeBuilder
+from ..rewrite import NodeBuilder
+from .branch import Branch
 from .graph_inputs import add_input
 
 #: Never fewer, and never those within a window of scores, whose number has no bound.
@@ -108,7 +109,7 @@ class TwoStageHeadPass(ir.passes.InPlacePass):
         stored, factors = packed.const_value.numpy(), scales.const_value.numpy()
         added = None if bias is None or bias.const_value is None else bias.const_value.numpy()
         first = self._first_scored(head)
-        graph = _Branch("proposals")
+        graph = Branch("proposals")
 
         def product(role: str, weights: BlockTensors, bits: int, bias: Any) -> ir.Value:
             inputs: list[ir.Value | None] = [
@@ -176,32 +177,8 @@ class TwoStageHeadPass(ir.passes.InPlacePass):
         return bias
 
 
-class _Branch:
-    """The nodes of a branch, whose values have other names than those of the graph around it."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.nodes: list[ir.Node] = []
-
-    def ops(
-        self, op_type: str, inputs: Sequence[ir.Value | None], count: int, **attributes: Any
-    ) -> Sequence[ir.Value]:
-        """The outputs of a new node."""
-        domain = MICROSOFT if op_type in ("MatMulNBits", "GatherBlockQuantized") else ""
-        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=count)
-        for number, value in enumerate(node.outputs):
-            value.name = f"{self._name}/{len(self.nodes)}.{number}"
-        self.nodes.append(node)
-        return node.outputs
-
-    def op(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
-        """The only output of a new node."""
-        (value,) = self.ops(op_type, inputs, 1, **attributes)
-        return value
-
-
 def _rounded(
-    builder: NodeBuilder, graph: _Branch, states: ir.Value, blocks: int, size: int
+    builder: NodeBuilder, graph: Branch, states: ir.Value, blocks: int, size: int
 ) -> ir.Value:
     """States [1, 1, D] as a column [1, 1, D, 1] of what the whole head's kernel makes of them.
 
@@ -221,7 +198,7 @@ def _rounded(
 
 
 def _all_but(
-    builder: NodeBuilder, graph: _Branch, logits: ir.Value, best: ir.Value, places: ir.Value
+    builder: NodeBuilder, graph: Branch, logits: ir.Value, best: ir.Value, places: ir.Value
 ) -> ir.Value:
     """log(sum(exp(logits))) [B, Q] without those at ``places``, whose values are ``best``.
 
@@ -241,7 +218,7 @@ def _all_but(
 
 
 def _corrected(
-    builder: NodeBuilder, graph: _Branch, total: ir.Value, proposed: ir.Value, scores: ir.Value
+    builder: NodeBuilder, graph: Branch, total: ir.Value, proposed: ir.Value, scores: ir.Value
 ) -> ir.Value:
     """log(sum(exp(.))) [B, Q] of 4 bit logits, corrected by what 4 bits did to 64 others.
 
@@ -271,7 +248,7 @@ def head_size(head: ir.Node) -> int:
 
 
 def _all_tokens(model: ir.Model, head: ir.Node, last: int, first_scored: ir.Value) -> ir.Graph:
-    builder, graph = NodeBuilder(model, head), _Branch("all_tokens")
+    builder, graph = NodeBuilder(model, head), Branch("all_tokens")
     axis = builder.constant("tokens_axis", [1], _INT64)
     end = builder.constant("last_token", [np.iinfo(np.int64).max], _INT64)
     states = graph.op("Slice", [head.inputs[0], first_scored, end, axis])

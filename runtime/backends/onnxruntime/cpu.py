@@ -32,7 +32,7 @@ from .cache_pool import LARGEST_BYTES, CachePool, PooledCache
 from .encoded import OrtEncoderOutput, bind_array, resized, shape_key
 from .encoder import OrtEncoder
 from .graphs import OtherGraphs
-from .lowered import LoweredInputs, choosing
+from .lowered import LoweredInputs, choosing, most_at_once
 from .parts import in_rows, in_tokens
 from .session import (
     check_version,
@@ -300,7 +300,8 @@ class OrtSlots(PooledCache):
         if self._source.quantized and queries > 1:
             if batch == 1:
                 return in_tokens(step, self._source.shortest, self._bind_whole)
-            return in_rows(step, [self.rows(row, 1)._bind for row in range(batch)])
+            if queries > most_at_once(self._inputs):
+                return in_rows(step, [self.rows(row, 1)._bind for row in range(batch)])
         return self._bind_whole(step)
 
     def _bind_whole(self, step: Step) -> Callable[[], None]:

@@ -1,7 +1,8 @@
 """Steps that are run in parts: attention over int8 keys and values takes no others.
 
 ONNX Runtime's ``GroupQueryAttention`` (1.32) refuses several tokens of several sources there, and
-more tokens of a source than it has positions.
+more tokens of a source than it has positions. Up to eight of several sources are made attention
+heads of one in the graph.
 """
 
 from __future__ import annotations

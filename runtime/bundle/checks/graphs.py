@@ -99,8 +99,8 @@ def _operators(found: OnnxFile, file: str, ours: bool) -> Iterator[str]:
     if wrong:
         allowed = ", ".join(sorted(domain or "ONNX" for domain in domains))
         yield f"{file} has operators that are not run ({', '.join(sorted(wrong))}; only {allowed})"
-    # A head of two stages has a graph for each (quantize/passes/cpu_lowering).
-    branches = 2 * found.operators["", "If"]
+    # Heads of two stages and grouped queries have some (quantize/passes/cpu_lowering).
+    branches = 2 * (found.operators["", "If"] + found.nested["", "If"])
     loops = any(operator in _LOOPS for _, operator in (*found.operators, *found.nested))
     if ours and (loops or found.subgraphs != branches or found.functions):
         yield f"{file} has graphs within nodes (Loop, Scan) or functions, which are not run"

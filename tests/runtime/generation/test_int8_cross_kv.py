@@ -13,7 +13,7 @@ from seq2edge.quantize import QuantizationError, quantize_bundle
 from seq2edge.quantize.recipe.options import Options
 from seq2edge.runtime import Bundle, Seq2SeqModel
 from seq2edge.runtime.backends.base import Step
-from seq2edge.runtime.backends.onnxruntime import OrtBackend
+from seq2edge.runtime.backends.onnxruntime import OrtBackend, cpu
 
 from ...batches import padded_with_mask
 from .copying import lively_bundle
@@ -63,7 +63,7 @@ def logits_of(model: Seq2SeqModel, sources: list[list[int]], queries: int) -> np
     return step.logits
 
 
-@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("queries", [1, 3, 4, 5, 8, 9])
 @pytest.mark.parametrize("sources", [SOURCES[:1], SOURCES], ids=["alone", "padded batch"])
 def test_a_step_is_that_of_float32_keys_and_values(
     sources: list[list[int]], queries: int, both: Both
@@ -75,6 +75,34 @@ def test_a_step_is_that_of_float32_keys_and_values(
     found = logits_of(both.int8, sources, queries)
     expected = logits_of(both.canonical, sources, queries)
     assert (found - expected).std() < 0.05 * expected.std()
+
+
+@pytest.mark.parametrize(("beams", "graphs_run"), [(2, 1), (4, 1), (6, 1), (9, 7)])
+def test_beams_of_a_batch_are_one_run(
+    beams: int, graphs_run: int, both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 8 tokens of several sources, whose results are those of each source by itself.
+
+    More run source by source, those of a source of two positions two at a time.
+    """
+    session, ran = both.int8.backend._decoder, []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+        def run_with_iobinding(self, *given: Any) -> None:
+            ran.append(given)
+            session.run_with_iobinding(*given)
+
+    monkeypatch.setattr(both.int8.backend, "_decoder", Counting())
+    ids, mask = padded_with_mask(SOURCES, 0)
+    options: dict[str, Any] = {"num_beams": beams, "min_new_tokens": 6, "max_new_tokens": 6}
+    found = both.int8.generate_ids(ids, mask, **options)
+    assert len(ran) == 6 * graphs_run
+    monkeypatch.setattr(cpu, "most_at_once", lambda _: 1)
+    expected = both.int8.generate_ids(ids, mask, **options)
+    assert [row.token_ids for row in found] == [row.token_ids for row in expected]
 
 
 def test_texts_are_those_of_float32_keys_and_values(both: Both) -> None:
