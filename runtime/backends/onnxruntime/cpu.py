@@ -46,6 +46,7 @@ from .session import (
 )
 from .together import together
 from .two_stage_head import TwoStageHead
+from .unpacked import may_be_packed
 
 _TRUE = np.array(True)
 
@@ -109,7 +110,9 @@ class OrtBackend:
             return None if found is None else open_session(ort, bundle, found, num_threads)
 
         self._encoder: EncoderGraph | None
-        self._encoder, self._decoder = together(encoder, decoder)
+        # What is unpacked takes more memory meanwhile than it keeps.
+        packed = "encoder" in graphs and may_be_packed(bundle, graphs["encoder"])
+        self._encoder, self._decoder = together(encoder, decoder, at_once=not packed)
         if "logsumexp" in graphs:
             # One thread: a pool of its own would compete with the decoder's.
             self._logsumexp = open_session(ort, bundle, graphs["logsumexp"], 1)

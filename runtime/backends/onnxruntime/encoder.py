@@ -11,6 +11,7 @@ from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from .encoded import array_of, bind_array
 from .session import open_session, run_error
+from .unpacked import unpacked_model
 
 
 class OrtEncoder:
@@ -28,7 +29,8 @@ class OrtEncoder:
     def __init__(self, ort: Any, bundle: Bundle, info: GraphInfo, num_threads: int | None) -> None:
         # Its idle threads would otherwise spin while the decoder runs.
         entries = {"session.force_spinning_stop": "1"}
-        self._session = open_session(ort, bundle, info, num_threads, entries)
+        model = unpacked_model(bundle, info)
+        self._session = open_session(ort, bundle, info, num_threads, entries, model=model)
         self._info = info
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], object]:

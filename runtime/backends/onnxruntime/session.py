@@ -35,6 +35,9 @@ _SINGLE_THREAD_BYTES = 4_000_000
 #: after a session was made and after each call. The host's part of a step is shorter than this.
 _SPINNING = {"session.intra_op.spin_duration_us": "2000"}
 
+#: Where data outside of a model lies that is loaded from memory.
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
 #: First ONNX Runtime that runs an opset (its release notes); only what bundles use.
 MINIMUM_VERSION = {24: (1, 25)}
 
@@ -129,8 +132,11 @@ def open_session(
     entries: Mapping[str, str] = MappingProxyType({}),
     *,
     providers: Sequence[Provider] = (CPU,),
+    model: bytes | None = None,
 ) -> Any:
     """An ``InferenceSession`` of one graph. ``entries`` are session configuration entries.
+
+    ``model`` is what is loaded in place of the graph's file; data outside of it lies in the bundle.
 
     Raises:
         BackendError: ONNX Runtime refuses the graph.
@@ -147,13 +153,21 @@ def open_session(
         options.add_session_config_entry(key, value)
     path = bundle.path(info.file)
     _log.debug("opening %s: %s", info.file, [name for name, _ in providers])
+    if model is not None:
+        options.add_session_config_entry(_FOLDER, os.fspath(bundle.directory))
     try:
         # Without enable_fallback=0 it would print and go on with fewer providers.
-        return ort.InferenceSession(
-            os.fspath(path), options, providers=list(providers), enable_fallback=0
+        session = ort.InferenceSession(
+            os.fspath(path) if model is None else model,
+            options,
+            providers=list(providers),
+            enable_fallback=0,
         )
     except Exception as error:  # the bindings raise several unrelated classes
         raise BackendError(f"onnxruntime cannot load {path}: {error}") from None
+    if model is not None:
+        session._model_bytes = None  # kept for set_providers, which nobody calls
+    return session
 
 
 def chosen_threads(num_threads: int | None, bundle: Bundle) -> int | None:
