@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import resource
+import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,13 +31,15 @@ _OTHER_FILES = 128
 #: Bytes of a request's headers.
 _LONGEST_HEADERS = 16 << 10
 _BACKLOG = 1024
+#: Beside those that uvicorn takes: a terminal that is closed, and Ctrl-\.
+_MORE_SIGNALS = (signal.SIGHUP, signal.SIGQUIT)
 
 
 def run_service(settings: Settings, bundles: Mapping[str, Path], **options: Any) -> None:
     """Load bundles and answer until the process is told to end.
 
-    SIGTERM (or SIGINT) lets what was accepted be finished, for ``drain_timeout`` seconds, and
-    refuses what is new; a second one ends at once.
+    SIGTERM (or SIGINT, SIGHUP, SIGQUIT) lets what was accepted be finished, for ``drain_timeout``
+    seconds, and refuses what is new; a second one ends at once.
 
     Args:
         settings: where and how.
@@ -107,6 +110,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        for number in _MORE_SIGNALS:
+            self._loop.add_signal_handler(number, self.handle_exit, number, None)
         where = [_address(opened) for opened in sockets or ()]
         _log.info("ready", extra={"addresses": where, "models": list(self._service.models)})
         notify("READY=1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -140,14 +141,17 @@ def test_one_that_waits_and_goes_is_never_run(patient: ServerProcess, stream: bo
     assert patient.metric("seq2edge_source_tokens_total") == before
 
 
-def test_what_was_accepted_is_finished_when_the_service_is_stopped(demo: Bundle) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_was_accepted_is_finished_when_the_service_is_stopped(
+    demo: Bundle, number: int
+) -> None:
     with ServerProcess(demo.directory, "--max-batch", "2") as server, ThreadPoolExecutor(6) as pool:
         taken = [pool.submit(long, server) for _ in range(6)]
         wait_until(
             lambda: server.metric("seq2edge_queue_length") + server.metric("seq2edge_running") == 6,
             "all are accepted",
         )
-        server.process.terminate()
+        server.process.send_signal(number)
         wait_until(lambda: server.get("/ready").status_code == 503, "it drains")
         assert server.get("/health").status_code == 200
         refused = server.generate("keyboard")
