@@ -251,6 +251,7 @@ def _entries(
             settings={
                 **_lengths(workload),
                 "threads": result.threads,
+                "parameters": bundle.manifest.parameter_count or None,
                 "warmup_rounds": result.warmup_rounds,
                 "steady": result.steady,
             },

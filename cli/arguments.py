@@ -46,10 +46,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
+def add_threads(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     parser.add_argument(
         "--threads",
         type=positive,
+        nargs="+" if several else None,
         metavar="N",
         help="CPU threads (default: all cores, or 1 for a small model)",
     )

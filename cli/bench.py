@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output(parser)
     add_device(parser)
-    add_threads(parser)
+    add_threads(parser, several=True)
     add_json(parser)
 
 
@@ -131,17 +131,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _workloads(options: argparse.Namespace) -> list[Workload]:
-    """All combinations of the lengths, batch sizes and beams."""
+    """All combinations of the lengths, batch sizes, beams and threads."""
     from seq2edge.benchmarks.workload import Workload
 
     common = Workload(
         audio=None if options.audio is None else str(options.audio),
         runs=options.runs,
         warmup=options.warmup,
-        threads=options.threads,
         **device_options(options),
     )
-    names = ("source_length", "audio_seconds", "batch_size", "num_beams", "new_tokens")
+    names = ("source_length", "audio_seconds", "batch_size", "num_beams", "new_tokens", "threads")
     choices = [getattr(options, name) or [None] for name in names]
     return [
         replace(common, **dict(zip(names, values, strict=True)))
@@ -165,6 +164,8 @@ def _check_device(options: argparse.Namespace) -> None:
 
 
 def _lines(report: Report) -> Iterator[str]:
+    from seq2edge.benchmarks.report.growth import growths
+
     for number, entry in enumerate(report.entries):
         yield from _latency_lines(entry, report.settings)
         if report.settings["encoder_backend"] is not None and number % 2:
@@ -174,6 +175,7 @@ def _lines(report: Report) -> Iterator[str]:
         if "memory" in entry.details:
             yield from _memory_lines(entry.details["memory"])
         yield from _profile_lines(entry.name, entry.details.get("profile", []))
+    yield from (f"{growth}" for growth in growths(report))
     if report.limit is not None:
         gemm, bandwidth = report.limit["gemm"], report.limit["memory_bandwidth"] / 1e9
         yield (

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from .growth import growths
 from .plots import plots_of, svg
 from .ranking import Standing, behind
 from .schema import Report
@@ -62,6 +63,8 @@ def markdown_page(report: Report) -> str:
     slower = _behind(report)
     if slower:
         lines += ["", _BEHIND, "", *(f"- {standing}" for standing in slower)]
+    found = growths(report)
+    lines += ["", *(f"- {growth}" for growth in found)] if found else []
     lines += ["", "Repeat it:", "", f"    {shlex.join(report.command)}", ""]
     lines += [f"- {name}: {value}" for name, value in _circumstances(report)]
     return "\n".join(lines) + "\n"

@@ -193,14 +193,24 @@ def _plots(report: Report) -> Iterator[Plot]:
             _MARGIN + 0.3 + 0.12 * _KINDS * (1 + len(profiled)),
         )
     found = growths(report)
-    if found:
-        yield Plot(
-            "growth",
-            "How time grows",
-            "Median times over the length or number that grows, with the line of the fitted power.",
-            lambda figure: _growth(figure, found),
-            3.2 + 0.2 * len(found),
-        )
+    for unit, name, what in (("ms", "growth", "time"), ("MB", "memory-growth", "peak memory")):
+        of_unit = [one for one in found if one.unit == unit]
+        if of_unit:
+            yield Plot(
+                name,
+                f"How {what} grows",
+                f"{_MEDIAN[unit]} over the length or number that grows, with the line of the"
+                " fitted power.",
+                lambda figure, of_unit=of_unit: _growth(figure, of_unit),  # type: ignore[misc]
+                3.2 * _panels(of_unit) + 0.2 * len(of_unit),
+            )
+
+
+_MEDIAN = {"ms": "Median times", "MB": "Memory of the whole process, its libraries included,"}
+
+
+def _panels(found: Sequence[Growth]) -> int:
+    return len({one.variable for one in found})
 
 
 def _times(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> None:
@@ -304,20 +314,23 @@ def _size(figure: Figure, report: Report, rows: Sequence[Entry], main: str) -> N
 
 
 def _growth(figure: Figure, found: Sequence[Growth]) -> None:
-    axes = figure.subplots()
+    variables = list(dict.fromkeys(one.variable for one in found))
+    panels = figure.subplots(len(variables), squeeze=False)[:, 0]
     for index, one in enumerate(found):
-        ink = f"C{index % 10}"
-        label = f"{one.what}: {one.variable.replace('_', ' ')}^{one.exponent:.2f}"
+        axes = panels[variables.index(one.variable)]
+        ink, name = f"C{index % 10}", one.variable.replace("_", " ")
+        label = f"{one.what}: {name}^{one.exponent:.2f}"
         axes.plot(one.x, one.y, "o", color=ink, markersize=5, label=label)
         ends = np.array([min(one.x), max(one.x)], np.float64)
         axes.plot(ends, one.factor * ends**one.exponent, color=ink, linewidth=1)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    ticks = sorted({x for one in found for x in one.x})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_ylabel("ms")
-    axes.set_xlabel(", ".join(dict.fromkeys(one.variable.replace("_", " ") for one in found)))
-    axes.grid(visible=True)
+    for axes, variable in zip(panels, variables, strict=True):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        ticks = sorted({x for one in found if one.variable == variable for x in one.x})
+        axes.set_xticks(ticks, [f"{tick:.3g}" if tick >= 1e4 else f"{tick:g}" for tick in ticks])
+        axes.set_ylabel(found[0].unit)
+        axes.set_xlabel(variable.replace("_", " "))
+        axes.grid(visible=True)
     figure.legend(loc="outside lower center", ncols=1, fontsize=8)
 
 

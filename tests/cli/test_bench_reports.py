@@ -112,3 +112,15 @@ def test_a_report_has_as_many_forms_as_are_named(
     twice = ("--html", tmp_path / "r", "--csv", tmp_path / "r")
     message = refuses("bench", byte_bundle, *QUICK, *twice, parent=tmp_path)
     assert message == f"{tmp_path / 'r'} is named twice; name a file for each form of the report"
+
+
+def test_growth_over_threads_and_targets_is_said(cli: Cli, byte_bundle: Path) -> None:
+    grid = ("--threads", 1, 2, "--new-tokens", 2, 4, 8)
+    quick = QUICK[: QUICK.index("--new-tokens")]
+    done = cli("bench", byte_bundle, *quick, *grid)
+    text = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    for threads in (1, 2):
+        assert f", threads {threads}: time grows as new tokens^" in text
+        assert f", threads {threads}: peak memory grows as new tokens^" in text
+    assert "grows as threads" not in text  # two values are no curve
