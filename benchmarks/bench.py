@@ -12,10 +12,11 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from seq2edge.deploy.doctor.memory import examine_memory
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.progress import StageProgress
 
-from .driver import Baseline, Result, alternate
+from .driver import Baseline, Result, alternate, merged
 from .energy import EnergyMeter
 from .latency import PARTS, LatencyRunner
 from .memory import check_memory, measure_memory
@@ -31,6 +32,8 @@ from .workload import Workload
 
 #: Ends the name of a bundle whose encoder runs with ONNX Runtime, beside one where it does not.
 PLAIN_ENCODER = ", encoder on onnxruntime"
+#: Of each bundle, where they fit; and what one holds besides a bundle's weights.
+_PROCESSES, _LIBRARY_BYTES = 3, 120_000_000
 #: Over which energy is measured.
 _ENERGY_SECONDS = 2.0
 _WORKER = Path(__file__).resolve().parent / "workers" / "latency_worker.py"
@@ -45,6 +48,7 @@ def bench(
     profile: bool = False,
     energy: EnergyMeter | None = None,
     load: bool = False,
+    processes: int | None = None,
     command: Sequence[str] = (),
     progress: StageProgress | None = None,
 ) -> Report:
@@ -62,6 +66,9 @@ def bench(
         energy: measures joules per token; None: nobody asked. Where it cannot, a note says why.
         load: whether loading is timed in fresh processes, after the bundle's files were dropped
             from the page cache (``load cold``) and with them in it (``load warm``).
+        processes: of each bundle and workload, which share its runs: two processes differ more
+            than two runs in one (where their memory lies, which core they got). None: 3, or 1
+            where they would take half of the memory that is free, or do not run on the CPU.
         command: that repeats it, for the report.
         progress: told how far each stage is.
 
@@ -86,12 +93,21 @@ def bench(
             for name, bundle in zip(names, bundles, strict=True)
             for ending, variant in _variants(workload)
         }
-        results = alternate(
-            {name: _baseline(bundle.directory, own) for name, (bundle, own) in subjects.items()},
-            rounds=workload.runs,
+        count = processes or _fitting(bundles, workload)
+        found = alternate(
+            {
+                f"{name} #{number}": _baseline(bundle.directory, own)
+                for number in range(count)
+                for name, (bundle, own) in subjects.items()
+            },
+            rounds=-(-workload.runs // count),
             warmup=workload.warmup,
             progress=_stage(report, title or "latency"),
         )
+        results = {
+            name: merged([found[f"{name} #{number}"] for number in range(count)])
+            for name in subjects
+        }
         owners = [bundle for bundle, _ in subjects.values()]
         entries += _entries(owners, results, workload, title)
     details: list[dict[str, Any]] = [{} for _ in entries]
@@ -145,6 +161,16 @@ def bench(
             for entry, more in zip(entries, details, strict=True)
         ),
     )
+
+
+def _fitting(bundles: Sequence[Bundle], workload: Workload) -> int:
+    """How many processes of each bundle fit, all of which are loaded at once."""
+    if workload.backend != "onnxruntime" or workload.device not in (None, "cpu"):
+        return 1
+    free = examine_memory(Path("/")).available
+    # Weights, once more for what an engine packs, and Python with its libraries.
+    needed = sum(2 * bundle.size + _LIBRARY_BYTES for bundle in bundles)
+    return _PROCESSES if free is None or _PROCESSES * needed < free / 2 else 1
 
 
 def _variants(workload: Workload) -> Iterator[tuple[str, Workload]]:
@@ -252,6 +278,7 @@ def _entries(
                 **_lengths(workload),
                 "threads": result.threads,
                 "parameters": bundle.manifest.parameter_count or None,
+                "processes": result.processes,
                 "warmup_rounds": result.warmup_rounds,
                 "steady": result.steady,
             },

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import IO, Any
 
@@ -87,6 +87,31 @@ class Result:
     warmup_rounds: int = 0
     threads: int | None = None
     steady: bool = True
+    processes: int = 1
+
+
+def merged(results: Sequence[Result]) -> Result:
+    """Several processes of one kind as one: samples round by round, and in a round by process."""
+    first = results[0]
+    notes = list(dict.fromkeys(note for one in results for note in one.notes))
+    if any(one.tokens != first.tokens for one in results):
+        notes.append("its processes do not all generate the same tokens")
+    peaks = [one.peak_bytes for one in results if one.peak_bytes is not None]
+    return replace(
+        first,
+        milliseconds={
+            name: [
+                sample
+                for samples in zip(*(one.milliseconds[name] for one in results), strict=True)
+                for sample in samples
+            ]
+            for name in first.milliseconds
+        },
+        load_ms=float(np.median([one.load_ms for one in results])),
+        peak_bytes=max(peaks, default=None),
+        notes=tuple(notes),
+        processes=len(results),
+    )
 
 
 def alternate(

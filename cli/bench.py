@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", type=positive, default=20, metavar="N", help="measured runs (default: 20)"
     )
     parser.add_argument(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="fresh processes of each bundle, which share the runs (default: 3, or 1 where they do"
+        " not fit into memory)",
+    )
+    parser.add_argument(
         "--warmup",
         type=positive,
         metavar="N",
@@ -120,6 +127,7 @@ def run(options: argparse.Namespace) -> int:
             memory=options.memory,
             profile=options.profile,
             load=options.load,
+            processes=options.processes,
             energy=EnergyMeter(gpu=GpuEnergy() if _on_gpu(options) else None)
             if options.energy
             else None,
@@ -198,7 +206,8 @@ def _latency_lines(entry: Entry, settings: dict[str, Any]) -> Iterator[str]:
         f" {own['new_tokens']} new tokens, beams {own['num_beams']},"
         f" {' on '.join(filter(None, (settings['backend'], device)))},"
         f" {own['threads'] or 'all'} threads,"
-        f" {settings['runs']} runs after {own['warmup_rounds']}"
+        f" {len(entry.measurements['all'].samples)} runs after {own['warmup_rounds']}"
+        f" in {own['processes']} processes"
     )
     yield f"{'ms':14}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}   95 % of p50"
     for name, found in entry.measurements.items():
