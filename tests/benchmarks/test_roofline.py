@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from seq2edge.benchmarks import bandwidth
+from seq2edge.benchmarks import bench as bench_module
 from seq2edge.benchmarks.limit import Bound
 from seq2edge.benchmarks.roofline import measure_rooflines
 from seq2edge.benchmarks.workload import Workload
@@ -117,3 +118,15 @@ def test_what_cannot_be_measured_is_refused(
         measure_rooflines([bundle_of("bart")], Workload(new_tokens=81))
     with pytest.raises(BundleError, match="no such bundle"):
         measure_rooflines([bundle_of("t5"), tmp_path / "none"], WORK)
+
+
+def test_a_step_faster_than_its_limit_is_noted(
+    bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = measure_rooflines([bundle_of("t5")], replace(WORK, runs=1))
+    for share, notes in ((0.9, 0), (1.7, 1)):
+        given = [replace(found[0], share=share)]
+        monkeypatch.setattr(bench_module, "measure_rooflines", lambda *_, given=given: given)
+        work = replace(WORK, runs=1)
+        report = bench_module.bench([bundle_of("t5")], [work], roofline=True, processes=1)
+        assert sum("faster than what was measured" in note for note in report.notes) == notes
