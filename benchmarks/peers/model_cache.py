@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +19,8 @@ from .lock import locked
 
 #: Of a key in a folder's name.
 _DIGITS = 16
+#: Seconds after which a model of another version goes: another tree may be timing it until then.
+_UNUSED = 86_400.0
 _ROOT = Path(__file__).resolve().parents[2]
 #: What makes a bundle of a checkpoint, and the packages that take part.
 _ROOMS, _PACKAGES = ("export", "quantize", "runtime"), ("onnx-ir", "onnxruntime", "numpy")
@@ -47,8 +51,8 @@ class ModelCache:
     def get(self, name: str, parts: Iterable[object], make: Callable[[Path], None]) -> Path:
         """The model of that name that was made of ``parts``.
 
-        One of the same name that was made of something else is removed. ``make`` is given a
-        folder that is not there, and writes it.
+        One of the same name that was made of something else is removed when nobody has asked for
+        it for a day. ``make`` is given a folder that is not there, and writes it.
 
         Raises:
             PeerError: the folder cannot be written; or as ``make``.
@@ -58,13 +62,16 @@ class ModelCache:
             with locked(self.folder / name):
                 if not path.exists():
                     self._make(name, path, make)
+                os.utime(path)
         except OSError as error:
             raise PeerError(f"cannot write {path}: {error.strerror}") from None
         return path
 
     def _make(self, name: str, path: Path, make: Callable[[Path], None]) -> None:
         unfinished = self.folder / f"{name}.unfinished"
-        for old in [unfinished, *self.folder.glob(f"{name}-{'?' * _DIGITS}")]:
+        others = self.folder.glob(f"{name}-{'?' * _DIGITS}")
+        unused = [other for other in others if time.time() - other.stat().st_mtime > _UNUSED]
+        for old in [unfinished, *unused]:
             shutil.rmtree(old, ignore_errors=True)
         try:
             make(unfinished)
