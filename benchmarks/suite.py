@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,8 @@ _TEXT_SECONDS, _SPEECH_SECONDS = 100, 130
 #: A task that takes longer hangs. Making environments and models downloads gigabytes.
 _TASK_SECONDS, _PREPARE_SECONDS = 1200, 7200
 _SEQ2EDGE = (sys.executable, "-P", "-m", "seq2edge.cli.main")
+#: Models of so many checkpoints are made at once, at 3 GB of memory each.
+_MOST_MAKERS = 2
 #: A float32 peer gave wrong tokens: measured, and said.
 _WRONG = 3
 
@@ -103,10 +107,16 @@ class Suite:
 
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Make environments and models, so that measuring is not held up."""
-        for number, task in enumerate(tasks, 1):
-            if task.peers:
-                _say(f"[{number}/{len(tasks)}] {task.name}: environments and models")
-                self._call(task, (*task.commands[-1], "--prepare"), _PREPARE_SECONDS)
+        # Two tasks of one checkpoint have the same models.
+        distinct = {task.commands[-1][1:3]: task for task in reversed(tasks) if task.peers}
+
+        def make(task: Task) -> None:
+            _say(f"{task.name}: environments and models")
+            self._call(task, (*task.commands[-1], "--prepare"), _PREPARE_SECONDS)
+
+        # Making a model keeps a core busy at a time.
+        with ThreadPoolExecutor(min(_MOST_MAKERS, len(os.sched_getaffinity(0)))) as pool:
+            list(pool.map(make, reversed(distinct.values())))
 
     def measure(self, tasks: Sequence[Task], pages: Sequence[Path]) -> None:
         for number, task in enumerate(tasks, 1):
