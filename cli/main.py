@@ -65,6 +65,10 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
+#: Commands whose start somebody waits for: the cores are for loading the model.
+_FROM_COLD = (run.run, transcribe.run, encode.run)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = parse(arguments)
@@ -73,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, _terminate)
     command: Callable[[argparse.Namespace], int] = options.command
+    if command in _FROM_COLD:
+        # numpy's threads (OpenBLAS) spin for 26 ms once they are there. 2^4 cycles:
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     try:
         code = command(options)
         if sys.stdout is not None:  # closed by whoever started us
