@@ -39,12 +39,17 @@ class Growth:
     factor: float
     exponent: float
 
+    @property
+    def power(self) -> str:
+        """The exponent in words; never ``-0.00``."""
+        return f"{round(self.exponent, 2) + 0.0:.2f}"
+
     def __str__(self) -> str:
         """In a sentence."""
         name = self.variable.replace("_", " ")
         quantity = "time" if self.unit == "ms" else "peak memory"
         return (
-            f"{self.what}: {quantity} grows as {name}^{self.exponent:.2f}, {self.y[0]:.4g}"
+            f"{self.what}: {quantity} grows as {name}^{self.power}, {self.y[0]:.4g}"
             f" {self.unit} at {self.x[0]:g} to {self.y[-1]:.4g} at {self.x[-1]:g}"
         )
 

@@ -319,13 +319,13 @@ def _growth(figure: Figure, found: Sequence[Growth]) -> None:
     for index, one in enumerate(found):
         axes = panels[variables.index(one.variable)]
         ink, name = f"C{index % 10}", one.variable.replace("_", " ")
-        label = f"{one.what}: {name}^{one.exponent:.2f}"
+        label = f"{one.what}: {name}^{one.power}"
         axes.plot(one.x, one.y, "o", color=ink, markersize=5, label=label)
-        ends = np.array([min(one.x), max(one.x)], np.float64)
-        axes.plot(ends, one.factor * ends**one.exponent, color=ink, linewidth=1)
+        curve = np.geomspace(min(one.x), max(one.x), 50)
+        axes.plot(curve, one.factor * curve**one.exponent, color=ink, linewidth=1)
     for axes, variable in zip(panels, variables, strict=True):
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        _scale(axes, axes.yaxis, [y for one in found if one.variable == variable for y in one.y])
         ticks = sorted({x for one in found if one.variable == variable for x in one.x})
         axes.set_xticks(ticks, [f"{tick:.3g}" if tick >= 1e4 else f"{tick:g}" for tick in ticks])
         axes.set_ylabel(found[0].unit)

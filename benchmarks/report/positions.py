@@ -101,9 +101,13 @@ def draw_positions(figure: Figure, rows: Sequence[Entry]) -> None:
             ends = one["ms"]["interval"]
             axes.plot([one["position"]] * 2, [ends["low"], ends["high"]], color=ink, alpha=0.5)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
+    # Not the last position as well: its number may stand on that of a power of two.
+    powers = [tick for tick in sorted(ticks) if tick & (tick - 1) == 0]
+    axes.set_xticks(powers, [str(tick) for tick in powers])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    # An interval may reach far beyond all medians.
+    most = max(one["ms"]["p50"] for entry in rows for one in entry.details["positions"])
+    axes.set_ylim(0, 1.3 * most)
     axes.set_xlabel("position of the token")
     axes.set_ylabel("ms")
     axes.grid(visible=True)

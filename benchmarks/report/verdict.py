@@ -50,15 +50,12 @@ def _verdict(report: Report) -> Iterator[str]:
         best = min(others, key=lambda e: e.measurements[main].p50, default=None)
         if best is not None:
             yield _against(best, reference, main, report.kind)
+        elif report.kind == "bench":  # a grid of one bundle
+            yield _alone(ours[0], main)
         if report.kind == "peers":
             yield from _by_precision(report, main)
     elif main is not None and ours:
-        only = ours[0].measurements[main]
-        yield (
-            f"{ours[0].name}: {only.p50:.4g} ms [{only.interval.low:.4g},"
-            f" {only.interval.high:.4g}] for {main if main != 'all' else 'a generation'}, 99 % of"
-            f" calls within {only.p99:.4g} ms."
-        )
+        yield _alone(ours[0], main)
     for name in report.wrong:
         entry = report.entry(name)
         assert entry is not None  # it is one of them
@@ -84,6 +81,15 @@ def _verdict(report: Report) -> Iterator[str]:
     for when, found in (("before", report.before), ("after", report.after)):
         if found.busy is not None and found.busy > 0.1:
             yield f"Other programs took {100 * found.busy:.0f} % of the processor {when} the run."
+
+
+def _alone(entry: Entry, main: str) -> str:
+    found = entry.measurements[main]
+    return (
+        f"{entry.name}: {found.p50:.4g} ms [{found.interval.low:.4g}, {found.interval.high:.4g}]"
+        f" for {main if main != 'all' else 'a generation'}, 99 % of calls within"
+        f" {found.p99:.4g} ms."
+    )
 
 
 def _by_precision(report: Report, main: str) -> Iterator[str]:

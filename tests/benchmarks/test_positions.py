@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from seq2edge.benchmarks.latency import LatencyRunner
-from seq2edge.benchmarks.report.plots import plots_of, svg
+from seq2edge.benchmarks.report.plots import figure_of, plots_of, svg
 from seq2edge.benchmarks.report.positions import at_positions, positions_of, slope_of
 from seq2edge.benchmarks.workload import Workload
 
@@ -59,3 +59,8 @@ def test_a_slow_first_step_does_not_bend_the_line() -> None:
     report = report_of([one], "bench")
     (plot,) = (plot for plot in plots_of(report) if plot.name == "positions")
     assert "µs a position" in svg(plot, in_page=False)
+    with figure_of(plot) as figure:
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        names = [label.get_text() for label in axes.get_xticklabels()]
+        assert names == ["2", "4", "8", "16", "32"]  # 63 would stand beside a 64

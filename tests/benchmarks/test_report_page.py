@@ -300,6 +300,15 @@ def test_the_verdict_of_a_grid_is_about_one_workload() -> None:
     assert first.startswith("seq2edge:b (batch_size 8) takes 0.7")
 
 
+def test_the_verdict_of_one_bundles_grid_is_about_its_first_workload() -> None:
+    rows = [
+        replace(entry(f"seq2edge:a (batch_size {n})", n, 10), settings={"batch_size": n})
+        for n in (1, 2)
+    ]
+    first, *_ = verdict(report_of(rows, "bench"))
+    assert first.startswith("seq2edge:a (batch_size 1): ")
+
+
 def test_a_picture_is_the_same_each_time(report: Report) -> None:
     for plot in plots_of(report):
         assert svg(plot, in_page=True) == svg(plot, in_page=True)
@@ -352,6 +361,18 @@ def test_memory_and_other_variables_grow_too() -> None:
     assert names[-2:] == ["growth", "memory-growth"]
     page = html_page(report)
     assert 'id="memory-growth"' in page
+
+
+def test_what_does_not_grow_is_drawn_from_zero_and_never_as_minus_nothing() -> None:
+    entries = [
+        grown(f"seq2edge:a (new_tokens {n})", {"new_tokens": n}, 8 - 0.001 * n, 89.6 - 0.001 * n)
+        for n in (8, 16, 32)
+    ]
+    report = report_of(entries, "bench")
+    assert {one.power for one in growths(report)} == {"0.00"}
+    for plot in plots_of(report)[-2:]:
+        with figure_of(plot) as figure:
+            assert figure.axes[0].get_ylim()[0] == 0
 
 
 def test_time_grows_with_a_models_size_within_a_precision() -> None:
