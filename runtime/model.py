@@ -393,6 +393,7 @@ class Seq2SeqModel(LoadedModel[Backend]):
         self, config: GenerationConfig | None, options: GenerationOptions
     ) -> tuple[GenerationConfig, LanguageTokens]:
         """What a call asks for, not checked yet but for its languages, which are tokens now."""
-        config = self.generation_config if config is None else config
-        config = with_options(config, cast("dict[str, Any]", options))
-        return resolve_languages(config, self.manifest, self.tokenizer, self.target_tokenizer)
+        own = self.generation_config if config is None else config
+        given, recent = cast("dict[str, Any]", options), self.generator.recent_options
+        found = recent.find(own, given) or recent.keep(own, given, with_options(own, given))
+        return resolve_languages(found, self.manifest, self.tokenizer, self.target_tokenizer)

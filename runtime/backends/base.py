@@ -82,6 +82,8 @@ class SlotCache(ABC):
 
     def __init__(self) -> None:
         self._runs: dict[Step, Callable[[], None]] = {}
+        #: How bound steps go on by one slot, where that takes less than running them anew.
+        self._advances: dict[Step, Callable[[int], None]] = {}
 
     @property
     def max_cache_len(self) -> int:
@@ -121,6 +123,24 @@ class SlotCache(ABC):
             run = self._runs[step] = self._bind(step)
         try:
             run()
+        except Exception as error:  # bindings of libraries raise several unrelated classes
+            raise self._explained(error) from None
+
+    def advance(self, step: Step, slot: int) -> None:
+        """Run ``step``, of one token per source, again at the next slot, which is its position.
+
+        It has just been run at the slot before, for all sources, and sees what it saw there and
+        ``slot``. What tokens it runs is the caller's to write.
+        """
+        advance = self._advances.get(step)
+        if advance is None:
+            step.attention_mask[..., slot] = True
+            step.position_ids.fill(slot)
+            step.write_indices.fill(slot)
+            self.forward(step)
+            return
+        try:
+            advance(slot)
         except Exception as error:  # bindings of libraries raise several unrelated classes
             raise self._explained(error) from None
 
@@ -182,6 +202,7 @@ class SlotCache(ABC):
     def forget_steps(self) -> None:
         """Drop bound steps: they have the addresses of arrays that are about to be replaced."""
         self._runs.clear()
+        self._advances.clear()
 
 
 class RowSlotCache(SlotCache):

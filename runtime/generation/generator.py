@@ -29,10 +29,11 @@ from .model_drafter import ModelDrafter
 from .ngram_drafter import NgramDrafters
 from .prepared import PreparedCall
 from .processor import MakeProcessor
+from .recent_options import RecentOptions
 from .source import Source, collate
 from .speculative import SpeculativeDecoding
 from .stopping import StoppingRule
-from .validation import check, is_integer
+from .validation import is_integer
 from .workers import SharedList
 
 
@@ -113,8 +114,9 @@ class Generator:
         return GenerationConfig.of_bundle(self._manifest)
 
     @cached_property
-    def _checked(self) -> GenerationConfig:
-        return check(self.default_config, self._manifest)
+    def recent_options(self) -> RecentOptions:
+        """Of the calls so far."""
+        return RecentOptions(self.default_config, self._manifest)
 
     def prepare(
         self,
@@ -146,7 +148,7 @@ class Generator:
             MissingDependencyError: a constraint needs a package that is not installed.
         """
         manifest, limits = self._manifest, self._backend.capabilities.limits
-        config = self._checked if config is self.default_config else check(config, manifest)
+        config = self.recent_options.checked(config)
         start = config.decoder_start_token_id
         first = manifest.special_tokens.decoder_start if start is None else start
         decoder_prompts: list[tuple[int, ...]] = [(first,)] * len(sources)

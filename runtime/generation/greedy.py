@@ -76,10 +76,32 @@ class GreedySearch:
         cache = self._batch.new_cache(
             self._samples, logits=self._reads_logits, only_best=self._only_best
         )
+        plain = (
+            self._unfinished == 1
+            and not self._reads_logits
+            and self._batch.config.forced_eos_token_id is None
+        )
         try:
-            yield from self._steps(cache)
+            yield from self._plain_steps(cache) if plain else self._steps(cache)
         finally:
             cache.release()
+
+    def _plain_steps(self, cache: KVCache) -> Iterator[Results]:
+        """:meth:`_steps` of one sequence that no option edits: a small model's step is 60 us."""
+        ((sequence,),) = self._results
+        tokens, stopping = sequence.token_ids, self._batch.stopping
+        while True:
+            chosen = cache.next_token_ids
+            tokens.append(chosen.item())
+            self._remaining -= 1
+            last = LENGTH if self._remaining == 0 else stopping.interrupted()
+            sequence.finish_reason = stopping.reason(tokens) or last
+            if sequence.finish_reason is not None:
+                self._unfinished = 0
+            yield self._results
+            if self.done:
+                return
+            cache.forward(chosen)
 
     def _steps(self, cache: KVCache) -> Iterator[Results]:
         while True:

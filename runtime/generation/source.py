@@ -36,6 +36,8 @@ def collate(sources: Sequence[Source], pad: int) -> dict[str, NDArray[Any]]:
         InputError: ``audio`` of several lengths, of which the encoder would hear the padding.
     """
     rows = [source.inputs() for source in sources]
+    if len(rows) == 1:
+        return {name: array[None].copy() for name, array in rows[0].items()}
     batch = {}
     for name, first in rows[0].items():
         arrays = [row[name] for row in rows]

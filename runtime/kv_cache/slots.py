@@ -164,12 +164,15 @@ class SlotKVCache:
         self._runs_ahead = (
             capabilities.steps_per_launch > 1 and width == 1 and vocab_size is None and self._alike
         )
+        #: Whether the step has run the tokens before those that :meth:`forward` gets.
+        self._follows = False
         self._step = self._new_step()
         self._step.only_best = False  # not for the prompt
         if self._most_used == width == 1:  # the step that follows has the right shape
             self._step.input_ids[:] = prompts
             self._step.attention_mask[..., 0] = True
             cache.forward(self._step)
+            self._follows = self._alike
             if prompt_logits is not None and self._step.logits is not None:
                 prompt_logits.take(self._step.logits)
             last = self._step
@@ -196,6 +199,9 @@ class SlotKVCache:
         if self._runs_ahead:
             self._forward_ahead(tokens)
             return
+        if self._follows and self._most_used < self._slots:
+            self._forward_next(tokens)
+            return
         mask = self._step.attention_mask
         if parents is not None:
             mask[:, 0] = mask[np.arange(len(parents))[:, None], 0, parents]
@@ -216,6 +222,7 @@ class SlotKVCache:
             step.position_ids[:] = positions
         step.write_indices[:] = used
         self._cache.forward(step)
+        self._follows = self._width == 1 and self._alike
         self._used += self._width
         self._most_used += self._width
         self._steps += 1
@@ -245,6 +252,20 @@ class SlotKVCache:
             self.logsumexp = self.logsumexp[sources]
         self.proposals = None  # those are of a single source
         self._replace_step(self._step.attention_mask[sources])
+
+    def _forward_next(self, tokens: Ids) -> None:
+        """:meth:`forward` of chains that the same step has run before: slot is position."""
+        step = self._step
+        if tokens is not step.input_ids:
+            step.input_ids[:] = tokens
+        self._cache.advance(step, self._most_used)
+        self._used += 1
+        self._most_used += 1
+        self._steps += 1
+        self.next_token_ids, self.logits = step.next_token_ids, step.logits
+        if self._wants_logsumexp:
+            self.logsumexp = logsumexp_of(step, self._capabilities)
+        self.proposals = step.proposals
 
     def _forward_ahead(self, tokens: Ids) -> None:
         """Give the next tokens; where none are left, run several steps for more.
@@ -282,10 +303,11 @@ class SlotKVCache:
 
     def _replace_step(self, mask: NDArray[np.bool_]) -> None:
         """A step of the cache's present shape that sees what ``mask`` says."""
-        self._step = self._new_step()
+        self._step, self._follows = self._new_step(), False
         self._step.attention_mask[..., : mask.shape[3]] = mask
 
     def _new_step(self) -> Step:
+        self._slots = self._cache.max_cache_len
         step = self._cache.step(
             self._width,
             # A step that may be run again keeps what it has read.

@@ -60,6 +60,8 @@ class PooledCache(RowSlotCache):
     def __init__(self, pool: CachePool | None) -> None:
         super().__init__()
         self._pool, self._steps = pool, SpareSteps()
+        #: Of :attr:`nbytes`, once it was asked for; None: it has changed since.
+        self._nbytes: int | None = None
 
     @property
     @abstractmethod
@@ -67,9 +69,14 @@ class PooledCache(RowSlotCache):
         """The same for caches with the same shapes."""
 
     @property
-    @abstractmethod
     def nbytes(self) -> int:
         """Memory that it holds, that of its source and of its steps included."""
+        if self._nbytes is None:
+            self._nbytes = self._count_bytes()
+        return self._nbytes
+
+    @abstractmethod
+    def _count_bytes(self) -> int: ...
 
     def step(
         self,
@@ -81,6 +88,7 @@ class PooledCache(RowSlotCache):
         first_scored: int = 0,
     ) -> Step:
         def make() -> Step:
+            self._nbytes = None
             return super(PooledCache, self).step(
                 num_tokens,
                 feed_back=feed_back,
@@ -100,6 +108,7 @@ class PooledCache(RowSlotCache):
     def forget_steps(self) -> None:
         super().forget_steps()
         self._steps.clear()
+        self._nbytes = None
 
 
 class CachePool:

@@ -35,6 +35,7 @@ from .graphs import OtherGraphs
 from .lowered import LoweredInputs, choosing, most_at_once
 from .parts import in_rows, in_tokens
 from .session import (
+    bound_run,
     check_version,
     chosen_threads,
     cpu_graphs,
@@ -228,8 +229,7 @@ class OrtSlots(PooledCache):
     def shape_key(self) -> Hashable:
         return shape_key(self._source, self.max_cache_len)
 
-    @property
-    def nbytes(self) -> int:
+    def _count_bytes(self) -> int:
         steps = sum(step.nbytes(self._vocab_size) for step in self._steps)
         return self._source.nbytes + steps + sum(array.nbytes for array in self._cache.values())
 
@@ -258,7 +258,7 @@ class OrtSlots(PooledCache):
     def rows(self, first: int, count: int) -> OrtSlots:
         some = slice(first, first + count)
         part = copy.copy(self)
-        part._runs, part._pool = {}, None
+        part._runs, part._advances, part._pool = {}, {}, None
         part._source = self._source.part(first, count)
         part._cache = {name: array[some] for name, array in self._cache.items()}
         part.cache_position_ids = self.cache_position_ids[some]
@@ -312,7 +312,7 @@ class OrtSlots(PooledCache):
         binding = self._session.io_binding()
         self._bind_inputs(binding, step, lowered)
         # What is bound by address is held by this cache and its steps until they are forgotten.
-        run = partial(self._session.run_with_iobinding, binding)
+        run = bound_run(self._session, binding)
         if lowered is not None:
             return self._run_lowered(run, binding, step, lowered)
         bind_array(binding.bind_output, "next_token_ids", step.next_token_ids)
@@ -368,7 +368,16 @@ class OrtSlots(PooledCache):
 
         proposes = self._head.is_there and step.input_ids.size == 1
         normalize = self._normalizer(step, logits)
-        return choosing(step, inputs, logits, run, normalize, bind_head if proposes else None)
+        choose = choosing(step, logits, run, normalize, bind_head if proposes else None)
+        advance = inputs.following(step, choose)
+        if advance is not None:
+            self._advances[step] = advance
+
+        def run_anew() -> None:
+            inputs.update(step)
+            choose()
+
+        return run_anew
 
     def _normalizer(self, step: Step, logits: NDArray[np.float32]) -> Callable[[], None] | None:
         """A function that fills the step's ``logsumexp``, if it has one.
@@ -378,17 +387,16 @@ class OrtSlots(PooledCache):
         """
         if self._logsumexp is None or step.logsumexp is None:
             return None
-        bindings = []
+        runs = []
         for row in range(len(logits)):
             binding = self._logsumexp.io_binding()
             bind_array(binding.bind_input, "logits", logits[row : row + 1])
             bind_array(binding.bind_output, "logsumexp", step.logsumexp[row : row + 1])
-            bindings.append(binding)
-        run = self._logsumexp.run_with_iobinding
+            runs.append(bound_run(self._logsumexp, binding))
 
         def normalize() -> None:
-            for binding in bindings:
-                run(binding)
+            for run in runs:
+                run()
 
         return normalize
 

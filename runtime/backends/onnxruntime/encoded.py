@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +21,9 @@ class OrtEncoderOutput:
         outputs: by name; without an encoder there are none. A key or value may be int8, with its
             scales [B, 1, H*Dh] beside it (:func:`scale_name`).
         owner: what the arrays' memory belongs to, if that is not the arrays themselves.
+
+    Attributes:
+        length: S, source positions; 0: there is no encoder.
     """
 
     def __init__(
@@ -37,17 +38,13 @@ class OrtEncoderOutput:
         self.outputs = outputs
         self._owner = owner
         self._writes = 0
+        self.length = max((a.shape[2] for a in outputs.values() if a.ndim == 4), default=0)
 
     @property
     def version(self) -> int:
         """Another one after each :meth:`write`, here or where this is a part of."""
         whole = self._owner
         return self._writes + (whole.version if isinstance(whole, OrtEncoderOutput) else 0)
-
-    @property
-    def length(self) -> int:
-        """S, source positions; 0: there is no encoder."""
-        return max((a.shape[2] for a in self.outputs.values() if a.ndim == 4), default=0)
 
     def numpy(self, name: str) -> NDArray[Any]:
         """One encoder output, e.g. ``cross_key.0`` [B, H, S, Dh], as floats."""
@@ -157,15 +154,6 @@ def scale_name(name: str) -> str:
     """``cross_key.0`` to ``cross_key_scale.0``."""
     kind, _, layer = name.partition(".")
     return f"{kind}_scale.{layer}"
-
-
-def array_of(value: Any, dtype: str) -> NDArray[Any]:
-    """The memory of an OrtValue on the CPU as an array, which does not keep it alive."""
-    shape = tuple(value.shape())
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(value.data_ptr()))
-    array: NDArray[Any] = memory.view(dtype).reshape(shape)
-    return array
 
 
 def bind_array(bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
-from .encoded import array_of, bind_array
-from .session import open_session, run_error
+from .encoded import bind_array
+from .session import bound_run, open_session, run_error
 from .unpacked import unpacked_model
 
 
@@ -31,22 +31,20 @@ class OrtEncoder:
         entries = {"session.force_spinning_stop": "1"}
         model = unpacked_model(bundle, info)
         self._session = open_session(ort, bundle, info, num_threads, entries, model=model)
-        self._info = info
+        self._outputs = [spec.name for spec in info.outputs]
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], object]:
         """See :class:`seq2edge.runtime.backends.encoder_graph.EncoderGraph`."""
         binding = self._session.io_binding()
         for name, array in arrays.items():
             bind_array(binding.bind_input, name, array)
-        for spec in self._info.outputs:
-            binding.bind_output(spec.name)
+        for name in self._outputs:
+            binding.bind_output(name)
         try:
-            self._session.run_with_iobinding(binding)
+            bound_run(self._session, binding)()
         except Exception as error:  # the bindings raise several unrelated classes
             raise run_error("encoder", error) from None
         values = binding.get_outputs()
-        outputs = {
-            spec.name: array_of(value, spec.dtype)
-            for spec, value in zip(self._info.outputs, values, strict=True)
-        }
+        # Views of the values' memory, which does not go with them.
+        outputs = {name: value.numpy() for name, value in zip(self._outputs, values, strict=True)}
         return outputs, values

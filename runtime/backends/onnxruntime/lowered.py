@@ -71,6 +71,25 @@ class LoweredInputs:
         self._seqlens[:] = step.write_indices  # np.add of two types takes 3 us longer
         self._seqlens += self._last
 
+    def following(self, step: Step, run: Callable[[], None]) -> Callable[[int], None] | None:
+        """What :meth:`.SlotCache.advance` does to ``step``; None: several tokens or sources.
+
+        One slot is seen that was not: neither mask nor lengths are computed again. Elements are
+        written through memoryviews, which takes a third of the time of an array's.
+        """
+        if step.input_ids.size != 1:
+            return None
+        mask, bias = _elements(step.attention_mask), _elements(self._bias)
+        position, write_index = _elements(step.position_ids), _elements(step.write_indices)
+        length = _elements(self._seqlens)
+
+        def advance(slot: int) -> None:
+            mask[slot], bias[slot] = True, 0.0
+            position[0] = write_index[0] = length[0] = slot
+            run()
+
+        return advance
+
     def _follow_source(self, batch: int) -> None:
         mask = self._source.mask
         if mask is None:
@@ -85,7 +104,6 @@ class LoweredInputs:
 
 def choosing(
     step: Step,
-    inputs: LoweredInputs,
     logits: NDArray[np.float32],
     run: Callable[[], None],
     normalize: Callable[[], None] | None,
@@ -95,29 +113,36 @@ def choosing(
 
     Args:
         step: as it is bound.
-        inputs: of it.
         logits: [B, K, V], which ``run`` fills.
         run: runs the graph with its whole head.
         normalize: fills the step's ``logsumexp``, where that is asked for.
         bind_head: makes what runs a head of two stages, where the step may use one.
     """
     propose: Callable[[], None] | None = None
+    chosen = step.next_token_ids
+    row = logits.reshape(-1) if chosen.size == 1 else None
 
     def run_and_choose() -> None:
         nonlocal propose
-        inputs.update(step)
         if step.only_best and bind_head is not None:
             propose = propose or bind_head()
             propose()
             return
         run()
         step.proposals = None
-        if normalize is None:
-            logits.argmax(axis=-1, out=step.next_token_ids)
-        else:
+        if normalize is not None:
             normalize()
+        elif row is not None:  # a third of what argmax over an axis takes
+            chosen.fill(row.argmax())
+        else:
+            logits.argmax(axis=-1, out=chosen)
 
     return run_and_choose
+
+
+def _elements(array: NDArray[Any]) -> Any:
+    """A memoryview of the elements of a contiguous array, one after the other."""
+    return array.reshape(-1).data
 
 
 def _quantized_source(source: OrtEncoderOutput, batch: int) -> dict[str, NDArray[Any]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -199,6 +200,18 @@ def quiet(ort: Any) -> Iterator[None]:
         yield
     finally:
         ort.set_default_logger_severity(_WARNING)
+
+
+def bound_run(session: Any, binding: Any) -> Callable[[], None]:
+    """A function that runs ``session`` with what is bound.
+
+    ``InferenceSession.run_with_iobinding`` asks in every call whether a WebGPU graph is captured;
+    the class that it wraps does not.
+    """
+    inner, bound = getattr(session, "_sess", None), getattr(binding, "_iobinding", None)
+    if inner is None or bound is None:
+        return partial(session.run_with_iobinding, binding)
+    return partial(inner.run_with_iobinding, bound, None)
 
 
 def give_back_memory() -> None:

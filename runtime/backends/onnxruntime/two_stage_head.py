@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from ...bundle.manifest import GraphInfo
 from ..step import Proposals, Step
 from .encoded import bind_array
+from .session import bound_run
 
 #: What such a head gives beside its logits.
 _PROPOSED = frozenset({"candidates", "unscored_logsumexp"})
@@ -50,7 +50,7 @@ class TwoStageHead:
             bind_array(binding.bind_output, "last_logits", values[None, None, PROPOSALS:])
         bind_array(binding.bind_output, "unscored_logsumexp", unscored[None])
         proposals = Proposals(token_ids, PROPOSALS, unscored)
-        run = partial(session.run_with_iobinding, binding)
+        run = bound_run(session, binding)
         next_token_ids, logits = step.next_token_ids, step.logits
         dense = None if logits is None else logits[0, 0]
 

@@ -71,6 +71,27 @@ def test_a_stream_and_a_constraint_take_them(model: Seq2SeqModel) -> None:
         model.stream("a text", num_beams=2, num_return_sequences=2)
 
 
+def test_the_same_keywords_again_are_what_they_were(model: Seq2SeqModel) -> None:
+    """What one call gives the next one may have, but for what only looks the same."""
+    first = model.generate_ids([ROW], max_new_tokens=4)
+    assert model.generate_ids([ROW], max_new_tokens=4) == first
+    assert len(model.generate_ids([ROW], max_new_tokens=2)[0].token_ids) == 2
+    assert len(model.generate_ids([ROW])[0].token_ids) > 4
+    with pytest.raises(InputError, match=r"max_new_tokens must be an integer, not 4\.0"):
+        model.generate_ids([ROW], max_new_tokens=4.0)
+    model.generate_ids([ROW], num_beams=1)
+    with pytest.raises(InputError, match="num_beams must be an integer, not True"):
+        model.generate_ids([ROW], num_beams=True)
+    words: list[list[int]] = [[9]]
+    model.generate_ids([ROW], bad_words_ids=words)
+    words[0] = [10**6]
+    with pytest.raises(InputError, match="bad_words_ids"):
+        model.generate_ids([ROW], bad_words_ids=words)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="top_k=3 is not read without do_sample=True"):
+            model.generate_ids([ROW], top_k=3, max_new_tokens=2)
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "generate": lambda model, **options: model.generate("a text", **options),
     "generate_ids": lambda model, **options: model.generate_ids([ROW], **options),

@@ -12,6 +12,7 @@ import pytest
 
 from seq2edge.runtime import Choices, InputError, Seq2SeqModel
 from seq2edge.runtime.generation import generator as generator_module
+from seq2edge.runtime.generation import recent_options
 from seq2edge.runtime.generation.config import GenerationConfig
 from seq2edge.runtime.generation.constraint_compiler import ConstraintCompiler
 from seq2edge.runtime.generation.generator import Generator
@@ -42,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(owner, name, call)
 
-    count(generator_module, "check")
+    count(recent_options, "check")
     count(generator_module, "new_tokens")
     count(ConstraintCompiler, "compile")
     count(ByteTokenizer, "encode_batch")
