@@ -109,7 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--two-stage-head",
         action=argparse.BooleanOptionalAction,
         help="there, let 4 bits propose the 64 tokens that greedy decoding chooses from, which no"
-        " proof says holds the right one (default: for speech, where it was measured)",
+        " proof says holds the right one (default: for speech, where it was measured, and for large"
+        " heads of text where the comparison finds it safe)",
     )
     parser.add_argument(
         "--int8-cross-kv",
@@ -207,6 +208,13 @@ def _lowering(done: Mapping[str, Any]) -> Iterator[str]:
         yield f"lowered for onnxruntime >= {lowered['onnxruntime']} on the CPU: {names}"
         if lowered["head"] != "whole":
             yield f"head: {lowered['head']}"
+        found = lowered.get("proposals")
+        if found is not None:
+            yield (
+                f"      its choice was the {found['worst']}. of them at worst, at"
+                f" {found['positions']} positions (two stages are for at most the"
+                f" {found['lowest_allowed']}.)"
+            )
     elif lowered:
         yield f"not lowered for the CPU: {lowered['refused']}"
 

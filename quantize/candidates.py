@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ from .concat import write_concat
 from .errors import QuantizationError
 from .passes.cpu_lowering import MINIMUM_ONNXRUNTIME, Lowering, lower_for_cpu
 from .passes.cpu_lowering.two_stage_head import PROPOSALS
+from .proposals import ProposalCheck, check_proposals
 from .recipe.options import DEFAULT_BLOCK_SIZES
 from .recipe.plan import plan_layers
 from .recipe.schemes import leave_layers
@@ -109,7 +111,12 @@ def write_quantized(
         best = min(tried, key=lambda size: (not tried[size].passed, tried[size].loss))
         if best != size:
             result = candidate.make(best)
+        proposals = candidate.check_head(result.manifest)
+        if proposals is not None and not proposals.passed:
+            result = candidate.make(best, two_stages=False)
         record = {**result.manifest.quantization, "check": result.check.record()}
+        if proposals is not None:
+            record["lowering"] = {**record["lowering"], "proposals": proposals.record()}
         if len(tried) > 1:
             record["block_sizes"] = {
                 "chosen": best,
@@ -130,8 +137,11 @@ class _Candidate:
     writer: BundleWriter
     checker: Checker
 
-    def make(self, block_size: int | None) -> QuantizeResult:
-        """Quantize with that block size, write, and check what came of it."""
+    def make(self, block_size: int | None, *, two_stages: bool | None = None) -> QuantizeResult:
+        """Quantize with that block size, write, and check what came of it.
+
+        ``two_stages`` of the head; None: as the options say, or as its size suggests.
+        """
         source, scheme, request = self.source, self.source.scheme, self.request
         options = replace(request.options, block_size=block_size)
         plan = plan_layers(
@@ -165,7 +175,7 @@ class _Candidate:
         concat = source.bundle.manifest.cache == CONCAT
         write_graphs = write_concat if concat else write
         if scheme.lowers and not concat and options.lowering is not False:
-            models |= self._lowered(models, record)
+            models |= self._lowered(models, record, two_stages)
         written = write_graphs(source.bundle, models, self.writer, request.progress)
         manifest = replace(
             written,
@@ -179,8 +189,29 @@ class _Candidate:
         check = self._check(manifest)
         return QuantizeResult(request.out, manifest, plan.formats, float32_values, check)
 
+    @property
+    def _measures_head(self) -> bool:
+        """Whether a head of two stages is a choice that :meth:`check_head` makes."""
+        uses = "two_stage_head" in self.source.scheme.uses and self.request.check
+        chosen = self.request.options.two_stage_head is not None
+        return uses and not chosen and self.source.bundle.manifest.speech is None
+
+    def check_head(self, manifest: Manifest) -> ProposalCheck | None:
+        """How safe the two stages are of what lies in the writer's folder.
+
+        None: it has none, or its user has chosen.
+        """
+        decoder = manifest.graphs.get("decoder_cpu")
+        if not self._measures_head or decoder is None or "If" not in decoder.operators:
+            return None
+        with self._opened(manifest) as written:
+            return check_proposals(written, self.checker.pairs, self.request.progress)
+
     def _lowered(
-        self, models: Mapping[str, ir.Model], record: dict[str, Any]
+        self,
+        models: Mapping[str, ir.Model],
+        record: dict[str, Any],
+        two_stages: bool | None,
     ) -> Mapping[str, ir.Model]:
         """The graphs for the CPU alone; ``record`` says what became of it.
 
@@ -188,14 +219,16 @@ class _Candidate:
             QuantizationError: there are none, and the request is about nothing else.
         """
         source, scheme = self.source.bundle.manifest, self.source.scheme
-        two_stages = self.request.options.two_stage_head
+        if two_stages is None:
+            two_stages = self.request.options.two_stage_head
         int8_source = self.request.options.int8_cross_kv
         if int8_source is None:  # a step over the 1500 positions of 30 s is bound by reading them
             int8_source = source.speech is not None and scheme.quantizes_source
-        if two_stages is None:  # it was measured on speech models, and pays for large heads
+        if two_stages is None:  # it was measured on speech models; on others it is (check_head)
             dims = source.dimensions
             speech = source.speech is not None and scheme.quantizes_source
-            two_stages = speech and dims.vocab_size * dims.d_model >= _LARGE_HEAD
+            large = dims.vocab_size * dims.d_model >= _LARGE_HEAD
+            two_stages = large and (speech or self._measures_head)
         how = Lowering(
             int8_source,
             two_stages,
@@ -225,10 +258,15 @@ class _Candidate:
             return NotChecked("not asked for")
         if self.source.scheme.compute == "bfloat16":
             return NotChecked("ONNX Runtime has no bfloat16 kernels for the CPU")
+        with self._opened(manifest) as written:
+            return self.checker.compare(written)
+
+    @contextmanager
+    def _opened(self, manifest: Manifest) -> Iterator[Bundle]:
+        """What lies in the writer's folder, as a bundle for now."""
         self.writer.write(MANIFEST_NAME, manifest.to_bytes())
         try:
-            written = Bundle.open(self.writer.directory, single_stack=("encoder", "decoder"))
-            return self.checker.compare(written)
+            yield Bundle.open(self.writer.directory, single_stack=("encoder", "decoder"))
         finally:
             (self.writer.directory / MANIFEST_NAME).unlink()
 

@@ -204,6 +204,11 @@ class Checker:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def pairs(self) -> Sequence[TokenPair | SpokenPair]:
+        """What :meth:`compare` has compared candidates on; nothing before."""
+        return self._pairs
+
     def compare(self, candidate: Bundle) -> Check:
         """Run ``candidate`` on this machine's CPU beside the source.
 

@@ -135,7 +135,7 @@ class TwoStageHeadPass(ir.passes.InPlacePass):
         rows = BlockTensors(stored[:first], factors[:first], None)
         proposed = product("proposing", _in_4_bits(rows), _BITS, self._bias(first, added))
         count = builder.initializer("proposals", np.array([PROPOSALS], np.int64))
-        best, candidates = graph.ops("TopK", [proposed, count], 2, axis=-1, largest=1, sorted=0)
+        best, candidates = graph.ops("TopK", [proposed, count], 2, axis=-1, largest=1, sorted=1)
         looked_up = graph.op(
             "GatherBlockQuantized",
             [

@@ -33,6 +33,7 @@ from .encoded import OrtEncoderOutput, bind_array, resized, shape_key
 from .encoder import OrtEncoder
 from .graphs import OtherGraphs
 from .lowered import LoweredInputs, choosing, most_at_once
+from .normalizer import normalizer
 from .parts import in_rows, in_tokens
 from .session import (
     bound_run,
@@ -319,7 +320,7 @@ class OrtSlots(PooledCache):
         if step.logits is None:
             return run
         bind_array(binding.bind_output, "logits", step.logits)
-        normalize = self._normalizer(step, step.logits)
+        normalize = normalizer(self._logsumexp, step, step.logits)
         if normalize is None:
             return run
 
@@ -367,7 +368,7 @@ class OrtSlots(PooledCache):
             return self._head.bind(self._session, other, step)
 
         proposes = self._head.is_there and step.input_ids.size == 1
-        normalize = self._normalizer(step, logits)
+        normalize = normalizer(self._logsumexp, step, logits)
         choose = choosing(step, logits, run, normalize, bind_head if proposes else None)
         advance = inputs.following(step, choose)
         if advance is not None:
@@ -378,27 +379,6 @@ class OrtSlots(PooledCache):
             choose()
 
         return run_anew
-
-    def _normalizer(self, step: Step, logits: NDArray[np.float32]) -> Callable[[], None] | None:
-        """A function that fills the step's ``logsumexp``, if it has one.
-
-        It takes a source at a time: what it makes on the way, as large as their logits, stays in
-        the processor's own cache (16 sources of 4 beams: 1.6 ms for 2.7).
-        """
-        if self._logsumexp is None or step.logsumexp is None:
-            return None
-        runs = []
-        for row in range(len(logits)):
-            binding = self._logsumexp.io_binding()
-            bind_array(binding.bind_input, "logits", logits[row : row + 1])
-            bind_array(binding.bind_output, "logsumexp", step.logsumexp[row : row + 1])
-            runs.append(bound_run(self._logsumexp, binding))
-
-        def normalize() -> None:
-            for run in runs:
-                run()
-
-        return normalize
 
     def _explained(self, error: Exception) -> Exception:
         return run_error("decoder", error)
