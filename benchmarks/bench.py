@@ -95,7 +95,7 @@ def bench(
             for name, bundle in zip(names, bundles, strict=True)
             for ending, variant in _variants(workload)
         }
-        count = processes or _fitting(bundles, workload)
+        count = min(processes or _fitting(bundles, workload), workload.runs)
         found = alternate(
             {
                 f"{name} #{number}": _baseline(bundle.directory, own)
@@ -107,7 +107,7 @@ def bench(
             progress=_stage(report, title or "latency"),
         )
         results = {
-            name: merged([found[f"{name} #{number}"] for number in range(count)])
+            name: merged([found[f"{name} #{number}"] for number in range(count)], workload.runs)
             for name in subjects
         }
         owners = [bundle for bundle, _ in subjects.values()]

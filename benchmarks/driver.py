@@ -90,8 +90,11 @@ class Result:
     processes: int = 1
 
 
-def merged(results: Sequence[Result]) -> Result:
-    """Several processes of one kind as one: samples round by round, and in a round by process."""
+def merged(results: Sequence[Result], most: int) -> Result:
+    """Several processes of one kind as one: samples round by round, and in a round by process.
+
+    ``most``: samples that are kept; the last round may have made more.
+    """
     first = results[0]
     notes = list(dict.fromkeys(note for one in results for note in one.notes))
     if any(one.tokens != first.tokens for one in results):
@@ -104,7 +107,7 @@ def merged(results: Sequence[Result]) -> Result:
                 sample
                 for samples in zip(*(one.milliseconds[name] for one in results), strict=True)
                 for sample in samples
-            ]
+            ][:most]
             for name in first.milliseconds
         },
         load_ms=float(np.median([one.load_ms for one in results])),

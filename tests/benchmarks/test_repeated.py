@@ -27,11 +27,11 @@ def test_samples_of_several_processes_stay_in_rounds() -> None:
     one = Result({"all": [1.0, 2.0]}, [[5]], {}, 10, load_ms=3.0, peak_bytes=7)
     two = replace(one, milliseconds={"all": [10.0, 20.0]}, load_ms=9.0, peak_bytes=8)
     three = replace(one, milliseconds={"all": [100.0, 200.0]}, load_ms=4.0, notes=("warm",))
-    both = merged([one, two, three])
-    assert both.milliseconds == {"all": [1, 10, 100, 2, 20, 200]}
+    both = merged([one, two, three], 5)
+    assert both.milliseconds == {"all": [1, 10, 100, 2, 20]}
     assert (both.load_ms, both.peak_bytes, both.processes) == (4.0, 8, 3)
     assert both.notes == ("warm",)
-    other = merged([one, replace(one, tokens=[[6]])])
+    other = merged([one, replace(one, tokens=[[6]])], 4)
     assert other.notes == ("its processes do not all generate the same tokens",)
 
 
