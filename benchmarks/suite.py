@@ -15,12 +15,14 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from seq2edge.runtime.bundle.atomic_write import output_file
 from seq2edge.runtime.errors import Seq2EdgeError
 
 from .report.headline import conditions, headline, not_first, not_measured, update_page
+from .report.page import html_page, markdown_page
 from .report.schema import Report, read_report
 
 #: By the task's name: geometry and beams.
@@ -99,11 +101,31 @@ class Suite:
         return Task("g2p", tuple(commands), peers=False)
 
     def _peers(self, name: str, words: tuple[str, ...]) -> Task:
-        base = self.results / name
-        files = ["--output", f"{base}.json", "--markdown", f"{base}.md"]
+        output = ("--output", str(self._measured(name)), "--force")
+        return Task(name, (("peers", *words, *self.options, *output),))
+
+    def _measured(self, name: str) -> Path:
+        """The report as `peers` writes it, with paths of this machine."""
+        return self.work / f"{name}.json"
+
+    def _publish(self, name: str) -> None:
+        """JSON and pages of a task that say how `make bench` repeats it."""
+        found = read_report(self._measured(name))
+        settings = dict(found.settings)
+        settings["checkpoint"] = Path(settings["checkpoint"]).name
+        settings["audio"] = [Path(path).name for path in settings["audio"]]
+        command = ("make", "bench", f"BENCH=--tasks {name}")
+        report = replace(found, title=name, command=command, settings=settings)
+        document = json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n"
+        files = {
+            self.results / f"{name}.json": document,
+            self.results / f"{name}.md": markdown_page(report),
+        }
         if _draws():
-            files += ["--html", str(self.work / f"{name}.html")]
-        return Task(name, (("peers", *words, *self.options, *files, "--force"),))
+            files[self.work / f"{name}.html"] = html_page(report)
+        for path, text in files.items():
+            with output_file(path) as file:
+                file.write(text.encode())
 
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Make environments and models, so that measuring is not held up."""
@@ -126,6 +148,8 @@ class Suite:
             start = time.monotonic()
             if all(self._call(task, command, _TASK_SECONDS) for command in task.commands):
                 _say(f"[{number}/{len(tasks)}] {task.name}: {time.monotonic() - start:.0f} s")
+                if task.peers:
+                    self._publish(task.name)
             self.write(pages)
 
     def write(self, pages: Sequence[Path]) -> None:
@@ -135,12 +159,13 @@ class Suite:
             path = self.results / f"{name}.json"
             if path.exists():
                 reports[name] = read_report(path)
-        table = headline(reports)
         left_out = [f"- {line}" for line in not_measured(reports)]
         left_out += [f"- {name}: {reason}" for name, reason in self.failed.items()]
         behind = not_first(reports)
         for page in pages:
             whole = page.resolve().parent == self.results.resolve()
+            folder = os.path.relpath(self.results, page.parent)
+            table = headline(reports, "" if folder == "." else f"{folder}/")
             text = f"{table}\n\n{conditions(reports)}" if reports else "Not measured yet."
             if whole:
                 text += f"\n\nNot first in:\n\n{behind}\n\nNot measured:\n\n"

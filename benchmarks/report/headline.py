@@ -17,10 +17,11 @@ from .verdict import main_measurement
 BEGIN, END = "<!-- bench: written by make bench -->", "<!-- /bench -->"
 
 
-def headline(reports: Mapping[str, Report]) -> str:
+def headline(reports: Mapping[str, Report], folder: str = "") -> str:
     """A Markdown table, a row a task: the fastest of ours beside the fastest other library.
 
-    ``reports``: by the task's name, of kind ``peers``.
+    ``reports``: by the task's name, of kind ``peers``. ``folder``: where their pages are, seen from
+    the page with the table, and a slash.
     """
     rows = [
         "| task | seq2edge, ms | fastest other library, ms | its time x | in float32 x |",
@@ -31,7 +32,10 @@ def headline(reports: Mapping[str, Report]) -> str:
         if ANY not in found:
             continue
         first = found[ANY]
-        cells = [task, *(_time(entry, report) for entry in (first.ours, first.other))]
+        cells = [
+            f"[{task}]({folder}{task}.md)",
+            *(_time(entry, report) for entry in (first.ours, first.other)),
+        ]
         cells += [_ratio(first), _ratio(found.get("float32"))]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

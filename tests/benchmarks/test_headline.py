@@ -69,8 +69,8 @@ def test_everything_in_which_another_is_first_is_named(report: Report) -> None:
 
 def test_headline_has_a_row_for_each_task(report: Report) -> None:
     lone = replace(report, entries=report.entries[-1:])
-    assert headline({"t5": report, "lone": lone}).splitlines()[2:] == [
-        "| t5 | int8 80.0 [80.0, 80.0] | whisper-cpp:q8_0 100.0 [100.0, 100.0]"
+    assert headline({"t5": report, "lone": lone}, "bench/").splitlines()[2:] == [
+        "| [t5](bench/t5.md) | int8 80.0 [80.0, 80.0] | whisper-cpp:q8_0 100.0 [100.0, 100.0]"
         " | 0.80 [0.80, 0.80] | 1.25 [1.25, 1.25] |"
     ]
 
@@ -98,12 +98,13 @@ def test_tables_of_this_tree_are_those_of_its_reports() -> None:
     root = Path(__file__).parents[2]
     results = root / "docs" / "results" / "bench"
     reports = {path.stem: read_report(path) for path in results.glob("*.json")}
-    for name in ("README.md", "docs/results/README.md", "docs/results/bench/README.md"):
+    folders = {"README.md": "docs/results/bench/", "docs/results/README.md": "bench/"}
+    for name, folder in {**folders, "docs/results/bench/README.md": ""}.items():
         block = (root / name).read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
         rows = block.strip().splitlines()
         if reports:
             assert sorted(rows[2 : 2 + len(reports)]) == sorted(
-                headline(reports).splitlines()[2:]
+                headline(reports, folder).splitlines()[2:]
             ), name
         else:
             assert rows == ["Not measured yet."], name

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Any) -> Run:
             if code < 0:
                 raise subprocess.TimeoutExpired(command, options["timeout"])
             if "--prepare" not in words and words[0] == "peers" and code in (0, 3):
-                document = json.dumps(report.to_json())
+                settings = {"checkpoint": "/home/me/x", "audio": ["/home/me/a.wav"]}
+                document = json.dumps(replace(report, settings=settings).to_json())
                 Path(words[words.index("--output") + 1]).write_text(document)
             return subprocess.CompletedProcess(command, code, stdout="")
 
@@ -57,7 +59,9 @@ def test_models_are_made_before_anything_is_measured(run: Run) -> None:
     assert ["--prepare" in words for words in peers] == [True] * 3 + [False] * 4
     assert all(words[words.index("--cache") + 1] == "there" for words in peers)
     assert [words[0] for words in commands[7:]] == ["export", "quantize", "quantize", "compare"]
-    assert all(f"\n| {name} | int8 80.0" in page for name in ("t5-small", "marian-base"))
+    assert all(
+        f"\n| [{name}]({name}.md) | int8 80.0" in page for name in ("t5-small", "marian-base")
+    )
     assert "- t5-small-beam4: time, float32: openvino:float32 200 ms" in page
 
 
@@ -68,15 +72,19 @@ def test_what_fails_or_hangs_is_named_and_the_rest_goes_on(
     assert code == 1
     assert "- marian-base: `seq2edge peers` ended with 2" in page
     assert "- bart-base: stopped after 7200 s" in page
-    assert "| t5-small-beam4 |" in page
+    assert "| [t5-small-beam4](t5-small-beam4.md) |" in page
     assert "not measured: marian-base: `seq2edge peers` ended with 2" in capsys.readouterr().err
     assert len([words for words in commands if "--prepare" not in words]) == 2
 
 
-def test_wrong_tokens_are_told_by_the_exit_code(run: Run) -> None:
+def test_wrong_tokens_are_told_by_the_exit_code(run: Run, tmp_path: Path) -> None:
     code, _, page = run({"marian-base": 3}, "--tasks", "marian-base")
     assert code == 3
-    assert "| marian-base |" in page
+    results = tmp_path / "results"
+    (kept,) = results.glob("*.json")
+    assert "/home/me" not in kept.read_text() + kept.with_suffix(".md").read_text()
+    assert "make bench 'BENCH=--tasks marian-base'" in kept.with_suffix(".md").read_text()
+    assert "| [marian-base](marian-base.md) |" in page
 
 
 def test_speech_that_cannot_be_had_is_named(run: Run, tmp_path: Path) -> None:
@@ -87,7 +95,7 @@ def test_speech_that_cannot_be_had_is_named(run: Run, tmp_path: Path) -> None:
     code, commands, page = run({}, "--speech", str(speech), "--tasks", "whisper-tiny.en")
     assert code == 1
     assert "- whisper-base: no index" in page
-    assert "| whisper-tiny.en |" in page
+    assert "| [whisper-tiny.en](whisper-tiny.en.md) |" in page
     (measured,) = [words for words in commands if "--prepare" not in words]
     assert measured[:4] == ["peers", "w", "--audio", "r"]
 
