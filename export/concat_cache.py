@@ -38,6 +38,10 @@ def describe_graph(model: ir.Model, file: str) -> GraphInfo:
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
         if tensor is not None:
+            if tensor.dtype == ir.DataType.UNDEFINED:
+                raise CheckpointError(
+                    f"{file} is damaged: {tensor.name} has no type; copy it again"
+                )
             sizes[str(tensor.dtype.numpy())] += tensor.nbytes
     read = {
         value

@@ -18,6 +18,7 @@ from seq2edge.runtime.errors import BundleError, InputError
 
 from .machine import Conditions, MachineInfo
 from .statistics import Interval, Measurement
+from .types import check_types
 
 FORMAT = "seq2edge benchmark report"
 FORMAT_VERSION = 1
@@ -229,7 +230,9 @@ class Report:
                 "entries": tuple(Entry.from_json(entry) for entry in document["entries"]),
                 "notes": tuple(document["notes"]),
             }
-            return cls(**_known(cls, given))
+            report = cls(**_known(cls, given))
+            check_types(report, "the report")
+            return report
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(f"a part of it is missing or garbled: {error!r}") from None
 

@@ -75,10 +75,13 @@ class Workspace:
         return self.folder / f"{label}-{key}.bundle"
 
     def report(self, step: CommandStep) -> dict[str, Any] | None:
-        """The report of a step's command, if its result exists and is whole."""
+        """The report of a step's command, if it and the step's result exist and are whole."""
         try:
-            report = read_json_object(self._file(step))
+            kept = read_json_object(self._file(step))
         except BundleError:
+            return None
+        report = kept.get("report")
+        if not isinstance(report, dict) or kept.get("digest") != digest(report):
             return None
         if step.output is not None and "failed" not in report:
             try:
@@ -90,7 +93,8 @@ class Workspace:
     def keep(self, step: CommandStep, report: dict[str, Any]) -> None:
         """Remember that a step is done."""
         with output_file(self._file(step)) as file:
-            file.write(json.dumps(report, indent=2).encode())
+            kept = {"report": report, "digest": digest(report)}
+            file.write(json.dumps(kept, indent=2).encode())
 
     def remember(self, output: Path, state: Any) -> None:
         """Keep the state of the output that was written last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from seq2edge.runtime.errors import BackendError, InputError, MissingDependencyError, Seq2EdgeError
@@ -70,6 +70,8 @@ def as_api_error(error: BaseException) -> ApiError:
     """What a client is told of an error. Of a bug it hears nothing but that there is one."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ClientDisconnect):  # nobody reads it, but it is counted
+        return ApiError(499, "the client has gone")
     if isinstance(error, InputError):
         return ApiError(400, str(error))
     if isinstance(error, MissingDependencyError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import tokenize
@@ -51,6 +52,8 @@ _DAMAGED = (
     SyntaxError,  # of an array's header, which is Python's notation
     tokenize.TokenError,
     zipfile.BadZipFile,
+    RuntimeError,  # of a member that says it is encrypted
+    lzma.LZMAError,
     zlib.error,
 )
 

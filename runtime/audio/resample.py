@@ -220,7 +220,12 @@ class _Phases(Resampler):
         self._reach = _reach(up, down)
         inputs = np.arange(2 * self._reach + 1) - self._reach
         phases = np.arange(_PHASES + 1) / _PHASES
-        self._table = _filters(phases[None, :] - inputs[:, None], up, down).T.copy()
+        # In parts: rates that a damaged header says (a million hertz) make long filters.
+        self._part = max(1, _LARGEST_MATRIX // len(inputs))
+        parts = [phases[first : first + self._part] for first in range(0, len(phases), self._part)]
+        self._table = np.concatenate(
+            [_filters(part[None, :] - inputs[:, None], up, down).T for part in parts]
+        )
 
     def window(self, chunk: int) -> tuple[int, int]:
         first = chunk * _CHUNK * self._down // self._up
@@ -237,9 +242,13 @@ class _Phases(Resampler):
         phase, share = np.divmod(rest * (_PHASES / self._up), 1)
         rows = phase.astype(np.int64)
         share = share.astype(np.float32)[:, None]
-        filters = self._table[rows] * (1 - share) + self._table[rows + 1] * share
-        inputs = sliding_window_view(window, self._table.shape[1])[starts]
-        outputs: FloatArray = np.einsum("nk,nk->n", inputs, filters)
+        windows = sliding_window_view(window, self._table.shape[1])
+        outputs = np.empty(_CHUNK, np.float32)
+        for start in range(0, _CHUNK, self._part):
+            part = slice(start, start + self._part)
+            low, high = self._table[rows[part]], self._table[rows[part] + 1]
+            filters = low * (1 - share[part]) + high * share[part]
+            outputs[part] = np.einsum("nk,nk->n", windows[starts[part]], filters)
         return outputs
 
 

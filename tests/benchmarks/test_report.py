@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +199,28 @@ def test_what_is_no_report_is_refused(tmp_path: Path, text: str, message: str) -
     file = tmp_path / "report.json"
     file.write_text(text)
     with pytest.raises(InputError, match=message):
+        read_report(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"precision": 5}, r"entries\[0\].precision is '5'"),
+        ({"disk_bytes": "x"}, r"entries\[0\].disk_bytes is 'x'"),
+        ({"settings": "x"}, r"entries\[0\].settings is 'x'"),
+        ({"values": {"a": []}}, r"entries\[0\].values.a is '\[\]'"),
+        ({"notes": [1]}, r"entries\[0\].notes\[0\] is '1'"),
+    ],
+)
+def test_values_of_another_type_are_refused(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    """Found by mutated reports: AttributeError and TypeError where they are shown."""
+    document = report_of(times(0)).to_json()
+    document["entries"][0] |= change
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=told):
         read_report(file)
 
 

@@ -38,6 +38,21 @@ def folders(byte_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return {layout: root / layout for layout in LAYOUTS}
 
 
+def test_a_weight_without_a_type_is_refused(
+    folders: dict[str, Path], call: Callable[..., Done], tmp_path: Path
+) -> None:
+    """Found by mutated folders: TypeError."""
+    folder = Path(shutil.copytree(folders["split"], tmp_path / "folder"))
+    model = onnx.load(folder / "encoder_model.onnx")
+    largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.data_type = onnx.TensorProto.UNDEFINED
+    onnx.save(model, folder / "encoder_model.onnx")
+    done = call("import", folder, tmp_path / "bundle")
+    assert done.code == 2
+    assert "encoder_model.onnx is damaged" in done.err
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bundle_and_folder_generate_what_the_checkpoint_does(
     layout: str,

@@ -117,6 +117,12 @@ def test_a_second_run_repeats_nothing_and_a_change_only_what_depends_on_it(
     assert steps(again) == ["export", "quantize", "pack"]
     assert [s["report"] for s in again["steps"]] == [s["report"] for s in first["steps"]]
     assert (tmp_path / "app.tar").stat().st_mtime_ns == stamp
+    # A report that was garbled since is of a step that is not done.
+    (kept,) = (tmp_path / "app.make").glob("pack-*.json")
+    garbled = json.loads(kept.read_text())
+    garbled["report"].popitem()
+    kept.write_text(json.dumps(garbled))
+    assert steps(make(checkpoint, "cpu")) == ["export", "quantize", "PACK"]
     assert steps(make(checkpoint, "cpu", "app.tar", "--texts", texts)) == [
         *("export", "QUANTIZE", "PACK"),
     ]

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-try:
-    from .mutations import (
-        mutate_bytes,
-        mutate_external,
-        mutate_graph,
-        mutate_json_file,
-        replace,
-    )
-except ImportError:  # as a script's module
-    from mutations import (  # type: ignore[import-not-found,no-redef]
-        mutate_bytes,
-        mutate_external,
-        mutate_graph,
-        mutate_json_file,
-        replace,
-    )
+from .folder_cases import FOLDER_KINDS
+from .kind import Case, Kind, one
+from .mutations import (
+    mutate_bytes,
+    mutate_external,
+    mutate_graph,
+    mutate_json,
+    mutate_json_file,
+    replace,
+)
+from .service_cases import SERVICE_KINDS
 
 MANIFEST = "seq2edge.json"
-#: Runs what a user would do, and says which of several results it was.
-Case = Callable[[], str]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of case.
-
-    Attributes:
-        seed: of which a copy is made for each case.
-        make: changes the copy; gives what to run, and what was changed.
-        modules: what a case imports, imported once.
-        slowness: of so many cases that are asked for one is made: it takes as long as they.
-    """
-
-    seed: str
-    make: Callable[[Path, random.Random], tuple[Case, str]]
-    modules: tuple[str, ...] = ("seq2edge.runtime",)
-    slowness: int = 1
-
-
-def _use(bundle: Path, rnd: random.Random) -> str:
+def use(bundle: Path, rnd: random.Random) -> str:
     """What a user does with a bundle: of several things one, and now and then all."""
     from seq2edge.runtime import Seq2SeqModel
 
@@ -67,7 +43,7 @@ def _use(bundle: Path, rnd: random.Random) -> str:
     return "used"
 
 
-def _hear(bundle: Path) -> str:
+def hear(bundle: Path) -> str:
     from seq2edge.runtime.speech.model import SpeechModel
 
     sound = np.sin(np.arange(8000) / 9).astype(np.float32)
@@ -77,8 +53,8 @@ def _hear(bundle: Path) -> str:
     return "heard"
 
 
-class _EnoughError(BaseException):
-    """The graphs of a checkpoint are known."""
+class Enough(BaseException):
+    """All of a checkpoint is read."""
 
 
 #: How many more checkpoints are read, but not made graphs of and written, than those that are.
@@ -86,30 +62,39 @@ _READ = 7
 _GRAPHS: dict[Any, Any] = {}
 
 
-def _export(folder: Path, rnd: random.Random) -> str:
-    """The whole export now and then; else without making graphs that were made, or writing it."""
+@contextlib.contextmanager
+def graphs_known(module: Any, rnd: random.Random) -> Iterator[None]:
+    """Within it, an export of ``module`` is whole now and then; else graphs are made once of equal
+    models, and it ends with :class:`Enough` where a bundle would be written."""
+    build, write = module.build_graphs, module.write_bundle
+
+    def known(spec: Any) -> Any:
+        if spec not in _GRAPHS:
+            _GRAPHS[spec] = build(spec)
+        return _GRAPHS[spec]
+
+    def enough(*_: Any) -> Any:
+        raise Enough
+
+    if rnd.randrange(_READ + 1):
+        module.build_graphs, module.write_bundle = known, enough
+    try:
+        yield
+    finally:
+        module.build_graphs, module.write_bundle = build, write
+
+
+def export(folder: Path, rnd: random.Random, **options: Any) -> str:
+    """What a user does with a checkpoint."""
     from seq2edge.export import export_checkpoint, pipeline
     from seq2edge.runtime import Bundle
 
-    build, write = pipeline.build_graphs, pipeline.write_bundle
-    if rnd.randrange(_READ + 1):
-
-        def known(spec: Any) -> Any:
-            if spec not in _GRAPHS:
-                _GRAPHS[spec] = build(spec)
-            return _GRAPHS[spec]
-
-        def enough(*_: Any) -> Any:
-            raise _EnoughError
-
-        pipeline.build_graphs, pipeline.write_bundle = known, enough
     out = folder.with_name("out")
     try:
-        export_checkpoint(folder, out, validate=False)
-    except _EnoughError:
+        with graphs_known(pipeline, rnd):
+            export_checkpoint(folder, out, validate=False, **options)
+    except Enough:
         return "read"
-    finally:
-        pipeline.build_graphs, pipeline.write_bundle = build, write
     Bundle.open(out)
     return "exported"
 
@@ -123,13 +108,9 @@ def _put(bundle: Path, name: str, data: bytes) -> None:
 
 
 def _manifest(top: Path, rnd: random.Random) -> tuple[Case, str]:
-    work = _one(top, rnd)
+    work = one(top, rnd)
     what = mutate_json_file(work / MANIFEST, rnd)
-    return lambda: _use(work, rnd), f"{work.name}: {what}"
-
-
-def _one(top: Path, rnd: random.Random) -> Path:
-    return rnd.choice(sorted(top.iterdir()))
+    return lambda: use(work, rnd), f"{work.name}: {what}"
 
 
 def _graphs(bundle: Path) -> list[Path]:
@@ -137,15 +118,15 @@ def _graphs(bundle: Path) -> list[Path]:
 
 
 def _graph(top: Path, rnd: random.Random) -> tuple[Case, str]:
-    work = _one(top, rnd)
+    work = one(top, rnd)
     file = rnd.choice(_graphs(work))
     data, what = mutate_bytes(file.read_bytes(), rnd)
     _put(work, file.name, data)
-    return lambda: _use(work, rnd), f"{work.name}, {file.name}: {what}"
+    return lambda: use(work, rnd), f"{work.name}, {file.name}: {what}"
 
 
 def _nodes(top: Path, rnd: random.Random) -> tuple[Case, str]:
-    work = _one(top, rnd)
+    work = one(top, rnd)
     import onnx
 
     file = rnd.choice(_graphs(work))
@@ -157,11 +138,11 @@ def _nodes(top: Path, rnd: random.Random) -> tuple[Case, str]:
         names = (f"{node.domain}.{node.op_type}".removeprefix(".") for node in nodes)
         raw["graphs"][file.stem]["operators"] = Counter(names)
         replace(work / MANIFEST, json.dumps(raw).encode())
-    return lambda: _use(work, rnd), f"{work.name}, {file.name}: {what}"
+    return lambda: use(work, rnd), f"{work.name}, {file.name}: {what}"
 
 
 def _external(top: Path, rnd: random.Random) -> tuple[Case, str]:
-    work = _one(top, rnd)
+    work = one(top, rnd)
     if rnd.random() < 0.2:
         weights = (work / "weights.bin").read_bytes()
         data = weights[: rnd.randrange(len(weights))] + rnd.randbytes(rnd.choice((0, 1, 100)))
@@ -169,23 +150,23 @@ def _external(top: Path, rnd: random.Random) -> tuple[Case, str]:
             _put(work, "weights.bin", data)
         else:
             replace(work / "weights.bin", data)
-        return lambda: _use(work, rnd), f"{work.name}, weights.bin of {len(data)} bytes"
+        return lambda: use(work, rnd), f"{work.name}, weights.bin of {len(data)} bytes"
     file = rnd.choice([path for path in _graphs(work) if path.name != "logsumexp.onnx"])
     data, what = mutate_external(file.read_bytes(), rnd)
     _put(work, file.name, data)
-    return lambda: _use(work, rnd), f"{work.name}, {file.name}: {what}"
+    return lambda: use(work, rnd), f"{work.name}, {file.name}: {what}"
 
 
 def _tokenizer(top: Path, rnd: random.Random) -> tuple[Case, str]:
-    work = _one(top, rnd)
+    work = one(top, rnd)
     file = work / "tokenizer.json"
     what = mutate_json_file(file, rnd)
     _put(work, file.name, file.read_bytes())
-    return lambda: _use(work, rnd), f"{work.name}: {what}"
+    return lambda: use(work, rnd), f"{work.name}: {what}"
 
 
 def _checkpoint(work: Path, rnd: random.Random) -> tuple[Case, str]:
-    return lambda: _export(work, rnd), _changed_checkpoint(work, rnd)
+    return lambda: export(work, rnd), _changed_checkpoint(work, rnd)
 
 
 def _changed_checkpoint(folder: Path, rnd: random.Random) -> str:
@@ -200,13 +181,13 @@ def _changed_checkpoint(folder: Path, rnd: random.Random) -> str:
 
 
 def _config(work: Path, rnd: random.Random) -> tuple[Case, str]:
-    folder = _one(work, rnd)
+    folder = one(work, rnd)
     what = _changed_checkpoint(folder, rnd)
-    return lambda: _export(folder, rnd), f"{folder.name}: {what}"
+    return lambda: export(folder, rnd), f"{folder.name}: {what}"
 
 
 def _ctranslate2(work: Path, rnd: random.Random) -> tuple[Case, str]:
-    top = _one(work, rnd)
+    top = one(work, rnd)
     files = sorted(path for path in top.rglob("*") if path.is_file())
     file = rnd.choice(files)
     if file.suffix == ".json":
@@ -216,7 +197,7 @@ def _ctranslate2(work: Path, rnd: random.Random) -> tuple[Case, str]:
         within = rnd.choice((60, 2000, None))
         data, what = mutate_bytes(file.read_bytes(), rnd, within)
         replace(file, data)
-    return lambda: _export(top, rnd), f"{top.name}, {file.name}: {what}"
+    return lambda: export(top, rnd), f"{top.name}, {file.name}: {what}"
 
 
 def _archive(work: Path, rnd: random.Random) -> tuple[Case, str]:
@@ -229,53 +210,65 @@ def _archive(work: Path, rnd: random.Random) -> tuple[Case, str]:
         end, what = mutate_bytes(data[tail:], rnd)
         data = data[:tail] + end
     replace(file, data)
-    return lambda: _export(work, rnd), what
+    return lambda: export(work, rnd), what
 
 
 def _speech(work: Path, rnd: random.Random) -> tuple[Case, str]:
     what = mutate_json_file(work / MANIFEST, rnd)
-    return lambda: _hear(work), what
+    return lambda: hear(work), what
 
 
 def _audio(work: Path, rnd: random.Random) -> tuple[Case, str]:
     file = rnd.choice(sorted(work.iterdir()))
     within = rnd.choice((12, 44, 80, None))
     data, what = mutate_bytes(file.read_bytes(), rnd, within)
-    # A file that is no WAV any more goes to PyAV, whose faults are not ours.
-    data = b"RIFF" + data[4:8] + b"WAVE" + data[12:] if rnd.random() < 0.95 else data[:3]
+    if rnd.random() < 0.95:  # still a WAV file; others are PyAV's
+        data = b"RIFF" + data[4:8] + b"WAVE" + data[12:]
     replace(file, data)
 
-    def read() -> str:
-        from seq2edge.runtime.audio.opening import open_audio
+    return lambda: hear_file(file), f"{file.name}: {what}"
 
-        for source in (file, data):
-            with open_audio(source) as audio:
-                audio.read(0, min(audio.num_samples, 1 << 14))
-                audio.read(audio.num_samples - 100, audio.num_samples)
-        return "read"
 
-    return read, f"{file.name}: {what}"
+def hear_file(file: Path) -> str:
+    """Opens a recording by its name and by its bytes, and reads its beginning and end."""
+    from seq2edge.runtime.audio.opening import open_audio
+
+    for source in (file, file.read_bytes()):
+        with open_audio(source) as audio:
+            audio.read(0, min(audio.num_samples, 1 << 14))
+            audio.read(audio.num_samples - 100, audio.num_samples)
+    return "read"
 
 
 def _texts(work: Path, rnd: random.Random) -> tuple[Case, str]:
-    file = rnd.choice(sorted(work.iterdir()))
-    data, what = mutate_bytes(file.read_bytes(), rnd)
+    file = one(work, rnd)
+    data, what = file.read_bytes(), ""
+    if file.suffix == ".jsonl" and rnd.random() < 0.5:
+        lines = data.splitlines(keepends=True)
+        number = rnd.randrange(len(lines))
+        value, what = mutate_json(b"[%s]" % lines[number].strip(), rnd)
+        lines[number] = json.dumps(value).encode()[1:-1] + b"\n"
+        data = b"".join(lines)
+    else:
+        data, what = mutate_bytes(data, rnd)
     replace(file, data)
 
-    def read() -> str:
-        from seq2edge.benchmarks.quality.data import read_examples
-        from seq2edge.quantize.calibration.texts import read_texts
-        from seq2edge.runtime.text.lines import read_lines
+    return lambda: read_lines_of(file), f"{file.name}: {what}"
 
-        if file.suffix == ".txt":
-            with file.open("rb") as stream:
-                list(read_lines(stream, file.name))
-        elif file.name == "data.jsonl":
-            read_examples(file)
-        read_texts(file)
-        return "read"
 
-    return read, f"{file.name}: {what}"
+def read_lines_of(file: Path) -> str:
+    """Reads a file of texts or of examples, as its name says."""
+    from seq2edge.benchmarks.quality.data import read_examples
+    from seq2edge.quantize.calibration.texts import read_texts
+    from seq2edge.runtime.text.lines import read_lines
+
+    if file.suffix == ".txt":
+        with file.open("rb") as stream:
+            list(read_lines(stream, file.name))
+    elif file.name == "data.jsonl":
+        read_examples(file)
+    read_texts(file)
+    return "read"
 
 
 def _calibration(work: Path, rnd: random.Random) -> tuple[Case, str]:
@@ -298,17 +291,18 @@ def _calibration(work: Path, rnd: random.Random) -> tuple[Case, str]:
         data, what = made.getvalue(), f"{name}: {what}"
     replace(file, data)
 
-    def read() -> str:
-        from seq2edge.quantize.calibration.store import load
+    return lambda: read_calibration(file), what
 
-        load(file)
-        return "read"
 
-    return read, what
+def read_calibration(file: Path) -> str:
+    from seq2edge.quantize.calibration.store import load
+
+    load(file)
+    return "read"
 
 
 _EXPORT = ("seq2edge.runtime", "seq2edge.export")
-KINDS = {
+KINDS: dict[str, Kind] = {
     "manifest": Kind("bundles", _manifest),
     "graph": Kind("bundles", _graph),
     "nodes": Kind("bundles", _nodes, ("seq2edge.runtime", "onnx")),
@@ -324,4 +318,6 @@ KINDS = {
         "texts", _texts, ("seq2edge.benchmarks.quality.data", "seq2edge.quantize.calibration.texts")
     ),
     "calibration": Kind("calibration", _calibration, ("seq2edge.quantize.calibration.store",)),
+    **FOLDER_KINDS,
+    **SERVICE_KINDS,
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import random
@@ -34,18 +34,18 @@ from typing import Any
 
 from seq2edge.runtime.errors import Seq2EdgeError
 
-try:
-    from .cases import KINDS, Case, Kind
-    from .seeds import make_seeds
-except ImportError:  # as a script
-    from cases import KINDS, Case, Kind  # type: ignore[import-not-found,no-redef]
-    from seeds import make_seeds  # type: ignore[import-not-found,no-redef]
+sys.path.insert(0, str(Path(__file__).parents[2]))  # where this is a script
+
+from tests.fuzz.cases import KINDS, Case, Kind
+from tests.fuzz.seeds import make_seeds
 
 SECONDS, WALL_SECONDS, MEMORY = 5.0, 60.0, 1 << 30
 #: Cases of one child.
 BATCH = 400
 #: Of a child's peak, after which the peak begins anew.
 _GROWN = 256 << 20
+#: Begins the details of what is a fault of this program.
+_OURS = "in this program"
 Outcome = tuple[int, str, str]
 
 
@@ -99,12 +99,12 @@ def run_cases(name: str, numbers: range, seed: str, seeds: Path, work: Path) -> 
             try:
                 _run_batch(name, numbers[:BATCH], seed, seeds, work, writer)
             except BaseException:
-                told = json.dumps(["FOUND", f"in this program: {traceback.format_exc()}"])
+                told = json.dumps(["FOUND", f"{_OURS}: {traceback.format_exc()}"])
                 os.write(writer, told.encode() + b"\n")
             finally:
                 os._exit(1)
         os.close(writer)
-        done = 0
+        done, details = 0, ""
         with os.fdopen(reader, "rb") as answers:
             for number, (kind, details) in zip(
                 numbers[:BATCH], _answers(answers, child), strict=False
@@ -113,7 +113,7 @@ def run_cases(name: str, numbers: range, seed: str, seeds: Path, work: Path) -> 
                 done += 1
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        if done < len(numbers[:BATCH]):
+        if done < len(numbers[:BATCH]) and not details.startswith(_OURS):
             ended = os.WTERMSIG(status)
             how = f"signal {ended}" if ended != signal.SIGKILL else f"{WALL_SECONDS:.0f} s, no end"
             yield numbers[done], "FOUND", how
@@ -231,9 +231,12 @@ def main() -> int:
         wanted[name] = int(cases) if cases else -(-options.cases // KINDS[name].slowness)
         if options.case is not None:
             wanted[name] = 1
+    for name in [name for name in wanted if _lacks(KINDS[name])]:
+        print(f"{name}: left out, {KINDS[name].needs} is not installed")
+        del wanted[name]
     with tempfile.TemporaryDirectory() as folder:
         seeds = options.seeds or Path(folder) / "seeds"
-        _make_seeds(seeds, sorted({KINDS[name].seed for name in wanted}))
+        make_seeds_apart(seeds, sorted({KINDS[name].seed for name in wanted}))
         # Seeds are linked into the folder of a case, which must be on one file system with them.
         shutil.copytree(seeds, Path(folder) / "linked")
         work = Path(folder) / "work"
@@ -247,7 +250,11 @@ def main() -> int:
     return int(found)
 
 
-def _make_seeds(folder: Path, names: list[str]) -> None:
+def _lacks(kind: Kind) -> bool:
+    return kind.needs is not None and importlib.util.find_spec(kind.needs) is None
+
+
+def make_seeds_apart(folder: Path, names: list[str]) -> None:
     """In a child: what makes them starts threads, and children of such a process may hang."""
     child = os.fork()
     if child == 0:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import warnings
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))  # for tests' own modules, where this is a script
-
-_DEMO = ROOT / "examples" / "g2p" / "model"
+_DEMO = Path(__file__).parents[2] / "examples" / "g2p" / "model"
 #: One of each architecture.
 _SHAPES = ("t5-v1.1", "bart-odd", "marian-separate", "m2m100", "pegasus", "blenderbot-small")
 
@@ -36,12 +33,10 @@ def bundles(folder: Path) -> None:
     from seq2edge.quantize import downgrade_opset, quantize_bundle
 
     source = folder.with_name("bundles-checkpoint")
-    shutil.rmtree(source, ignore_errors=True)
     checkpoint(source)
     export_checkpoint(source, folder / "plain", validate=False)
     quantize_bundle(folder / "plain", folder / "int8", "int8", check=False)
     downgrade_opset(folder / "plain", folder / "older")
-    shutil.rmtree(source)
 
 
 def families(folder: Path) -> None:
@@ -90,7 +85,6 @@ def speech(folder: Path) -> None:
     make_whisper("tiny", source, speaks=True)
     write_tokenizer(source)
     export_unvalidated(source, folder)
-    shutil.rmtree(source)
 
 
 def audio(folder: Path) -> None:
@@ -134,13 +128,136 @@ def calibration(folder: Path) -> None:
     nodes = json.loads((made / "seq2edge.json").read_text())["graphs"]["decoder"]["outputs"]
     keys = [("decoder", nodes[0]["name"])]
     save(calibrate(opened, ["gateway", "hello"], keys), folder / "calibration.npz")
-    shutil.rmtree(made.parent)
+
+
+def adapters(folder: Path) -> None:
+    """A checkpoint and a LoRA adapter of it."""
+    import peft
+    from transformers import AutoModelForSeq2SeqLM
+
+    checkpoint(folder / "base")
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder / "base")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q", "v"])
+    peft.get_peft_model(model, config).save_pretrained(folder / "adapter")
+
+
+def optimum(folder: Path) -> None:
+    """A folder of each layout that optimum has."""
+    from tests.optimum_folders import LAYOUTS, write_optimum_folder
+
+    source = folder.with_name("optimum-checkpoint")
+    checkpoint(source)
+    for layout in LAYOUTS:
+        write_optimum_folder(source, folder / layout, layout)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(_DEMO / name, folder / layout / name)
+
+
+def engines(folder: Path) -> None:
+    """Engines of TensorRT-RTX."""
+    from seq2edge.export import export_checkpoint
+    from seq2edge.runtime import Bundle
+    from seq2edge.runtime.backends.tensorrt import Limits, Options, build_engines
+
+    source = folder.with_name("engines-checkpoint")
+    checkpoint(source)
+    made = export_checkpoint(source, source / "bundle", validate=False)
+    options = Options("tensorrt-rtx", Limits(1, 16, 16, 1), ("8.6",))
+    build_engines(Bundle.open(made.path), folder, options)
+
+
+def containers(folder: Path) -> None:
+    """Half a second of a tone in formats that PyAV reads."""
+    import av
+
+    folder.mkdir()
+    tone = (np.sin(np.arange(8000) / 9) * 20000).astype(np.int16)
+    codecs = {"mp3": "libmp3lame", "flac": "flac", "ogg": "libopus", "m4a": "aac"}
+    for name, codec in {**codecs, "webm": "libopus", "aiff": "pcm_s16be"}.items():
+        with av.open(str(folder / f"sound.{name}"), "w") as container:
+            stream: Any = container.add_stream(codec, rate=48000 if "opus" in codec else 16000)
+            stream.layout = "mono"
+            frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+            frame.sample_rate = 16000
+            resampler = av.AudioResampler(
+                format=stream.format.name,
+                layout="mono",
+                rate=stream.rate,
+                frame_size=stream.frame_size or None,
+            )
+            for part in (*resampler.resample(frame), *resampler.resample(None)):
+                container.mux(stream.encode(part))
+            container.mux(stream.encode(None))
+
+
+def module(folder: Path) -> None:
+    """A state dict, and the TOML that describes it."""
+    import torch
+
+    from tests.translators import Shape, make_translator, toml_of
+
+    folder.mkdir()
+    shape = Shape("lists", decoder_heads=8, decoder_activation="gelu", head="bias", layers=(1, 1))
+    torch.save(make_translator(shape).state_dict(), folder / "model.pt")
+    (folder / "model.toml").write_text(toml_of(shape))
+
+
+def reports(folder: Path) -> None:
+    """What ``bench`` and ``compare`` write."""
+    import contextlib
+    import io
+
+    from seq2edge.cli.main import main
+
+    made = folder.with_name("reports-bundles")
+    bundles(made)
+    folder.mkdir()
+    data = made / "data.jsonl"
+    data.write_text('{"source": "gateway", "target": "a"}\n{"source": "hello", "target": "b"}\n')
+    few = ["--source-length", "4", "--new-tokens", "2", "--threads", "1"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        bench = ["bench", str(made / "plain"), "--runs", "1", "--warmup", "1", *few]
+        assert main([*bench, "--output", str(folder / "bench.json")]) == 0
+        both = ["compare", str(made / "plain"), str(made / "int8"), "--data", str(data)]
+        both += ["--metric", "wer", "--speed-texts", "1", "--max-new-tokens", "2"]
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert main([*both, "--json"]) == 0
+    (folder / "compare.json").write_text(said.getvalue())
+
+
+def make(folder: Path) -> None:
+    """What ``make`` is given."""
+    checkpoint(folder / "model")
+    (folder / "words.txt").write_text("gateway\nhello\n")
+
+
+def served(folder: Path) -> None:
+    """Two bundles, and a recording for requests."""
+    made = folder.with_name("served-bundles")
+    bundles(made)
+    folder.mkdir()
+    (made / "plain").rename(folder / "text")
+    speech(folder / "speech")
+    audio(folder / "audio")
+    (folder / "audio" / "2.wav").rename(folder / "sound.wav")
+    shutil.rmtree(folder / "audio")
+
+
+def triton(folder: Path) -> None:
+    """A model of Triton's."""
+    from seq2edge.deploy import TritonModel, write_triton_model
+    from seq2edge.runtime import Bundle
+
+    made = folder.with_name("triton-bundles")
+    bundles(made)
+    write_triton_model(Bundle.open(made / "plain"), folder, TritonModel("g2p"))
 
 
 SEEDS: dict[str, Callable[[Path], None]] = {
     make.__name__: make
     for make in (
         *(bundles, checkpoint, families, converted, saved, speech, audio, texts, calibration),
+        *(adapters, optimum, engines, containers, module, reports, make, served, triton),
     )
 }
 
@@ -152,7 +269,9 @@ def make_seeds(folder: Path, names: list[str]) -> None:
         warnings.simplefilter("ignore")
         for name in names:
             if not (folder / name).exists():
-                unfinished = folder / f"{name}.unfinished"
+                unfinished = folder / "unfinished"  # and what it is made of
                 shutil.rmtree(unfinished, ignore_errors=True)
-                SEEDS[name](unfinished)
-                unfinished.rename(folder / name)
+                unfinished.mkdir()
+                SEEDS[name](unfinished / name)
+                (unfinished / name).rename(folder / name)
+                shutil.rmtree(unfinished)

@@ -104,6 +104,18 @@ def test_a_file_that_is_not_whole_is_refused(saved: Path, tmp_path: Path) -> Non
             load(path)
 
 
+def test_an_encrypted_member_is_refused(saved: Path, tmp_path: Path) -> None:
+    """Found by mutated calibrations: RuntimeError of zipfile."""
+    data = bytearray(saved.read_bytes())
+    start = data.index(b"PK\x01\x02")
+    while start >= 0:  # the flags of each member in the directory
+        data[start + 8] |= 1
+        start = data.find(b"PK\x01\x02", start + 4)
+    (tmp_path / "bad.npz").write_bytes(data)
+    with pytest.raises(QuantizationError, match="encrypted"):
+        load(tmp_path / "bad.npz")
+
+
 def test_a_file_with_damaged_bytes_is_refused(saved: Path, tmp_path: Path) -> None:
     whole, broken = saved.read_bytes(), tmp_path / "broken"
     for place in range(60, len(whole) - 60, len(whole) // 40):

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import ClientDisconnect
 from uvicorn.server import ServerState
 
 from seq2edge.deploy.serve.connections import Connections
+from seq2edge.deploy.serve.errors import as_api_error
 from seq2edge.deploy.serve.metrics import Metrics
 from seq2edge.deploy.serve.settings import Limits
 from seq2edge.runtime import Bundle
@@ -32,6 +34,11 @@ def crowded(demo: Bundle) -> Iterator[ServerProcess]:
 
 def connect(server: ServerProcess) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=30)
+
+
+def test_a_client_that_goes_while_it_sends_is_no_error_of_the_service() -> None:
+    """Found by mutated requests: it was counted as a 500."""
+    assert as_api_error(ClientDisconnect()).status == 499
 
 
 def test_a_thousand_idle_clients_do_not_stop_others(
