@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
@@ -21,11 +20,8 @@ def check_types(value: Any, where: str) -> None:
     Raises:
         TypeError: the first that is of another type.
     """
-    for name, hint in _hints(type(value)).items():
+    for name, hint in get_type_hints(type(value)).items():
         _check(getattr(value, name), hint, f"{where}.{name}")
-
-
-_hints = cache(get_type_hints)
 
 
 def _check(value: Any, hint: Any, where: str) -> None:
