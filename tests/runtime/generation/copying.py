@@ -201,6 +201,10 @@ class _RecordingCache:
         self._record.runs.append(Run(*step.input_ids.shape))
         self._cache.forward(step)
 
+    def advance(self, step: Step, slot: int) -> None:
+        self._record.runs.append(Run(*step.input_ids.shape))
+        self._cache.advance(step, slot)
+
 
 class Recorded:
     """A loaded bundle as ``model``, and what its decoders did since the last question.
