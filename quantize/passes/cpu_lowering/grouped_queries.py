@@ -14,13 +14,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from seq2edge.runtime.backends.onnxruntime.lowered import QUERY_GROUPS
+
 from ..rewrite import NodeBuilder
 from .branch import Branch
 from .graph_inputs import graph_input
 from .patterns import AttentionPattern
 
-#: Tokens that are attention heads of one, at most; more of several sources run in parts.
-GROUPS = (4, 8)
 _INT64 = ir.DataType.INT64
 _ATTRIBUTES = {
     "scale": 1.0,
@@ -46,7 +46,7 @@ def grouped_attention(
         query: with the scale of the keys in it.
         keys: all inputs of ``GroupQueryAttention`` after the query.
     """
-    few, many = GROUPS
+    few, many = QUERY_GROUPS
     wide = graph_input(builder.model, "many_queries")
     grouped = Branch(f"{pattern.node.name}.grouped")
     outputs = grouped.ops(

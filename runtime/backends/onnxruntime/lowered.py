@@ -21,13 +21,13 @@ _MASKED_SCORE = np.float32(-3e4)
 
 #: Tokens that a graph takes as attention heads of one, padded to the smaller or the larger number,
 #: where it has the input (``quantize/passes/cpu_lowering/grouped_queries.py``).
-_GROUPS = (4, 8)
+QUERY_GROUPS = (4, 8)
 _GROUPS_QUERIES = "group_queries"
 
 
 def most_at_once(inputs: Collection[str]) -> int:
     """Tokens of several sources that a graph over their int8 keys and values takes, at most."""
-    return _GROUPS[-1] if _GROUPS_QUERIES in inputs else 1
+    return QUERY_GROUPS[-1] if _GROUPS_QUERIES in inputs else 1
 
 
 class LoweredInputs:
@@ -161,7 +161,7 @@ def _grouping(batch: int, queries: int) -> dict[str, NDArray[Any]]:
     Those of a single source need not, and are faster as they are (five over 1500 positions: 0.7 ms
     for 1.0).
     """
-    few, most = _GROUPS
+    few, most = QUERY_GROUPS
     missing = max(0, (few if queries <= few else most) - queries)
     return {
         _GROUPS_QUERIES: np.array(batch > 1 and 1 < queries <= most),
