@@ -109,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--two-stage-head",
         action=argparse.BooleanOptionalAction,
         help="there, let 4 bits propose the 64 tokens that greedy decoding chooses from, which no"
-        " proof says holds the right one (default: for speech, where it was measured, and for large"
-        " heads of text where the comparison finds it safe)",
+        " proof says holds the right one; where it is asked for, the comparison says how near that"
+        " was (default: for large heads of speech)",
     )
     parser.add_argument(
         "--int8-cross-kv",

@@ -22,7 +22,7 @@ from seq2edge.runtime.bundle.manifest import (
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.bundle.version import package_version
 
-from .check import Check, Checker, NotChecked
+from .check import Check, Checker, NotChecked, complaint
 from .concat import write_concat
 from .errors import QuantizationError
 from .passes.cpu_lowering import MINIMUM_ONNXRUNTIME, Lowering, lower_for_cpu
@@ -30,15 +30,17 @@ from .passes.cpu_lowering.two_stage_head import PROPOSALS
 from .proposals import ProposalCheck, check_proposals
 from .recipe.options import DEFAULT_BLOCK_SIZES
 from .recipe.plan import plan_layers
-from .recipe.schemes import leave_layers
+from .recipe.schemes import QuantizationScheme, leave_layers
 from .recipe.weight_formats import WeightFormat
 from .request import Request
 from .source import Source
 from .transform import transform
 from .write import write
 
-#: Weights from which on a head in two stages is faster.
+#: Weights from which on a head in two stages pays for speech.
 _LARGE_HEAD = 4_000_000
+#: What the manifest says of a head that has not two stages.
+_WHOLE = "whole"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class QuantizeResult:
         formats: of each layer's weight; None: as the scheme computes.
         float32_values: for each graph, values in float32 because float16 does not hold them.
         check: how far it is from the float32 bundle.
+        proposals: how safe the head in two stages is that was asked for; None: it was not, or
+            nothing was checked.
     """
 
     path: Path
@@ -58,11 +62,20 @@ class QuantizeResult:
     formats: Mapping[str, WeightFormat | None]
     float32_values: Mapping[str, Sequence[str]] = field(default_factory=dict)
     check: Check = NotChecked("not asked for")  # noqa: RUF009
+    proposals: ProposalCheck | None = None
 
     @property
     def bytes(self) -> int:
         """Of all files but the manifest."""
         return sum(file.size for file in self.manifest.files.values())
+
+    def complaints(self, scheme: QuantizationScheme, request: Request) -> Iterator[str]:
+        """What the checks of what ``request`` asked for did not pass, and what to try."""
+        message = complaint(self.check, scheme, request)
+        if message is not None:
+            yield message
+        if self.proposals is not None and not self.proposals.passed:
+            yield f"{self.path} {self.proposals.excess()}"
 
     def __repr__(self) -> str:
         done = self.manifest.quantization
@@ -112,8 +125,6 @@ def write_quantized(
         if best != size:
             result = candidate.make(best)
         proposals = candidate.check_head(result.manifest)
-        if proposals is not None and not proposals.passed:
-            result = candidate.make(best, two_stages=False)
         record = {**result.manifest.quantization, "check": result.check.record()}
         if proposals is not None:
             record["lowering"] = {**record["lowering"], "proposals": proposals.record()}
@@ -125,7 +136,7 @@ def write_quantized(
         record.update(notes)
         manifest = replace(result.manifest, quantization=record)
         writer.commit(manifest)
-    return replace(result, manifest=manifest)
+    return replace(result, manifest=manifest, proposals=proposals)
 
 
 @dataclass(frozen=True)
@@ -137,11 +148,8 @@ class _Candidate:
     writer: BundleWriter
     checker: Checker
 
-    def make(self, block_size: int | None, *, two_stages: bool | None = None) -> QuantizeResult:
-        """Quantize with that block size, write, and check what came of it.
-
-        ``two_stages`` of the head; None: as the options say, or as its size suggests.
-        """
+    def make(self, block_size: int | None) -> QuantizeResult:
+        """Quantize with that block size, write, and check what came of it."""
         source, scheme, request = self.source, self.source.scheme, self.request
         options = replace(request.options, block_size=block_size)
         plan = plan_layers(
@@ -175,7 +183,7 @@ class _Candidate:
         concat = source.bundle.manifest.cache == CONCAT
         write_graphs = write_concat if concat else write
         if scheme.lowers and not concat and options.lowering is not False:
-            models |= self._lowered(models, record, two_stages)
+            models |= self._lowered(models, record)
         written = write_graphs(source.bundle, models, self.writer, request.progress)
         manifest = replace(
             written,
@@ -189,20 +197,14 @@ class _Candidate:
         check = self._check(manifest)
         return QuantizeResult(request.out, manifest, plan.formats, float32_values, check)
 
-    @property
-    def _measures_head(self) -> bool:
-        """Whether a head of two stages is a choice that :meth:`check_head` makes."""
-        uses = "two_stage_head" in self.source.scheme.uses and self.request.check
-        chosen = self.request.options.two_stage_head is not None
-        return uses and not chosen and self.source.bundle.manifest.speech is None
-
     def check_head(self, manifest: Manifest) -> ProposalCheck | None:
         """How safe the two stages are of what lies in the writer's folder.
 
-        None: it has none, or its user has chosen.
+        None: nobody asked for them, or nothing is checked.
         """
-        decoder = manifest.graphs.get("decoder_cpu")
-        if not self._measures_head or decoder is None or "If" not in decoder.operators:
+        asked = self.request.options.two_stage_head and self.request.check
+        head = manifest.quantization.get("lowering", {}).get("head", _WHOLE)
+        if not asked or head == _WHOLE:
             return None
         with self._opened(manifest) as written:
             return check_proposals(written, self.checker.pairs, self.request.progress)
@@ -211,7 +213,6 @@ class _Candidate:
         self,
         models: Mapping[str, ir.Model],
         record: dict[str, Any],
-        two_stages: bool | None,
     ) -> Mapping[str, ir.Model]:
         """The graphs for the CPU alone; ``record`` says what became of it.
 
@@ -219,16 +220,14 @@ class _Candidate:
             QuantizationError: there are none, and the request is about nothing else.
         """
         source, scheme = self.source.bundle.manifest, self.source.scheme
-        if two_stages is None:
-            two_stages = self.request.options.two_stage_head
         int8_source = self.request.options.int8_cross_kv
         if int8_source is None:  # a step over the 1500 positions of 30 s is bound by reading them
             int8_source = source.speech is not None and scheme.quantizes_source
-        if two_stages is None:  # it was measured on speech models; on others it is (check_head)
+        two_stages = self.request.options.two_stage_head
+        if two_stages is None:  # in text it gains too little for the size of a second head
             dims = source.dimensions
-            speech = source.speech is not None and scheme.quantizes_source
             large = dims.vocab_size * dims.d_model >= _LARGE_HEAD
-            two_stages = large and (speech or self._measures_head)
+            two_stages = large and source.speech is not None and scheme.quantizes_source
         how = Lowering(
             int8_source,
             two_stages,
@@ -240,7 +239,7 @@ class _Candidate:
             "graphs": sorted(lowered.models),
             "onnxruntime": MINIMUM_ONNXRUNTIME,
             "source": "int8 keys and values per channel" if int8_source else "float32",
-            "head": f"{PROPOSALS} tokens proposed by 4 bits" if lowered.two_stages else "whole",
+            "head": f"{PROPOSALS} tokens proposed by 4 bits" if lowered.two_stages else _WHOLE,
         }
         if lowered.refusal is not None:
             done = {"refused": lowered.refusal}

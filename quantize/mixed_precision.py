@@ -24,7 +24,6 @@ from seq2edge.runtime.bundle.hidden_output import Claim, hidden_beside
 from seq2edge.runtime.errors import OutputError
 
 from .candidates import QuantizeResult, write_quantized
-from .check import complaint
 from .errors import QuantizationError, QuantizationWarning
 from .recipe.options import DEFAULT_BLOCK_SIZES
 from .recipe.plan import improvable_layers
@@ -193,8 +192,7 @@ def quantize_mixed_precision(
     result = write_quantized(source, final, notes=notes, choose_block=False)
     size = request.options.block_size or DEFAULT_BLOCK_SIZES[0]
     tried = replace(request, options=replace(request.options, block_size=size))
-    message = complaint(result.check, source.scheme, tried)
-    if message is not None:
+    for message in result.complaints(source.scheme, tried):
         warnings.warn(message, QuantizationWarning, stacklevel=2)
     return MixedPrecision(result, tuple(sensitivities), tuple(trials))
 

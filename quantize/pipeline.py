@@ -11,7 +11,6 @@ from seq2edge.runtime.progress import StageProgress
 
 from .calibration import Calibration
 from .candidates import QuantizeResult, write_quantized
-from .check import complaint
 from .errors import QuantizationWarning
 from .recipe.options import Options
 from .request import CalibrationFiles, Request
@@ -53,7 +52,8 @@ def quantize_bundle(
             the manifest's record).
 
     Warns:
-        QuantizationWarning: the copy computes something else; what to try.
+        QuantizationWarning: the copy computes something else, or the head in two stages that was
+            asked for may miss tokens; what to try.
 
     Raises:
         QuantizationError: an unknown scheme or option, a pattern that matches no layer, a
@@ -86,7 +86,6 @@ def quantize_request(request: Request, *, stacklevel: int = 2) -> QuantizeResult
     """
     source = open_source(request)
     result = write_quantized(source, request)
-    message = complaint(result.check, source.scheme, request)
-    if message is not None:
+    for message in result.complaints(source.scheme, request):
         warnings.warn(message, QuantizationWarning, stacklevel=stacklevel)
     return result

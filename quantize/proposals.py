@@ -38,8 +38,21 @@ class ProposalCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the head may have two stages though nobody asked for it."""
+        """Whether nothing here speaks against two stages."""
         return self.positions >= _ENOUGH and self.worst <= LOWEST_PLACE
+
+    def excess(self) -> str:
+        """What is wrong where it has not passed, and what to do."""
+        if self.positions < _ENOUGH:
+            found = f"{self.positions} choices are too few to say whether two stages are safe"
+        else:
+            found = (
+                f"the whole head's choice is the {self.worst}. of {PROPOSALS} proposals at worst,"
+                f" below the {LOWEST_PLACE}."
+            )
+        return (
+            f"has a head in two stages that may miss tokens: {found}; --no-two-stage-head is safe"
+        )
 
     def record(self) -> dict[str, Any]:
         """Plain values for the manifest."""

@@ -32,8 +32,8 @@ class Options:
         lowering: for the CPU, write the decoder also in the form that ONNX Runtime runs fastest
             there (:mod:`.passes.cpu_lowering`); None: where it can be.
         two_stage_head: there, let 4 bits propose the tokens that greedy decoding chooses from;
-            None: for speech, where it was measured, and for text where the check measures it
-            (:mod:`.proposals`).
+            where it is asked for, the check measures how safe that is (:mod:`.proposals`).
+            None: for large heads of speech.
         int8_cross_kv: there, let the encoder give the keys and values of cross-attention in int8;
             None: for speech. Pays from about 512 source positions on.
     """

@@ -1,4 +1,4 @@
-"""Whether a text bundle's head has two stages is measured on what the bundle is checked on."""
+"""How safe a head in two stages is on text is measured on what the bundle is checked on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from seq2edge.quantize import Options, candidates, proposals, quantize_bundle
+from seq2edge.quantize import (
+    Options,
+    QuantizationWarning,
+    candidates,
+    proposals,
+    quantize_bundle,
+)
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.backends.onnxruntime import OrtBackend
 from seq2edge.runtime.generation.divergence import TokenPair
@@ -17,10 +23,12 @@ from seq2edge.runtime.generation.proposal_ranks import proposal_ranks
 TWO_STAGES = "64 tokens proposed by 4 bits"
 
 
+ASKED = Options(two_stage_head=True)
+
+
 @pytest.fixture
-def source(bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A float32 bundle whose head counts as large."""
-    monkeypatch.setattr(candidates, "_LARGE_HEAD", 0)
+def source(bundle_of: Callable[[str], Path]) -> Path:
+    """A float32 bundle of text."""
     return bundle_of("t5-v1.1")
 
 
@@ -32,45 +40,64 @@ def lowering_of(source: Path, out: Path, **options: Any) -> dict[str, Any]:
     return lowering
 
 
-def test_a_head_whose_choice_is_proposed_early_has_two_stages(
+def test_of_text_only_who_asks_for_it_has_two_stages(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(candidates, "_LARGE_HEAD", 0)
+    for name, options in (("default", Options()), ("no", Options(two_stage_head=False))):
+        lowering = lowering_of(source, tmp_path / name, options=options)
+        assert lowering["head"] == "whole"
+        assert "proposals" not in lowering
+
+
+def test_the_check_records_how_early_the_right_token_is_proposed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
     monkeypatch.setattr(proposals, "LOWEST_PLACE", 64)
-    lowering = lowering_of(source, tmp_path / "int8")
+    lowering = lowering_of(source, tmp_path / "int8", options=ASKED)
     assert lowering["head"] == TWO_STAGES
     found = lowering["proposals"]
     assert found["passed"] is True
     assert found["positions"] >= 128
     assert 1 <= found["worst"] <= found["lowest_allowed"] == 64
+    assert not [w for w in recwarn if "two stages" in str(w.message)]
 
 
-def test_others_have_the_whole_head_and_say_why(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "LOWEST_PLACE",
+            0,
+            r"int8 has .* two stages .*: the whole head's choice is the \d+\.",
+        ),
+        ("_ENOUGH", 10**6, r"two stages.*: \d+ choices are too few"),
+    ],
+)
+def test_what_is_not_safe_is_warned_of(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: int,
+    message: str,
 ) -> None:
-    monkeypatch.setattr(proposals, "LOWEST_PLACE", 0)
-    lowering = lowering_of(source, tmp_path / "int8")
-    assert lowering["head"] == "whole"
+    monkeypatch.setattr(proposals, name, value)
+    with pytest.warns(QuantizationWarning, match=message):
+        lowering = lowering_of(source, tmp_path / "int8", options=ASKED)
+    assert lowering["head"] == TWO_STAGES
     assert lowering["proposals"]["passed"] is False
     assert lowering["proposals"]["worst"] > 0
 
 
-def test_nothing_is_measured_where_it_is_chosen_or_not_checked(
-    source: Path, tmp_path: Path
-) -> None:
-    lowering = lowering_of(source, tmp_path / "unchecked", check=False)
-    assert lowering["head"] == "whole"
-    assert "proposals" not in lowering
-    lowering = lowering_of(source, tmp_path / "no", options=Options(two_stage_head=False))
-    assert lowering["head"] == "whole"
-    assert "proposals" not in lowering
-    lowering = lowering_of(source, tmp_path / "yes", options=Options(two_stage_head=True))
+def test_nothing_is_measured_without_a_check(source: Path, tmp_path: Path) -> None:
+    lowering = lowering_of(source, tmp_path / "unchecked", options=ASKED, check=False)
     assert lowering["head"] == TWO_STAGES
     assert "proposals" not in lowering
 
 
 def test_places_are_those_of_the_whole_heads_choice(source: Path, tmp_path: Path) -> None:
-    options = Options(two_stage_head=True)
-    quantize_bundle(source, tmp_path / "int8", "int8", options=options, check=False)
+    quantize_bundle(source, tmp_path / "int8", "int8", options=ASKED, check=False)
     bundle = Bundle.open(tmp_path / "int8")
     backend = OrtBackend(bundle, num_threads=1)
     pairs = [TokenPair([7, 8, 1], [5, 9, 200, 1]), TokenPair([30, 1], []), TokenPair([9, 1], [3])]
@@ -79,8 +106,6 @@ def test_places_are_those_of_the_whole_heads_choice(source: Path, tmp_path: Path
     # 4 bits move the best of 384 tokens a little, not to the other end.
     assert all(0 <= rank < 64 for rank in ranks)
     assert 0 in ranks
-    quantize_bundle(
-        source, tmp_path / "whole", "int8", options=Options(two_stage_head=False), check=False
-    )
+    quantize_bundle(source, tmp_path / "whole", "int8", check=False)
     whole = Bundle.open(tmp_path / "whole")
     assert proposal_ranks(OrtBackend(whole, num_threads=1), whole.manifest, pairs) == []

@@ -103,7 +103,7 @@ def test_times_are_those_of_speech(comparison: Comparison) -> None:
         assert speech.token_ms > 0
         # Of the two recordings that are timed: 1 s and 2 s.
         assert 0 < speech.real_time_factor < 60
-        assert variant.speed.milliseconds > speech.encoder_ms
+        assert variant.speed.milliseconds > 0
     titles = table(comparison).splitlines()[1]
     assert all(title in titles for title in ("encoder ms", "token ms", "real time"))
     page = markdown(comparison)
