@@ -161,18 +161,24 @@ class _Exchange:
         """The next part of the body; the end of the connection after it.
 
         Raises:
-            ApiError: it is too large, or too slow.
+            ApiError: it is too large, or too slow, or the service ends before it is there.
         """
         if self._whole:
             return await self._receive()
-        limits = self._service.limits
+        limits, parts = self._service.limits, self._service.parts
         left = self._started + limits.timeout - time.monotonic()
+        part = asyncio.ensure_future(self._receive())
+        parts.add(part)
         try:
-            message = await asyncio.wait_for(
-                self._receive(), max(0.0, min(limits.body_timeout, left))
-            )
-        except asyncio.TimeoutError:
-            raise ApiError(408, "the request's body came too slowly") from None
+            await asyncio.wait({part}, timeout=max(0.0, min(limits.body_timeout, left)))
+            if part.cancelled():
+                raise stopping()
+            if not part.done():
+                raise ApiError(408, "the request's body came too slowly")
+            message = part.result()
+        finally:
+            parts.discard(part)
+            part.cancel()
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
@@ -186,8 +192,9 @@ class _Exchange:
         """Send on. A response to a body that was not read whole ends the connection, gently."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if not self._is_read():
-                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            close = (b"connection", b"close")
+            if not self._is_read() and close not in message["headers"]:
+                message = {**message, "headers": [*message["headers"], close]}
         elif not message.get("more_body", False) and not self._is_read():
             await self._send({**message, "more_body": True})
             await self._linger()

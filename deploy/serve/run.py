@@ -21,7 +21,7 @@ from seq2edge.runtime.errors import BackendError, OutputExistsError
 
 from .app import build_app
 from .connections import Connections
-from .service import Service
+from .service import THREAD_SECONDS, Service
 from .settings import Limits, Settings
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ _OTHER_FILES = 128
 #: Bytes of a request's headers.
 _LONGEST_HEADERS = 16 << 10
 _BACKLOG = 1024
+#: Seconds for connections that still send when all is answered, and for all of the end.
+_LAST_BYTES, _AFTER_DRAIN = 5, 10
 #: Beside those that uvicorn takes: a terminal that is closed, and Ctrl-\.
 _MORE_SIGNALS = (signal.SIGHUP, signal.SIGQUIT)
 
@@ -76,7 +78,7 @@ async def _serve(service: Service, opened: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=int(limits.keep_alive),
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=_LAST_BYTES,
         h11_max_incomplete_event_size=_LONGEST_HEADERS,
         backlog=_BACKLOG,
     )
@@ -132,7 +134,9 @@ class _Server(uvicorn.Server):
         service = self._service
         seconds = service.limits.drain_timeout
         _log.info("draining", extra={"requests": service.active})
-        notify("STOPPING=1")
+        # systemd kills what takes longer than TimeoutStopSec, whatever drain_timeout is here.
+        whole = seconds + _AFTER_DRAIN + len(service.models) * THREAD_SECONDS
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={whole * 1e6:.0f}")
         until = asyncio.get_running_loop().time() + seconds
         while service.active and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.05)

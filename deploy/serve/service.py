@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 #: Of a bundle, in ``NAME=PATH`` and in paths of requests.
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 
+#: That each model's thread may take to end.
+THREAD_SECONDS = 5
+
 M = TypeVar("M", Seq2SeqModel, SpeechModel)
 R = TypeVar("R")
 
@@ -60,6 +63,7 @@ class Service:
     Attributes:
         draining: whether the service is being stopped: nothing new is taken.
         active: requests that are being answered.
+        parts: of bodies, those that are waited for.
         paths: of all routes, for metrics.
     """
 
@@ -70,6 +74,8 @@ class Service:
         self.metrics = Metrics()
         self.models: dict[str, Served] = {}
         self.jobs: set[Job[Any]] = set()
+        self.parts: set[asyncio.Future[Any]] = set()
+        self._cut = False
         #: Whether requests must be for this machine by name, as a web page's are not that has
         #: its own name lead here (DNS rebinding).
         self.local_only = not (settings.keys or settings.without_keys or settings.unix_socket)
@@ -106,7 +112,7 @@ class Service:
     def stop(self) -> None:
         """End the threads and free the models."""
         for served in self.models.values():
-            served.worker.stop(5)
+            served.worker.stop(THREAD_SECONDS)
 
     @property
     def problem(self) -> str | None:
@@ -157,6 +163,8 @@ class Service:
             OverloadedError: there are too many before it.
             ApiError: the service was stopped since the request came.
         """
+        if self._cut:
+            raise stopping()
         served.worker.submit(job)
         self.jobs.add(job)
 
@@ -188,11 +196,13 @@ class Service:
             served.worker.took(time.monotonic() - job.started)
 
     def cut_off(self) -> int:
-        """End all that is still being worked on; how many jobs."""
-        count = len(self.jobs)
+        """End all that is still worked on or not yet there whole; how many requests."""
+        self._cut = True
         for job in self.jobs:
             job.fail(stopping())
-        return count
+        for part in self.parts:
+            part.cancel()
+        return len(self.jobs) + len(self.parts)
 
     def _names(self) -> str:
         return ", ".join(self.models)

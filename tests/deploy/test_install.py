@@ -17,6 +17,7 @@ import pytest
 
 from seq2edge.deploy import TARGETS, plan
 from seq2edge.deploy.pack.scripts import install_script, run_script, unit
+from seq2edge.deploy.serve.settings import Limits
 from seq2edge.quantize import downgrade_opset
 from seq2edge.runtime import Bundle
 
@@ -117,7 +118,12 @@ def _ask_the_unit(folder: Path, spoken: dict[str, str], pinned: dict[str, str]) 
             ).stdout
             assert json.loads(found)["results"][0]["text"] == spoken["keyboard"]
             process.terminate()
-            assert manager.recv(100) == b"STOPPING=1"
+            stopping, extended = manager.recv(100).decode().splitlines()
+            assert stopping == "STOPPING=1"
+            # However long the drain may take, systemd waits longer.
+            name, _, microseconds = extended.partition("=")
+            assert name == "EXTEND_TIMEOUT_USEC"
+            assert int(microseconds) > Limits().drain_timeout * 1e6
             assert process.wait(60) == 0
         finally:
             process.kill()

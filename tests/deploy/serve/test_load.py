@@ -30,8 +30,8 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def long(server: ServerProcess, tokens: int = LONG) -> httpx.Response:
-    return server.generate("keyboard", min_new_tokens=tokens, max_new_tokens=tokens)
+def long(server: ServerProcess, tokens: int = LONG, *, stream: bool = False) -> httpx.Response:
+    return server.generate("keyboard", min_new_tokens=tokens, max_new_tokens=tokens, stream=stream)
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +145,11 @@ def test_one_that_waits_and_goes_is_never_run(patient: ServerProcess, stream: bo
 def test_what_was_accepted_is_finished_when_the_service_is_stopped(
     demo: Bundle, number: int
 ) -> None:
-    with ServerProcess(demo.directory, "--max-batch", "2") as server, ThreadPoolExecutor(6) as pool:
-        taken = [pool.submit(long, server) for _ in range(6)]
+    """Those that run, those that wait, and streams of both."""
+    with ServerProcess(demo.directory, "--max-batch", "2") as server, ThreadPoolExecutor(8) as pool:
+        taken = [pool.submit(long, server, stream=bool(n % 2)) for n in range(8)]
         wait_until(
-            lambda: server.metric("seq2edge_queue_length") + server.metric("seq2edge_running") == 6,
+            lambda: server.metric("seq2edge_queue_length") + server.metric("seq2edge_running") == 8,
             "all are accepted",
         )
         server.process.send_signal(number)
@@ -157,11 +158,32 @@ def test_what_was_accepted_is_finished_when_the_service_is_stopped(
         refused = server.generate("keyboard")
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
-        assert [future.result().json()["results"][0]["new_tokens"] for future in taken] == [
-            LONG
-        ] * 6
+        answers = [future.result() for future in taken]
+        [first, *others] = [answer.json()["results"][0] for answer in answers[::2]]
+        assert first["new_tokens"] == LONG
+        assert others == [first] * 3
+        for answer in answers[1::2]:
+            *pieces, last = [json.loads(event[6:]) for event in answer.text.split("\n\n")[:-1]]
+            assert last["new_tokens"] == LONG
+            assert "".join(piece["text"] for piece in pieces) == first["text"]
         assert server.wait() == 0
         assert server.lines[-1]["message"] == "stopped"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_at_the_end(demo: Bundle) -> None:
+    """Found under systemd: its client got a 500 without a word, and the log an exception."""
+    with ServerProcess(demo.directory, "--drain-timeout", "0.3") as server:
+        head = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(head)
+            # Its beginning is read when a second one, which came later, is answered.
+            assert server.get("/health").status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"the service is being stopped" in answer
+        assert server.wait() == 0
+        assert not [line for line in server.lines if line["level"] == "error"]
 
 
 def test_the_end_is_not_waited_for_without_end(demo: Bundle) -> None:
