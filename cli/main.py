@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NoReturn, TextIO
 
@@ -103,9 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; texts and files may also follow options, where argparse does not look."""
+    """The arguments; texts and files may also follow options, where argparse does not look.
+
+    ``bench diff`` is ``bench-diff``, unless there is a bundle of that name.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:2] == ["bench", "diff"] and not Path("diff").is_dir():
+        words[:2] = ["bench-diff"]
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(words)
     several = "audio" if hasattr(options, "audio") else "text"
     if rest and (not hasattr(options, several) or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

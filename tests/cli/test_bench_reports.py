@@ -124,3 +124,16 @@ def test_growth_over_threads_and_targets_is_said(cli: Cli, byte_bundle: Path) ->
         assert f", threads {threads}: time grows as new tokens^" in text
         assert f", threads {threads}: peak memory grows as new tokens^" in text
     assert "grows as threads" not in text  # two values are no curve
+
+
+def test_bench_diff_is_two_words_as_well(
+    cli: Cli, refuses: Refuses, byte_bundle: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    assert cli("bench", byte_bundle, *QUICK, "--runs", 8, "--output", report).returncode == 0
+    one, two = cli("bench-diff", report, report), cli("bench", "diff", report, report)
+    assert (two.returncode, two.stdout) == (one.returncode, one.stdout)
+    assert one.returncode == 0
+    assert b"no difference" in one.stdout
+    (tmp_path / "diff").mkdir()  # a bundle of that name
+    assert "diff" in refuses("bench", "diff", cwd=tmp_path)
