@@ -78,8 +78,10 @@ class _Merge:
         self._check(whole, updates, tokens)
         for name, stored in whole.items():
             self._replace(name, stored)
-        for module, parts in updates.items():
-            self._add(module, parts)
+        low_rank = {module: self._pair(parts) for module, parts in updates.items()}
+        ranks = {module: self._rank(first) for module, (first, _) in low_rank.items()}
+        for module, scaling in self._config.scalings(ranks).items():
+            self._add(module, updates[module], low_rank[module], scaling)
         for name, stored in tokens.items():
             self._set_rows(name, stored)
 
@@ -128,12 +130,11 @@ class _Merge:
                 f" {', '.join(sorted(lost)[:3])}{more}; give the base model that the adapter was"
                 f" trained on{self._config.base_hint()}"
             )
-        for module in updates:
-            if not self._config.targets(module):
-                raise CheckpointError(
-                    f"{self._path} has tensors for {module}, which target_modules of"
-                    " adapter_config.json does not name; the two files are not of one adapter"
-                )
+        for module in self._config.not_targeted(updates):
+            raise CheckpointError(
+                f"{self._path} has tensors for {module}, which target_modules of"
+                " adapter_config.json does not name; the two files are not of one adapter"
+            )
         untouched = [
             name.removesuffix(".weight")
             for name in sorted(self._checkpoint.names)
@@ -190,14 +191,21 @@ class _Merge:
                 " trainable_token_indices instead"
             )
 
-    def _add(self, module: str, parts: Mapping[str, str]) -> None:
-        kind = "lora_embedding_" if "lora_embedding_A" in parts else "lora_"
+    def _pair(self, parts: Mapping[str, str]) -> tuple[str, str]:
+        """The names of A and B."""
+        kind = _kind(parts)
         first, second = parts.get(f"{kind}A"), parts.get(f"{kind}B")
         if first is None or second is None:
             lacking, other = ("A", second) if first is None else ("B", first)
             raise CheckpointError(
                 f"{self._path} has {other} and no {kind}{lacking} of it; the file is incomplete"
             )
+        return first, second
+
+    def _add(
+        self, module: str, parts: Mapping[str, str], pair: tuple[str, str], scaling: float
+    ) -> None:
+        first, second = pair
         if "lora_magnitude_vector" in parts and not self._config.use_dora:
             raise CheckpointError(
                 f"{self._path} has {parts['lora_magnitude_vector']}, and adapter_config.json does"
@@ -209,8 +217,8 @@ class _Merge:
         low_rank = _LowRank(
             self._source,
             (first, second, magnitude),
-            scaling=self._config.scaling(module, self._rank(first)),
-            embedding=kind == "lora_embedding_",
+            scaling=scaling,
+            embedding=_kind(parts) == "lora_embedding_",
             transposed=self._keeps_inputs_first(module, first, second),
         )
         members = self._members(f"{module}.weight")
@@ -223,7 +231,7 @@ class _Merge:
         for member in members:
             self._checkpoint.change(member, low_rank.merged)
         if "lora_B_bias" in parts:
-            bias, scaling = parts["lora_B_bias"], low_rank.scaling
+            bias = parts["lora_B_bias"]
             self._checkpoint.change(
                 f"{module}.bias", lambda base: base + self._source.load(bias) * np.float32(scaling)
             )
@@ -312,6 +320,10 @@ class _LowRank:
             factor = self.source.load(magnitude).reshape(-1) / norm
             result *= factor if self.transposed else factor[:, None]
         return result
+
+
+def _kind(parts: Mapping[str, str]) -> str:
+    return "lora_embedding_" if "lora_embedding_A" in parts else "lora_"
 
 
 def _target(stored: str) -> str:

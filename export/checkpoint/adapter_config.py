@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from ..errors import CheckpointError
 from .files import ADAPTER_CONFIG
 from .formats import read_json
+from .patterns import matching
 
 _MERGE = (
     "merge it with peft (AutoPeftModelForSeq2SeqLM.from_pretrained(FOLDER).merge_and_unload()) and"
@@ -62,41 +62,52 @@ class AdapterConfig:
     def base_hint(self) -> str:
         return "" if self.base is None else f" (adapter_config.json names {self.base})"
 
-    def scaling(self, module: str, rank: int) -> float:
-        """What B A is multiplied by.
+    def scalings(self, ranks: Mapping[str, int]) -> dict[str, float]:
+        """What each module's B A is multiplied by.
+
+        Args:
+            ranks: of the modules' tensors.
 
         Raises:
-            CheckpointError: the tensors have another rank than the config says.
+            CheckpointError: the tensors have another rank than the config says, or a pattern cannot
+                be matched.
         """
-        expected = self._pattern("rank_pattern", module, self._number("r", 8))
-        alpha = self._pattern("alpha_pattern", module, self._number("lora_alpha", 8))
-        if rank != expected:
-            raise CheckpointError(
-                f"{self.path}: {module} has the rank {expected}, and its tensors have {rank}; the"
-                " adapter's two files are not of one training"
-            )
-        return alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank
+        expected = self._by_pattern("rank_pattern", ranks, self.values.get("r", 8))
+        alphas = self._by_pattern("alpha_pattern", ranks, self.values.get("lora_alpha", 8))
+        for module, rank in ranks.items():
+            if rank != expected[module]:
+                raise CheckpointError(
+                    f"{self.path}: {module} has the rank {expected[module]:g}, and its tensors have"
+                    f" {rank}; the adapter's two files are not of one training"
+                )
+        power = 0.5 if self.values.get("use_rslora") else 1
+        return {module: alphas[module] / max(rank, 1) ** power for module, rank in ranks.items()}
 
-    def _number(self, key: str, default: float) -> float:
-        value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise CheckpointError(f"{self.path}: {key} must be a positive number, not {value!r}")
-        return value
+    def _by_pattern(self, key: str, modules: Iterable[str], default: float) -> dict[str, float]:
+        """For each module the value of the first pattern that the end of its name matches."""
+        patterns = {rf"(.*\.)?({name})": value for name, value in self._table(key).items()}
+        found = matching(list(patterns), modules, f"{self.path}: {key}")
+        values = dict.fromkeys(modules, float(default))
+        for pattern, value in reversed(patterns.items()):
+            values.update(dict.fromkeys(found[pattern], float(value)))
+        return values
 
-    def _pattern(self, key: str, module: str, default: float) -> float:
-        """The value of the first pattern that the end of a module's name matches."""
-        patterns = self.values.get(key) or {}
-        for pattern, value in patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return float(value)
-        return default
+    def _table(self, key: str) -> dict[str, float]:
+        return self.values.get(key) or {}
 
-    def targets(self, module: str) -> bool:
-        """Whether ``target_modules`` names the module."""
-        modules = self.values.get("target_modules")
-        if isinstance(modules, str):
-            return modules == "all-linear" or re.fullmatch(modules, module) is not None
-        return modules is None or _ends_with(module, modules)
+    def not_targeted(self, modules: Iterable[str]) -> list[str]:
+        """Those that ``target_modules`` does not name.
+
+        Raises:
+            CheckpointError: it is a pattern that cannot be matched.
+        """
+        targets = self.values.get("target_modules")
+        if targets is None or targets == "all-linear":
+            return []
+        if isinstance(targets, str):
+            found = matching([targets], modules, f"{self.path}: target_modules")[targets]
+            return [module for module in modules if module not in found]
+        return [module for module in modules if not _ends_with(module, targets)]
 
     def names_exactly(self, module: str) -> bool:
         """Whether ``target_modules`` lists the module, and nothing else restricts the list."""
@@ -153,7 +164,56 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
             f"{path}: {', '.join(f'{key} {values[key]!r}' for key in unknown)} is not supported:"
             f" {_MERGE}"
         )
+    wrong = [
+        f"{key} must be {what}, not {reprlib.repr(values[key])}"
+        for key, (what, fits) in _TYPES.items()
+        if key in values and not fits(values[key])
+    ]
+    if wrong:
+        raise CheckpointError(f"{path}: {'; '.join(wrong)}")
     return AdapterConfig(values, path)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1 << 53
+
+
+def _is_switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_numbers(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
+
+
+def _is_names(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    )
+
+
+def _is_tokens(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(rows is not None and _is_tokens(rows) for rows in value.values())
+    return value is None or (
+        isinstance(value, list) and all(type(row) is int and 0 <= row < 1 << 31 for row in value)
+    )
+
+
+#: What is merged by, and what it must be.
+_TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("r", "lora_alpha"), ("a positive number", _is_number)),
+    **dict.fromkeys(("use_rslora", "use_dora"), ("true or false", _is_switch)),
+    **dict.fromkeys(
+        ("rank_pattern", "alpha_pattern"), ("an object of positive numbers", _is_numbers)
+    ),
+    "modules_to_save": ("a list of names", _is_names),
+    "target_modules": (
+        "a pattern or a list of names",
+        lambda value: isinstance(value, str) or _is_names(value),
+    ),
+    "trainable_token_indices": ("tokens, or an object of lists of tokens", _is_tokens),
+}
 
 
 def _ends_with(module: str, names: Sequence[str]) -> bool:

@@ -38,6 +38,7 @@ USES: dict[str, Callable[[Path, Path], str]] = {
     "checkpoint": lambda folder, _: export(folder, random.Random(0)),
     "recording": lambda _, file: hear_file(file),
     "texts": lambda _, file: read_lines_of(file),
+    "adapter": lambda folder, _: export(folder / "adapter", random.Random(0), base=folder / "base"),
     "report": lambda _, file: show_report(file),
 }
 
@@ -69,7 +70,7 @@ def _changed(data: bytes, entry: dict[str, Any]) -> bytes:
             parent = value
             for name in names:
                 parent = parent[int(name) if isinstance(parent, list) else name]
-            parent[last] = new
+            parent[int(last) if isinstance(parent, list) else last] = new
         return json.dumps(value).encode()
     if "insert" in entry:
         place, text = entry["insert"]

@@ -1,4 +1,4 @@
-"""JSON of others: bounded in size and depth, no key twice. What comes with a model is read here."""
+"""JSON of others, such as comes with a model: bounded in size, depth and numbers, no key twice."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ MAX_TOKENIZER_BYTES = 256 << 20
 #: Lists and objects within each other. Configurations have five or so; what recurses over a value
 #: (ours, and json's own writer) stays far from Python's limit.
 MAX_DEPTH = 64
+#: Digits of an integer; from 309 on no float holds it, and arithmetic with it fails.
+MAX_DIGITS = 300
 
 
 def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
@@ -40,11 +42,11 @@ def parse_json(data: bytes | str, name: object) -> Any:
     """The value that ``data`` holds; ``name`` is what errors call it.
 
     Raises:
-        BundleError: not JSON, nested too deeply, or an object has a key twice: readers differ in
-            which of its values they take.
+        BundleError: not JSON, nested too deeply, an integer that no float holds, or an object has
+            a key twice: readers differ in which of its values they take.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_object)
+        value = json.loads(data, object_pairs_hook=_object, parse_int=_integer)
     except _DoubledKeyError as error:
         raise BundleError(f"{name} has the key {error} twice in one object") from None
     except (ValueError, RecursionError) as error:
@@ -78,6 +80,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         key = next(key for key, times in found.items() if times > 1)
         raise _DoubledKeyError(repr(key[:80]))
     return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits")
+    return int(digits)
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

@@ -107,6 +107,12 @@ def test_json_of_any_depth_is_an_error(tmp_path: Path) -> None:
     assert parse_json(b'{"a": [[[1]], {}]}', "it") == {"a": [[[1]], {}]}
 
 
+def test_an_integer_that_no_float_holds_is_an_error() -> None:
+    with pytest.raises(BundleError, match=r"^it is not valid JSON: an integer has 301 digits$"):
+        parse_json(f'{{"a": [1{"0" * 300}]}}', "it")
+    assert float(parse_json("9" * 300, "it")) < 1.1e300
+
+
 def test_a_key_twice_is_an_error(bundle_of: BundleOf, copy_of: CopyOf) -> None:
     """Readers differ in which of the values they take, so none is taken."""
     with pytest.raises(BundleError, match=r"^it has the key 'a' twice in one object$"):
