@@ -11,12 +11,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import GraphInfo, Manifest
 from ..errors import InputError
 from .base import EncoderInputs
 
 #: Copies of the scores that an encoder's attention holds, without and with relative positions.
 _COPIES, _COPIES_RELATIVE = 2.5, 5.5
+#: What an encoder that holds no scores takes, in values [positions, d_model] (Whisper's: 19).
+_VALUES = 20
 #: Sizes of a head, where a manifest does not say how many an encoder has.
 _USUAL_HEAD = 64
 #: Calls that need less are not looked at: reading the system's numbers takes longer than a step.
@@ -62,9 +64,16 @@ class CallMemory:
     Scores of attention, [batch, heads, positions, positions], are most of what an encoder takes:
     ONNX Runtime's CPU kernels hold them whole, in several copies (measured with 1.32 over 3,000
     positions: 2.3 with BART, 4.5 and 5.5 with T5, whose relative positions are scores as well).
+
+    Args:
+        manifest: of the bundle.
+        budget: what a call may take.
+        encoder: the graph that encodes, where it may be another than the canonical one.
     """
 
-    def __init__(self, manifest: Manifest, budget: MemoryBudget) -> None:
+    def __init__(
+        self, manifest: Manifest, budget: MemoryBudget, encoder: GraphInfo | None = None
+    ) -> None:
         dims, self._budget = manifest.dimensions, budget
         self._speech = manifest.speech
         self._slot_bytes = manifest.cache_bytes_per_slot
@@ -73,6 +82,11 @@ class CallMemory:
         decoder = manifest.graphs.get("decoder")
         relative = decoder is not None and "cache_position_ids" in decoder.input_names()
         self._copies = _COPIES_RELATIVE if relative else _COPIES
+        #: Bytes of a position, where attention goes through its scores by blocks.
+        self._position_bytes = 0
+        operators = {} if encoder is None else encoder.operators
+        if "MultiHeadAttention" in operators and "Attention" not in operators:
+            self._position_bytes = 4 * _VALUES * dims.d_model
 
     def check_encoder(self, inputs: EncoderInputs) -> None:
         """Before the encoder runs.
@@ -89,6 +103,8 @@ class CallMemory:
         else:
             return
         needed = int(batch * self._heads * positions * positions * 4 * self._copies)
+        if self._position_bytes:
+            needed = batch * positions * self._position_bytes
         several = f"{batch} sources of up to" if batch > 1 else "a source of"
         self._budget.check(needed, f"attention of {several} {positions} {unit}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seq2edge.quantize import quantize_bundle
-from seq2edge.runtime import Bundle
+from seq2edge.runtime import Bundle, InputError
 from seq2edge.runtime.backends import Step
 from seq2edge.runtime.backends.base import Ids
 from seq2edge.runtime.backends.onnxruntime import OrtBackend, OrtEncoderOutput
@@ -143,6 +145,62 @@ def test_greedy_steps_go_on_with_some_of_the_sources(speech_of: Callable[[str], 
 
     (*_, last) = greedy([0, 1, 2], [0, 2])
     assert last == [greedy([0], [0])[-1][0], greedy([2], [0])[-1][0]]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+@pytest.mark.parametrize("lowered", [False, True])
+def test_a_call_that_has_ended_keeps_nothing_of_its_source(
+    lowered: bool, tokens: int, rows: int, speech_of: Callable[[str], Path]
+) -> None:
+    """It goes at once, not when Python looks for cycles: a window's keys and values are large."""
+    backend = backend_of(speech_of("int8"), lowered=lowered)
+    cache = backend.new_cache(encoded(backend, slice(rows)), 32)
+    step = Step.allocate(rows, tokens, 32)
+    step.input_ids[:] = whisper.START
+    step.attention_mask[..., :tokens] = True
+    for _ in range(2):
+        cache.forward(step)
+    gone = weakref.ref(cache)
+    gc.disable()
+    try:
+        del cache, step
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "int8"])
+def test_no_scores_of_a_whole_window_lie_in_memory(
+    scheme: str, speech_of: Callable[[str], Path]
+) -> None:
+    """The encoder attends by blocks, to the same values."""
+    canonical, lowered = (
+        backend_of(speech_of(scheme), lowered=lowered) for lowered in (False, True)
+    )
+    operators = Bundle.open(speech_of(scheme)).manifest.graphs["encoder_cpu"].operators
+    assert "Attention" not in operators
+    for rows in (slice(1), slice(None)):
+        exact, found = encoded(canonical, rows), encoded(lowered, rows)
+        for name in ("cross_key.0", "cross_value.1"):
+            floats = exact.numpy(name)
+            error = np.abs(found.numpy(name) - floats).max()
+            assert error < (1e-5 if scheme == "fp32" else 0.03) * np.abs(floats).max()
+
+
+def test_a_window_may_take_what_attention_by_blocks_takes(
+    speech_of: Callable[[str], Path],
+) -> None:
+    """Scores of three windows of 2000 positions with 4 heads would be 192 MB, several times."""
+    bundle, memory = Bundle.open(speech_of("int8")), 100_000_000
+    inputs = {"input_features": np.zeros((3, 80, 4000), np.float32)}
+    for lowered in (False, True):
+        backend = OrtBackend(bundle, num_threads=1, lowered=lowered, max_memory=memory)
+        if lowered:
+            backend._memory.check_encoder(inputs)
+        else:
+            with pytest.raises(InputError, match="attention of 3 sources"):
+                backend.encode(inputs)
 
 
 def test_times_of_words_read_the_int8_source(speech_of: Callable[[str], Path]) -> None:

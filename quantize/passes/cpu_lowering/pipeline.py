@@ -1,4 +1,4 @@
-"""A decoder as ONNX Runtime runs it fastest on a CPU, beside the canonical one."""
+"""Graphs as ONNX Runtime runs them best on a CPU, beside the canonical ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..rewrite import apply_passes
 from ..unused_initializers import RemoveUnusedInitializersPass
 from .attention import AttentionLoweringPass
 from .cross_int8 import QuantizeCrossPass
+from .encoder_attention import EncoderAttentionPass
 from .graph_inputs import NotLowerableError, remove_unread_inputs
 from .nodes import FoldBiasPass, HostArgMaxPass, RowsOfHeadPass
 from .two_stage_head import TwoStageHeadPass
@@ -78,7 +79,13 @@ def lower_for_cpu(models: Mapping[str, ir.Model], how: Lowering) -> Lowered:
     head = TwoStageHeadPass(how.suppressed, how.scored_from)
     two_stages = how.two_stage_head and apply_passes(decoder, [head])
     apply_passes(decoder, [RemoveUnusedInitializersPass()])
-    if how.quantize_source:
-        lowered["encoder_cpu"] = models["encoder"].clone()
-        apply_passes(lowered["encoder_cpu"], [FoldBiasPass(), QuantizeCrossPass()])
+    if "encoder" in models:
+        encoder = models["encoder"].clone()
+        changed = apply_passes(encoder, [EncoderAttentionPass()])
+        if changed:
+            apply_passes(encoder, [RemoveUnusedNodesPass(), RemoveUnusedInitializersPass()])
+        if how.quantize_source:
+            apply_passes(encoder, [FoldBiasPass(), QuantizeCrossPass()])
+        if changed or how.quantize_source:
+            lowered["encoder_cpu"] = encoder
     return Lowered(lowered, two_stages=two_stages)

@@ -6,8 +6,10 @@ Binding a step to the graph takes as long as several steps of a small model.
 from __future__ import annotations
 
 import threading
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator
+from typing import TypeVar, cast
 
 from ..base import RowSlotCache
 from ..step import Step
@@ -16,6 +18,8 @@ from ..step import Step
 LARGEST_BYTES = 4 << 20
 #: Kept at most, of all shapes.
 _MOST_BYTES = 16 << 20
+
+Cache = TypeVar("Cache")
 
 
 class SpareSteps:
@@ -109,6 +113,15 @@ class PooledCache(RowSlotCache):
         super().forget_steps()
         self._steps.clear()
         self._nbytes = None
+
+
+def weakly(cache: Cache) -> Cache:
+    """The same cache, for a function that it keeps itself.
+
+    Otherwise its memory would stay until Python looks for cycles: after each window of speech 5 to
+    40 MB of keys and values, several windows of them.
+    """
+    return cast("Cache", weakref.proxy(cache))
 
 
 class CachePool:

@@ -28,7 +28,7 @@ from ..base import (
 )
 from ..encoder_graph import EncoderGraph
 from ..memory_budget import CallMemory, MemoryBudget
-from .cache_pool import LARGEST_BYTES, CachePool, PooledCache
+from .cache_pool import LARGEST_BYTES, CachePool, PooledCache, weakly
 from .encoded import OrtEncoderOutput, bind_array, resized, shape_key
 from .encoder import OrtEncoder
 from .graphs import OtherGraphs
@@ -99,7 +99,8 @@ class OrtBackend:
         self._graphs, self._closed = graphs, False
         self._logsumexp = None
         self._pool = CachePool()
-        self._memory = CallMemory(bundle.manifest, MemoryBudget(max_memory))
+        budget = MemoryBudget(max_memory)
+        self._memory = CallMemory(bundle.manifest, budget, graphs.get("encoder"))
         self._files = HeldFiles(map(bundle.path, weight_files(bundle.manifest)))
         opener = partial(OrtEncoder, ort) if open_encoder is None else open_encoder
 
@@ -303,7 +304,8 @@ class OrtSlots(PooledCache):
         batch, queries = step.input_ids.shape
         if self._source.quantized and queries > 1:
             if batch == 1:
-                return in_tokens(step, self._source.shortest, self._bind_whole)
+                this = weakly(self)
+                return in_tokens(step, self._source.shortest, lambda one: this._bind_whole(one))
             if queries > most_at_once(self._inputs):
                 return in_rows(step, [self.rows(row, 1)._bind for row in range(batch)])
         return self._bind_whole(step)
@@ -361,11 +363,12 @@ class OrtSlots(PooledCache):
         if logits is None:
             logits = np.empty((*step.next_token_ids.shape, self._vocab_size), np.float32)
         bind_array(binding.bind_output, "logits", logits)
+        this = weakly(self)
 
         def bind_head() -> Callable[[], None]:
-            other = self._session.io_binding()
-            self._bind_inputs(other, step, inputs)
-            return self._head.bind(self._session, other, step)
+            other = this._session.io_binding()
+            this._bind_inputs(other, step, inputs)
+            return this._head.bind(this._session, other, step)
 
         proposes = self._head.is_there and step.input_ids.size == 1
         normalize = normalizer(self._logsumexp, step, logits)

@@ -30,7 +30,9 @@ class OrtEncoder:
         # Its idle threads would otherwise spin while the decoder runs.
         entries = {"session.force_spinning_stop": "1"}
         model = unpacked_model(bundle, info)
-        self._session = open_session(ort, bundle, info, num_threads, entries, model=model)
+        self._session = open_session(
+            ort, bundle, info, num_threads, entries, model=model, plans_memory=False
+        )
         self._outputs = [spec.name for spec in info.outputs]
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], object]:

@@ -91,5 +91,6 @@ class OtherGraphs:
                     self._num_threads,
                     {"session.force_spinning_stop": "1"},
                     providers=self._providers(name),
+                    plans_memory=False,
                 )
             return self._sessions[name]

@@ -18,10 +18,11 @@ Run = Callable[[], None]
 
 def in_rows(step: Step, bind: Sequence[Callable[[Step], Run]]) -> Run:
     """A function that runs the rows of ``step`` one after the other, each bound by its own."""
-    runs = [bind_row(step.rows(row)) for row, bind_row in enumerate(bind)]
+    # What is bound may bind more when it is run, by the cache of its row: both are kept.
+    runs = [(bind_row(step.rows(row)), bind_row) for row, bind_row in enumerate(bind)]
 
     def run_rows() -> None:
-        for run in runs:
+        for run, _ in runs:
             run()
 
     return run_rows
