@@ -12,6 +12,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from seq2edge.runtime import Seq2SeqModel, SpeechModel
+
 from .errors import ApiError, as_api_error, error_response, stopping
 from .keys import bearer
 
@@ -26,6 +28,8 @@ _OPEN = ("/health", "/ready")
 _KEY_IN_BODY = ("/translate",)
 #: Recordings come here; a full queue is answered before they are read.
 AUDIO = "/v1/audio/"
+#: Texts come here; a full queue is answered before they are looked at.
+_TEXT = ("/v1/generate", "/translate")
 #: How much of a body that nobody wants is still read, in bytes and seconds: a connection that is
 #: closed with unread bytes takes the response back.
 _LINGER_BYTES, _LINGER_SECONDS = 32 << 20, 2.0
@@ -52,6 +56,9 @@ class Gate:
         try:
             try:
                 self._check(scope, path)
+                if path in _TEXT and self._is_admitted(scope) and service.refuses(Seq2SeqModel):
+                    await exchange.skip_body()
+                    raise service.overloaded(Seq2SeqModel)
                 await self._app(scope, exchange.receive, exchange.send)
             except ClientDisconnect:
                 pass
@@ -86,15 +93,20 @@ class Gate:
             raise ApiError(400, "a request has a Content-Length or a Transfer-Encoding, not both")
         if service.draining and path != "/metrics":
             raise stopping()
-        key = bearer(headers.get("authorization"))
-        if not service.keys.admits(key) and (path not in _KEY_IN_BODY or key is not None):
+        if not self._is_admitted(scope) and (
+            path not in _KEY_IN_BODY or bearer(headers.get("authorization")) is not None
+        ):
             raise no_key()
         most = service.limits.max_audio_body if path.startswith(AUDIO) else service.limits.max_body
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > most:
             raise _too_large(most)
-        if path.startswith(AUDIO):
-            service.check_room_for_audio()
+        if path.startswith(AUDIO) and service.refuses(SpeechModel):
+            raise service.overloaded(SpeechModel)
+
+    def _is_admitted(self, scope: Scope) -> bool:
+        """Whether no key is needed, or the headers have one that is known."""
+        return self._service.keys.admits(bearer(Headers(scope=scope).get("authorization")))
 
 
 def is_loopback(host: str) -> bool:
@@ -188,6 +200,17 @@ class _Exchange:
             self._whole = True
         return message
 
+    async def skip_body(self) -> None:
+        """Read all of it, so that the connection may be kept.
+
+        Raises:
+            ApiError: as of ``receive``.
+            ClientDisconnect: the client has gone.
+        """
+        while not self._whole:
+            if (await self.receive())["type"] == "http.disconnect":
+                raise ClientDisconnect
+
     async def send(self, message: Message) -> None:
         """Send on. A response to a body that was not read whole ends the connection, gently."""
         if message["type"] == "http.response.start":
@@ -229,6 +252,8 @@ class _Exchange:
         status = self.status or 499
         service.metrics.requests.labels(endpoint, str(status)).inc()
         service.metrics.request_seconds.labels(endpoint).observe(seconds)
+        if status == 429:
+            service.metrics.refused_seconds.observe(seconds)
         _log.log(
             logging.DEBUG if endpoint in (*_OPEN, "/metrics") else logging.INFO,
             "%s %s: %s",

@@ -35,6 +35,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.refused_seconds = Histogram(
+            "seq2edge_refused_seconds",
+            "From the headers of a request that found the queue full to the end of its 429",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self.connections = Gauge(
             "seq2edge_connections", "Open connections of HTTP", registry=self.registry
         )

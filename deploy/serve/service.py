@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from seq2edge.runtime import Bundle, InputError, Manifest, Seq2SeqModel, SpeechModel
 
-from .errors import ApiError, stopping
+from .errors import ApiError, OverloadedError, stopping
 from .jobs import Job
 from .keys import KeyRing
 from .metrics import Metrics, ModelMetrics
@@ -146,15 +146,17 @@ class Service:
         assert isinstance(model, kind)
         return served, model
 
-    def check_room_for_audio(self) -> None:
-        """Answer before a recording is sent, where no model has room for it.
+    def refuses(self, kind: type[M]) -> bool:
+        """Whether no model of a kind has room for even the smallest request."""
+        workers = self._workers(kind)
+        return bool(workers) and all(worker.is_full for worker in workers)
 
-        Raises:
-            OverloadedError: all queues are full.
-        """
-        workers = [s.worker for s in self.models.values() if isinstance(s.model, SpeechModel)]
-        if workers and all(worker.is_full for worker in workers):
-            raise workers[0].overloaded()
+    def overloaded(self, kind: type[M]) -> OverloadedError:
+        """The error of all of that kind, counted for the first of them."""
+        return self._workers(kind)[0].refuse()
+
+    def _workers(self, kind: type[M]) -> list[Worker]:
+        return [served.worker for served in self.models.values() if isinstance(served.model, kind)]
 
     def submit(self, served: Served, job: Job[Any]) -> None:
         """Let a job wait for its model.

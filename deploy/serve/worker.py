@@ -116,13 +116,13 @@ class Worker:
             raise ApiError(413, f"the request has {job.size} texts, and {most} may wait here")
         with self._condition:
             if len(self._waiting) + job.size > self._most:
-                self._metrics.rejected.inc()
-                raise self.overloaded()
+                raise self.refuse()
             self._waiting.extend(job.items)
             self._condition.notify()
 
-    def overloaded(self) -> OverloadedError:
-        """The error of a full queue, with the time that half of it is likely to take."""
+    def refuse(self) -> OverloadedError:
+        """The error of a full queue, counted, with the time that half of it is likely to take."""
+        self._metrics.rejected.inc()
         rounds = len(self._waiting) / self._limits.max_batch / 2
         return OverloadedError(self.name, min(60, max(1, math.ceil(rounds * self._seconds))))
 

@@ -75,8 +75,40 @@ def test_a_full_queue_is_said_at_once(narrow: ServerProcess) -> None:
         assert int(refused.headers["retry-after"]) >= 1
         assert "ask again in" in refused.json()["error"]["message"]
         assert narrow.metric("seq2edge_rejected_total") == 1
+        # Nothing of a body is looked at for that, and the connection is kept.
+        with narrow.client() as client:
+            refused = client.post("/v1/generate", content=b"[" * 100_000)
+            assert refused.status_code == 429
+            assert "connection" not in refused.headers
+            assert client.get("/health").status_code == 200
+        assert narrow.metric("seq2edge_rejected_total") == 2
+        assert narrow.metric("seq2edge_refused_seconds_count") == 2
         assert {future.result().status_code for future in taken} == {200}
     assert narrow.generate("keyboard").status_code == 200
+
+
+def test_a_full_queue_is_no_word_to_who_has_no_key(demo: Bundle) -> None:
+    key = "a-key-that-is-long-enough"
+    limits = ("--max-batch", "1", "--max-queue", "1", "--max-new-tokens", str(LONGER))
+    with ServerProcess(demo.directory, *limits, SEQ2EDGE_API_KEYS=key) as server:
+        body = {"text": "keyboard", "min_new_tokens": LONGER, "max_new_tokens": LONGER}
+        admitted = {"Authorization": f"Bearer {key}"}
+
+        def asked() -> int:
+            return server.post("/v1/generate", json=body, headers=admitted).status_code
+
+        def metric(name: str) -> float:
+            text = server.get("/metrics", headers=admitted).text
+            return float(text.partition(f'\n{name}{{model="g2p"}} ')[2].partition("\n")[0])
+
+        with ThreadPoolExecutor(2) as pool:
+            taken = [pool.submit(asked) for _ in range(2)]
+            wait_until(lambda: metric("seq2edge_queue_length") == 1, "one waits")
+            assert asked() == 429
+            assert server.post("/v1/generate", json=body).status_code == 401
+            asked_for = {"q": "keyboard", "source": "en", "target": "de"}
+            assert server.post("/translate", json=asked_for).status_code == 401
+            assert {future.result() for future in taken} == {200}
 
 
 def test_more_texts_than_may_wait_are_refused_whole(narrow: ServerProcess) -> None:
