@@ -16,6 +16,7 @@ from seq2edge.deploy.doctor.memory import examine_memory
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.progress import StageProgress
 
+from .compiled import compile_modules
 from .driver import Baseline, Result, alternate, merged
 from .energy import EnergyMeter
 from .latency import PARTS, LatencyRunner
@@ -219,6 +220,7 @@ def _loads(
     """Times of loading, in turns: as after a boot, and again."""
     files = [file for file in Path(path).rglob("*") if file.is_file()]
     times: dict[str, list[float]] = {"load cold": [], "load warm": []}
+    compile_modules()
     for number in range(FEWEST_SAMPLES):
         for name, samples in times.items():
             if name == "load cold":

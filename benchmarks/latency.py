@@ -12,12 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from seq2edge.runtime.backends.tensorrt.library import load_library
-from seq2edge.runtime.bundle.manifest import Manifest
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.generation import GenerationConfig, Generator
 from seq2edge.runtime.generation.batch import Hypothesis
 
+from .fixed_length import fixed_length, without_end
 from .report.positions import at_positions
 from .sources import check_sources, extract, make_batch, read_audio
 from .workload import Workload
@@ -110,24 +109,3 @@ class LatencyRunner:
         self._parts["encoder"] = lambda: backend.encode(batch.inputs)
         self._parts["first token"] = partial(generate(replace(several, max_new_tokens=1)), None)
         self._generate = generate(several)
-
-
-def fixed_length(new_tokens: int, num_beams: int) -> GenerationConfig:
-    """Options under which a bundle without end tokens makes so many tokens.
-
-    The checkpoint's own options do not count: they would make bundles hard to compare.
-    """
-    return GenerationConfig(max_new_tokens=new_tokens, num_beams=num_beams)
-
-
-def without_end(manifest: Manifest) -> Manifest:
-    return replace(manifest, special_tokens=replace(manifest.special_tokens, eos=()))
-
-
-def engine_version(backend: str) -> str:
-    """Of the library that an engine is: ONNX Runtime, TensorRT or TensorRT-RTX."""
-    if not backend.startswith("onnxruntime"):
-        return load_library(backend).version
-    import onnxruntime
-
-    return str(onnxruntime.__version__)

@@ -20,7 +20,7 @@ from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.errors import InputError
 from seq2edge.runtime.generation.engine_limits import check_sources as check_engine
 
-from .latency import engine_version
+from .fixed_length import engine_version
 from .operations import Operations, count_operations
 from .sources import check_sources, make_batch
 from .workload import Workload

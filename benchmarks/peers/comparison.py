@@ -11,6 +11,7 @@ from pathlib import Path
 from seq2edge.runtime.errors import Seq2EdgeError
 from seq2edge.runtime.progress import StageProgress
 
+from ..compiled import compile_modules
 from ..driver import Baseline, PeerError, Result, alternate
 from ..report.machine import cores_for
 from ..report.statistics import Measurement
@@ -59,7 +60,9 @@ class PeerComparison:
         for number, name in enumerate(self.names):
             self.progress(f"making {name.text}", number, len(self.names))
             try:
-                if name.library != "seq2edge":
+                if name.library == "seq2edge":
+                    compile_modules()
+                else:
                     self._python(name)
                 self.models[name.text] = maker.make(name)
             except PeerError as error:

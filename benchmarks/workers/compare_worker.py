@@ -18,7 +18,7 @@ else:
 
 def start(stack: ExitStack, task: str) -> Ready:
     """``stack`` closes the model."""
-    from seq2edge.benchmarks.latency import engine_version
+    from seq2edge.benchmarks.fixed_length import engine_version
     from seq2edge.benchmarks.quality.settings import Settings
     from seq2edge.benchmarks.quality.subjects import open_subject
     from seq2edge.runtime import Bundle

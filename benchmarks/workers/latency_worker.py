@@ -12,7 +12,8 @@ else:
 
 
 def start(task: str) -> Ready:
-    from seq2edge.benchmarks.latency import LatencyRunner, engine_version
+    from seq2edge.benchmarks.fixed_length import engine_version
+    from seq2edge.benchmarks.latency import LatencyRunner
     from seq2edge.benchmarks.workload import Workload
     from seq2edge.runtime import Bundle
     from seq2edge.runtime.bundle.version import package_version

@@ -13,7 +13,7 @@ else:
 
 
 def load(task: Task) -> Loaded:
-    from seq2edge.benchmarks.latency import engine_version, fixed_length, without_end
+    from seq2edge.benchmarks.fixed_length import engine_version, fixed_length, without_end
     from seq2edge.runtime import Bundle
     from seq2edge.runtime.backends import load_backend
     from seq2edge.runtime.bundle.version import package_version
@@ -50,7 +50,7 @@ def _hearing(task: Task) -> Loaded:
     """Whisper on one window, as ``seq2edge transcribe`` does it."""
     import numpy as np
 
-    from seq2edge.benchmarks.latency import engine_version
+    from seq2edge.benchmarks.fixed_length import engine_version
     from seq2edge.runtime.bundle.version import package_version
     from seq2edge.runtime.speech.model import SpeechModel
     from seq2edge.runtime.speech.prompt import speech_info

@@ -14,10 +14,12 @@ import pytest
 
 from seq2edge.benchmarks import bandwidth, latency, roofline, stepper
 from seq2edge.benchmarks.bandwidth import DeviceMemory
+from seq2edge.benchmarks.fixed_length import engine_version
 from seq2edge.benchmarks.roofline import measure_rooflines
 from seq2edge.benchmarks.workload import Workload
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.backends.limits import Limits
+from seq2edge.runtime.backends.tensorrt import library as tensorrt_library
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
 from seq2edge.runtime.backends.tensorrt.execution import load
 from seq2edge.runtime.errors import BackendError, InputError
@@ -182,13 +184,13 @@ def test_latency_needs_no_onnxruntime_where_tensorrt_runs(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = load.load_library("tensorrt")
-    monkeypatch.setattr(latency, "load_library", lambda _name: library)
+    monkeypatch.setattr(tensorrt_library, "load_library", lambda _name: library)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(latency.time, "perf_counter", itertools.count().__next__)
     runner = latency.LatencyRunner(model, replace(WORK, batch_size=1))
     times, tokens = runner.turn()
     runner.close()
-    assert latency.engine_version("tensorrt") == library.version
+    assert engine_version("tensorrt") == library.version
     by_position = [name for name in times if name.startswith("token at ")]
     assert [name for name in times if name not in by_position] == [
         *("encoder", "first token", "token", "all")

@@ -51,6 +51,7 @@ def _made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(environments, "prepare", lambda folder, _: folder / "bin" / "python")
     monkeypatch.setattr(comparison, "ModelMaker", Maker)
+    monkeypatch.setattr(comparison, "compile_modules", lambda: None)
     monkeypatch.setattr(run, "make_checkpoint", make_checkpoint)
     monkeypatch.setattr(run, "manifest_hash", lambda _: None)
     monkeypatch.setattr(run.Bundle, "open", lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from seq2edge.benchmarks import driver
+from seq2edge.benchmarks.compiled import compile_modules
 from seq2edge.runtime.errors import InputError
 
 from .conftest import WORKERS
@@ -251,3 +253,17 @@ def test_a_process_stays_on_its_cores(make: Make) -> None:
     pinned = driver.Baseline(baseline.command, baseline.variables, {core})
     found = driver.alternate({"pinned": pinned}, rounds=1, warmup=0)["pinned"]
     assert found.tokens == [[core], [core]]
+
+
+def test_processes_that_are_timed_find_our_modules_compiled(tmp_path: Path) -> None:
+    """Fault: where Python may not write, loading was timed with 130 ms of compiling."""
+    for name in ("one.py", "runtime/two.py", "benchmarks/workers/three.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    compile_modules(tmp_path)
+    program = (
+        "import pathlib, one, runtime.two as two;"
+        "print(all(pathlib.Path(m.__cached__).exists() for m in (one, two)))"
+    )
+    command = [sys.executable, "-B", "-c", program]
+    assert subprocess.check_output(command, cwd=tmp_path, text=True) == "True\n"
