@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -51,6 +50,8 @@ class DecodedAudio:
             f"{name} is {kind}; reading it", "audio", instead=", or convert it to WAV first"
         ):
             import av
+        import tempfile  # here: most sources are WAV files or arrays
+
         self.sampling_rate = sampling_rate
         # The samples' memory, for as long as this object lives.
         self._samples = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115

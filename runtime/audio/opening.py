@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -107,6 +105,9 @@ def _stream(source: Any, opened: ExitStack) -> tuple[BinaryIO, str]:
         stream, name = source, _name_of(source)
     if stream.seekable():
         return cast("BinaryIO", stream), name
+    import shutil  # here: most sources are files or arrays
+    import tempfile
+
     copy = opened.enter_context(
         tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
     )

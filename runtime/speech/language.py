@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +73,8 @@ def check_language(options: TranscriptionOptions, speech: SpeechInfo) -> None:
         if options.multilingual:
             raise InputError("the model knows English only: no multilingual=True")
     elif language is not None and language not in speech.languages:
+        from difflib import get_close_matches  # for this error alone
+
         near = get_close_matches(language, speech.languages, 1, 0)[0]
         raise InputError(
             f"the model knows no language {language!r}; the nearest code is {near!r}"

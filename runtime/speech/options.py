@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any, TypedDict
 
 import numpy as np
@@ -237,6 +236,8 @@ def options_of(
         if name in _NOT_DONE:
             raise InputError(f"there is no transcription option {name!r}: {_NOT_DONE[name]}")
         if name not in names:
+            from difflib import get_close_matches  # for this error alone
+
             near = _OTHER_NAMES.get(name) or get_close_matches(name, names, 1, 0)[0]
             raise InputError(f"there is no transcription option {name!r}; the nearest is {near!r}")
     options = replace(base or TranscriptionOptions(), **keywords)
@@ -360,6 +361,8 @@ def _vad(value: VadOptions | Mapping[str, Any] | None) -> VadOptions | None:
     names = [spec.name for spec in fields(VadOptions)]
     for name in value:
         if name not in names:
+            from difflib import get_close_matches
+
             near = get_close_matches(str(name), names, 1, 0)[0]
             raise InputError(f"vad_parameters have no {name!r}; the nearest is {near!r}")
     return VadOptions(**value)
