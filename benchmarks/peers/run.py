@@ -16,6 +16,7 @@ from ..report.machine import conditions, machine_info, revision
 from ..report.schema import Entry, Report, Tokens
 from ..report.statistics import Measurement
 from ..report.subjects import manifest_hash, unsteady
+from ..report.verdict import RANDOM_WEIGHTS
 from ..roofline import measure_rooflines
 from ..workload import Workload
 from .comparison import PeerComparison
@@ -53,7 +54,7 @@ class PeerRequest:
     @property
     def made_up(self) -> str:
         """The checkpoint that is made where none is named, in words."""
-        return f"{self.geometry} geometry, random weights"
+        return f"{self.geometry} geometry, {RANDOM_WEIGHTS}"
 
 
 def prepare_peers(request: PeerRequest, progress: StageProgress) -> dict[str, str]:

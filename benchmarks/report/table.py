@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .schema import Entry, Quality, Report
 from .statistics import Interval, Measurement, ratio_interval
-from .verdict import baseline, main_measurement
+from .verdict import baseline, main_measurement, token_unit
 
 #: Of ``Entry.values``, those that are shown, with their titles and digits.
 _VALUES = {
@@ -143,7 +143,7 @@ def _columns(report: Report) -> Iterator[Column]:
         yield Column("at its best", "", lambda e: str(e.settings.get("setting", "")), left=True)
     if len(entries) > 1 and any(entry.tokens is not None for entry in entries):
         yield Column(
-            f"first {'words' if report.settings.get('audio') else 'tokens'} as",
+            f"first {token_unit(report)} as",
             "those that are the reference's until one differs, of all; WRONG: it computes in"
             " float32 and must give the same",
             _tokens,

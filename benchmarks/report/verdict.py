@@ -9,6 +9,8 @@ from .statistics import ratio_interval
 
 #: Settings of entries that say how much is done.
 WORK = ("source_length", "audio_seconds", "new_tokens", "batch_size", "num_beams")
+#: Ends the name of a checkpoint that was made for its sizes.
+RANDOM_WEIGHTS = "random weights"
 #: The one that ratios, plots and the verdict are about, by kind of report.
 _MAIN = ("all", "text", "recording")
 
@@ -33,6 +35,11 @@ def baseline(report: Report) -> Entry | None:
     return min(peers, key=lambda entry: entry.measurements[main].p50, default=None)
 
 
+def token_unit(report: Report) -> str:
+    """What a report's tokens are."""
+    return "words" if report.settings.get("audio") else "tokens"
+
+
 def verdict(report: Report) -> list[str]:
     """One sentence for each thing that a reader must know first."""
     return list(_verdict(report))
@@ -49,7 +56,7 @@ def _verdict(report: Report) -> Iterator[str]:
         others = [entry for entry in others if not _is_worse(entry)] or others
         best = min(others, key=lambda e: e.measurements[main].p50, default=None)
         if best is not None:
-            yield _against(best, reference, main, report.kind)
+            yield f"{_against(best, reference, main, report.kind)}{_tokens(best, report)}."
         elif report.kind == "bench":  # a grid of one bundle
             yield _alone(ours[0], main)
         if report.kind == "peers":
@@ -103,7 +110,7 @@ def _by_precision(report: Report, main: str) -> Iterator[str]:
             first, other = (
                 min(some, key=lambda e: e.measurements[main].p50) for some in (ours, peers)
             )
-            yield f"In {precision}: {_against(first, other, main, 'precision')}"
+            yield f"In {precision}: {_against(first, other, main, 'precision')}."
 
 
 def _same_work(entry: Entry, other: Entry) -> bool:
@@ -135,4 +142,19 @@ def _against(best: Entry, reference: Entry, main: str, kind: str) -> str:
             f"; {quality.metric} {quality.value:.2f} {quality.unit}, {quality.difference:+.2f}"
             f" [{quality.difference_interval.low:+.2f}, {quality.difference_interval.high:+.2f}]"
         )
-    return f"{said}."
+    return said
+
+
+def _tokens(best: Entry, report: Report) -> str:
+    """How much of it is what the reference gives, where it was compared with one.
+
+    Of random weights fewer bits choose other tokens, which says nothing about them.
+    """
+    found = best.tokens
+    if report.kind != "peers" or found is None or found.reference == best.name:
+        return ""
+    if found.verdict == "same":
+        return f"; {token_unit(report)} as {found.reference}'s"
+    if str(report.settings.get("checkpoint", "")).endswith(RANDOM_WEIGHTS):
+        return ""
+    return f"; {found.common} of {found.total} first {token_unit(report)} as {found.reference}'s"

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -166,14 +167,32 @@ def test_the_page_needs_nothing_else(report: Report) -> None:
 
 def test_the_verdict_comes_first(report: Report) -> None:
     page = html_page(report)
-    first = re.findall(r"<p>([^<]*)</p>", page)[0]
+    first = unescape(re.findall(r"<p>([^<]*)</p>", page)[0])
     assert re.fullmatch(
-        r"seq2edge:int8 takes 0\.5\d x the time \[[\d., ]+\] of the best peer, openvino:int8\.",
+        r"seq2edge:int8 takes 0\.5\d x the time \[[\d., ]+\] of the best peer, openvino:int8"
+        r"; tokens as a's\.",
         first,
     )
     order = [page.index(word) for word in ("verdict", "<table>", "<figure", "Repeat it")]
     assert order[0] < order[1] < order[2] < order[3]
     assert "In float32: seq2edge:float32 takes 0.8" in page
+
+
+def test_the_verdict_says_what_the_fast_one_computes(report: Report) -> None:
+    ids = [[5, 6, 7, 8]]
+    entries = [
+        replace(one, tokens=Tokens.of([[5, 6, 9, 8]], "a", ids, exact=False))
+        if one.name == "seq2edge:int8"
+        else one
+        for one in report.entries
+    ]
+    found = verdict(replace(report, entries=tuple(entries)))[0]
+    assert found.endswith("openvino:int8; 2 of 4 first tokens as a's.")
+    settings = {**report.settings, "checkpoint": "t5-small geometry, random weights"}
+    random = replace(report, entries=tuple(entries), settings=settings)
+    assert verdict(random)[0].endswith("openvino:int8.")
+    speech = replace(report, entries=tuple(entries), settings={**report.settings, "audio": "a.wav"})
+    assert verdict(speech)[0].endswith("2 of 4 first words as a's.")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: Debian's package is `chromium`")
