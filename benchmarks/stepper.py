@@ -153,7 +153,10 @@ def step_operations(path: str | os.PathLike[str], workload: Workload) -> dict[st
             Stepper.load(path, replace(workload, threads=1), None, stack).run()
 
     found = count_operations(run)
-    parts = {"encoder": ("encoder",), "step": ("decoder_cpu", "decoder")}
+    parts = {
+        "encoder": ("encoder_blocks", "encoder_cpu", "encoder"),
+        "step": ("decoder_cpu", "decoder"),
+    }
     return {
         part: next(found[name] for name in names if name in found)
         for part, names in parts.items()

@@ -116,7 +116,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-cross-kv",
         action=argparse.BooleanOptionalAction,
         help="there, let the encoder give the decoder's cross-attention keys and values in int8: a"
-        " faster step where sources have 512 tokens or more (default: for speech)",
+        " faster step where sources have 256 tokens or more (default: for speech)",
+    )
+    parser.add_argument(
+        "--int8-attention",
+        action=argparse.BooleanOptionalAction,
+        help="there, let the encoder compute attention over 256 positions and more in int8"
+        " (default: for speech, where it was measured, and for text where the comparison"
+        " allows it)",
     )
     add_json(parser)
 
@@ -181,6 +188,7 @@ def _request(options: argparse.Namespace) -> Request:
         "lowering",
         "two_stage_head",
         "int8_cross_kv",
+        "int8_attention",
     )
     calibration = None
     if options.calibration is not None:
@@ -208,6 +216,15 @@ def _lowering(done: Mapping[str, Any]) -> Iterator[str]:
         yield f"lowered for onnxruntime >= {lowered['onnxruntime']} on the CPU: {names}"
         if lowered["head"] != "whole":
             yield f"head: {lowered['head']}"
+        if "attention" in lowered:
+            yield f"encoder's attention over long sources: {lowered['attention']}"
+        measured = lowered.get("long_sources")
+        if measured is not None:
+            yield (
+                f"      KL mean {_distance_of(measured['mean_kl'])} at {measured['positions']}"
+                f" positions after sources of {measured['source_tokens']} tokens, and"
+                f" {_distance_of(measured['mean_kl_without'])} without int8"
+            )
         found = lowered.get("proposals")
         if found is not None:
             yield (
@@ -230,8 +247,11 @@ def _block_sizes(done: Mapping[str, Any]) -> Iterator[str]:
 
 def _distance(check: Mapping[str, Any]) -> str:
     name, key = ("cosine", "mean_cosine") if "mean_cosine" in check else ("mean KL", "mean_kl")
-    value = check[key]
-    return f"{name} {'not a number' if value is None else f'{value:.3g}'}"
+    return f"{name} {_distance_of(check[key])}"
+
+
+def _distance_of(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.3g}"
 
 
 def _float32_values(done: Mapping[str, Any]) -> Iterator[str]:

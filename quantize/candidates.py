@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 
 from seq2edge.runtime.bundle.manifest import (
+    BLOCK_ENCODER,
     CONCAT,
     CPU_GRAPHS,
     MANIFEST_NAME,
@@ -21,10 +22,12 @@ from seq2edge.runtime.bundle.manifest import (
 )
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter
 from seq2edge.runtime.bundle.version import package_version
+from seq2edge.runtime.generation.divergence import TokenPair
 
 from .check import Check, Checker, NotChecked, complaint
 from .concat import write_concat
 from .errors import QuantizationError
+from .long_sources import LongSourceCheck, check_long_sources
 from .passes.cpu_lowering import MINIMUM_ONNXRUNTIME, Lowering, lower_for_cpu
 from .passes.cpu_lowering.two_stage_head import PROPOSALS
 from .proposals import ProposalCheck, check_proposals
@@ -41,6 +44,11 @@ from .write import write
 _LARGE_HEAD = 4_000_000
 #: What the manifest says of a head that has not two stages.
 _WHOLE = "whole"
+#: Bytes that an encoder reads of its weights from which on it is written in blocks as well: what
+#: decides on it costs each call some microseconds, which those of smaller ones are short for.
+_LARGE_ENCODER = 4_000_000
+#: What the manifest says of the encoder's attention.
+_ATTENTION = {"floats": "float32, in blocks", "integers": "int8 products, in blocks"}
 
 
 @dataclass(frozen=True)
@@ -125,9 +133,13 @@ def write_quantized(
         if best != size:
             result = candidate.make(best)
         proposals = candidate.check_head(result.manifest)
+        attention = candidate.check_attention(result)
+        if attention is not None and not attention.passed:
+            result = candidate.make(best, int8_attention=False)
         record = {**result.manifest.quantization, "check": result.check.record()}
-        if proposals is not None:
-            record["lowering"] = {**record["lowering"], "proposals": proposals.record()}
+        for name, found in (("proposals", proposals), ("long_sources", attention)):
+            if found is not None:
+                record["lowering"] = {**record["lowering"], name: found.record()}
         if len(tried) > 1:
             record["block_sizes"] = {
                 "chosen": best,
@@ -148,8 +160,11 @@ class _Candidate:
     writer: BundleWriter
     checker: Checker
 
-    def make(self, block_size: int | None) -> QuantizeResult:
-        """Quantize with that block size, write, and check what came of it."""
+    def make(self, block_size: int | None, *, int8_attention: bool | None = None) -> QuantizeResult:
+        """Quantize with that block size, write, and check what came of it.
+
+        ``int8_attention`` of the encoder; None: as the options say, or where it may be.
+        """
         source, scheme, request = self.source, self.source.scheme, self.request
         options = replace(request.options, block_size=block_size)
         plan = plan_layers(
@@ -183,7 +198,7 @@ class _Candidate:
         concat = source.bundle.manifest.cache == CONCAT
         write_graphs = write_concat if concat else write
         if scheme.lowers and not concat and options.lowering is not False:
-            models |= self._lowered(models, record)
+            models |= self._lowered(models, record, int8_attention)
         written = write_graphs(source.bundle, models, self.writer, request.progress)
         manifest = replace(
             written,
@@ -209,10 +224,46 @@ class _Candidate:
         with self._opened(manifest) as written:
             return check_proposals(written, self.checker.pairs, self.request.progress)
 
+    @property
+    def _measures_attention(self) -> bool:
+        """Whether int8 attention is a choice that :meth:`check_attention` makes."""
+        chosen = self.request.options.int8_attention is not None
+        return self.request.check and not chosen and self.source.bundle.manifest.speech is None
+
+    def check_attention(self, result: QuantizeResult) -> LongSourceCheck | None:
+        """How near what lies in the writer's folder is after long sources.
+
+        None: its encoder has no int8 attention, or its user has chosen.
+        """
+        done = result.manifest.quantization.get("lowering", {}).get("attention")
+        if not self._measures_attention or done != _ATTENTION["integers"]:
+            return None
+        pairs = [pair for pair in self.checker.pairs if isinstance(pair, TokenPair)]
+        allowed = getattr(result.check, "allowed", 0.0)
+        with self._opened(result.manifest) as written:
+            return check_long_sources(
+                self.source.bundle, written, pairs, allowed, self.request.progress
+            )
+
+    def _blocks(self, int8_attention: bool | None) -> Literal["floats", "integers"] | None:
+        """How the encoder computes attention over long sources."""
+        source, scheme = self.source.bundle.manifest, self.source.scheme
+        asked = self.request.options.int8_attention
+        encoder = source.graphs.get("encoder")
+        if encoder is None or (encoder.weight_bytes < _LARGE_ENCODER and asked is None):
+            return None
+        if int8_attention is None:
+            int8_attention = asked
+        if int8_attention is None:  # it was measured on speech models; on others it is
+            measured = source.speech is not None or self._measures_attention
+            int8_attention = scheme.integer_encoder and measured
+        return "integers" if int8_attention else "floats"
+
     def _lowered(
         self,
         models: Mapping[str, ir.Model],
         record: dict[str, Any],
+        int8_attention: bool | None,
     ) -> Mapping[str, ir.Model]:
         """The graphs for the CPU alone; ``record`` says what became of it.
 
@@ -233,6 +284,7 @@ class _Candidate:
             two_stages,
             source.generation.get("suppress_tokens") or (),
             _first_weighed(source),
+            self._blocks(int8_attention),
         )
         lowered = lower_for_cpu(models, how)
         done: dict[str, Any] = {
@@ -241,6 +293,10 @@ class _Candidate:
             "source": "int8 keys and values per channel" if int8_source else "float32",
             "head": f"{PROPOSALS} tokens proposed by 4 bits" if lowered.two_stages else _WHOLE,
         }
+        if BLOCK_ENCODER in lowered.models and how.blocks is not None:
+            done["attention"] = _ATTENTION[how.blocks]
+        elif lowered.whole_attention is not None:
+            done["attention"] = f"whole ({lowered.whole_attention})"
         if lowered.refusal is not None:
             done = {"refused": lowered.refusal}
             if scheme.recipe is leave_layers or self.request.options.lowering:
@@ -281,6 +337,6 @@ def _first_weighed(manifest: Manifest) -> int | None:
 
 def _described(name: str, info: GraphInfo, precision: str) -> GraphInfo:
     """``info`` with what is known beyond the graph itself."""
-    if name in CPU_GRAPHS.values():
+    if name in (*CPU_GRAPHS.values(), BLOCK_ENCODER):
         info = replace(info, minimum_onnxruntime=MINIMUM_ONNXRUNTIME)
     return replace(info, precision=precision) if info.weight_bytes else info

@@ -35,7 +35,10 @@ class Options:
             where it is asked for, the check measures how safe that is (:mod:`.proposals`).
             None: for large heads of speech.
         int8_cross_kv: there, let the encoder give the keys and values of cross-attention in int8;
-            None: for speech. Pays from about 512 source positions on.
+            None: for speech. Pays from about 256 source positions on.
+        int8_attention: there, let the encoder compute attention over 256 positions and more by
+            products of int8; None: where its layers have int8 inputs, for speech, where it was
+            measured, and for text where the check measures it (:mod:`.long_sources`).
     """
 
     block_size: int | None = None
@@ -47,6 +50,7 @@ class Options:
     lowering: bool | None = None
     two_stage_head: bool | None = None
     int8_cross_kv: bool | None = None
+    int8_attention: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are not None, by name."""

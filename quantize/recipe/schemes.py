@@ -54,6 +54,11 @@ class QuantizationScheme:
         return "lowering" in self.uses
 
     @property
+    def integer_encoder(self) -> bool:
+        """Whether layers of the encoder read int8 inputs, so that its attention may."""
+        return "int8_attention" in self.uses
+
+    @property
     def quantizes_source(self) -> bool:
         """Whether keys and values of a long source may become int8 there."""
         return "int8_cross_kv" in self.uses
@@ -160,7 +165,7 @@ def leave_layers(_options: Options) -> Recipe:
 
 _LOWERING = frozenset({"lowering"})
 #: What the CPU's form of the int8 and int4 schemes can do beyond what changes no number.
-_APPROXIMATE = frozenset({"two_stage_head", "int8_cross_kv"})
+_APPROXIMATE = frozenset({"two_stage_head", "int8_cross_kv", "int8_attention"})
 _BLOCK = frozenset({"block_size"})
 _ROUNDING = _BLOCK | {"symmetric", "algorithm", "head_bits"}
 _QDQ_OPTIONS = frozenset({"method", "smoothquant"})
@@ -195,7 +200,7 @@ SCHEMES = (
         "int8 weights and inputs everywhere",
         "int8",
         _int8_dynamic,
-        uses=_LOWERING | {"int8_cross_kv"},
+        uses=_LOWERING | {"int8_cross_kv", "int8_attention"},
         fallback=_int8_weight_only,
     ),
     QuantizationScheme(

@@ -31,6 +31,9 @@ SLOTS, CONCAT = "slots", "concat"
 #: Graphs that ONNX Runtime, where it is new enough, runs on a CPU in place of others: the same
 #: weights and numbers, by operators of its own (docs/design.md, section 6).
 CPU_GRAPHS = {"encoder": "encoder_cpu", "decoder": "decoder_cpu"}
+#: The encoder once more, with attention over long sources in blocks: ONNX Runtime's alone, while
+#: others that run an encoder on a CPU take the one above.
+BLOCK_ENCODER = "encoder_blocks"
 #: What an encoder-only model gives, [B, S, D]; by transformers' name.
 STATES = "last_hidden_state"
 #: What a decoder of a concatenating cache calls it; of these, the fixed part for cross-attention.

@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from ..rewrite import MICROSOFT
 
-_MICROSOFTS = frozenset(("MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention"))
+_MICROSOFTS = frozenset(
+    ("MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention", "MatMulIntegerToFloat")
+)
 
 
 class Branch:

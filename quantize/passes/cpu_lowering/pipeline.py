@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from seq2edge.runtime.bundle.manifest import BLOCK_ENCODER
+
 from ..rewrite import apply_passes
 from ..unused_initializers import RemoveUnusedInitializersPass
 from .attention import AttentionLoweringPass
+from .block_attention import BlockAttentionPass
 from .cross_int8 import QuantizeCrossPass
 from .encoder_attention import EncoderAttentionPass
 from .graph_inputs import NotLowerableError, remove_unread_inputs
@@ -27,13 +31,16 @@ class Lowered:
 
     Attributes:
         models: by the names that :data:`seq2edge.runtime.bundle.manifest.CPU_GRAPHS` gives them.
+            :data:`.BLOCK_ENCODER` beside them.
         refusal: why there are none; None where there are.
         two_stages: whether the head has two stages.
+        whole_attention: why the encoder's is not in blocks, where that was asked for.
     """
 
     models: Mapping[str, ir.Model]
     refusal: str | None = None
     two_stages: bool = False
+    whole_attention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,15 @@ class Lowering:
         two_stage_head: propose tokens by 4 bits (:mod:`.two_stage_head`), where the head has 8.
         suppressed: tokens that the model's own options never let come.
         scored_from: the head of two stages scores the tokens from this one on always.
+        blocks: attention of the encoder over long sources is computed in blocks, by products of
+            floats, which changes no number, or of ``integers``; None: not in blocks.
     """
 
     quantize_source: bool = False
     two_stage_head: bool = False
     suppressed: Sequence[int] = ()
     scored_from: int | None = None
+    blocks: Literal["floats", "integers"] | None = None
 
 
 def lower_for_cpu(models: Mapping[str, ir.Model], how: Lowering) -> Lowered:
@@ -88,4 +98,22 @@ def lower_for_cpu(models: Mapping[str, ir.Model], how: Lowering) -> Lowered:
             apply_passes(encoder, [FoldBiasPass(), QuantizeCrossPass()])
         if changed or how.quantize_source:
             lowered["encoder_cpu"] = encoder
+        if how.blocks is not None:
+            return _with_blocks(Lowered(lowered, two_stages=two_stages), models["encoder"], how)
     return Lowered(lowered, two_stages=two_stages)
+
+
+def _with_blocks(lowered: Lowered, canonical: ir.Model, how: Lowering) -> Lowered:
+    """Beside these graphs the encoder with attention in blocks, where there is one."""
+    integers = how.blocks == "integers"
+    # What attends in floats without a mask has been given an operator that is faster.
+    encoder = canonical if integers else lowered.models.get("encoder_cpu", canonical)
+    encoder = encoder.clone()
+    try:
+        if not apply_passes(encoder, [BlockAttentionPass(integers=integers)]):
+            return lowered
+    except NotLowerableError as reason:
+        return replace(lowered, whole_attention=str(reason))
+    if integers and how.quantize_source:
+        apply_passes(encoder, [FoldBiasPass(), QuantizeCrossPass()])
+    return replace(lowered, models={**lowered.models, BLOCK_ENCODER: encoder})

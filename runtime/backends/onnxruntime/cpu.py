@@ -88,7 +88,7 @@ class OrtBackend:
         main = main_graph(bundle)
         graphs = bundle.manifest.graphs
         if lowered:
-            graphs = cpu_graphs(bundle.manifest, ort.__version__)
+            graphs = cpu_graphs(bundle.manifest, ort.__version__, encodes=open_encoder is None)
         if any(spec.dtype == "bfloat16" for spec in (*main.inputs, *main.outputs)):
             raise BackendError(
                 f"{bundle.directory} computes in bfloat16, which onnxruntime cannot do on a CPU;"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...bundle.manifest import CPU_GRAPHS, GraphInfo, Manifest
+from ...bundle.manifest import BLOCK_ENCODER, CPU_GRAPHS, GraphInfo, Manifest
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 
@@ -88,13 +88,19 @@ def check_version(installed: str, manifest: Manifest) -> None:
         )
 
 
-def cpu_graphs(manifest: Manifest, installed: str) -> dict[str, GraphInfo]:
+def cpu_graphs(manifest: Manifest, installed: str, *, encodes: bool = True) -> dict[str, GraphInfo]:
     """The graphs to run on a CPU, by their canonical names.
 
     Those that were made for it (``CPU_GRAPHS``), if the installed version runs all of them.
+
+    Args:
+        encodes: ONNX Runtime runs the encoder, too (``BLOCK_ENCODER``).
     """
     graphs = dict(manifest.graphs)
     lowered = {name: graphs.pop(cpu) for name, cpu in CPU_GRAPHS.items() if cpu in graphs}
+    blocks = graphs.pop(BLOCK_ENCODER, None)
+    if blocks is not None and encodes:
+        lowered["encoder"] = blocks
     needed = [info.minimum_onnxruntime for info in lowered.values()]
     if all(_version(installed) >= _version(least) for least in needed):
         graphs.update(lowered)

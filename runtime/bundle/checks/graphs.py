@@ -85,8 +85,8 @@ def _problems(name: str, info: GraphInfo, found: OnnxFile, manifest: Manifest) -
             yield f"{file} does not have the operators that the manifest says of the {name}"
 
 
-#: They run a graph as often as their inputs say.
-_LOOPS = ("Loop", "Scan")
+#: Nodes that a graph within a ``Scan`` may be within: an ``If`` of the main graph, and itself.
+_SCAN_DEPTH = 2
 
 
 def _operators(found: OnnxFile, file: str, ours: bool) -> Iterator[str]:
@@ -99,10 +99,14 @@ def _operators(found: OnnxFile, file: str, ours: bool) -> Iterator[str]:
     if wrong:
         allowed = ", ".join(sorted(domain or "ONNX" for domain in domains))
         yield f"{file} has operators that are not run ({', '.join(sorted(wrong))}; only {allowed})"
-    # Heads of two stages and grouped queries have some (quantize/passes/cpu_lowering).
-    branches = 2 * (found.operators["", "If"] + found.nested["", "If"])
-    loops = any(operator in _LOOPS for _, operator in (*found.operators, *found.nested))
-    if ours and (loops or found.subgraphs != branches or found.functions):
+    # Heads of two stages and grouped queries have branches, and attention in blocks a Scan in one
+    # (quantize/passes/cpu_lowering). A Scan runs its graph once for each row of a tensor that is
+    # there, so memory bounds how often; but not where it is within another one.
+    scans = found.nested["", "Scan"]
+    graphs = 2 * (found.operators["", "If"] + found.nested["", "If"]) + scans
+    loops = any(operator == "Loop" for _, operator in (*found.operators, *found.nested))
+    loops |= found.operators["", "Scan"] > 0 or (scans > 0 and found.deepest > _SCAN_DEPTH)
+    if ours and (loops or found.subgraphs != graphs or found.functions):
         yield f"{file} has graphs within nodes (Loop, Scan) or functions, which are not run"
 
 

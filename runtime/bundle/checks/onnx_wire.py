@@ -104,6 +104,8 @@ class OnnxFile:
         operators: (domain, operator) of the main graph's nodes and how many there are.
         nested: the same for graphs within nodes, and for functions.
         functions: domains of functions that the file defines.
+        subgraphs: how many graphs within nodes there are.
+        deepest: how many nodes the innermost of them is within.
     """
 
     opsets: dict[str, int] = field(default_factory=dict)
@@ -114,6 +116,7 @@ class OnnxFile:
     tensors: list[Tensor] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
     subgraphs: int = 0
+    deepest: int = 0
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -203,6 +206,7 @@ class _Reader:
                 self._found.tensors.append(self._tensor(first, last, "attribute"))
             elif number in (6, 11):
                 self._found.subgraphs += 1
+                self._found.deepest = max(self._found.deepest, depth + 1)
                 self._graph(first, last, depth + 1)
             elif number in (22, 23):
                 raise DamagedGraphError("it has sparse tensors, which are not supported")

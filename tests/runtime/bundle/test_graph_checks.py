@@ -101,6 +101,16 @@ def loop_beside_if(model: Any) -> None:
     add_node("If", then_branch=_branch())(model)
 
 
+def branch_with(depth: int, op_type: str = "Scan") -> Callable[[Any], None]:
+    """An ``If`` one of whose branches holds a node with a graph, which holds another and so on."""
+    body = _branch()
+    for _ in range(depth):
+        node, inner = helper.make_node(op_type, [], ["looped"], body=body), _branch()
+        inner.node.append(node)
+        body = inner
+    return add_node("If", then_branch=body, else_branch=_branch())
+
+
 def add_sparse(model: Any) -> None:
     values = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
     indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
@@ -132,6 +142,10 @@ CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "Loop": (add_node("Loop", body=_branch()), "graphs within nodes"),
     "Loop beside half an If": (loop_beside_if, "graphs within nodes"),
+    "Scan": (add_node("Scan", body=_branch()), "graphs within nodes"),
+    "Scan in a branch": (branch_with(1), "the operators that the manifest says"),
+    "Scan in a Scan": (branch_with(2), "graphs within nodes"),
+    "Loop in a branch": (branch_with(1, "Loop"), "graphs within nodes"),
     "no input": (
         add_unnamed("Min", ["logits", ""], ["m"]),
         "an input or output of Min has no name",
