@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from seq2edge.runtime.audio import AudioSource, open_audio
 from seq2edge.runtime.backends import Backend, load_backend
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.bundle.speech_info import SpeechInfo
+from seq2edge.runtime.speech import features
 from seq2edge.runtime.speech.features import LogMel
 from tests import real_weights
 from tests.conftest import export_unvalidated
@@ -107,6 +109,30 @@ def test_a_recording_of_speech(backend: Backend, speech: SpeechInfo) -> None:
         parts = [mel.window(start, 500) for start in range(0, wanted.shape[1] - 500, 500)]
     found = np.concatenate(parts, axis=1)
     np.testing.assert_allclose(found, wanted[:, : found.shape[1]], rtol=0, atol=1e-4)
+
+
+def test_the_graph_gets_ten_seconds_at_once_and_gives_the_same(
+    backend: Backend, speech: SpeechInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes 34 MB for 30 s."""
+    lengths = []
+
+    class Watched:
+        def run_graph(self, name: str, inputs: dict[str, FloatArray]) -> dict[str, FloatArray]:
+            lengths.append(inputs["audio"].shape[1])
+            return backend.run_graph(name, inputs)
+
+    audio = np.random.default_rng(5).standard_normal(31 * 16000).astype(np.float32)
+    for pad in ("features", "audio"):
+        found = []
+        for frames in (1000, 3000):
+            monkeypatch.setattr(features, "_AT_ONCE", frames)
+            with open_audio(audio) as source:
+                mel = LogMel(cast("Backend", Watched()), speech, source)
+                found.append(mel.window(100, 3000, pad=pad))
+            assert max(lengths) <= (frames + 4) * speech.hop_length
+            lengths.clear()
+        np.testing.assert_array_equal(*found)
 
 
 class Silence:
