@@ -19,19 +19,15 @@ from ...bundle.held_files import HeldFiles, weight_files
 from ...bundle.manifest import GraphInfo
 from ...bundle.reader import Bundle
 from ...errors import BackendError
-from ..base import (
-    Capabilities,
-    EncoderInputs,
-    EncoderOutput,
-    Ids,
-    Step,
-)
+from ..base import Capabilities, EncoderInputs, EncoderOutput, Ids, Step
 from ..encoder_graph import EncoderGraph
 from ..memory_budget import CallMemory, MemoryBudget
+from .blocks import copied_into, zeros_in_blocks
 from .cache_pool import LARGEST_BYTES, CachePool, PooledCache, weakly
-from .encoded import OrtEncoderOutput, bind_array, resized, shape_key
+from .encoded import OrtEncoderOutput, bind_array, shape_key
 from .encoder import OrtEncoder
 from .graphs import OtherGraphs
+from .large_pages import LargePages
 from .lowered import LoweredInputs, choosing, most_at_once
 from .normalizer import normalizer
 from .parts import in_rows, in_tokens
@@ -112,6 +108,7 @@ class OrtBackend:
             found = graphs.get("decoder")
             return None if found is None else open_session(ort, bundle, found, num_threads)
 
+        self._pages = LargePages()
         self._encoder: EncoderGraph | None
         # What is unpacked takes more memory meanwhile than it keeps.
         packed = "encoder" in graphs and may_be_packed(bundle, graphs["encoder"])
@@ -126,6 +123,7 @@ class OrtBackend:
             encoder="" if self._encoder is None else self._encoder.description,
         )
         give_back_memory()
+        self._pages.end_loading()
 
     def encode(self, inputs: EncoderInputs) -> OrtEncoderOutput:
         """See :class:`seq2edge.runtime.backends.base.Backend`."""
@@ -155,6 +153,7 @@ class OrtBackend:
             raise TypeError("the sources were encoded by another backend")
         self._files.check()
         self._memory.check_cache(encoded.batch_size, max_cache_len)
+        self._pages.begin_call()
         cache = self._pool.take(shape_key(encoded, max_cache_len))
         if isinstance(cache, OrtSlots):
             cache.reset(encoded)
@@ -188,6 +187,7 @@ class OrtBackend:
 
     def close(self) -> None:
         """Let go of the sessions and their memory."""
+        self._pages.stop()
         self._others.close()
         self._pool.clear()
         self._encoder = self._decoder = self._logsumexp = None
@@ -218,13 +218,14 @@ class OrtSlots(PooledCache):
         self._head = TwoStageHead(info, vocab_size)
         self.scores_last_tokens = "first_scored" in self._inputs
         self._vocab_size = vocab_size
-        self._cache: dict[str, NDArray[Any]] = {}
+        shapes = {}
         for spec in info.inputs:
             if spec.name.startswith(("past_key.", "past_value.")):
                 heads, head_dim = int(spec.shape[1]), int(spec.shape[3])
                 shape = (source.batch_size, heads, max_cache_len, head_dim)
-                # Zeroed, not empty: a masked slot's weight is 0, and 0 x NaN is NaN.
-                self._cache[spec.name] = np.zeros(shape, spec.dtype)
+                shapes[spec.name] = shape, np.dtype(spec.dtype)
+        # Zeroed, not empty: a masked slot's weight is 0, and 0 x NaN is NaN.
+        self._cache: dict[str, NDArray[Any]] = dict(zeros_in_blocks(shapes))
         self._number_slots(max_cache_len)
 
     @property
@@ -273,8 +274,12 @@ class OrtSlots(PooledCache):
         rows, slots = rows or len(before), slots or self.max_cache_len
         self._memory.check_cache(rows, slots)
         self.forget_steps()
-        for name, old in self._cache.items():
-            self._cache[name] = resized(old, (rows, old.shape[1], slots, old.shape[3]))
+        shapes = {
+            name: ((rows, old.shape[1], slots, old.shape[3]), old.dtype)
+            for name, old in self._cache.items()
+        }
+        for name, new in zeros_in_blocks(shapes):
+            self._cache[name] = copied_into(new, self._cache[name])
         if rows != len(before) or positions is not None:
             length = length if positions is None else -(-positions // _POSITIONS) * _POSITIONS
             self._source = self._source.resized(rows, length)

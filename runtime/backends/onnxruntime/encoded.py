@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import BackendError
 from ..base import Ids, Mask
+from .blocks import copied_into, zeros_in_blocks
 
 
 class OrtEncoderOutput:
@@ -109,13 +110,18 @@ class OrtEncoderOutput:
 
     def resized(self, batch_size: int, length: int) -> OrtEncoderOutput:
         """A copy with so many rows and positions: zeros, and padding, where these have none."""
-        outputs = {}
+        shapes = {}
         for name, old in self.outputs.items():
             shape = (batch_size, *old.shape[1:])
             if old.ndim == 4:
                 shape = (batch_size, old.shape[1], length, old.shape[3])
-            outputs[name] = resized(old, shape)
-        mask = None if self.mask is None else resized(self.mask, (batch_size, 1, 1, length))
+            shapes[name] = shape, old.dtype
+        outputs = {
+            name: copied_into(new, self.outputs[name]) for name, new in zeros_in_blocks(shapes)
+        }
+        mask = self.mask
+        if mask is not None:
+            mask = copied_into(np.zeros((batch_size, 1, 1, length), np.bool_), mask)
         return OrtEncoderOutput(batch_size, mask, outputs)
 
     def bind(self, binding: Any, rows: int) -> None:
@@ -140,14 +146,6 @@ class OrtEncoderOutput:
 def shape_key(source: OrtEncoderOutput, slots: int) -> tuple[int, int, bool, int]:
     """The same for caches of the same shapes over sources of the same shapes."""
     return source.batch_size, source.length, source.mask is None, slots
-
-
-def resized(old: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """``old`` in an array of ``shape``, zeros where it has nothing."""
-    new = np.zeros(shape, old.dtype)
-    kept = tuple(slice(min(sizes)) for sizes in zip(old.shape, shape, strict=True))
-    new[kept] = old[kept]
-    return new
 
 
 def scale_name(name: str) -> str:
