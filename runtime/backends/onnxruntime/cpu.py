@@ -130,6 +130,7 @@ class OrtBackend:
         if self._closed:
             raise BackendError("the model was closed; load it again")
         self._files.check()
+        self._pages.begin_call()
         arrays = dict(inputs)
         mask = None
         if "attention_mask" in inputs:
@@ -153,7 +154,6 @@ class OrtBackend:
             raise TypeError("the sources were encoded by another backend")
         self._files.check()
         self._memory.check_cache(encoded.batch_size, max_cache_len)
-        self._pages.begin_call()
         cache = self._pool.take(shape_key(encoded, max_cache_len))
         if isinstance(cache, OrtSlots):
             cache.reset(encoded)

@@ -6,13 +6,14 @@ T5-small takes 0.8 to 0.95 of the CPU time once they lie in pages of 2 MB (docs/
 session packs is allocated by ONNX Runtime, so pages are joined afterwards, which Linux does in
 place (``MADV_COLLAPSE``, 6.1): addresses and contents stay. Only blocks all of whose pages are
 there are joined, so no memory is added. Joining takes about 1 ms for 2 MB, so it is done beside
-the second call: a process that decodes once pays nothing.
+the second source, or group of sources: a process that decodes one pays nothing.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import logging
 import mmap
 import threading
@@ -48,7 +49,8 @@ class LargePages:
         self.block = _block_size()
         self._before = _private_ranges() if self.block else []
         self._loaded: list[Range] = []
-        self._calls = 0
+        #: Several threads may call at once.
+        self._calls = itertools.count(1)
         self._stopped = threading.Event()
 
     def end_loading(self) -> None:
@@ -57,9 +59,11 @@ class LargePages:
             self._loaded = list(_without(_private_ranges(), self._before))
 
     def begin_call(self) -> threading.Thread | None:
-        """Join the pages on a thread of its own if this is the second call; else None."""
-        self._calls += 1
-        if self._calls != 2 or not self._loaded:
+        """Join the pages on a thread of its own if this is the second call; else None.
+
+        A call is a run of the encoder: a service that is never idle keeps its cache for hours.
+        """
+        if next(self._calls) != 2 or not self._loaded:
             return None
         thread = threading.Thread(target=self.join_pages, name="seq2edge-pages", daemon=True)
         thread.start()

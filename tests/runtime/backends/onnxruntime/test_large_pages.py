@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from seq2edge.runtime import Seq2SeqModel
 from seq2edge.runtime.backends.onnxruntime import large_pages
 from seq2edge.runtime.backends.onnxruntime.large_pages import LargePages
+from tests.runtime.generation.copying import copy_of_source, copying_bundle, copying_source
 
 BLOCK = 1 << 21
 
@@ -127,3 +130,26 @@ def test_an_older_linux_is_asked_to_join_later(
     assert pages.join_pages() >= 3 * BLOCK
     assert advice[0] == 25
     assert set(advice[1:]) == {14}
+
+
+@pytest.mark.usefixtures("pages")
+def test_a_model_joins_beside_its_second_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[LargePages] = []
+    join = LargePages.join_pages
+
+    def join_pages(pages: LargePages) -> int:
+        joined.append(pages)
+        return join(pages)
+
+    monkeypatch.setattr(LargePages, "join_pages", join_pages)
+    source = copying_source(9, 0)
+    with Seq2SeqModel.load(copying_bundle(tmp_path / "bundle")) as model:
+        for expected in (0, 1, 1):
+            (found,) = model.generate_ids([source])
+            for thread in threading.enumerate():
+                if thread.name == "seq2edge-pages":
+                    thread.join()
+            assert found.token_ids == copy_of_source(source)
+            assert len(joined) == expected
