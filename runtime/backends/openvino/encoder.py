@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ _log = logging.getLogger(__name__)
 #: Inputs that share a scale where OpenVINO rounds them for products with int8 weights. Of 32 (its
 #: default), 64, 128 and 384 this took the least time of Whisper's encoders (docs/results).
 _INPUTS_PER_SCALE = 128
+#: Environment variable that names a folder for compiled encoders; unset: none is kept.
+CACHE = "SEQ2EDGE_OPENVINO_CACHE"
 
 
 class OpenVinoEncoder:
@@ -26,10 +30,12 @@ class OpenVinoEncoder:
 
     Attributes:
         description: the library's version, device and precision.
+        from_cache: it was not compiled, but taken from the folder of :data:`CACHE`.
     """
 
     def __init__(self, compiled: Any, info: GraphInfo, device: str) -> None:
         self._compiled, self._info = compiled, info
+        self.from_cache = bool(compiled.get_property("LOADED_FROM_CACHE"))
         self.description = f"openvino {version()} on {device.lower()}, {precision_of(compiled)}"
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], object]:
@@ -65,9 +71,13 @@ def open_encoder(
         precision: one of :data:`PRECISIONS`; None: the device's own choice (bfloat16 on CPUs
             that have it).
 
+    What is compiled is kept in a folder of the bundle's own below the one that :data:`CACHE` names,
+    where OpenVINO takes it from the next time. It is as large as the encoder's weights.
+
     Raises:
         MissingDependencyError: openvino is not installed.
-        BackendError: there is no such device or precision, or OpenVINO refuses the graph.
+        BackendError: there is no such device or precision, or OpenVINO refuses the graph; the
+            folder cannot be made.
     """
     if precision is not None and precision not in PRECISIONS:
         raise BackendError(
@@ -79,7 +89,10 @@ def open_encoder(
     _log.debug("opening %s: openvino on %s", info.file, name)
     try:
         model = core.read_model(os.fspath(path))
-        compiled = core.compile_model(model, name, _settings(name, num_threads, precision))
+        settings = _settings(name, num_threads, precision) | _cache(bundle)
+        compiled = core.compile_model(model, name, settings)
+    except BackendError:
+        raise
     except Exception as error:  # the bindings raise RuntimeError and subclasses of others'
         raise BackendError(f"openvino cannot load {path}: {reason(error)}") from None
     encoder = OpenVinoEncoder(compiled, info, name)
@@ -105,3 +118,24 @@ def _settings(device: str, num_threads: int | None, precision: str | None) -> di
         if num_threads is not None:
             settings["INFERENCE_NUM_THREADS"] = num_threads
     return settings
+
+
+def _cache(bundle: Bundle) -> dict[str, str]:
+    """Where OpenVINO keeps what it compiles of the bundle: by its manifest, which has all hashes.
+
+    Raises:
+        BackendError: the folder cannot be made.
+    """
+    root = os.environ.get(CACHE)
+    if not root:
+        return {}
+    key = hashlib.sha256(bundle.manifest.to_bytes()).hexdigest()[:32]
+    folder = Path(root).expanduser() / key
+    try:
+        # Nobody else may put there what is run here.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(
+            f"cannot make {folder}, which {CACHE} asks for: {error.strerror}"
+        ) from None
+    return {"CACHE_DIR": os.fspath(folder)}

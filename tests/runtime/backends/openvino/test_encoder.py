@@ -215,3 +215,34 @@ def test_nothing_is_read_of_a_bundle_whose_graph_leads_out(
     load_library.cache_clear()
     with pytest.raises(BundleError, match=r"is read from '\.\./canary\.bin'"):
         Seq2SeqModel.load(path, encoder_backend="openvino")
+
+
+def test_a_compiled_encoder_is_kept_where_the_user_says(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each bundle by its manifest; the next load takes it and gives the same numbers."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SEQ2EDGE_OPENVINO_CACHE", str(cache))
+    outputs, kept = [], []
+    for _ in range(2):
+        bundle = Bundle.open(bundle_of("t5"))
+        encoder = open_encoder(bundle, bundle.manifest.graphs["encoder"], 1, precision="f32")
+        kept.append((encoder.from_cache, sorted(cache.rglob("*.blob"))))
+        inputs = sources(bundle)
+        arrays = {
+            "input_ids": inputs["input_ids"],
+            "encoder_attention_mask": inputs["attention_mask"][:, None, None, :],
+        }
+        outputs.append(encoder.run(arrays)[0]["cross_key.0"].copy())
+    assert [found for found, _ in kept] == [False, True]
+    assert kept[0][1] == kept[1][1] and len(kept[0][1]) == 1
+    (folder,) = cache.iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    np.testing.assert_array_equal(*outputs)
+    other = Bundle.open(bundle_of("bart"))
+    open_encoder(other, other.manifest.graphs["encoder"], 1)
+    assert len(list(cache.iterdir())) == 2
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("SEQ2EDGE_OPENVINO_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BackendError, match="which SEQ2EDGE_OPENVINO_CACHE asks for"):
+        open_encoder(other, other.manifest.graphs["encoder"], 1)
