@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+EACH ?= 60
 FUZZ ?= 10000
 SEED ?= 0
 RESULTS ?= docs/results/bench
@@ -11,7 +12,7 @@ PAGES ?= README.md docs/results/README.md docs/results/bench/README.md
 GPU_PYTHON ?= $(PYTHON)
 WORDS ?= keyboard february humanoid piscataway kubernetes
 
-.PHONY: demo test test-arm64 test-wheel fuzz faults soak lint site bench clean
+.PHONY: demo test test-arm64 test-wheel fuzz fuzz-coverage faults soak lint site bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/seq2edge export examples/g2p/model build/g2p.bundle --force
@@ -41,6 +42,11 @@ site: $(VENV)/.dev
 # Mutated files of others; FUZZ is how many of each kind, SEED which, KINDS of what (tests/fuzz/cases.py).
 fuzz: $(VENV)/.dev
 	TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/python tests/fuzz/fuzz.py $(KINDS) --cases $(FUZZ) --seed $(SEED)
+
+# Parsers that are ours, guided by what is reached (atheris); TARGETS of tests/fuzz/coverage_guided.py, EACH so many seconds.
+fuzz-coverage: $(VENV)/.dev
+	$(PIP) atheris
+	$(BIN)/python tests/fuzz/coverage_guided.py $(TARGETS) --seconds $(EACH)
 
 # Commands killed, or their disk failing, at every call that writes (tests/faults/faults.py).
 faults: $(VENV)/.dev

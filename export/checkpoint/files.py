@@ -15,6 +15,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+#: Files that an error names.
+_MOST_NAMED = 12
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: What Trainer, accelerate and DeepSpeed keep to resume a training.
 _TRAINING_STATE = re.compile(
@@ -153,10 +155,16 @@ def weights_files(folder: Path, name: str) -> list[Path]:
     files = [folder / shard for shard in shard_names(folder / name)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(f"{folder} lacks shards: {', '.join(missing)}")
+        raise CheckpointError(f"{folder} lacks shards: {_some(missing)}")
     return files
 
 
 def _few(names: list[str], most: int = 4) -> str:
     hidden = len(names) - most
     return ", ".join(names) if hidden <= 0 else f"{', '.join(names[:most])} and {hidden} more"
+
+
+def _some(names: list[str]) -> str:
+    """Names of files, which an index may list any number of."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

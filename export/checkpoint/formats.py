@@ -92,6 +92,8 @@ def optional_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a named pipe would never end
+        raise CheckpointError(f"cannot read {path}: it is no file")
     try:
         with path.open("rb") as file:
             start = file.read(24)

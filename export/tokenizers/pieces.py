@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from seq2edge.runtime.bundle.checks.json_text import MAX_TOKENIZER_BYTES, read_file
 from seq2edge.runtime.errors import MissingDependencyError
 
 from ..errors import CheckpointError
@@ -82,7 +83,7 @@ def read_pieces(file: Path) -> PieceModel:
         ) from None
     proto = schema.ModelProto()
     try:
-        proto.ParseFromString(file.read_bytes())
+        proto.ParseFromString(read_file(file, MAX_TOKENIZER_BYTES))
     except (DecodeError, OSError) as error:
         raise CheckpointError(f"{file} is not a SentencePiece model: {error}") from None
     if not proto.pieces:

@@ -12,6 +12,8 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from seq2edge.runtime.bundle.checks.json_text import MAX_TOKENIZER_BYTES, read_file
+
 from ..checkpoint import read_json
 from ..errors import CheckpointError
 from .built import Built
@@ -73,7 +75,7 @@ def _piece(token: str) -> str:
 
 def _pairs(merges: Path) -> list[tuple[str, str]]:
     """The pairs below the first line, which is a comment."""
-    lines: Iterable[str] = merges.read_text(encoding="utf-8").split("\n")[1:]
+    lines: Iterable[str] = read_file(merges, MAX_TOKENIZER_BYTES).decode().split("\n")[1:]
     pairs = []
     for line in filter(str.strip, lines):
         parts = line.split()

@@ -34,6 +34,8 @@ from .optimum import is_optimum_folder, read_optimum_folder
 _CHUNK = 1 << 20
 #: Problems of a bundle that are told.
 _MOST_SHOWN = 12
+#: Each is looked for. Graphs of other makers may have a file for every tensor.
+_MOST_FILES = 10_000
 _KIND = "a bundle"
 #: Of a bundle of one stack: what it is, for callers who cannot take it.
 _ALONE = {
@@ -236,6 +238,8 @@ class Bundle:
         for name in needed:
             if name not in manifest.files:
                 problems.append(f"{name!r} is used but not listed under files")
+        if len(manifest.files) > _MOST_FILES:
+            return [f"{len(manifest.files)} files are listed; at most {_MOST_FILES} are possible"]
         for name, info in manifest.files.items():
             if not _stays_inside(self.directory, name):
                 problems.append(f"{name!r} leads out of the bundle")

@@ -14,6 +14,8 @@ from ..bundle.manifest import Manifest
 from ..errors import InputError
 from .config import GenerationConfig
 
+#: Problems of one error, and letters of each.
+_MOST_TOLD, _LONGEST_TOLD = 12, 500
 #: Options that are integers, and the smallest value of each.
 _INTEGERS = {
     "max_new_tokens": 1,
@@ -97,7 +99,7 @@ def check(config: GenerationConfig, manifest: Manifest) -> GenerationConfig:
     if not problems:
         problems += _contradictions(config, manifest)
     if problems:
-        raise InputError("; ".join(problems))
+        raise InputError(_told(problems))
     return replace(
         config,
         suppress_tokens=_integers_of(config.suppress_tokens),
@@ -236,6 +238,16 @@ def _tokens(config: GenerationConfig, vocab_size: int) -> Iterable[str]:
             yield f"sequence_bias needs at least one token to add {bias!r} to"
         if not _is_number(bias) or not (bias == -math.inf or _is_finite(bias)):
             yield f"sequence_bias must be numbers (-inf forbids a token), not {bias!r}"
+
+
+def _told(problems: list[str]) -> str:
+    """Problems in one sentence; what they quote may come from a file, and be of any length."""
+    told = [
+        text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]} ..."
+        for text in problems[:_MOST_TOLD]
+    ]
+    more = len(problems) - len(told)
+    return "; ".join(told) + (f"; and {more} more" if more else "")
 
 
 def _token_list(name: str, tokens: Any, vocab_size: int) -> Iterable[str]:

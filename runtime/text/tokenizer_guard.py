@@ -110,8 +110,21 @@ def _steps(state: Any) -> Iterator[dict[str, Any]]:
 
 def _growth(step: dict[str, Any]) -> float:
     """How many times longer a step may make a text."""
+    if step.get("type") == "TemplateProcessing":
+        return max(_template_growth(step, name) for name in ("single", "pair"))
     inserted, pattern = step.get("content"), step.get("pattern")
     if step.get("type") != "Replace" or not isinstance(inserted, str):
         return 1
     found = pattern.get("String") if isinstance(pattern, dict) else None
     return max(1, len(inserted) / max(1, len(found) if isinstance(found, str) else 1))
+
+
+def _template_growth(step: dict[str, Any], name: str) -> float:
+    """How often a template writes a text; 100 tokens that it adds count as once."""
+    specials = step.get("special_tokens", {})
+    lengths = {token: len(known.get("ids", ())) for token, known in specials.items()}
+    texts = tokens = 0
+    for piece in step.get(name, ()):
+        texts += "Sequence" in piece
+        tokens += lengths.get(piece.get("SpecialToken", {}).get("id"), 0)
+    return max(1.0, texts, tokens / 100)

@@ -19,16 +19,16 @@ from .kind import Case, Kind
 from .mutations import BAD, mutate_bytes, mutate_json
 
 _BOUNDARY = "a-boundary"
-_OPTIONS: dict[str, Any] = {
-    **{"num_beams": 2, "max_new_tokens": 4, "do_sample": False, "temperature": 0.5, "top_k": 3},
+OPTIONS: dict[str, Any] = {
+    **{"num_beams": 2, "max_new_tokens": 4, "do_sample": True, "temperature": 0.5, "top_k": 3},
     **{"top_p": 0.9, "seed": 1, "stop_strings": ["x"], "length_penalty": 1.0, "min_length": 1},
     **{"num_return_sequences": 1, "repetition_penalty": 1.1, "no_repeat_ngram_size": 2},
-    **{"suppress_tokens": [3], "bad_words": ["G"], "sequence_bias": {"G": -1.0}, "top_logprobs": 2},
+    **{"suppress_tokens": [3], "bad_words_ids": [[4]], "sequence_bias": {"5": -1.0}},
 }
 _TEXT: dict[str, Any] = {"model": "text", "text": ["gateway", "hello"], "stream": False}
 #: Method, path and JSON body (None: none).
 _ASKED: list[tuple[str, str, Any]] = [
-    ("POST", "/v1/generate", {**_TEXT, **_OPTIONS}),
+    ("POST", "/v1/generate", {**_TEXT, **OPTIONS}),
     ("POST", "/v1/generate", {"model": "text", "text": "hello", "stream": True, "num_beams": 1}),
     ("POST", "/v1/generate", {**_TEXT, "regex": "[A-Z ]{1,4}", "max_new_tokens": 4}),
     ("POST", "/v1/generate", {**_TEXT, "choices": ["G EY", "HH"], "constraint": None}),
@@ -271,11 +271,11 @@ def _triton_model(folder: Path) -> tuple[Any, Any]:
 
 
 def _triton(work: Path, rnd: random.Random) -> tuple[Case, str]:
-    options, what = _json(_OPTIONS, rnd)
+    options, what = _json(OPTIONS, rnd)
     text: Any = rnd.choice(("hello", "gateway", b"\xff", "", "x" * 300, "\0", "\U0001f600"))
     given = {
         name: json.dumps(value) if isinstance(value, (list, dict)) else value
-        for name, value in _OPTIONS.items()
+        for name, value in OPTIONS.items()
         if rnd.random() < 0.2
     }
     if given and rnd.random() < 0.8:

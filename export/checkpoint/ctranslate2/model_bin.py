@@ -162,6 +162,8 @@ class ModelBin:
 
 def is_model_bin(path: Path) -> bool:
     """Whether a file begins as CTranslate2's do: a small version, then the name of a kind."""
+    if not path.is_file():  # a named pipe would never end
+        return False
     try:
         with path.open("rb") as file:
             start = file.read(64)

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seq2edge.runtime.bundle.checks.json_text import parse_json
+from seq2edge.runtime.bundle.checks.json_text import (
+    MAX_TOKENIZER_BYTES,
+    parse_json,
+    read_file,
+)
 from seq2edge.runtime.errors import BundleError
 
 from ...errors import CheckpointError
@@ -29,7 +33,7 @@ def read_vocabulary(folder: Path, name: str, unknown: str | None = None) -> list
         return None
     try:
         # Tokens may be or hold any character, so lines end at line feeds and nothing else.
-        text = path.read_bytes().decode("utf-8")
+        text = read_file(path, MAX_TOKENIZER_BYTES).decode("utf-8")
         tokens: Any = parse_json(text, path) if path.suffix == ".json" else _lines(text)
     except BundleError as error:
         raise CheckpointError(str(error)) from None

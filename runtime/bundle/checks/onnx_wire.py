@@ -356,6 +356,8 @@ class _Reader:
             if tag >= 0x80:
                 tag, place = self._varint(place - 1, end)
             wire, number = tag & 7, tag >> 3
+            if not number:  # no field has it; and holes of a file, which may be long, are zeros
+                raise DamagedGraphError("it is no ONNX model")
             if wire == _BYTES:
                 size: int = data[place] if place < end else 0x80  # type: ignore[assignment]
                 place += 1

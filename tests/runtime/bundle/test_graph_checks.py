@@ -210,6 +210,17 @@ def test_a_named_pipe_is_not_waited_for(bundle_of: BundleOf, copy_of: CopyOf) ->
         Bundle.open(bundle)
 
 
+def test_the_hole_of_a_file_is_not_read_to_its_end(bundle_of: BundleOf, copy_of: CopyOf) -> None:
+    """Fault: zeros were fields that nobody knows, and a hole of a terabyte takes no room."""
+    bundle = copy_of(bundle_of("t5"))
+    size = 1 << 40
+    with (bundle / "decoder.onnx").open("r+b") as file:
+        file.truncate(size)
+    edit_manifest(bundle, lambda raw: raw["files"]["decoder.onnx"].update(size=size))
+    with pytest.raises(BundleError, match="it is no ONNX model"):
+        Bundle.open(bundle)
+
+
 @pytest.mark.parametrize("size", [0, 1, 100, 5000])
 def test_a_graph_that_was_cut_is_damaged(size: int, bundle_of: BundleOf, tmp_path: Path) -> None:
     file = tmp_path / "cut.onnx"

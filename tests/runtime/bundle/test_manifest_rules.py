@@ -96,6 +96,17 @@ def test_what_contradicts_itself_is_refused(
         Bundle.open(bundle)
 
 
+def test_more_files_than_a_bundle_has_are_not_looked_for(
+    bundle_of: BundleOf, copy_of: CopyOf
+) -> None:
+    """Fault: a manifest of 20 MB kept a processor busy for a minute."""
+    bundle = copy_of(bundle_of("t5"))
+    listed = {f"file-{n}": {"size": 0, "sha256": "0" * 64} for n in range(20_000)}
+    edit_manifest(bundle, lambda raw: raw["files"].update(listed))
+    with pytest.raises(BundleError, match=r"20\d\d\d files are listed; at most 10000"):
+        Bundle.open(bundle)
+
+
 def test_json_of_any_depth_is_an_error(tmp_path: Path) -> None:
     """Fault: RecursionError."""
     for text in ("[" * 2000 + "]" * 2000, '{"a":' * 100 + "1" + "}" * 100, "[" * 10**6):

@@ -340,3 +340,12 @@ def test_what_is_allowed_runs(options: dict[str, Any], model: Seq2SeqModel) -> N
     config = replace(model.generation_config, **options)
     with pytest.raises(AssertionError, match="the encoder ran"):
         model.generate(["a text"], config)
+
+
+def test_an_error_quotes_no_more_than_one_reads(model: Seq2SeqModel) -> None:
+    """Fault: a bundle's 100,000 token ids that do not exist were an error of 700,000 letters."""
+    said = refusal(model, {"suppress_tokens": list(range(10**6, 10**6 + 100_000))})
+    assert said.startswith("suppress_tokens holds [1000000, 1000001,")
+    assert len(said) < 1000
+    said = refusal(model, {"bad_words_ids": [[token] for token in range(10**6, 10**6 + 1000)]})
+    assert said.endswith("; and 988 more")

@@ -23,6 +23,17 @@ PANICKING = {
     "pair": [],
     "special_tokens": {},
 }
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+
+
+def template(single: list[Any], ids: int = 1) -> bytes:
+    """A tokenizer that puts texts, and ``zz`` for some tokens of its own, one after the other."""
+    known = {"zz": {"id": "zz", "ids": [1] * ids, "tokens": ["a"] * ids}}
+    pair = [TEXT, {"Sequence": {"id": "B", "type_id": 1}}]
+    step = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known}
+    return json.dumps({**WORDS, "post_processor": step}).encode()
+
+
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 2000}
 
 
@@ -49,6 +60,9 @@ def test_a_panic_is_an_error() -> None:
         (b"[" * 100_000, "cannot be read"),
         (json.dumps({**WORDS, "model": {"type": "None"}}).encode(), "cannot be read"),
         (json.dumps({**WORDS, "normalizer": REPLACE}).encode(), "more than 1000 times as long"),
+        (template([TEXT] * 2000), "more than 1000 times as long"),
+        (template([TEXT, SPECIAL], ids=200_000), "more than 1000 times as long"),
+        (template([TEXT] + [SPECIAL] * 600, ids=200), "more than 1000 times as long"),
         (
             json.dumps(
                 {
