@@ -19,8 +19,7 @@ from ..backends import Backend, load_backend
 from ..bundle.reader import Bundle
 from ..errors import InputError
 from ..model_base import LoadedModel
-from ..text.byte_level import load_decoding_tokenizer
-from ..text.tokenizer import Tokenizer
+from ..text.tokenizer import Tokenizer, load_tokenizer
 from .fallback import WindowDecoder
 from .language import DetectedLanguage, check_language
 from .options import TranscriptionKeywords, TranscriptionOptions, options_of
@@ -83,7 +82,7 @@ class SpeechModel(LoadedModel[Backend]):
         """
         bundle = Bundle.open(path)
         speech_info(bundle.manifest)
-        tokenizer = checked_tokenizer(load_decoding_tokenizer(bundle), bundle.directory)
+        tokenizer = checked_tokenizer(load_tokenizer(bundle), bundle.directory)
         loaded = load_backend(
             bundle,
             backend=backend,

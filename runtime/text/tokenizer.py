@@ -163,7 +163,7 @@ def _kinds(decoder: dict[str, Any]) -> set[str]:
 
 
 def _byte_level(token: str) -> bytes:
-    return bytes(BYTE_OF[letter] for letter in token if letter in BYTE_OF)
+    return bytes(_BYTE_OF[letter] for letter in token if letter in _BYTE_OF)
 
 
 def _byte_letters() -> dict[str, int]:
@@ -174,8 +174,7 @@ def _byte_letters() -> dict[str, int]:
     return letters | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
-#: GPT-2's letters of bytes.
-BYTE_OF = _byte_letters()
+_BYTE_OF = _byte_letters()
 
 
 class ByteTokenizer:
