@@ -91,6 +91,14 @@ def bounded_config(
         InputError: an option that does not exist or is not read.
         ApiError: one that asks for too much.
     """
+    choices = options.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, str) and len(choice) > limits.max_characters:
+            raise ApiError(
+                413,
+                f"a choice has {len(choice)} characters, and may have {limits.max_characters}",
+                param="choices",
+            )
     config = generation_options(model.generation_config, options)
     for name in ("num_beams", "num_return_sequences"):
         value = getattr(config, name)

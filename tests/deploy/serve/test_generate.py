@@ -278,3 +278,10 @@ def test_curl_gets_an_answer(server: ServerProcess, spoken: dict[str, str]) -> N
         check=True,
     )
     assert json.loads(done.stdout)["results"][0]["text"] == spoken["keyboard"]
+
+
+def test_a_choice_is_no_longer_than_a_text(server: ServerProcess) -> None:
+    """Fault: one of 900,000 letters kept all others waiting for five seconds."""
+    answer = server.generate("keyboard", choices=["a", "b" * 20_001])
+    assert answer.status_code == 413
+    assert answer.json()["error"]["param"] == "choices"
