@@ -30,7 +30,7 @@ _LIMITS: tuple[tuple[str, Any, str, str], ...] = (
     ("--max-queue", positive, "N", "texts of a bundle that may wait; then it says 429 (64)"),
     ("--max-texts", positive, "N", "texts of a request (32)"),
     ("--max-characters", positive, "N", "of a text (20000)"),
-    ("--max-source-tokens", positive, "N", "of a text (what the model takes)"),
+    ("--max-source-tokens", positive, "N", "of a text (4096)"),
     ("--max-new-tokens", positive, "N", "of a result (1024)"),
     ("--max-beams", positive, "N", "beams and results of a text (8)"),
     ("--max-body", memory_size, "SIZE", "of a request without a recording (1M)"),

@@ -17,7 +17,8 @@ class Limits:
             answered with 429.
         max_texts: texts of one request.
         max_characters: of one text.
-        max_source_tokens: of one text; None: what the model takes.
+        max_source_tokens: of one text, as an encoder's memory grows with their square; None: what
+            the model takes.
         max_new_tokens: of one result.
         max_beams: beams, results and samples of one text.
         max_body: bytes of a request without a recording.
@@ -38,7 +39,7 @@ class Limits:
     max_queue: int = 64
     max_texts: int = 32
     max_characters: int = 20_000
-    max_source_tokens: int | None = None
+    max_source_tokens: int | None = 4096
     max_new_tokens: int = 1024
     max_beams: int = 8
     max_body: int = 1 << 20

@@ -233,6 +233,13 @@ def test_a_wrong_text_does_not_harm_its_neighbours(
     assert server.generate("keyboard").json()["results"][0]["text"] == spoken["keyboard"]
 
 
+def test_a_text_of_too_many_tokens_is_refused(server: ServerProcess) -> None:
+    """Their characters are few enough, and their attention may fit into the memory."""
+    refused = server.generate("a" * 4200)
+    assert refused.status_code == 400
+    assert "at most 4096 are taken here" in refused.json()["error"]["message"]
+
+
 def test_the_service_says_how_it_is(server: ServerProcess) -> None:
     assert server.get("/health").json() == {"status": "ok"}
     assert server.get("/ready").json() == {"status": "ready"}
