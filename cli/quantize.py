@@ -122,8 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-attention",
         action=argparse.BooleanOptionalAction,
         help="there, let the encoder compute attention over 256 positions and more in int8"
-        " (default: for speech, where it was measured, and for text where the comparison"
-        " allows it)",
+        " (default: for text, where the comparison allows it; of speech it may cost words)",
     )
     add_json(parser)
 

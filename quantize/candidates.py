@@ -254,9 +254,8 @@ class _Candidate:
             return None
         if int8_attention is None:
             int8_attention = asked
-        if int8_attention is None:  # it was measured on speech models; on others it is
-            measured = source.speech is not None or self._measures_attention
-            int8_attention = scheme.integer_encoder and measured
+        if int8_attention is None:  # of speech it costs words (docs/results, long sources)
+            int8_attention = scheme.integer_encoder and self._measures_attention
         return "integers" if int8_attention else "floats"
 
     def _lowered(

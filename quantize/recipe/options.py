@@ -37,8 +37,8 @@ class Options:
         int8_cross_kv: there, let the encoder give the keys and values of cross-attention in int8;
             None: for speech. Pays from about 256 source positions on.
         int8_attention: there, let the encoder compute attention over 256 positions and more by
-            products of int8; None: where its layers have int8 inputs, for speech, where it was
-            measured, and for text where the check measures it (:mod:`.long_sources`).
+            products of int8; None: of text, where the layers have int8 inputs and the check finds
+            that it adds little (:mod:`.long_sources`).
     """
 
     block_size: int | None = None

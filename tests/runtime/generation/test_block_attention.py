@@ -77,17 +77,21 @@ def test_floats_are_those_of_the_canonical_graph(
 
 
 def test_sound_without_a_mask(tmp_path: Path) -> None:
-    """Whisper's positions: no bias, no padding; int8 by itself, as it was measured on it.
+    """Whisper's positions: no bias, no padding; int8 where it is asked for.
 
     In floats it has an operator that holds no scores either.
     """
     whisper.make_whisper("tiny", tmp_path / "checkpoint")
     export_unvalidated(tmp_path / "checkpoint", tmp_path / "source")
     sound = np.random.default_rng(0).standard_normal((2, 80, 300), np.float32)
-    quantize_bundle(tmp_path / "source", tmp_path / "fp32", "fp32", check=False)
-    graphs = Bundle.open(tmp_path / "fp32").manifest.graphs
-    assert "encoder_cpu" in graphs and "encoder_blocks" not in graphs
-    quantize_bundle(tmp_path / "source", tmp_path / "int8", "int8", check=False)
+    for scheme in ("fp32", "int8"):
+        quantize_bundle(tmp_path / "source", tmp_path / scheme, scheme, check=False)
+        graphs = Bundle.open(tmp_path / scheme).manifest.graphs
+        assert "encoder_cpu" in graphs and "encoder_blocks" not in graphs
+    options = Options(int8_attention=True)
+    quantize_bundle(
+        tmp_path / "source", tmp_path / "int8", "int8", options=options, check=False, overwrite=True
+    )
     bundle, found = Bundle.open(tmp_path / "int8"), []
     lowering = bundle.manifest.quantization["lowering"]
     assert lowering["attention"] == "int8 products, in blocks"

@@ -137,13 +137,9 @@ def test_a_model_joins_beside_its_second_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined: list[LargePages] = []
-    join = LargePages.join_pages
-
-    def join_pages(pages: LargePages) -> int:
-        joined.append(pages)
-        return join(pages)
-
-    monkeypatch.setattr(LargePages, "join_pages", join_pages)
+    monkeypatch.setattr(LargePages, "join_pages", joined.append)
+    # A process that has freed as much may load a small model without mapping anything.
+    monkeypatch.setattr(large_pages, "_without", lambda ranges, _: ranges)
     source = copying_source(9, 0)
     with Seq2SeqModel.load(copying_bundle(tmp_path / "bundle")) as model:
         for expected in (0, 1, 1):
