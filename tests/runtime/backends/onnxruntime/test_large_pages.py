@@ -137,7 +137,7 @@ def test_a_model_joins_beside_its_second_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined: list[LargePages] = []
-    monkeypatch.setattr(LargePages, "join_pages", joined.append)
+    monkeypatch.setattr(LargePages, "join_pages", lambda pages: joined.append(pages))
     # A process that has freed as much may load a small model without mapping anything.
     monkeypatch.setattr(large_pages, "_without", lambda ranges, _: ranges)
     source = copying_source(9, 0)
