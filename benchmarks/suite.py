@@ -127,6 +127,12 @@ class Suite:
             with output_file(path) as file:
                 file.write(text.encode())
 
+    def _set_page_apart(self, name: str) -> None:
+        """Move the page with plots that ``compare`` wrote to those of the others."""
+        page = self.results / name / "report.html"
+        if page.exists():
+            shutil.move(page, self.work / f"{name}.html")
+
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Make environments and models, so that measuring is not held up."""
         # Two tasks of one checkpoint have the same models.
@@ -150,6 +156,8 @@ class Suite:
                 _say(f"[{number}/{len(tasks)}] {task.name}: {time.monotonic() - start:.0f} s")
                 if task.peers:
                     self._publish(task.name)
+                else:
+                    self._set_page_apart(task.name)
             self.write(pages)
 
     def write(self, pages: Sequence[Path]) -> None:

@@ -94,8 +94,10 @@ def optimum(checkpoint: str, folder: str) -> None:
 def ctranslate2(checkpoint: str, folder: str, precision: str) -> None:
     """Write what ``ct2-transformers-converter --quantization PRECISION`` writes."""
     from ctranslate2.converters import TransformersConverter
-    from transformers import AutoConfig
+    from transformers import AutoConfig, BartConfig
 
+    if not hasattr(BartConfig, "normalize_before"):  # which the converter reads: transformers 5
+        BartConfig.normalize_before = False  # type: ignore[attr-defined]
     hears = AutoConfig.from_pretrained(checkpoint).model_type == "whisper"
 
     class Converter(TransformersConverter):  # type: ignore[misc]  # untyped

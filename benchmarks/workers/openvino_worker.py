@@ -40,7 +40,6 @@ def load(task: Task) -> Loaded:
             "PERFORMANCE_HINT": "LATENCY",
         },
     )
-    model.generation_config.eos_token_id = None  # see generate.py
     files = Path(task.model).glob("*.bin")
     return Loaded(
         generator(model, task),

@@ -29,7 +29,6 @@ def load(task: Task) -> Loaded:
     model = ORTModelForSeq2SeqLM.from_pretrained(
         task.model, use_cache=True, use_merged=True, session_options=options
     )
-    model.generation_config.eos_token_id = None  # see generate.py
     files = [Path(session.path) for session in (model.encoder, model.decoder)]
     return Loaded(
         generator(model, task),

@@ -50,9 +50,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Any) -> Run:
     return get
 
 
-def test_models_are_made_before_anything_is_measured(run: Run) -> None:
+def test_models_are_made_before_anything_is_measured(run: Run, tmp_path: Path) -> None:
+    plots = tmp_path / "results" / "g2p" / "report.html"
+    plots.parent.mkdir(parents=True)
+    plots.write_text("as compare writes it")
     code, commands, page = run({}, "--demo", "model", "data.jsonl", "--cache", "there")
     assert code == 0
+    assert not plots.exists()
+    assert (tmp_path / "work" / "g2p.html").read_text() == "as compare writes it"
     peers = [words for words in commands if words[0] == "peers"]
     assert len(peers) == 7
     # Greedy and beam 4 have the same models.
