@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from seq2edge.deploy.token_limit import MAX_NEW_TOKENS
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -40,7 +42,7 @@ class Limits:
     max_texts: int = 32
     max_characters: int = 20_000
     max_source_tokens: int | None = 4096
-    max_new_tokens: int = 1024
+    max_new_tokens: int = MAX_NEW_TOKENS
     max_beams: int = 8
     max_body: int = 1 << 20
     max_audio_body: int = 64 << 20

@@ -22,6 +22,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
 from seq2edge.deploy.json_options import NAMES, generation_options
+from seq2edge.deploy.token_limit import MAX_NEW_TOKENS, limit_new_tokens
 from seq2edge.deploy.triton.numpy_support import check_numpy
 from seq2edge.deploy.triton.requests import (
     TritonRequest,
@@ -49,6 +50,7 @@ class TritonPythonModel:
         check_numpy()
         parameters = json.loads(args["model_config"])["parameters"]
         strings = {key: value["string_value"] for key, value in parameters.items()}
+        self._max_new_tokens = int(strings.get("max_new_tokens", MAX_NEW_TOKENS))
         self._model = Seq2SeqModel.load(
             Path(__file__).with_name("bundle"),
             backend=strings.get("backend", "onnxruntime"),
@@ -81,6 +83,9 @@ class TritonPythonModel:
         """Start a stream, or join a batch of equal options."""
         request.read()
         config = generation_options(self._model.generation_config, request.parameters)
+        config = limit_new_tokens(
+            config, request.parameters, self._model.manifest, self._max_new_tokens
+        )
         if config.num_return_sequences != 1:
             raise InputError("a request has one result: num_return_sequences must be 1")
         if request.stream:

@@ -19,6 +19,7 @@ from seq2edge.runtime.errors import BackendError, InputError
 from seq2edge.runtime.progress import CountProgress
 
 from ..pack.archive import NAME
+from ..token_limit import MAX_NEW_TOKENS
 
 #: Triton takes a folder of this name for a version, and serves the highest.
 _VERSION = "1"
@@ -169,9 +170,12 @@ def config(model: TritonModel, *, speech: bool = False) -> str:
     outputs = ",\n".join(
         f'  {{ name: "{name}" data_type: {kind} dims: [ 1 ] }}' for name, kind in given
     )
+    settings = [("backend", model.backend), ("device", model.device)]
+    if not speech:
+        settings.append(("max_new_tokens", str(MAX_NEW_TOKENS)))
     parameters = ",\n".join(
         f'  {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
-        for key, value in (("backend", model.backend), ("device", model.device))
+        for key, value in settings
         if value is not None
     )
     # The runtime takes the first GPU; without a list Triton would start instances on all.

@@ -80,7 +80,7 @@ def triton(
     # What it has imported is of the stand-in before.
     monkeypatch.delitem(sys.modules, "seq2edge.deploy.triton.requests", raising=False)
 
-    def load() -> tuple[FakeTriton, Any]:
+    def load(**parameters: str) -> tuple[FakeTriton, Any]:
         folder = write_triton_model(demo, tmp_path / "models", TritonModel("g2p"))
         spec = importlib.util.spec_from_file_location("model", folder / "1" / "model.py")
         assert spec is not None and spec.loader is not None
@@ -89,7 +89,7 @@ def triton(
         monkeypatch.setitem(sys.modules, "model", module)
         spec.loader.exec_module(module)
         model = module.TritonPythonModel()
-        model.initialize(fake.arguments(folder, backend="onnxruntime"))
+        model.initialize(fake.arguments(folder, backend="onnxruntime", **parameters))
         return fake, model
 
     return load

@@ -66,6 +66,7 @@ def test_triton_understands_the_config(model_config: Any) -> None:
     assert group.count == 2
     assert {key: value.string_value for key, value in found.parameters.items()} == {
         "backend": "onnxruntime",
+        "max_new_tokens": "1024",
     }
 
 

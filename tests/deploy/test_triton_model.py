@@ -63,6 +63,21 @@ def test_streams_take_turns(triton: Triton, spoken: dict[str, str]) -> None:
     assert (first.text, second.text) == (spoken[WORDS[0]], spoken[WORDS[1]])
 
 
+def test_nobody_gets_more_tokens_than_the_model_is_configured_for(triton: Triton) -> None:
+    """Found by mutated requests: one of a million tokens kept the model from all others."""
+    fake, model = triton(max_new_tokens="5")
+    most = fake.request("keyboard", max_new_tokens=5, min_new_tokens=5)
+    more = fake.request("keyboard", max_new_tokens=6, stream=True)
+    shortest = fake.request("keyboard", min_new_tokens=6)
+    silent = fake.request("keyboard")
+    fake.execute(model, [most, more, shortest, silent])
+    assert most.responses[-1].values["finish_reason"] == "length"
+    for request in (more, shortest):
+        assert "is more than the 5 allowed here" in str(request.responses[-1].error)
+    assert silent.responses[-1].values["finish_reason"] == "length"
+    assert silent.text == most.text
+
+
 def test_options_are_the_requests_own(triton: Triton, spoken: dict[str, str]) -> None:
     fake, model = triton()
     short = fake.request("keyboard", max_new_tokens=2)

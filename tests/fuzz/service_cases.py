@@ -25,12 +25,6 @@ OPTIONS: dict[str, Any] = {
     **{"num_return_sequences": 1, "repetition_penalty": 1.1, "no_repeat_ngram_size": 2},
     **{"suppress_tokens": [3], "bad_words_ids": [[4]], "sequence_bias": {"5": -1.0}},
 }
-#: Of Triton's requests, some of which do not exist: with those of above case 535 of the seed "test"
-#: does not end, which is not mended.
-_OF_TRITON: dict[str, Any] = {
-    **{name: OPTIONS[name] for name in OPTIONS if name not in ("bad_words_ids", "sequence_bias")},
-    **{"do_sample": False, "bad_words": ["G"], "sequence_bias": {"G": -1.0}, "top_logprobs": 2},
-}
 _TEXT: dict[str, Any] = {"model": "text", "text": ["gateway", "hello"], "stream": False}
 #: Method, path and JSON body (None: none).
 _ASKED: list[tuple[str, str, Any]] = [
@@ -277,11 +271,11 @@ def _triton_model(folder: Path) -> tuple[Any, Any]:
 
 
 def _triton(work: Path, rnd: random.Random) -> tuple[Case, str]:
-    options, what = _json(_OF_TRITON, rnd)
+    options, what = _json(OPTIONS, rnd)
     text: Any = rnd.choice(("hello", "gateway", b"\xff", "", "x" * 300, "\0", "\U0001f600"))
     given = {
         name: json.dumps(value) if isinstance(value, (list, dict)) else value
-        for name, value in _OF_TRITON.items()
+        for name, value in OPTIONS.items()
         if rnd.random() < 0.2
     }
     if given and rnd.random() < 0.8:

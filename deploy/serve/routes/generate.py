@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -11,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from seq2edge.deploy.json_options import NAMES, generation_options
-from seq2edge.runtime import Generation, GenerationConfig, Manifest, Seq2SeqModel
-from seq2edge.runtime.generation.config import new_tokens
+from seq2edge.deploy.token_limit import TooManyTokensError, limit_new_tokens
+from seq2edge.runtime import Generation, GenerationConfig, Seq2SeqModel
 
 from ..bodies import json_object, refuse_unknown
 from ..errors import ApiError
@@ -106,21 +105,10 @@ def bounded_config(
             raise ApiError(
                 400, f"{name}={value} is more than the {limits.max_beams} allowed here", param=name
             )
-    most = limits.max_new_tokens
-    for name in ("max_new_tokens", "max_length", "min_new_tokens", "min_length"):
-        value = options.get(name)
-        if isinstance(value, int) and value > most:
-            raise ApiError(400, f"{name}={value} is more than the {most} allowed here", param=name)
-    if options.get("max_new_tokens") is None and options.get("max_length") is None:
-        config = replace(config, max_new_tokens=min(_default(config, model.manifest), most))
-    return config
-
-
-def _default(config: GenerationConfig, manifest: Manifest) -> int:
-    """New tokens where a request says nothing: what they are without this service."""
-    if manifest.single_stack == "decoder":
-        config = replace(config, decoder_prefix=())
-    return new_tokens(replace(config, max_new_tokens=None), manifest)
+    try:
+        return limit_new_tokens(config, options, model.manifest, limits.max_new_tokens)
+    except TooManyTokensError as error:
+        raise ApiError(400, str(error), param=error.option) from None
 
 
 def _document(name: str, job: TextJob, results: list[list[Generation]]) -> dict[str, Any]:
