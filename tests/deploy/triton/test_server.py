@@ -16,7 +16,7 @@ from seq2edge.runtime.speech.model import SpeechModel
 
 from ..conftest import WORDS
 from .clients import Stream, events, get, post
-from .conftest import SPEECH, TEXT
+from .conftest import ENDLESS, SPEECH, TEXT
 from .server import Server, running
 
 #: A text that goes on for long.
@@ -108,6 +108,8 @@ def test_a_wrong_request_is_a_400_that_says_why(
 
 def test_a_wrong_request_on_a_stream_leaves_it_open(server: Server, spoken: dict[str, str]) -> None:
     with Stream(server.grpc, TEXT) as stream:
+        with pytest.raises(RuntimeError, match=f"more than the {ENDLESS} allowed here"):
+            list(stream.ask({"text_input": "keyboard"}, {"max_new_tokens": ENDLESS + 1}))
         with pytest.raises(RuntimeError, match="unknown option 'beams'"):
             list(stream.ask({"text_input": "keyboard"}, {"beams": 4}))
         (found,) = stream.ask({"text_input": "keyboard"})
@@ -137,7 +139,7 @@ def test_the_second_process_answers_while_the_first_is_busy(
 
 def test_cancelled_requests_end(server: Server, spoken: dict[str, str]) -> None:
     # One for each process, for so long that an answer after them shows that they have ended.
-    endless = {"min_new_tokens": 10**6, "max_new_tokens": 10**6}
+    endless = {"min_new_tokens": ENDLESS, "max_new_tokens": ENDLESS}
     streamed, whole = Stream(server.grpc, TEXT), Stream(server.grpc, TEXT)
     next(streamed.ask({"text_input": "keyboard", "stream": True}, endless))
     whole.ask({"text_input": "keyboard"}, endless)

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from seq2edge.export import export_checkpoint
 from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import Bundle, Seq2SeqModel
 from seq2edge.runtime.backends import Backend, Step, load_backend
@@ -22,6 +23,8 @@ from seq2edge.runtime.backends.onnxruntime.providers import (
     compute_capability,
     cuda_target,
 )
+from seq2edge.runtime.speech.model import SpeechModel
+from tests import whisper_models as whisper
 
 pytestmark = pytest.mark.skipif(
     CUDA not in onnxruntime.get_available_providers() or not compute_capability(),
@@ -50,13 +53,32 @@ def tokens(model: Seq2SeqModel, **options: Any) -> list[list[int]]:
     return [row.token_ids for row in model.generate_ids(IDS, MASK, config)]
 
 
-@pytest.mark.parametrize("shape", ["t5-v1.1", "umt5"])
+@pytest.mark.parametrize("shape", ["t5-v1.1", "umt5", "bart", "marian", "pegasus"])
 @pytest.mark.parametrize("way", WAYS)
 def test_float32_gives_the_cpus_tokens(shape: str, way: str, bundle_of: BundleOf) -> None:
     path = bundle_of(shape)
     with model_of(path) as cpu, model_of(path, device="cuda", strict=True) as gpu:
         for _ in range(2):  # captured in the first call, replayed in the second
             assert tokens(gpu, **WAYS[way]) == tokens(cpu, **WAYS[way])
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("scheme", ["float32", "fp16"])
+def test_speech_gives_the_cpus_words(scheme: str, beam_size: int, tmp_path: Path) -> None:
+    folder = whisper.make_whisper("tiny", tmp_path / "checkpoint", seed=8, speaks=True)
+    whisper.write_tokenizer(folder)
+    export_checkpoint(folder, tmp_path / "float32", validate=False)
+    if scheme != "float32":
+        quantize_bundle(tmp_path / "float32", tmp_path / scheme, scheme, target="cuda")
+    noise = np.random.default_rng(0).standard_normal(40 * 16000).astype(np.float32)
+    options = {"language": "en", "beam_size": beam_size, "temperature": 0.0}
+    found = {}
+    for device in ("cpu", "cuda"):
+        # float16 on a CPU is another rounding: its words are float32's here, or the GPU's are not.
+        bundle = tmp_path / ("float32" if device == "cpu" else scheme)
+        with SpeechModel.load(bundle, device=device) as model:
+            found[device] = [model.transcribe(noise * 0.1, **options).text for _ in range(2)]
+    assert found["cuda"] == found["cpu"]
 
 
 def first_logits(backend: Backend) -> np.ndarray[Any, Any]:
