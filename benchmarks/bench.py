@@ -21,7 +21,7 @@ from .driver import Baseline, Result, alternate, merged
 from .energy import EnergyMeter
 from .latency import PARTS, LatencyRunner
 from .memory import check_memory, measure_memory
-from .profile import measure_profile
+from .profile import check_profile, measure_profile
 from .report.machine import conditions, cores_for, machine_info, revision
 from .report.positions import positions_of
 from .report.schema import Entry, Report, Tokens
@@ -84,6 +84,8 @@ def bench(
         check_sources(bundle, workload)
         if memory:
             check_memory(bundle, workload)
+        if profile:
+            check_profile(workload)
     report = progress or _silent
     names = names_of(paths)
     before = conditions()

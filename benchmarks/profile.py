@@ -25,6 +25,7 @@ from typing import Any
 
 from seq2edge.runtime.backends.onnxruntime.session import profiled
 from seq2edge.runtime.backends.tensorrt.execution.layer_times import layer_times
+from seq2edge.runtime.errors import InputError
 
 from .latency import LatencyRunner
 from .workload import Workload
@@ -65,12 +66,27 @@ class GraphProfile:
         return asdict(self)
 
 
+def check_profile(workload: Workload) -> None:
+    """Refuse what would be timed wrongly.
+
+    Raises:
+        InputError: ONNX Runtime on a GPU. Its profiler tells how long the CPU takes to start a
+            node, and nothing of what a CUDA graph replays (1.31.1, run on an H200).
+    """
+    if workload.backend.startswith("onnxruntime") and workload.device == "cuda":
+        raise InputError(
+            "--profile cannot tell where a GPU's time goes: ONNX Runtime's profiler times what the"
+            " CPU does meanwhile; leave out --profile, or use NVIDIA's Nsight Systems"
+        )
+
+
 def measure_profile(path: str | os.PathLike[str], workload: Workload) -> list[GraphProfile]:
     """Profile five generations of a bundle, in the order in which the graphs take less time.
 
     Raises:
-        BundleError, BackendError, InputError: as :class:`.LatencyRunner`.
+        BundleError, BackendError, InputError: as :class:`.LatencyRunner` and :func:`check_profile`.
     """
+    check_profile(workload)
     if not workload.backend.startswith("onnxruntime"):
         return _summarized(_of_engines(path, workload))
     with tempfile.TemporaryDirectory(prefix="seq2edge-profile-") as temporary:

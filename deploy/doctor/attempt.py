@@ -48,14 +48,27 @@ def run_provider(name: str) -> dict[str, Any]:
         preload_libraries(onnxruntime)
         # Else what a provider refuses is run by the CPU without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = onnxruntime.InferenceSession(MODEL, options, providers=[name], enable_fallback=0)
+    try:
+        session = onnxruntime.InferenceSession(MODEL, options, providers=[name], enable_fallback=0)
+    except Exception as error:  # the bindings raise several unrelated classes
+        return {"problem": _load_error(name) or str(error)}
     if name not in session.get_providers():
-        return {"problem": "its library or a library that it needs cannot be loaded"}
+        lacking = _load_error(name) or "its library or a library that it needs cannot be loaded"
+        return {"problem": lacking}
     x = np.array([[1, 2], [3, 4]], np.float32)
     (y,) = session.run(None, {"x": x})
     if not np.array_equal(y, 2 * x @ x):
         return {"problem": f"computes {y.tolist()} where {(2 * x @ x).tolist()} is right"}
     return {"runs": True}
+
+
+def _load_error(provider: str) -> str:
+    """Which library of NVIDIA's a provider lacks; "" for other reasons, and other providers."""
+    import onnxruntime
+
+    from ...runtime.backends.onnxruntime.providers import CUDA, TENSORRT, load_error
+
+    return load_error(onnxruntime, provider) if provider in (CUDA, TENSORRT) else ""
 
 
 def list_openvino() -> dict[str, Any]:

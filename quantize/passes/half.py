@@ -30,6 +30,8 @@ _FLOAT = ir.DataType.FLOAT
 #: Outputs that no graph takes.
 _READ_BY_HOST = ("logits", "logprobs", "alignment_weights")
 _NORMS = ("RMSNormalization", "LayerNormalization")
+#: Without a bfloat16 kernel in ONNX Runtime's CUDA provider (1.31.1, run on an H200).
+_NO_BFLOAT16 = ("ArgMax",)
 #: A norm over the standard deviation is made of these (export/graph/layers.py). They stay in
 #: float32, as other norms accumulate: a sum of squares is soon more than float16 holds.
 _DEVIATION = ("ReduceMean", "Sub", "ReduceSumSquare", "Sqrt")
@@ -101,8 +103,11 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _stays(self, node: ir.Node) -> bool:
-        exact_norm = self._target == "tensorrt" and node.op_type in _NORMS
-        return exact_norm or stays_float32(node)
+        if self._target == "tensorrt" and node.op_type in _NORMS:
+            return True
+        if node.op_type in _NO_BFLOAT16 and self._half == ir.DataType.BFLOAT16:
+            return self._target == "cuda" or stays_float32(node)
+        return stays_float32(node)
 
     def _too_large(self, graph: ir.Graph) -> set[ir.Value]:
         """Values that do not fit into float16; bfloat16 holds all of float32's range."""

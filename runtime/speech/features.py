@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..audio import AudioSource
 from ..backends import Backend
 from ..bundle.speech_info import SpeechInfo
+from ..errors import BundleError
 
 Features = NDArray[np.float32]
 
@@ -150,5 +151,12 @@ class LogMel:
         if silent:
             samples = np.pad(samples, (0, end - begin * self._hop - len(samples)))
         found = self._backend.run_graph("features", {"audio": samples[None]})["log_mel"][0]
+        promised = (self._mels, len(samples) // self._hop)
+        if found.shape != promised:
+            raise BundleError(
+                f"the graph of features gives {found.shape[0]} x {found.shape[1]} values for"
+                f" {len(samples)} samples, where speech.mel_bins and speech.hop_length of the"
+                f" manifest promise {promised[0]} x {promised[1]}"
+            )
         values: Features = found[:, first - begin : stop - begin]
         return values

@@ -13,7 +13,7 @@ from seq2edge.benchmarks import bench as bench_module
 from seq2edge.benchmarks.profile import measure_profile
 from seq2edge.benchmarks.workload import Workload
 from seq2edge.cli.main import main
-from seq2edge.runtime import Bundle
+from seq2edge.runtime import Bundle, InputError
 from seq2edge.runtime.backends.limits import Limits
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
 from seq2edge.runtime.backends.tensorrt.execution import load
@@ -37,6 +37,15 @@ def test_nodes_are_summed_by_kind_and_layer(bundle_of: Callable[[str], Path]) ->
         assert sum(share.ms for share in profile.layers) == pytest.approx(profile.ms)
     shares = [share.share for profile in found.values() for share in profile.kinds]
     assert sum(shares) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "onnxruntime-tensorrt"])
+def test_a_gpus_time_is_not_told_from_what_the_cpu_does(
+    backend: str, bundle_of: Callable[[str], Path]
+) -> None:
+    workload = replace(WORK, backend=backend, device="cuda")
+    with pytest.raises(InputError, match="--profile cannot tell where a GPU's time goes"):
+        bench_module.bench([bundle_of("t5")], [workload], profile=True)
 
 
 def test_it_leaves_nothing_behind(

@@ -4,7 +4,6 @@
 
 Needs no network and a few minutes. Exit codes: 0 all backends that ran gave the CPU's tokens, 1 one
 did not or failed, 2 there is no GPU. A backend whose library is missing is named and is no failure.
-NOT YET RUN ON A GPU.
 """
 
 from __future__ import annotations
@@ -21,16 +20,19 @@ from typing import Any
 from seq2edge.benchmarks.peers.gpu import missing_gpu
 from seq2edge.benchmarks.report.machine import machine_info, revision
 from seq2edge.cli.main import main as seq2edge
-from seq2edge.deploy.doctor import examine
+from seq2edge.deploy.doctor import Machine, examine
 from seq2edge.runtime import Seq2SeqModel
 from seq2edge.runtime.errors import MissingDependencyError, Seq2EdgeError
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "g2p"
-WORDS = 200
+WORDS = 100
 #: Backend, device, and the bundle's target and scheme; float32 must give the same tokens.
 CASES = (
     ("onnxruntime", "cuda", "cuda", "float32"),
     ("onnxruntime", "cuda", "cuda", "fp16"),
+    ("onnxruntime", "cuda", "cuda", "bf16"),
+    ("onnxruntime", "cuda", "cuda", "int8"),
+    ("onnxruntime", "cuda", "cuda", "int4"),
     ("onnxruntime-tensorrt", "cuda", "tensorrt", "fp16"),
     ("tensorrt", None, "tensorrt", "fp16"),
     ("tensorrt", None, "tensorrt", "int4"),
@@ -39,13 +41,33 @@ CASES = (
 )
 
 
-def check(folder: Path) -> Iterator[dict[str, Any]]:
+def lacking_libraries(machine: Machine) -> Iterator[tuple[str, str]]:
+    """Backends that are not installed whole, and what they lack."""
+    for name, provider in (
+        ("onnxruntime", "CUDAExecutionProvider"),
+        ("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
+    ):
+        found = {one.name: one for one in machine.onnxruntime.providers}.get(provider)
+        if found is None:
+            yield name, f"the installed onnxruntime has no {provider}"
+        elif not found.runs and found.problem and "cannot open shared object" in found.problem:
+            yield name, found.problem
+    for one in machine.tensorrt:
+        if one.version is None and one.problem is None:
+            yield one.backend, f"{one.backend} is not installed"
+
+
+def check(folder: Path, machine: Machine) -> Iterator[dict[str, Any]]:
     words = (EXAMPLE / "words.txt").read_text().split()[:WORDS]
+    lacking = dict(lacking_libraries(machine))
     float32 = folder / "float32"
     run("export", EXAMPLE / "model", float32, "--no-validate")
     bundles = {("cuda", "float32"): float32}
     for backend, device, target, scheme in CASES:
         about = {"backend": backend, "device": device, "target": target, "scheme": scheme}
+        if backend in lacking:
+            yield {**about, "status": "not installed", "reason": lacking[backend]}
+            continue
         start = time.monotonic()
         try:
             if (target, scheme) not in bundles:
@@ -57,7 +79,9 @@ def check(folder: Path) -> Iterator[dict[str, Any]]:
             if device is None:
                 limits = ("--max-batch", 8, "--max-target-length", 128)
                 run("build", bundle, "--backend", backend, *limits)
-            expected = tokens(bundle, words, "onnxruntime", "cpu")
+            # ONNX Runtime has no bfloat16 on the CPU.
+            same_bundle = float32 if scheme == "bf16" else bundle
+            expected = tokens(same_bundle, words, "onnxruntime", "cpu")
             found = tokens(bundle, words, backend, device)
         except MissingDependencyError as error:
             yield {**about, "status": "not installed", "reason": str(error)}
@@ -96,12 +120,12 @@ def main() -> int:
     if missing is not None:
         print(f"no NVIDIA GPU on this machine: {missing}", file=sys.stderr)
         return 2
+    machine = examine()
     with tempfile.TemporaryDirectory(prefix="seq2edge-gpu-") as folder:
         results = []
-        for result in check(Path(folder)):
+        for result in check(Path(folder), machine):
             print(json.dumps(result), flush=True)
             results.append(result)
-    machine = examine()
     document = {
         "machine": asdict(machine_info()),
         "cuda": asdict(machine.cuda),

@@ -7,6 +7,7 @@ back, and there can be no CUDA graph.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ RECORD = {"session.record_ep_graph_assignment_info": "1"}
 #: positions, which are as small); ``Gather`` is not one of them, as it looks up embeddings. ONNX
 #: Runtime's own ``session.disable_cpu_ep_fallback`` refuses shape arithmetic as well.
 _SHAPE_OPERATORS = frozenset({"Shape", "Size", "Concat", "Squeeze", "Unsqueeze", "Constant"})
+
+#: A ``Gather`` that ONNX Runtime has made itself, when it moved a transpose past a ``Shape``, whose
+#: axes it then reorders (Whisper's encoder, seen in 1.31.1). A bundle's nodes have longer names.
+_REORDERED_SHAPE = re.compile(r"Gather(_token_\d+)?")
 
 #: A description is one line.
 _MOST_OPERATORS, _MOST_NAMES = 8, 2
@@ -57,7 +62,9 @@ def fallbacks(nodes: Iterable[Node], providers: Iterable[str]) -> list[Node]:
     return [
         node
         for node in nodes
-        if node.provider not in required and node.operator not in _SHAPE_OPERATORS
+        if node.provider not in required
+        and node.operator not in _SHAPE_OPERATORS
+        and not _REORDERED_SHAPE.fullmatch(node.name)
     ]
 
 

@@ -189,7 +189,7 @@ def explained(ort: Any, error: BackendError) -> BackendError:
 
 def _not_started(ort: Any, provider: str) -> BackendError:
     version = getattr(ort, "cuda_version", "")
-    reason = _load_error(ort, provider)
+    reason = load_error(ort, provider)
     needs, build = f"CUDA{f' {version}' if version else ''} and cuDNN 9", ""
     if provider == TENSORRT:
         needs, build = f"{needs}, TensorRT", ", and the TensorRT that it was built with"
@@ -234,8 +234,8 @@ def _profile_options(bundle: Bundle, graph: str) -> dict[str, str]:
     }
 
 
-def _load_error(ort: Any, provider: str) -> str:
-    """The loader's message on a provider's library, such as a missing libcudart."""
+def load_error(ort: Any, provider: str) -> str:
+    """The loader's message on a provider's library, such as a missing libcudart; else ""."""
     library = Path(ort.__file__).parent / "capi" / _LIBRARIES[provider]
     try:
         ctypes.CDLL(str(library))

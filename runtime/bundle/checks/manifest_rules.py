@@ -183,6 +183,8 @@ def _speech(manifest: Manifest) -> Iterator[str]:
     speech = manifest.speech
     if speech is None:
         return
+    if not manifest.special_tokens.eos:
+        yield "special_tokens.eos is empty, and a model that hears ends each window with one"
     vocab_size, where = manifest.dimensions.vocab_size, "speech."
     tokens: dict[str, int | None] = {
         name: getattr(speech, name)

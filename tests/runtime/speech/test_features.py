@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from seq2edge.runtime import BundleError
 from seq2edge.runtime.audio import AudioSource, open_audio
 from seq2edge.runtime.backends import Backend, load_backend
+from seq2edge.runtime.bundle.manifest import MANIFEST_NAME
 from seq2edge.runtime.bundle.reader import Bundle
 from seq2edge.runtime.bundle.speech_info import SpeechInfo
 from seq2edge.runtime.speech import features
@@ -29,6 +34,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     make_whisper("tiny", folder / "checkpoint")
     export_unvalidated(folder / "checkpoint", folder / "bundle")
     return Bundle.open(folder / "bundle")
+
+
+def test_a_speech_bundle_without_an_end_token_is_refused(
+    bundle: Bundle, copy_of: Callable[[Path], Path]
+) -> None:
+    """Found by mutated bundles: it was looked for in an empty list, at the first window."""
+    copy = copy_of(bundle.directory)
+    manifest = json.loads((copy / MANIFEST_NAME).read_text())
+    manifest["special_tokens"]["eos"] = []
+    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"special_tokens\.eos is empty"):
+        Bundle.open(copy)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +150,18 @@ def test_the_graph_gets_ten_seconds_at_once_and_gives_the_same(
             assert max(lengths) <= (frames + 4) * speech.hop_length
             lengths.clear()
         np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("changes", [{"hop_length": 3}, {"hop_length": 9_000}, {"mel_bins": 40}])
+def test_a_manifest_that_promises_other_features_is_named(
+    changes: dict[str, int], backend: Backend, speech: SpeechInfo
+) -> None:
+    """Found by mutated bundles: numpy's error of shapes that do not fit."""
+    audio = np.random.default_rng(5).standard_normal(31 * 16000).astype(np.float32)
+    with open_audio(audio) as source:
+        mel = LogMel(backend, replace(speech, **changes), source)
+        with pytest.raises(BundleError, match=r"gives 80 x \d+ values .* promise"):
+            mel.window(0, 100)
 
 
 class Silence:
