@@ -230,17 +230,11 @@ class Seq2SeqModel(LoadedModel[Backend]):
                 " must be 1"
             )
         call = self.generator.prepare(config, self._text_sources([text], languages))
-        steps, tokenizer = self.generator.steps(call, cancelled), self._output_tokenizer()
-        generations = (
-            generation_of(
-                found,
-                call.config,
-                tokenizer if found.finish_reason is not None else None,
-                skip_special_tokens=skip_special_tokens,
-            )
-            for found in steps
+        return TextStream(
+            self.detokenizer(skip_special_tokens=skip_special_tokens),
+            self.generator.steps(call, cancelled),
+            lambda found: self.generations([[found]], call.config, skip_special_tokens)[0],
         )
-        return TextStream(self.detokenizer(skip_special_tokens=skip_special_tokens), generations)
 
     async def agenerate(
         self,

@@ -21,14 +21,13 @@ from tokenizers import (
     processors,
 )
 
+from seq2edge.runtime.text.decoder_steps import END_SPACES
 from seq2edge.runtime.text.tokenizer import HIDDEN, NO_TOKEN
 
 from ..errors import CheckpointError
 from .charsmap import compiled_normalizers
 from .pieces import BPE, SPACE, PieceModel
 from .vocabulary import Vocabulary
-
-_END_SPACES = r"\A +| +\z"
 
 
 def fairseq_ids(
@@ -76,7 +75,7 @@ def _decoding(*, byte_fallback: bool) -> decoders.Decoder:
     steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")]
     if byte_fallback:
         steps.append(decoders.ByteFallback())
-    return decoders.Sequence([*steps, decoders.Fuse(), decoders.Replace(Regex(_END_SPACES), "")])
+    return decoders.Sequence([*steps, decoders.Fuse(), decoders.Replace(Regex(END_SPACES), "")])
 
 
 def _names(model: PieceModel, vocabulary: Vocabulary, *, hide: bool) -> list[str]:
@@ -145,7 +144,7 @@ def _normalizer(model: PieceModel) -> normalizers.Normalizer:
         steps += compiled_normalizers(model.charsmap)
     if model.collapse:
         steps += [
-            normalizers.Replace(Regex(_END_SPACES), ""),
+            normalizers.Replace(Regex(END_SPACES), ""),
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
     if model.prefix:

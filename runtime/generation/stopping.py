@@ -53,7 +53,7 @@ class StoppingRule:
         """:meth:`reason` of ``tokens`` and one more; they are put together only if need be."""
         if token in self._eos:
             return EOS
-        return self.reason([*tokens, token]) if self._strings else None
+        return self.reason([*tokens[-self._tail :], token]) if self._strings else None
 
     def reason(self, tokens: Sequence[int]) -> str | None:
         """Why a sequence ends with the last of ``tokens``, if it does."""

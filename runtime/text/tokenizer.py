@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..bundle.checks.json_text import MAX_TOKENIZER_BYTES, read_file
 from ..bundle.optimum import UNREADY
 from ..bundle.reader import Bundle
 from ..bundle.tokenizer_info import AddedByteToken
 from ..errors import BundleError
+from .decoder_steps import decoder_steps, letters_looked_at
 from .tokenizer_guard import guarded, load_tokenizer_json, state_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 HIDDEN = "\uffff"
 #: Before the number of an id that the vocabulary has no token for.
 NO_TOKEN = 2 * HIDDEN
+#: Tokens that a decoding begins before what it is for: a character has at most 4 bytes.
+_LEAD = 6
 
 
 class Tokenizer(Protocol):
@@ -40,8 +43,16 @@ class Tokenizer(Protocol):
         """The text of ``ids``, without special tokens or with them."""
         ...
 
-    def settled(self, ids: Sequence[int]) -> int:
+    def settled(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> int:
         """How many of ``ids`` decode to text that no later token can change."""
+        ...
+
+    def restart(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> int:
+        """A place in ``ids``, which are settled, from which on they do for decoding what follows.
+
+        What later tokens add to the text of ``ids`` they add to that of ``ids[place:]`` as well.
+        0: none is known.
+        """
         ...
 
     def token_id(self, token: str) -> int | None:
@@ -72,7 +83,9 @@ class JsonTokenizer:
         self._size = self._tokenizer.get_vocab_size() if size is None else size
         self._unknown = unknown
         self._added = self._tokenizer.get_added_tokens_decoder()
-        self._kinds = _kinds(state_of(self._tokenizer, "decoder"))
+        decoder = state_of(self._tokenizer, "decoder")
+        self._kinds = {step.get("type") for step in decoder_steps(decoder)}
+        self._looked_at = letters_looked_at(decoder)
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         found = guarded(self._tokenizer.encode, text, add_special_tokens=special_tokens)
@@ -104,13 +117,32 @@ class JsonTokenizer:
     def _stands_for_none(self, number: int) -> bool:
         return (self._tokenizer.id_to_token(number) or "").startswith(NO_TOKEN)
 
-    def settled(self, ids: Sequence[int]) -> int:
+    def settled(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> int:
         count = len(ids)
         if "ByteFallback" in self._kinds:
             # A run of bytes is decoded as one: a last byte that does not fit spoils all of it.
-            while count and _BYTE.fullmatch(self._tokenizer.id_to_token(ids[count - 1]) or ""):
-                count -= 1
+            for place in range(len(ids) - 1, -1, -1):
+                if _BYTE.fullmatch(self._tokenizer.id_to_token(ids[place]) or ""):
+                    count = place
+                elif not self._vanishes(ids[place], skip_special_tokens):
+                    break
         return count
+
+    def _vanishes(self, number: int, skip_special_tokens: bool) -> bool:
+        """Whether the decoder is not given a token."""
+        token = self._tokenizer.id_to_token(number)
+        if token is None or not skip_special_tokens:
+            return token is None or token.startswith(NO_TOKEN)
+        return number in self._added and self._added[number].special
+
+    def restart(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> int:
+        place = len(ids) - _LEAD
+        if self._looked_at is None or place <= 0:
+            return 0
+        # The first token may lose its space, so it has to be another one than the last letter's.
+        first = self.decode(ids[place : place + 1], skip_special_tokens=skip_special_tokens)
+        others = self.decode(ids[place + 1 :], skip_special_tokens=skip_special_tokens)
+        return place if first and others and others[-1] not in self._looked_at else 0
 
     def token_id(self, token: str) -> int | None:
         for name in (token, HIDDEN + token):
@@ -154,12 +186,6 @@ class JsonTokenizer:
 
 #: A byte as SentencePiece names it.
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-def _kinds(decoder: dict[str, Any]) -> set[str]:
-    """Types of a tokenizer.json's decoder and of all that it is made of."""
-    parts = decoder.get("decoders", [])
-    return {decoder.get("type", "")}.union(*(_kinds(part) for part in parts))
 
 
 def _byte_level(token: str) -> bytes:
@@ -219,8 +245,15 @@ class ByteTokenizer:
         byte = number - self._offset
         return bytes([byte]) if 0 <= byte < 256 else b""
 
-    def settled(self, ids: Sequence[int]) -> int:
+    def settled(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> int:  # noqa: ARG002
         return len(ids)
+
+    def restart(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> int:
+        # Once there is a character, bytes that are none yet come after it.
+        place = len(ids) - _LEAD
+        if place <= 0 or not self.decode(ids[place:], skip_special_tokens=skip_special_tokens):
+            return 0
+        return place
 
     def token_id(self, token: str) -> int | None:
         found = self._added.get(token)

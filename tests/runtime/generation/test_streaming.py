@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from seq2edge.runtime import Generation, InputError, Seq2SeqModel, TextStream
-from seq2edge.runtime.text.detokenizer import Detokenizer
-from seq2edge.runtime.text.tokenizer import ByteTokenizer, JsonTokenizer
+
+from ..pieces import SCRIPTS, assert_cut_well, byte_level_bpe
 
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -26,28 +21,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 STEPWISE = [way for way in WAYS if way != "beams"]
 every_way = pytest.mark.parametrize("way", WAYS)
-SCRIPTS = [
-    "plain words, with a stop.",
-    "Grüße aus Köln 👍🏽 und 👩\u200d👩\u200d👧 !",
-    "日本語とEnglish混在 です。",
-    "  two  spaces\nand\ta tab ",
-    "word",
-    "e\u0301 combining, \u3042\u3099 too",
-]
-
-
-def byte_level_bpe() -> Tokenizer:
-    """Of a few merges within and across characters of several bytes."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "</s>", "<unk>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(SCRIPTS * 3, trainer)
-    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +50,6 @@ def both(
     assert stream.result is None
     pieces = list(stream)
     return pieces, stream.result, model.generate([text], config)[0]
-
-
-def ends_well(before: str, after: str) -> bool:
-    """Whether a text may be cut between ``before`` and ``after``, neither of them empty."""
-    last = before[-1]
-    alone = unicodedata.category(last) == "Lo" and unicodedata.east_asian_width(last) in "WF"
-    return after[0].isspace() or alone
-
-
-def assert_cut_well(pieces: Sequence[str]) -> None:
-    assert all(pieces)  # none is empty
-    text = "".join(pieces)
-    for end in list(accumulate(map(len, pieces)))[:-1]:
-        assert ends_well(text[:end], text[end:]), (text[:end], text[end:])
 
 
 @every_way
@@ -279,71 +238,3 @@ def test_a_bad_text_is_refused_at_once(
         pytest.raises(InputError, match="no tokenizer"),
     ):
         without.stream("a source")
-
-
-# The detokenizer alone, fed token by token.
-
-
-def pieces_of(tokenizer: Any, ids: list[int]) -> list[str]:
-    """What each of ``ids`` gives, and what is given at the end."""
-    detokenizer = Detokenizer(tokenizer)
-    given_out = [detokenizer.push(ids[: count + 1]) for count in range(len(ids))]
-    return [*given_out, detokenizer.finish(ids)]
-
-
-@pytest.mark.parametrize(
-    ("text", "pieces"),
-    [
-        ("ü x", [*("", "", "ü"), "", " x"]),
-        ("👍 y", [*("", "", "", "", "👍"), "", " y"]),
-        ("日本", [*("", "", "", "", "", "日"), "本"]),
-        ("日本 x", [*("", "", "", "", "", "日"), "本", "", " x"]),
-        ("aあb", [*("", "", "", ""), "aあ", "b"]),
-        ("ab", ["", "", "ab"]),
-        ("a  b", ["", "a", " ", "", " b"]),
-        ("\n\n", ["", "\n", "\n"]),
-        ("한글x", [*("", "", "", "", "", "한"), "글", "x"]),
-    ],
-)
-def test_bytes_give_a_piece_when_it_is_final(text: str, pieces: list[str]) -> None:
-    tokenizer = ByteTokenizer()
-    assert pieces_of(tokenizer, tokenizer.encode(text, special_tokens=False)) == pieces
-
-
-def test_bytes_that_are_no_character_are_left_out_and_hold_nothing_back() -> None:
-    ids = [byte + 3 for byte in b"a \xe6\x97 b \xff c"]
-    pieces = pieces_of(ByteTokenizer(), ids)
-    assert "".join(pieces) == ByteTokenizer().decode(ids) == "a  b  c"
-    assert_cut_well([piece for piece in pieces if piece])
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.text(st.sampled_from("ab \n.ü日本あ한👍\u0301\u200d\u3000"), max_size=12), st.booleans())
-def test_any_text_comes_whole_and_cut_well(text: str, by_byte: bool) -> None:
-    tokenizer: Any = ByteTokenizer() if by_byte else BPE
-    pieces = pieces_of(tokenizer, tokenizer.encode(text, special_tokens=False))
-    assert "".join(pieces) == text
-    assert_cut_well([piece for piece in pieces if piece])
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(st.integers(0, 383), max_size=16), st.booleans())
-def test_any_tokens_add_up_to_their_text(ids: list[int], by_byte: bool) -> None:
-    """Random tokens are mostly no characters at all."""
-    tokenizer: Any = ByteTokenizer() if by_byte else BPE
-    pieces = pieces_of(tokenizer, ids)
-    assert "".join(pieces) == tokenizer.decode(ids)
-    assert_cut_well([piece for piece in pieces if piece])
-
-
-def test_a_text_cut_within_a_character_adds_up_with_byte_fallback() -> None:
-    """Llama's kind of tokenizer: a run of bytes is one that is valid to its end, or none is."""
-    vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    fallback = JsonTokenizer(tokenizer.to_str().encode())
-    ids = [1 + byte for byte in "日本語".encode()[:-1]]  # as max_new_tokens may cut it
-    assert "".join(pieces_of(fallback, ids)) == fallback.decode(ids)
-
-
-BPE = JsonTokenizer(byte_level_bpe().to_str().encode())
