@@ -14,7 +14,7 @@ from seq2edge.benchmarks.report.plots import figure_of, plots_of, svg
 from seq2edge.benchmarks.report.positions import at_positions, positions_of, slope_of
 from seq2edge.benchmarks.workload import Workload
 
-from .test_report_page import entry, report_of
+from .reports import entry, report_of
 
 WORK = Workload(source_length=4, new_tokens=10, runs=1, warmup=1, threads=1)
 

@@ -93,6 +93,37 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+def load_for_training(checkpoint: Path) -> Any:
+    """transformers' model of a checkpoint, as peft takes it."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
+    auto = AutoModelForCausalLM if kind == "gpt2" else AutoModelForSeq2SeqLM
+    return auto.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., Path]:
+    """A function from a base model to an adapter of it, all of whose tensors are random."""
+    import peft
+    import torch
+
+    def run(base: Path, name: str = "adapter", **options: Any) -> Path:
+        config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **options})
+        torch.manual_seed(3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied modules
+            model = peft.get_peft_model(load_for_training(base), config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.add_(0.1 * torch.randn_like(parameter))
+            model.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def greedy_tokens() -> Callable[[Path], list[list[int]]]:
     """A function from a bundle to what it makes of three fixed sources."""
