@@ -41,6 +41,8 @@ class Capabilities:
         steps_per_launch: greedy steps that it runs without the host in between, at most.
         computes_logsumexp: whether steps fill ``Step.logsumexp``; else the caller does.
         replaces_rows: whether the backend is a :class:`RowBackend`.
+        finds_best_tokens: whether a step may ask for the logits of the most probable tokens alone
+            (``Step.best_token_ids``), which spares the way of all others to the host.
         encoder: version, device and precision of another library that runs the encoder; "": none.
     """
 
@@ -49,6 +51,7 @@ class Capabilities:
     steps_per_launch: int = 1
     computes_logsumexp: bool = False
     replaces_rows: bool = False
+    finds_best_tokens: bool = False
     encoder: str = ""
 
 
@@ -98,6 +101,7 @@ class SlotCache(ABC):
         vocab_size: int | None = None,
         logsumexp: bool = False,
         first_scored: int = 0,
+        num_best: int | None = None,
     ) -> Step:
         """A zeroed step of the cache's present shape; see :meth:`.Step.allocate`."""
         return Step.allocate(
@@ -108,6 +112,7 @@ class SlotCache(ABC):
             vocab_size=vocab_size,
             logsumexp=logsumexp,
             first_scored=first_scored,
+            num_best=num_best,
         )
 
     def release(self) -> None:  # noqa: B027

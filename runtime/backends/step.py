@@ -41,12 +41,16 @@ class Step:
         next_token_ids: [B, K] int64, filled by the run with the most probable next tokens; not
             where ``logsumexp`` is asked for. It is ``input_ids`` itself where a step feeds the
             following one (greedy decoding).
-        logits: [B, K, V] float32, filled by the run, or None if they are not needed.
+        logits: [B, K, V] float32, filled by the run, or None if they are not needed. Where
+            ``best_token_ids`` is there, [B, K, N]: those of the N most probable tokens, in falling
+            order.
         logsumexp: [B, K] float32, log(sum(exp(logits))), filled by the run of a backend that
             ``computes_logsumexp``, or None if it is not needed.
         only_best: a run may look at the most probable tokens only, and fill ``logits`` with -inf
             for the others.
         proposals: set by the run: what it has looked at; None: all tokens.
+        best_token_ids: [B, K, N] int64, the tokens of ``logits``, filled by the run; None: those
+            are of all. Only for a backend that ``finds_best_tokens``.
         first_scored: results are wanted of the tokens from this one on, K = Q - first_scored of
             them. Above 0 only for a cache that ``scores_last_tokens``.
     """
@@ -61,6 +65,7 @@ class Step:
     only_best: bool = False
     proposals: Proposals | None = None
     first_scored: int = 0
+    best_token_ids: Ids | None = None
 
     @classmethod
     def allocate(
@@ -74,20 +79,26 @@ class Step:
         logsumexp: bool = False,
         only_best: bool = False,
         first_scored: int = 0,
+        num_best: int | None = None,
     ) -> Step:
-        """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids."""
+        """Zeroed arrays; ``vocab_size`` asks for logits, ``feed_back`` aliases ids.
+
+        ``num_best``: N; None: logits are of all tokens.
+        """
         input_ids = np.zeros((batch_size, num_tokens), np.int64)
         scored = (batch_size, num_tokens - first_scored)
+        given = None if vocab_size is None else num_best or vocab_size
         return cls(
             input_ids=input_ids,
             position_ids=np.zeros((batch_size, num_tokens), np.int64),
             attention_mask=np.zeros((batch_size, 1, num_tokens, max_cache_len), np.bool_),
             write_indices=np.zeros((batch_size,), np.int64),
             next_token_ids=input_ids if feed_back else np.zeros(scored, np.int64),
-            logits=None if vocab_size is None else np.zeros((*scored, vocab_size), np.float32),
+            logits=None if given is None else np.zeros((*scored, given), np.float32),
             logsumexp=np.zeros(scored, np.float32) if logsumexp else None,
             only_best=only_best,
             first_scored=first_scored,
+            best_token_ids=np.zeros((*scored, num_best), np.int64) if num_best else None,
         )
 
     def clear(self) -> None:
@@ -141,5 +152,5 @@ class Step:
 
     def outputs(self) -> list[NDArray[Any]]:
         """The arrays that a run fills."""
-        optional = (self.logits, self.logsumexp)
+        optional = (self.logits, self.logsumexp, self.best_token_ids)
         return [self.next_token_ids, *(array for array in optional if array is not None)]

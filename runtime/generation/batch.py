@@ -122,11 +122,18 @@ class GenerationBatch:
         return max(_LEAST_QUERIES, _MOST_LOGITS // (self.batch_size * self.vocab_size))
 
     def new_cache(
-        self, width: int, *, logits: bool, logsumexp: bool = False, only_best: bool = False
+        self,
+        width: int,
+        *,
+        logits: bool,
+        logsumexp: bool = False,
+        only_best: bool = False,
+        num_best: int | None = None,
     ) -> KVCache:
         """Run the prompts, with ``width`` hypotheses per source to follow them.
 
-        ``only_best``: see :class:`.SlotKVCache`.
+        ``only_best``: see :class:`.SlotKVCache`. ``num_best``: so many logits are enough; there may
+        be those of all tokens.
         """
         backend, capabilities = self.backend, self.backend.capabilities
         concat = concat_backend(backend)
@@ -139,6 +146,7 @@ class GenerationBatch:
                 logits=logits,
                 logsumexp=logsumexp,
             )
+        no_prompt_logits = self.prompt_logits is None
         longest = max(map(len, self.prompts))
         slots = longest + width * steps_after(self.new_tokens, len(self.forced))
         return SlotKVCache(
@@ -152,6 +160,7 @@ class GenerationBatch:
             capabilities=capabilities,
             prompt_logits=self.prompt_logits,
             only_best=only_best,
+            num_best=num_best if capabilities.finds_best_tokens and no_prompt_logits else None,
         )
 
     def new_slots(self, max_slots: int) -> SlotCache:

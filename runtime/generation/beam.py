@@ -166,7 +166,12 @@ class BeamSearch:
         while not self.done:
             if not self.ends_without_step():
                 if cache is None:
-                    cache = self._batch.new_cache(self._width, logits=True, logsumexp=True)
+                    cache = self._batch.new_cache(
+                        self._width,
+                        logits=True,
+                        logsumexp=True,
+                        num_best=self.count if self.plain else None,
+                    )
                 else:
                     cache.forward(tokens, parents)
                 tokens, parents = self.take(cache)
@@ -202,7 +207,11 @@ class BeamSearch:
         """
         if outputs.logits is None or outputs.logsumexp is None:
             raise AssertionError("they were asked for")
-        return self.take_up(self._candidates(outputs.logits, outputs.logsumexp.ravel()))
+        found = self._candidates(outputs.logits, outputs.logsumexp.ravel())
+        if outputs.best_token_ids is not None:
+            for candidates, tokens in zip(found, outputs.best_token_ids, strict=True):
+                candidates.tokens = tokens[candidates.parents, candidates.tokens]
+        return self.take_up(found)
 
     @property
     def plain(self) -> bool:

@@ -20,12 +20,15 @@ class StepOutputs(Protocol):
         logsumexp: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
         proposals: the tokens that ``logits`` are of, where the last step gave only the best; None:
             all tokens.
+        best_token_ids: [B, W, N] int64, where ``logits`` [B, W, N] are those of the most probable
+            tokens alone; None: of all.
     """
 
     next_token_ids: Ids
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
     proposals: Proposals | None
+    best_token_ids: Ids | None
 
     def complete_logits(self) -> None:
         """Let ``logits`` hold those of all tokens, where the last step gave only the best."""

@@ -35,6 +35,7 @@ class ConcatKVCache:
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
     proposals: Proposals | None = None
+    best_token_ids: Ids | None = None
 
     def __init__(
         self,

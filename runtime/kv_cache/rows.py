@@ -37,6 +37,7 @@ class RowOutputs:
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
     proposals: Proposals | None = None
+    best_token_ids: Ids | None = None
 
     def complete_logits(self) -> None:
         """They are those of all tokens."""

@@ -52,6 +52,7 @@ def prefill(
     logsumexp: bool = False,
     max_num_tokens: int | None = None,
     prompt_logits: PromptLogits | None = None,
+    num_best: int | None = None,
 ) -> Step:
     """Run each sequence's prompt into its slots 0.. : what comes after it, a step of [B, 1].
 
@@ -64,7 +65,9 @@ def prefill(
     tokens = np.zeros((batch, longest), np.int64)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
-    after = Step.allocate(batch, 1, 0, vocab_size=vocab_size, logsumexp=logsumexp)
+    after = Step.allocate(
+        batch, 1, 0, vocab_size=vocab_size, logsumexp=logsumexp, num_best=num_best
+    )
     size = max_num_tokens or longest
     for start in range(0, longest, size):
         part = tokens[:, start : start + size]
@@ -76,7 +79,13 @@ def prefill(
             places = [] if prompt_logits is None else [p - start for p in prompt_logits.places]
             wanted = [place for place in (*ends, *places) if 0 <= place < count]
             first = int(min(wanted, default=count - 1))
-        step = cache.step(count, vocab_size=vocab_size, logsumexp=logsumexp, first_scored=first)
+        step = cache.step(
+            count,
+            vocab_size=vocab_size,
+            logsumexp=logsumexp,
+            first_scored=first,
+            num_best=num_best,
+        )
         step.input_ids[:] = part
         step.position_ids[:] = start + np.arange(count)
         step.write_indices[:] = start
@@ -114,12 +123,15 @@ class SlotKVCache:
         prompt_logits: takes logits of the prompts, where logits are needed at all.
         only_best: steps after the prompt's may look at the most probable tokens only, until
             :meth:`complete_logits` asks for all.
+        num_best: N, where the logits of the N most probable tokens are enough, and the backend
+            ``finds_best_tokens``; not with ``prompt_logits``.
 
     Attributes:
         next_token_ids: [B, W] int64, the most probable next token of each hypothesis; [B, 1] after
             the prompt, which the hypotheses share.
         logits: [B, W, V] float32 ([B, 1, V] after the prompt), or None. Both are overwritten
-            by the next step.
+            by the next step. With ``num_best`` [B, W, N].
+        best_token_ids: [B, W, N] int64, the tokens of ``logits``; None: those are of all.
         logsumexp: [B, W] float32 ([B, 1]), log(sum(exp(logits))), or None.
         proposals: see :class:`.KVCache`.
     """
@@ -128,6 +140,7 @@ class SlotKVCache:
     logits: NDArray[np.float32] | None
     logsumexp: NDArray[np.float32] | None
     proposals: Proposals | None
+    best_token_ids: Ids | None
 
     def __init__(
         self,
@@ -142,8 +155,10 @@ class SlotKVCache:
         capabilities: Capabilities,
         prompt_logits: PromptLogits | None = None,
         only_best: bool = False,
+        num_best: int | None = None,
     ) -> None:
         self._cache = cache
+        self._num_best = num_best
         self._only_best = only_best
         self._width = width
         self._max_slots = max_slots
@@ -184,11 +199,13 @@ class SlotKVCache:
                 logsumexp=logsumexp,
                 max_num_tokens=max_num_tokens,
                 prompt_logits=prompt_logits,
+                num_best=num_best,
             )
             seen = np.arange(cache.max_cache_len) < self._used[:, None]
             self._step.attention_mask[:] = seen[:, None, None]
         self.next_token_ids, self.logits = last.next_token_ids, last.logits
         self.logsumexp, self.proposals = logsumexp_of(last, capabilities), last.proposals
+        self.best_token_ids = last.best_token_ids
         self._step.only_best = only_best
 
     def forward(self, tokens: Ids, parents: Ids | None = None) -> None:
@@ -228,6 +245,7 @@ class SlotKVCache:
         self._steps += 1
         self.next_token_ids, self.logits = step.next_token_ids, step.logits
         self.logsumexp, self.proposals = logsumexp_of(step, self._capabilities), step.proposals
+        self.best_token_ids = step.best_token_ids
 
     def release(self) -> None:
         """Let another call have the memory; this is not used any more."""
@@ -250,6 +268,8 @@ class SlotKVCache:
         self.logits = None if self.logits is None else self.logits[sources]
         if self.logsumexp is not None:
             self.logsumexp = self.logsumexp[sources]
+        if self.best_token_ids is not None:
+            self.best_token_ids = self.best_token_ids[sources]
         self.proposals = None  # those are of a single source
         self._replace_step(self._step.attention_mask[sources])
 
@@ -265,7 +285,7 @@ class SlotKVCache:
         self.next_token_ids, self.logits = step.next_token_ids, step.logits
         if self._wants_logsumexp:
             self.logsumexp = logsumexp_of(step, self._capabilities)
-        self.proposals = step.proposals
+        self.proposals, self.best_token_ids = step.proposals, step.best_token_ids
 
     def _forward_ahead(self, tokens: Ids) -> None:
         """Give the next tokens; where none are left, run several steps for more.
@@ -314,6 +334,7 @@ class SlotKVCache:
             feed_back=not (self._only_best and self._vocab_size is not None),
             vocab_size=self._vocab_size,
             logsumexp=self._wants_logsumexp,
+            num_best=self._num_best,
         )
         step.only_best = self._only_best
         return step

@@ -7,13 +7,17 @@ later calls only if these get the same arrays. It is never freed before its sess
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: Bytes at whose multiples arrays begin, as CUDA's own allocations do (cudaMalloc).
+_ALIGNMENT = 256
 
 #: TensorProto.BFLOAT16 of onnx.proto; numpy has no such type.
 _BFLOAT16 = 16
@@ -45,6 +49,10 @@ class DeviceArray:
     def nbytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64)) * self.storage.itemsize
 
+    @property
+    def address(self) -> int:
+        return int(self._value.data_ptr())
+
     def write(self, array: NDArray[Any]) -> None:
         """Copy a host array of this shape to the device; the address stays."""
         self._value.update_inplace(np.ascontiguousarray(array, self.storage))
@@ -59,7 +67,50 @@ class DeviceArray:
 
     def bind(self, bind: Callable[..., None], name: str) -> None:
         """``bind`` is ``bind_input`` or ``bind_output`` of an IOBinding."""
-        bind(name, self._device, 0, self._element, list(self.shape), self._value.data_ptr())
+        bind(name, self._device, 0, self._element, list(self.shape), self.address)
+
+
+class PackedInputs:
+    """Small inputs of a step in one array of a device, which one copy fills.
+
+    On an H200 a copy of a few bytes takes 9 us, of which a step had five.
+
+    Args:
+        ort: the onnxruntime module.
+        device: ``cuda`` or ``cpu``.
+        inputs: shape and dtype by name.
+    """
+
+    def __init__(
+        self, ort: Any, device: str, inputs: Mapping[str, tuple[tuple[int, ...], str]]
+    ) -> None:
+        self._places: dict[str, int] = {}
+        size = 0
+        for name, (shape, dtype) in inputs.items():
+            self._places[name] = size
+            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+            size += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+        self._device = device
+        self._array = DeviceArray(ort, device, (size,), "uint8")
+        self._host = np.zeros(size, np.uint8)
+        #: What is to be copied next, by name.
+        self.values: dict[str, NDArray[Any]] = {
+            name: np.ndarray(shape, dtype, self._host.data, self._places[name])
+            for name, (shape, dtype) in inputs.items()
+        }
+
+    @property
+    def nbytes(self) -> int:
+        return self._array.nbytes
+
+    def write(self) -> None:
+        """Copy ``values`` to the device; addresses stay."""
+        self._array.write(self._host)
+
+    def bind(self, bind: Callable[..., None], name: str) -> None:
+        """``bind`` is ``bind_input`` of an IOBinding."""
+        value, address = self.values[name], self._array.address + self._places[name]
+        bind(name, self._device, 0, value.dtype.type, list(value.shape), address)
 
 
 @dataclass

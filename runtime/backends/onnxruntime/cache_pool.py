@@ -90,6 +90,7 @@ class PooledCache(RowSlotCache):
         vocab_size: int | None = None,
         logsumexp: bool = False,
         first_scored: int = 0,
+        num_best: int | None = None,
     ) -> Step:
         def make() -> Step:
             self._nbytes = None
@@ -99,9 +100,10 @@ class PooledCache(RowSlotCache):
                 vocab_size=vocab_size,
                 logsumexp=logsumexp,
                 first_scored=first_scored,
+                num_best=num_best,
             )
 
-        key = num_tokens, feed_back, vocab_size, logsumexp, first_scored
+        key = num_tokens, feed_back, vocab_size, logsumexp, first_scored, num_best
         return make() if self._pool is None else self._steps.take(key, make)
 
     def release(self) -> None:

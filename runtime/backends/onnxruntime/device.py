@@ -42,6 +42,7 @@ from .steps import (
     StepBuffers,
     StepKey,
 )
+from .top_logits import open_top_logits
 
 #: Source lengths are padded to a multiple of it where steps are captured, or nearly every text
 #: would need a graph of its own.
@@ -100,7 +101,11 @@ class OrtDeviceBackend:
             failure = self._failure_to_load()
         if failure is not None:
             raise explained(self._ort, failure)
-        self.capabilities = Capabilities(computes_logsumexp="logsumexp" in self._context.sessions)
+        computes_logsumexp = "logsumexp" in self._context.sessions
+        self.capabilities = Capabilities(
+            computes_logsumexp=computes_logsumexp,
+            finds_best_tokens=computes_logsumexp,  # without a normalizer all logits are needed
+        )
         self._report(strict)
 
     def encode(self, inputs: EncoderInputs) -> DeviceEncoderOutput:
@@ -149,6 +154,7 @@ class OrtDeviceBackend:
         """Let go of the sessions, their graphs and what is kept for later calls."""
         with self._context.working("decoder"):
             self._context.sessions.clear()
+            self._context.top_logits = None
             self._sources.clear()
             self._others.close()
 
@@ -193,6 +199,8 @@ class OrtDeviceBackend:
             self._target.device,
             graphs,
             sessions,
+            vocab_size=self._bundle.manifest.dimensions.vocab_size,
+            top_logits=open_top_logits(self._ort, self._target.options("logsumexp", False)),
             speech=self._bundle.manifest.speech,
             captures=capture,
             # With capturing on, ONNX Runtime has refused every graph that reads on the CPU.

@@ -22,8 +22,9 @@ from ...bundle.manifest import GraphInfo
 from ...bundle.speech_info import SpeechInfo
 from ...errors import BackendError
 from ..base import Ids, Step
-from .buffers import Budget, DeviceArray, Pool
+from .buffers import Budget, DeviceArray, PackedInputs, Pool
 from .session import run_error
+from .top_logits import TopLogits
 
 #: One thread at a time works on the device: while a CUDA graph is captured, allocations and
 #: copies of any other thread of the process fail (cudaStreamCaptureModeGlobal).
@@ -46,6 +47,8 @@ class DeviceContext:
         device: ``cuda`` or ``cpu``.
         graphs: the manifest's, by name.
         sessions: by the graph's name; emptied when the engine is closed.
+        vocab_size: V.
+        top_logits: a session of :mod:`.top_logits`; None: the device has none.
         speech: what the bundle says of sound; None: it reads texts.
         captures: whether steps are captured as CUDA graphs.
         rebinds: whether inputs are bound before each run. ONNX Runtime copies an input that a
@@ -56,6 +59,8 @@ class DeviceContext:
     device: str
     graphs: Mapping[str, GraphInfo]
     sessions: dict[str, Any]
+    vocab_size: int = 0
+    top_logits: Any = None
     speech: SpeechInfo | None = None
     captures: bool = False
     rebinds: bool = False
@@ -139,7 +144,7 @@ class SourceBuffers:
 
 
 class CacheBuffers:
-    """Keys and values of [B, H, T, Dh] each, and the logical positions [B, T] of the slots."""
+    """Keys and values of [B, H, T, Dh] each."""
 
     kept = False
 
@@ -152,26 +157,29 @@ class CacheBuffers:
             for spec in inputs
             if spec.name.startswith(("past_key.", "past_value."))
         }
-        self.positions = context.array((batch, slots), "int64")
         self.steps: dict[StepKey, StepBuffers] = {}
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (self.positions, *self.arrays.values()))
+        return sum(array.nbytes for array in self.arrays.values())
 
 
 class StepKey(NamedTuple):
-    """The shape of a step: Q tokens, and whether logits and their logsumexp are read."""
+    """The shape of a step: Q tokens, and which results are read."""
 
     num_tokens: int
-    vocab_size: int | None
+    logits: bool
     logsumexp: bool
+    num_best: int | None
 
     @classmethod
     def of(cls, step: Step) -> StepKey:
-        size = None if step.logits is None else step.logits.shape[2]
-        logsumexp = step.logits is not None and step.logsumexp is not None
-        return cls(step.input_ids.shape[1], size, logsumexp)
+        return cls(
+            step.input_ids.shape[1],
+            step.logits is not None,
+            step.logits is not None and step.logsumexp is not None,
+            None if step.best_token_ids is None else step.best_token_ids.shape[2],
+        )
 
 
 class StepBuffers:
@@ -186,17 +194,29 @@ class StepBuffers:
         self._context = context
         batch, num_tokens = cache.batch, key.num_tokens
         rows = (batch, num_tokens)
-        self._ids = context.array(rows, "int64")
-        self._positions = context.array(rows, "int64")
-        self._mask = context.array((batch, 1, num_tokens, cache.slots), "bool")
-        self._write_indices = context.array((batch,), "int64")
+        self._inputs = PackedInputs(
+            context.ort,
+            context.device,
+            {
+                "input_ids": (rows, "int64"),
+                "position_ids": (rows, "int64"),
+                "attention_mask": ((batch, 1, num_tokens, cache.slots), "bool"),
+                "write_indices": ((batch,), "int64"),
+                "cache_position_ids": ((batch, cache.slots), "int64"),
+            },
+        )
         # Not the memory of the ids, as in the CPU's engine: a first run may be several.
         self._next_token_ids = context.array(rows, "int64")
-        self._logits = (
-            None if key.vocab_size is None else context.array((*rows, key.vocab_size), "float32")
-        )
+        self._logits = context.array((*rows, context.vocab_size), "float32") if key.logits else None
         scored = key.logsumexp and "logsumexp" in context.sessions
         self._logsumexp = context.array(rows, "float32") if scored else None
+        self._best = (
+            None
+            if key.num_best is None or self._logits is None
+            else TopLogits(
+                context.ort, context.device, context.top_logits, self._logits, key.num_best
+            )
+        )
         self._session = context.session("decoder")
         self._binding = self._session.io_binding()
         self._bind_inputs(source, cache)
@@ -215,33 +235,35 @@ class StepBuffers:
 
     def run(self, step: Step, positions: Ids, source: SourceBuffers, cache: CacheBuffers) -> None:
         """Copy what ``step`` holds to the device, run it, and copy its results back."""
-        self._ids.write(step.input_ids)
-        self._positions.write(step.position_ids)
-        self._mask.write(step.attention_mask)
-        self._write_indices.write(step.write_indices)
-        cache.positions.write(positions)
+        values = self._inputs.values
+        values["input_ids"][...] = step.input_ids
+        values["position_ids"][...] = step.position_ids
+        values["attention_mask"][...] = step.attention_mask
+        values["write_indices"][...] = step.write_indices
+        values["cache_position_ids"][...] = positions
+        self._inputs.write()
         if self._context.rebinds:
             self._bind_inputs(source, cache)
         self._prepare_capture()
         self._session.run_with_iobinding(self._binding, self._options)
-        step.next_token_ids[...] = self._next_token_ids.read()
+        if step.logsumexp is None:
+            step.next_token_ids[...] = self._next_token_ids.read()
         if step.logits is not None and self._logits is not None:
-            step.logits[...] = self._logits.read()
+            if self._best is not None and step.best_token_ids is not None:
+                step.logits[...], step.best_token_ids[...] = self._best.find()
+            else:
+                step.logits[...] = self._logits.read()
         if step.logsumexp is not None and self._logsumexp is not None:
             step.logsumexp[...] = self._normalize()
 
     @property
     def _nbytes(self) -> int:
-        arrays = (self._ids, self._positions, self._mask, self._next_token_ids, self._logits)
+        arrays = (self._inputs, self._next_token_ids, self._logits, self._best)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def _bind_inputs(self, source: SourceBuffers, cache: CacheBuffers) -> None:
-        arrays = {
-            "input_ids": self._ids,
-            "position_ids": self._positions,
-            "attention_mask": self._mask,
-            "write_indices": self._write_indices,
-            "cache_position_ids": cache.positions,
+        arrays: dict[str, DeviceArray | PackedInputs] = {
+            **dict.fromkeys(self._inputs.values, self._inputs),
             **{name: array for name, array in source.inputs.items() if name == SOURCE_MASK},
             **source.cross,
             **cache.arrays,

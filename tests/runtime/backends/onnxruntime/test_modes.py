@@ -6,6 +6,7 @@ what a GPU does with it is in test_gpu.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from seq2edge.runtime import Bundle, Choices, Seq2SeqModel
 from seq2edge.runtime.backends import Backend, SlotCache, Step, load_backend
+from seq2edge.runtime.backends.onnxruntime.buffers import DeviceArray
 from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
+from seq2edge.runtime.backends.onnxruntime.session import CPU
+from seq2edge.runtime.backends.onnxruntime.top_logits import TopLogits, open_top_logits
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
 from ....batches import assert_same_generations
@@ -69,6 +74,52 @@ def test_each_way_to_decode_gives_the_cpu_engines_results(pair: Pair, way: dict[
     expected = pair.expected.generate(TEXTS, config, batch_size=3)
     for _ in range(2):  # the second time with the arrays of the first
         assert_same_generations(pair.model.generate(TEXTS, config, batch_size=3), expected)
+
+
+@pytest.mark.parametrize(
+    ("way", "moved"),
+    [
+        ("greedy", 3),
+        ("samples", 3 * 3 * 384),
+        ("beams", 3 * 4 * 52),  # for 4 beams and 12 end tokens, and not of all 384
+    ],
+)
+def test_a_step_moves_no_more_than_is_looked_at(
+    way: str, moved: int, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a GPU's step take as long as a tenth of its work; all beams' logits far more."""
+    written, read = [], []
+    write_array, read_array = DeviceArray.write, DeviceArray.read
+
+    def write(array: DeviceArray, values: np.ndarray[Any, Any]) -> None:
+        written.append(array)
+        write_array(array, values)
+
+    def get(array: DeviceArray) -> np.ndarray[Any, Any]:
+        read.append(array.shape)
+        return read_array(array)
+
+    config = replace(pair.model.generation_config, max_new_tokens=12, **WAYS[way])
+    pair.model.generate_ids(IDS, MASK, config)
+    monkeypatch.setattr(DeviceArray, "write", write)
+    monkeypatch.setattr(DeviceArray, "read", get)
+    pair.model.generate_ids(IDS, MASK, config)
+    assert max(map(math.prod, read)) == moved
+    source_and_cleared_cache = 2 + 1 + 4
+    assert len(written) <= source_and_cleared_cache + 12
+
+
+def test_the_best_logits_are_the_largest_ones_in_falling_order() -> None:
+    rng = np.random.default_rng(0)
+    logits = DeviceArray(onnxruntime, "cpu", (3, 4, 1000), "float32")
+    session = open_top_logits(onnxruntime, [CPU])
+    best = TopLogits(onnxruntime, "cpu", session, logits, 9)
+    for _ in range(2):  # of what the array holds now
+        values = rng.standard_normal(logits.shape).astype(np.float32)
+        logits.write(values)
+        found, token_ids = best.find()
+        np.testing.assert_array_equal(found, -np.sort(-values)[..., :9])
+        np.testing.assert_array_equal(np.take_along_axis(values, token_ids, 2), found)
 
 
 def test_streams_give_the_same_pieces(pair: Pair) -> None:
