@@ -102,8 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lowering",
         action=argparse.BooleanOptionalAction,
-        help="for the CPU: write the decoder also in the form that onnxruntime 1.32 or newer runs"
-        " faster; older ones take the other (default: where it can be)",
+        help="for the CPU and for cuda: write the decoder also in the form that newer onnxruntimes"
+        " run faster there; older ones take the other (default: where it can be)",
     )
     parser.add_argument(
         "--two-stage-head",
@@ -208,12 +208,13 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _lowering(done: Mapping[str, Any]) -> Iterator[str]:
-    """What ONNX Runtime runs on the CPU in place of the graphs that all targets share."""
+    """What ONNX Runtime runs on the target in place of the graphs that all share."""
     lowered = done.get("lowering", {})
+    device = "CUDA" if done.get("target") == "cuda" else "the CPU"
     if "graphs" in lowered:
         names = ", ".join(lowered["graphs"])
-        yield f"lowered for onnxruntime >= {lowered['onnxruntime']} on the CPU: {names}"
-        if lowered["head"] != "whole":
+        yield f"lowered for onnxruntime >= {lowered['onnxruntime']} on {device}: {names}"
+        if lowered.get("head", "whole") != "whole":
             yield f"head: {lowered['head']}"
         if "attention" in lowered:
             yield f"encoder's attention over long sources: {lowered['attention']}"
@@ -232,7 +233,7 @@ def _lowering(done: Mapping[str, Any]) -> Iterator[str]:
                 f" {found['lowest_allowed']}.)"
             )
     elif lowered:
-        yield f"not lowered for the CPU: {lowered['refused']}"
+        yield f"not lowered for {device}: {lowered['refused']}"
 
 
 def _block_sizes(done: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from seq2edge.runtime.bundle.manifest import (
     BLOCK_ENCODER,
     CONCAT,
     CPU_GRAPHS,
+    CUDA_GRAPHS,
     MANIFEST_NAME,
     GraphInfo,
     Manifest,
@@ -28,8 +29,10 @@ from .check import Check, Checker, NotChecked, complaint
 from .concat import write_concat
 from .errors import QuantizationError
 from .long_sources import LongSourceCheck, check_long_sources
+from .passes import cuda_lowering
 from .passes.cpu_lowering import MINIMUM_ONNXRUNTIME, Lowering, lower_for_cpu
 from .passes.cpu_lowering.two_stage_head import PROPOSALS
+from .passes.cuda_lowering import lower_for_cuda
 from .proposals import ProposalCheck, check_proposals
 from .recipe.options import DEFAULT_BLOCK_SIZES
 from .recipe.plan import plan_layers
@@ -198,7 +201,10 @@ class _Candidate:
         concat = source.bundle.manifest.cache == CONCAT
         write_graphs = write_concat if concat else write
         if scheme.lowers and not concat and options.lowering is not False:
-            models |= self._lowered(models, record, int8_attention)
+            if scheme.target == "cuda":
+                models |= self._lowered_for_cuda(models, record)
+            else:
+                models |= self._lowered(models, record, int8_attention)
         written = write_graphs(source.bundle, models, self.writer, request.progress)
         manifest = replace(
             written,
@@ -306,6 +312,18 @@ class _Candidate:
         record["lowering"] = done
         return lowered.models
 
+    def _lowered_for_cuda(
+        self, models: Mapping[str, ir.Model], record: dict[str, Any]
+    ) -> Mapping[str, ir.Model]:
+        """The decoder for the CUDA provider; ``record`` says what became of it."""
+        lowered, refusal = lower_for_cuda(models)
+        record["lowering"] = (
+            {"refused": refusal}
+            if refusal is not None
+            else {"graphs": sorted(lowered), "onnxruntime": cuda_lowering.MINIMUM_ONNXRUNTIME}
+        )
+        return lowered
+
     def _check(self, manifest: Manifest) -> Check:
         """Compare what lies in the writer's folder with the source."""
         if not self.request.check:
@@ -338,4 +356,6 @@ def _described(name: str, info: GraphInfo, precision: str) -> GraphInfo:
     """``info`` with what is known beyond the graph itself."""
     if name in (*CPU_GRAPHS.values(), BLOCK_ENCODER):
         info = replace(info, minimum_onnxruntime=MINIMUM_ONNXRUNTIME)
+    if name in CUDA_GRAPHS.values():
+        info = replace(info, minimum_onnxruntime=cuda_lowering.MINIMUM_ONNXRUNTIME)
     return replace(info, precision=precision) if info.weight_bytes else info

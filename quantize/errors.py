@@ -11,3 +11,7 @@ class QuantizationError(Seq2EdgeError, ValueError):
 
 class QuantizationWarning(UserWarning):
     """A quantized bundle that computes something else than its source."""
+
+
+class NotLowerableError(QuantizationError):
+    """Why a graph has no other form for a device."""

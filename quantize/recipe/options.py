@@ -29,9 +29,10 @@ class Options:
         method: one of :data:`.calibration.METHODS`, for static int8.
         smoothquant: SmoothQuant's alpha, 0 to 1: how much of the outliers of static int8's
             inputs moves into the weights; None: nothing moves.
-        lowering: for the CPU, write the decoder also in the form that ONNX Runtime runs fastest
-            there (:mod:`.passes.cpu_lowering`); None: where it can be.
-        two_stage_head: there, let 4 bits propose the tokens that greedy decoding chooses from;
+        lowering: for the CPU and for CUDA, write the decoder also in the form that ONNX Runtime
+            runs fastest there (:mod:`.passes.cpu_lowering`, :mod:`.passes.cuda_lowering`); None:
+            where it can be.
+        two_stage_head: on the CPU, let 4 bits propose the tokens that greedy decoding chooses from;
             where it is asked for, the check measures how safe that is (:mod:`.proposals`).
             None: for large heads of speech.
         int8_cross_kv: there, let the encoder give the keys and values of cross-attention in int8;

@@ -222,15 +222,19 @@ SCHEMES = (
         calibrated=True,
         fallback=_int8_weight_only,
     ),
-    QuantizationScheme("fp16", "cuda", "float16", "float16", leave_layers, compute="float16"),
-    QuantizationScheme("bf16", "cuda", "bfloat16", "bfloat16", leave_layers, compute="bfloat16"),
+    QuantizationScheme(
+        "fp16", "cuda", "float16", "float16", leave_layers, uses=_LOWERING, compute="float16"
+    ),
+    QuantizationScheme(
+        "bf16", "cuda", "bfloat16", "bfloat16", leave_layers, uses=_LOWERING, compute="bfloat16"
+    ),
     QuantizationScheme(
         "int8",
         "cuda",
         "8 bit weights, float16",
         "int8",
         _int8_weight_only,
-        uses=_BLOCK,
+        uses=_BLOCK | _LOWERING,
         compute="float16",
     ),
     QuantizationScheme(
@@ -239,7 +243,7 @@ SCHEMES = (
         "4 bit weights, 8 bit embedding and head, float16",
         "int4",
         _int4,
-        uses=_ROUNDING,
+        uses=_ROUNDING | _LOWERING,
         fallback=_int8_weight_only,
         compute="float16",
     ),

@@ -31,6 +31,8 @@ SLOTS, CONCAT = "slots", "concat"
 #: Graphs that ONNX Runtime, where it is new enough, runs on a CPU in place of others: the same
 #: weights and numbers, by operators of its own (docs/design.md, section 6).
 CPU_GRAPHS = {"encoder": "encoder_cpu", "decoder": "decoder_cpu"}
+#: The same of the CUDA provider's.
+CUDA_GRAPHS = {"decoder": "decoder_cuda"}
 #: The encoder once more, with attention over long sources in blocks: ONNX Runtime's alone, while
 #: others that run an encoder on a CPU take the one above.
 BLOCK_ENCODER = "encoder_blocks"

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ...errors import NotLowerableError
+from ..attention_pattern import AttentionPattern, check_head, find_attention, remove, take_place
 from ..rewrite import MICROSOFT, NodeBuilder
 from .cross_int8 import lower_to_int8
-from .graph_inputs import NotLowerableError, graph_input
-from .patterns import AttentionPattern, check_head, find_attention, remove, take_place
+from .graph_inputs import graph_input
 
 
 class AttentionLoweringPass(ir.passes.InPlacePass):

@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ...errors import NotLowerableError
 from ..rewrite import NodeBuilder
 from .block_scan import Blocks, attention_in_blocks
 from .branch import Branch
-from .graph_inputs import NotLowerableError
 from .relative_strip import producer, relative_biases
 
 _INT64 = ir.DataType.INT64

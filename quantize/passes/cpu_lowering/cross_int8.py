@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..attention_pattern import AttentionPattern, check_head, remove, take_place
 from ..rewrite import NodeBuilder
 from .graph_inputs import add_input, graph_input
 from .grouped_queries import grouped_attention
-from .patterns import AttentionPattern, check_head, remove, take_place
 
 _FLOAT, _INT8 = ir.DataType.FLOAT, ir.DataType.INT8
 _LARGEST = 127

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ...errors import NotLowerableError
+from ..attention_pattern import AttentionPattern, find_attention, remove, take_place
 from ..rewrite import MICROSOFT, NodeBuilder
-from .graph_inputs import NotLowerableError
-from .patterns import AttentionPattern, find_attention, remove, take_place
 
 
 class EncoderAttentionPass(ir.passes.InPlacePass):

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ...errors import QuantizationError
+from ...errors import NotLowerableError
 
 _FLOAT, _BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
 _INT32, _INT64 = ir.DataType.INT32, ir.DataType.INT64
@@ -52,10 +52,6 @@ _INPUTS: dict[str, tuple[ir.DataType, Sequence[int | str]]] = {
 }
 #: Inputs of the canonical graph that nothing reads once it is lowered.
 REPLACED = ("attention_mask", "write_indices", "encoder_attention_mask")
-
-
-class NotLowerableError(QuantizationError):
-    """Why a graph stays as it is."""
 
 
 def graph_input(model: ir.Model, name: str) -> ir.Value:

@@ -16,10 +16,10 @@ import onnx_ir as ir
 
 from seq2edge.runtime.backends.onnxruntime.lowered import QUERY_GROUPS
 
+from ..attention_pattern import AttentionPattern
 from ..rewrite import NodeBuilder
 from .branch import Branch
 from .graph_inputs import graph_input
-from .patterns import AttentionPattern
 
 _INT64 = ir.DataType.INT64
 _ATTRIBUTES = {

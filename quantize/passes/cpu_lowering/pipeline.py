@@ -11,13 +11,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from seq2edge.runtime.bundle.manifest import BLOCK_ENCODER
 
+from ...errors import NotLowerableError
 from ..rewrite import apply_passes
 from ..unused_initializers import RemoveUnusedInitializersPass
 from .attention import AttentionLoweringPass
 from .block_attention import BlockAttentionPass
 from .cross_int8 import QuantizeCrossPass
 from .encoder_attention import EncoderAttentionPass
-from .graph_inputs import NotLowerableError, remove_unread_inputs
+from .graph_inputs import remove_unread_inputs
 from .nodes import FoldBiasPass, HostArgMaxPass, RowsOfHeadPass
 from .two_stage_head import TwoStageHeadPass
 

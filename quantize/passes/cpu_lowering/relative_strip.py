@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from ...errors import NotLowerableError
 from ..rewrite import NodeBuilder
 from .block_scan import Blocks
 from .branch import Branch
-from .graph_inputs import NotLowerableError
 
 _INT64 = ir.DataType.INT64
 #: From the rows of the table that are looked up back to the distances.

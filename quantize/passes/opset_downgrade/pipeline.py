@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from seq2edge.runtime.bundle.manifest import BLOCK_ENCODER, CPU_GRAPHS, Manifest
+from seq2edge.runtime.bundle.manifest import BLOCK_ENCODER, CPU_GRAPHS, CUDA_GRAPHS, Manifest
 from seq2edge.runtime.bundle.reader import Bundle, BundleWriter, check_destination
 from seq2edge.runtime.bundle.version import package_version
 
@@ -107,7 +107,7 @@ def downgrade_opset(
     models = {
         name: model
         for name, model in load_models(source).items()
-        if name not in (*CPU_GRAPHS.values(), BLOCK_ENCODER)
+        if name not in (*CPU_GRAPHS.values(), *CUDA_GRAPHS.values(), BLOCK_ENCODER)
     }
     nodes = (node for model in models.values() for node in model.graph if not node.domain)
     replaced = Counter(node.op_type for node in nodes if node.op_type in REPLACEMENTS)

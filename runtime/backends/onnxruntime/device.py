@@ -31,7 +31,14 @@ from .assignment import RECORD, Node, assigned_nodes, describe, fallbacks
 from .buffers import Pool
 from .graphs import OWN_GRAPHS, OtherGraphs
 from .providers import Target, check_available, check_started, explained, preload_libraries
-from .session import check_version, import_onnxruntime, open_session, quiet
+from .session import (
+    canonical_graphs,
+    check_version,
+    cuda_graphs,
+    import_onnxruntime,
+    open_session,
+    quiet,
+)
 from .steps import (
     RUNS_BEFORE_CAPTURE,
     SOURCE_MASK,
@@ -171,9 +178,13 @@ class OrtDeviceBackend:
         """Open all graphs anew, look where their nodes are, and run them once."""
         capture = self.graphs_off is None
         self._context.sessions.clear()
-        graphs = {
-            name: info for name, info in self._bundle.manifest.graphs.items() if name in OWN_GRAPHS
-        }
+        manifest = self._bundle.manifest
+        chosen = (
+            cuda_graphs(manifest, self._ort.__version__)
+            if self._target.lowered
+            else canonical_graphs(manifest)
+        )
+        graphs = {name: info for name, info in chosen.items() if name in OWN_GRAPHS}
         sessions = {}
         for name, info in graphs.items():
             sessions[name] = open_session(

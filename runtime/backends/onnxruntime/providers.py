@@ -63,12 +63,14 @@ class Target:
         options: from a graph's name and whether CUDA graphs are to be captured to the providers
             that its session is opened with.
         captures: whether CUDA graphs are possible at all.
+        lowered: whether the graphs that were made for the CUDA provider are for it.
     """
 
     device: str
     required: tuple[str, ...]
     options: Callable[[str, bool], list[Provider]]
     captures: bool
+    lowered: bool = False
 
 
 def cuda_target() -> Target:
@@ -78,7 +80,7 @@ def cuda_target() -> Target:
         cuda = _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if capture else {})
         return [(CUDA, cuda), CPU]
 
-    return Target("cuda", (CUDA,), options, captures=True)
+    return Target("cuda", (CUDA,), options, captures=True, lowered=True)
 
 
 def tensorrt_target(ort: Any, bundle: Bundle) -> Target:

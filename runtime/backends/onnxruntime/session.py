@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...bundle.manifest import BLOCK_ENCODER, CPU_GRAPHS, GraphInfo, Manifest
+from ...bundle.manifest import BLOCK_ENCODER, CPU_GRAPHS, CUDA_GRAPHS, GraphInfo, Manifest
 from ...bundle.reader import Bundle
 from ...errors import BackendError
 
@@ -96,18 +96,42 @@ def cpu_graphs(manifest: Manifest, installed: str, *, encodes: bool = True) -> d
     Args:
         encodes: ONNX Runtime runs the encoder, too (``BLOCK_ENCODER``).
     """
-    graphs = dict(manifest.graphs)
-    lowered = {name: graphs.pop(cpu) for name, cpu in CPU_GRAPHS.items() if cpu in graphs}
-    blocks = graphs.pop(BLOCK_ENCODER, None)
+    lowered = _named(manifest, CPU_GRAPHS)
+    blocks = manifest.graphs.get(BLOCK_ENCODER)
     if blocks is not None and encodes:
         lowered["encoder"] = blocks
+    return _where_new_enough(manifest, lowered, installed)
+
+
+def cuda_graphs(manifest: Manifest, installed: str) -> dict[str, GraphInfo]:
+    """The graphs to run by the CUDA provider; see :func:`cpu_graphs` (``CUDA_GRAPHS``)."""
+    return _where_new_enough(manifest, _named(manifest, CUDA_GRAPHS), installed)
+
+
+def canonical_graphs(manifest: Manifest) -> dict[str, GraphInfo]:
+    """The graphs that were made for no device."""
+    others = {*CPU_GRAPHS.values(), *CUDA_GRAPHS.values(), BLOCK_ENCODER}
+    return {name: info for name, info in manifest.graphs.items() if name not in others}
+
+
+def _named(manifest: Manifest, names: Mapping[str, str]) -> dict[str, GraphInfo]:
+    """Those of ``names`` that are there, by their canonical names."""
+    graphs = manifest.graphs
+    return {name: graphs[lowered] for name, lowered in names.items() if lowered in graphs}
+
+
+def _where_new_enough(
+    manifest: Manifest, lowered: Mapping[str, GraphInfo], installed: str
+) -> dict[str, GraphInfo]:
+    """The canonical graphs, and ``lowered`` in their place if the installed version runs all."""
+    graphs = canonical_graphs(manifest)
     needed = [info.minimum_onnxruntime for info in lowered.values()]
     if all(_version(installed) >= _version(least) for least in needed):
         graphs.update(lowered)
     elif needed:
         _log.warning(
-            "the canonical graphs run: those made for the CPU, which are faster, need onnxruntime"
-            " >= %s, and %s is installed",
+            "the canonical graphs run: those made for this device, which are faster, need"
+            " onnxruntime >= %s, and %s is installed",
             max(needed, key=_version),
             installed,
         )

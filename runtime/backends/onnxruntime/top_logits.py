@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import BackendError
 from ..base import Ids
 from .buffers import DeviceArray
 from .session import Provider
@@ -24,11 +25,18 @@ MODEL = bytes.fromhex(
 
 
 def open_top_logits(ort: Any, providers: list[Provider]) -> Any:
-    """A session of :data:`MODEL`."""
+    """A session of :data:`MODEL`.
+
+    Raises:
+        BackendError: ONNX Runtime refuses it.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(MODEL, options, providers=providers, enable_fallback=0)
+    try:
+        return ort.InferenceSession(MODEL, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # the bindings raise several unrelated classes
+        raise BackendError(f"onnxruntime cannot find the largest logits: {error}") from None
 
 
 class TopLogits:

@@ -185,7 +185,7 @@ def test_a_working_gpu_captures_steps(
     )
     # The decoder alone captures, and no session computes float32 in TensorFloat-32.
     wanted = [how[0][1].get("enable_cuda_graph") for how in runtime.opened]
-    assert sorted(wanted, key=str) == ["1", None, None]
+    assert sorted(wanted, key=str) == ["1", None, None, None]
     assert all(how[0] == (CUDA, {"use_tf32": "0", **how[0][1]}) for how in runtime.opened)
     assert capsys.readouterr().out == ""  # --json is on stdout
 

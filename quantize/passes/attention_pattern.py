@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .graph_inputs import NotLowerableError
+from ..errors import NotLowerableError
 
 #: ``GroupQueryAttention``'s kernel takes heads of a multiple of so many numbers.
 _HEAD_MULTIPLE = 8
+#: What an ``Attention`` of ours says, and what it says in half precision.
+_ATTRIBUTES, _OF_HALVES = frozenset({"scale"}), frozenset({"softmax_precision"})
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class AttentionPattern:
         return key is not None and key.producer() is not None
 
 
-def find_attention(model: ir.Model) -> list[AttentionPattern]:
+def find_attention(model: ir.Model, *, halves: bool = False) -> list[AttentionPattern]:
     """All of a decoder's, in the graph's order.
+
+    Args:
+        halves: in half precision, where the softmax is said to be float32's.
 
     Raises:
         NotLowerableError: one of another form.
     """
-    return [_pattern(node) for node in model.graph if node.op_type == "Attention"]
+    allowed = _ATTRIBUTES | _OF_HALVES if halves else _ATTRIBUTES
+    return [_pattern(node, allowed) for node in model.graph if node.op_type == "Attention"]
 
 
 def check_head(pattern: AttentionPattern) -> None:
@@ -80,11 +86,11 @@ def remove(model: ir.Model, pattern: AttentionPattern, writes: Sequence[ir.Node]
         model.graph.remove(node, safe=True)
 
 
-def _pattern(node: ir.Node) -> AttentionPattern:
+def _pattern(node: ir.Node, allowed: frozenset[str]) -> AttentionPattern:
     scale = node.attributes.get("scale")
     if scale is None or scale.as_float() != 1.0:
         raise NotLowerableError("attention has a scale; export the checkpoint again")
-    if set(node.attributes) != {"scale"}:
+    if not set(node.attributes) <= allowed:
         raise NotLowerableError("attention has attributes that bundles of this version do not")
     query = _producer(node.inputs[0])
     if query.op_type == "Split":
