@@ -16,6 +16,7 @@ run must be repeatable. The encoder is not captured: it runs once per call.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -59,6 +60,9 @@ _SOURCE_MULTIPLE = 64
 _PROBE_SLOTS = 64
 
 
+_log = logging.getLogger(__name__)
+
+
 class OrtDeviceBackend:
     """Sessions over one bundle whose arrays are on a device.
 
@@ -100,12 +104,14 @@ class OrtDeviceBackend:
         self._others = OtherGraphs(
             self._ort, bundle, self.num_threads, lambda name: target.options(name, False)
         )
-        self.graphs_off = None if target.captures else f"{target.required[0]} has none here"
-        failure = self._failure_to_load()
-        if failure is not None and target.captures:
-            # It may be the graphs; if it is not, the same happens again.
-            self.graphs_off = str(failure)
-            failure = self._failure_to_load()
+        self._graphs = canonical = canonical_graphs(bundle.manifest)
+        if target.lowered:
+            self._graphs = cuda_graphs(bundle.manifest, self._ort.__version__)
+        failure = self._failure_to_load_at_best()
+        if failure is not None and self._graphs != canonical:
+            _log.warning("the canonical decoder runs: %s", failure)
+            self._graphs = canonical
+            failure = self._failure_to_load_at_best()
         if failure is not None:
             raise explained(self._ort, failure)
         computes_logsumexp = "logsumexp" in self._context.sessions
@@ -165,6 +171,17 @@ class OrtDeviceBackend:
             self._sources.clear()
             self._others.close()
 
+    def _failure_to_load_at_best(self) -> BackendError | None:
+        """Load so that steps are captured, or else so that they are not."""
+        target = self._target
+        self.graphs_off = None if target.captures else f"{target.required[0]} has none here"
+        failure = self._failure_to_load()
+        if failure is not None and target.captures:
+            # It may be the graphs; if it is not, the same happens again.
+            self.graphs_off = str(failure)
+            failure = self._failure_to_load()
+        return failure
+
     def _failure_to_load(self) -> BackendError | None:
         """Load; an error without its traceback, whose frames would keep the sessions."""
         try:
@@ -178,13 +195,7 @@ class OrtDeviceBackend:
         """Open all graphs anew, look where their nodes are, and run them once."""
         capture = self.graphs_off is None
         self._context.sessions.clear()
-        manifest = self._bundle.manifest
-        chosen = (
-            cuda_graphs(manifest, self._ort.__version__)
-            if self._target.lowered
-            else canonical_graphs(manifest)
-        )
-        graphs = {name: info for name, info in chosen.items() if name in OWN_GRAPHS}
+        graphs = {name: info for name, info in self._graphs.items() if name in OWN_GRAPHS}
         sessions = {}
         for name, info in graphs.items():
             sessions[name] = open_session(

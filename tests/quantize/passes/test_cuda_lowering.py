@@ -1,6 +1,6 @@
 """The decoder for the CUDA provider computes what the canonical one does; speed is a GPU's affair.
 
-In float32 its operators run on a CPU too; in half precision they do not, and are tested on a GPU
+Its operators run on a CPU too, in float16 between casts to float32; in bfloat16 on a GPU alone
 (tests/runtime/backends/onnxruntime/test_gpu.py).
 """
 
@@ -54,7 +54,8 @@ def inputs_of(session: Any) -> Iterator[tuple[str, NDArray[Any]]]:
             there[1, ..., 5:] = False
             yield spec.name, there
         else:
-            yield spec.name, rng.standard_normal(shape).astype(np.float32)
+            dtype = np.float16 if spec.type == "tensor(float16)" else np.float32
+            yield spec.name, rng.standard_normal(shape).astype(dtype)
 
 
 def computed(path: Path) -> Arrays:
@@ -108,6 +109,20 @@ def test_a_bundle_for_cuda_has_it_beside_the_canonical_one(
     for graphs in (cpu_graphs(manifest, "1.32.0"), cuda_graphs(manifest, "1.31.1")):
         assert set(graphs) == {"encoder", "decoder", "logsumexp"}
     assert cpu_graphs(manifest, "1.32.0")["decoder"].file == "decoder.onnx"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "shape"), [("fp16", "t5"), ("fp16", "bart"), ("int8", "t5"), ("int4", "t5")]
+)
+def test_it_is_as_near_in_float16(
+    scheme: str, shape: str, short_of: BundleOf, tmp_path: Path
+) -> None:
+    quantize_bundle(short_of(shape), tmp_path / "out", scheme, target="cuda", check=False)
+    expected, found = (
+        computed(tmp_path / "out" / f"{name}.onnx") for name in ("decoder", "decoder_cuda")
+    )
+    scale = np.abs(expected["logits"]).max()
+    np.testing.assert_allclose(found["logits"], expected["logits"], rtol=0, atol=0.01 * scale)
 
 
 def test_it_can_be_left_out(short_of: BundleOf, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import BackendError, Bundle, Seq2SeqModel
 from seq2edge.runtime.backends import load_backend
 from seq2edge.runtime.backends.onnxruntime import device as device_module
@@ -57,6 +58,7 @@ class FakeRuntime:
         started: those that start.
         run_error: what every run fails with.
         refuses_graphs: sessions that are to capture do not open.
+        refused_file: the graph of that name does not open.
         wrong_replay: captured steps write zeros instead of the next tokens.
         tells: whether sessions know which provider each node got.
     """
@@ -65,6 +67,7 @@ class FakeRuntime:
     started: tuple[str, ...] = (CUDA, "CPUExecutionProvider")
     run_error: str | None = None
     refuses_graphs: bool = False
+    refused_file: str = "none"
     wrong_replay: bool = False
     tells: bool = True
     opened: list[list[tuple[str, dict[str, Any]]]] = field(default_factory=list)
@@ -95,6 +98,8 @@ class FakeRuntime:
         self.opened.append(how["providers"])
         if self.refuses_graphs and "enable_cuda_graph" in how["providers"][0][1]:
             raise RuntimeError(NO_GRAPHS)
+        if isinstance(path, str) and path.endswith(self.refused_file):
+            raise RuntimeError("Could not find an implementation for MultiHeadAttention(1)")
         real = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return FakeSession(real, self)
 
@@ -151,10 +156,16 @@ class CudaBinding(RecordingBinding):
 def loaded(monkeypatch: pytest.MonkeyPatch, bundle_of: BundleOf) -> Callable[..., OrtDeviceBackend]:
     """A function that loads a bundle into the CUDA engine over a FakeRuntime."""
 
-    def get(runtime: FakeRuntime, machine: str = "x86_64", **options: Any) -> OrtDeviceBackend:
+    def get(
+        runtime: FakeRuntime,
+        machine: str = "x86_64",
+        bundle: Path | None = None,
+        **options: Any,
+    ) -> OrtDeviceBackend:
         monkeypatch.setattr(device_module, "import_onnxruntime", lambda: runtime)
         monkeypatch.setattr(platform, "machine", lambda: machine)
-        return OrtDeviceBackend(Bundle.open(bundle_of(SHAPE)), cuda_target(), **options)
+        opened = Bundle.open(bundle or bundle_of(SHAPE))
+        return OrtDeviceBackend(opened, cuda_target(), **options)
 
     return get
 
@@ -188,6 +199,21 @@ def test_a_working_gpu_captures_steps(
     assert sorted(wanted, key=str) == ["1", None, None, None]
     assert all(how[0] == (CUDA, {"use_tf32": "0", **how[0][1]}) for how in runtime.opened)
     assert capsys.readouterr().out == ""  # --json is on stdout
+
+
+def test_where_the_decoder_for_cuda_does_not_run_the_canonical_one_does(
+    loaded: Callable[..., OrtDeviceBackend],
+    bundle_of: BundleOf,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quantize_bundle(bundle_of(SHAPE), tmp_path / "out", "fp16", target="cuda", check=False)
+    runtime = FakeRuntime(refused_file="decoder_cuda.onnx")
+    backend = loaded(runtime, bundle=tmp_path / "out")
+    assert backend.graphs_off is None
+    assert "the canonical decoder runs" in caplog.text and "decoder_cuda" in caplog.text
+    expected = load_backend(Bundle.open(tmp_path / "out"), num_threads=1)
+    assert tokens(backend, tmp_path / "out") == tokens(expected, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
