@@ -155,11 +155,6 @@ def _load(
             f"{bundle.directory} holds only one of encoder and decoder, which runs with"
             " onnxruntime; leave out --backend"
         )
-    if bundle.manifest.speech is not None and backend != "onnxruntime":
-        raise BackendError(
-            f"{bundle.directory} hears speech, which runs with onnxruntime, on the CPU or on the"
-            " device cuda; leave out --backend"
-        )
     if backend in _TENSORRT:
         from .tensorrt.execution.load import load_tensorrt
 

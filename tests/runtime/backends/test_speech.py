@@ -17,8 +17,11 @@ from seq2edge.runtime.backends.onnxruntime import OrtBackend
 from seq2edge.runtime.backends.onnxruntime.device import OrtDeviceBackend
 from seq2edge.runtime.backends.tensorrt.cuda import Cuda
 from seq2edge.runtime.backends.tensorrt.execution.engine import TensorRTBackend
+from seq2edge.runtime.speech.model import SpeechModel
+from seq2edge.runtime.speech.options import TranscriptionOptions
+from seq2edge.runtime.text.tokenizer import load_tokenizer
 
-from ...whisper_models import make_whisper
+from ...whisper_models import make_whisper, write_tokenizer
 from .onnxruntime.recording import cpu_target
 from .tensorrt.execution.fake_cuda import FakeCuda
 from .tensorrt.execution.fake_tensorrt import FakeTensorRT, write_engines
@@ -36,13 +39,30 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(folder / "bundle")
 
 
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One that writes words, and has a tokenizer."""
+    folder = tmp_path_factory.mktemp("speaking")
+    make_whisper("tiny", folder / "checkpoint", seed=8, speaks=True)
+    write_tokenizer(folder / "checkpoint")
+    export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
+    return Bundle.open(folder / "bundle")
+
+
+def tensorrt_backend(
+    bundle: Bundle, folder: Path, limits: Limits, cuda: FakeCuda
+) -> TensorRTBackend:
+    """Engines of those limits on a fake GPU."""
+    trt = FakeTensorRT(cuda, bundle, limits, in_place=True)
+    engines = write_engines(bundle, folder / "engines", limits, in_place=True)
+    return TensorRTBackend(bundle, folder / "engines", engines, trt.library(), Cuda(cuda))
+
+
 @pytest.fixture
 def tensorrt(bundle: Bundle, tmp_path: Path) -> Iterator[TensorRTBackend]:
     limits = Limits.of(bundle.manifest.dimensions, max_batch=2, speech=True)
     cuda = FakeCuda(1 << 30)
-    trt = FakeTensorRT(cuda, bundle, limits, in_place=True)
-    engines = write_engines(bundle, tmp_path / "engines", limits, in_place=True)
-    backend = TensorRTBackend(bundle, tmp_path / "engines", engines, trt.library(), Cuda(cuda))
+    backend = tensorrt_backend(bundle, tmp_path, limits, cuda)
     yield backend
     backend.close()
     assert cuda.allocations == 0
@@ -60,6 +80,40 @@ def backends(bundle: Bundle, request: pytest.FixtureRequest) -> Iterator[Backend
     yield cpu, other
     other.close()
     cpu.close()
+
+
+OPTIONS: dict[str, TranscriptionOptions] = {
+    "beams and words": TranscriptionOptions(language="en", beam_size=3, word_timestamps=True),
+    "language": TranscriptionOptions(beam_size=1),
+    "samples": TranscriptionOptions(language="en", temperature=(0.4,), best_of=3, seed=1),
+    "two windows at once": TranscriptionOptions(language="en", batch_size=2),
+    "translation": TranscriptionOptions(language="de", task="translate", without_timestamps=True),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_recording_is_transcribed_as_on_the_cpu(
+    options: TranscriptionOptions, speaking: Bundle, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """With slots for all beams; what engines of fewer are asked for beyond them is refused."""
+    limits = Limits.of(
+        speaking.manifest.dimensions, max_batch=2, max_target_length=320, speech=True
+    )
+    others: list[SlotBackend] = [
+        tensorrt_backend(speaking, tmp_path, limits, FakeCuda(1 << 30)),
+        OrtDeviceBackend(speaking, cpu_target()),
+    ]
+    tokenizer = load_tokenizer(speaking)
+    assert tokenizer is not None
+    noise = 0.1 * np.random.default_rng(0).standard_normal(40 * 16000).astype(np.float32)
+    found = []
+    for backend in (load_backend(speaking, num_threads=1), *others):
+        request.addfinalizer(backend.close)
+        transcription = SpeechModel(speaking, backend, tokenizer).transcribe(noise, options)
+        words = [round(word.start, 2) for word in transcription.words]
+        found.append((transcription.text, transcription.language, words))
+    assert len(found[0][0]) > 20
+    assert found[1] == found[0] and found[2] == found[0]
 
 
 def features(frames: int, batch: int = 2) -> np.ndarray:
