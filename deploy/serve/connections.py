@@ -9,6 +9,8 @@ one that has been idle for longest makes room.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import select
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -18,6 +20,8 @@ from .settings import Limits
 
 #: Bytes.
 _READ_AT_ONCE = 16 << 10
+#: Idle connections of which one is looked for that may go: each look is a system call.
+_LOOKED_AT = 64
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
@@ -47,7 +51,8 @@ class Connections:
     def opened(self, connection: GuardedProtocol) -> bool:
         """Take a new one; False: there is no room, even without the idle ones."""
         if len(self._open) >= self.limits.max_connections:
-            oldest = next(iter(self._idle), None)
+            longest = itertools.islice(self._idle, _LOOKED_AT)
+            oldest = next((one for one in longest if not one.has_unread), None)
             if oldest is None:
                 self._metrics.connections_closed.labels("too many").inc()
                 return False
@@ -80,6 +85,19 @@ class GuardedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._headers_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the client has sent what the loop has not handed over yet.
+
+        Where many connect at once, all of them are accepted before anything is read.
+        """
+        found = self.transport.get_extra_info("socket")
+        if found is None or found.fileno() < 0:
+            return False
+        watch = select.poll()
+        watch.register(found.fileno(), select.POLLIN | select.POLLRDHUP)
+        return [event for _, event in watch.poll(0)] == [select.POLLIN]
 
     def end(self, reason: str) -> None:
         """Close at once, whatever is not sent yet."""

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -55,16 +57,25 @@ def test_a_thousand_idle_clients_do_not_stop_others(
     assert any("at most 272 connections" in line["message"] for line in crowded.lines)
 
 
+@contextlib.contextmanager
+def stopped(server: ServerProcess) -> Iterator[None]:
+    """What connects meanwhile is accepted at once, before anything is read of the first."""
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+
+
 def test_connections_that_work_are_not_closed_for_new_ones(crowded: ServerProcess) -> None:
     body = json.dumps({"text": "keyboard", "min_new_tokens": 1000, "max_new_tokens": 1000}).encode()
+    head = f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     with contextlib.ExitStack() as stack:
-        working = stack.enter_context(connect(crowded))
-        head = (
-            f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        working.sendall(head.encode() + body)
-        for _ in range(400):
-            stack.enter_context(connect(crowded))
+        with stopped(crowded):
+            working = stack.enter_context(connect(crowded))
+            working.sendall(head.encode() + body)
+            for _ in range(400):
+                stack.enter_context(connect(crowded))
         assert working.recv(100).startswith(b"HTTP/1.1 200")
 
 
