@@ -103,11 +103,10 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _stays(self, node: ir.Node) -> bool:
-        if self._target == "tensorrt" and node.op_type in _NORMS:
-            return True
-        if node.op_type in _NO_BFLOAT16 and self._half == ir.DataType.BFLOAT16:
-            return self._target == "cuda" or stays_float32(node)
-        return stays_float32(node)
+        exact_norm = self._target == "tensorrt" and node.op_type in _NORMS
+        on_cuda = self._target == "cuda" and self._half == ir.DataType.BFLOAT16
+        no_kernel = on_cuda and node.op_type in _NO_BFLOAT16
+        return exact_norm or no_kernel or stays_float32(node)
 
     def _too_large(self, graph: ir.Graph) -> set[ir.Value]:
         """Values that do not fit into float16; bfloat16 holds all of float32's range."""

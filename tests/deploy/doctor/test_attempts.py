@@ -68,6 +68,8 @@ def test_a_library_that_crashes_is_reported_and_the_others_are_tried(
     providers = {entry.name: entry for entry in found.providers}
     assert providers["CUDAExecutionProvider"].problem == "crashed (SIGSEGV)"
     assert providers["TensorrtExecutionProvider"].runs is False
+    lacking = providers["TensorrtExecutionProvider"].problem or ""
+    assert "libonnxruntime_providers_tensorrt.so: cannot open shared object file" in lacking
     assert "computes" in (providers["OddProvider"].problem or "")
     assert "assigned to the default CPU" in (providers["LazyProvider"].problem or "")
     assert providers["CPUExecutionProvider"].runs is True

@@ -89,6 +89,13 @@ def test_shape_arithmetic_on_the_cpu_is_no_fallback(recorded: Recorded) -> None:
     assert fallbacks(nodes, ["CUDAExecutionProvider", "CPUExecutionProvider"]) == []
 
 
+def test_a_shape_that_onnxruntime_reorders_is_no_fallback() -> None:
+    """Seen on a GPU: Whisper's encoder was said to look something up on the CPU."""
+    names = ["Gather", "Gather_token_3", "encoder/positions/Gather_node_9"]
+    nodes = [Node(name, "Gather", "CPUExecutionProvider") for name in names]
+    assert [node.name for node in fallbacks(nodes, ["CUDAExecutionProvider"])] == names[2:]
+
+
 def test_an_onnxruntime_that_does_not_tell_is_unknown_not_fine() -> None:
     class Old:
         """A session without get_provider_graph_assignment_info."""
