@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seq2edge.export import export_checkpoint
+from seq2edge.runtime import Bundle
+
 #: Special tokens stand after so many ordinary ones.
 WORDS = 80
 EOS, START = WORDS, WORDS + 1
@@ -119,3 +122,11 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def speaking_bundle(shape: str, folder: Path) -> Bundle:
+    """The bundle ``folder/bundle`` of a shape that writes words and times, with a tokenizer."""
+    checkpoint = make_whisper(shape, folder / "checkpoint", seed=8, speaks=True)
+    write_tokenizer(checkpoint)
+    export_checkpoint(checkpoint, folder / "bundle", validate=False)
+    return Bundle.open(folder / "bundle")

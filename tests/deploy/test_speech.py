@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from seq2edge.deploy import TritonModel, plan, write_pack, write_triton_model
-from seq2edge.export import export_checkpoint
 from seq2edge.runtime import Bundle
 from seq2edge.runtime.speech.model import SpeechModel
 from seq2edge.runtime.speech.transcription import Transcription
@@ -25,11 +24,7 @@ from .fake_triton import FakeTriton, Request
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("whisper")
-    whisper.make_whisper("english", folder / "checkpoint", seed=8, speaks=True)
-    whisper.write_tokenizer(folder / "checkpoint")
-    export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
-    return Bundle.open(folder / "bundle")
+    return whisper.speaking_bundle("english", tmp_path_factory.mktemp("whisper"))
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from seq2edge.export import export_checkpoint
 from seq2edge.runtime import SpeechModel, Transcription
 
-from ...whisper_models import make_whisper, write_tokenizer
+from ...whisper_models import speaking_bundle
 from .process import ServerProcess
 
 pytest.importorskip("wyoming", reason="wyoming is not installed")
@@ -32,11 +31,7 @@ with contextlib.suppress(ImportError):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whose text takes no sampling, so it is the same every time."""
-    folder = tmp_path_factory.mktemp("whisper")
-    make_whisper("english", folder / "checkpoint", seed=8, speaks=True)
-    write_tokenizer(folder / "checkpoint")
-    export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
-    return folder / "bundle"
+    return speaking_bundle("english", tmp_path_factory.mktemp("whisper")).directory
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 
 from seq2edge.deploy import TritonModel, write_triton_model
 from seq2edge.deploy.token_limit import MAX_NEW_TOKENS
-from seq2edge.export import export_checkpoint
 from seq2edge.runtime import Bundle
 from tests import whisper_models as whisper
 
@@ -22,11 +21,7 @@ ENDLESS = 1_000_000
 
 @pytest.fixture(scope="session")
 def speech_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("whisper")
-    whisper.make_whisper("english", folder / "checkpoint", seed=8, speaks=True)
-    whisper.write_tokenizer(folder / "checkpoint")
-    export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
-    return Bundle.open(folder / "bundle")
+    return whisper.speaking_bundle("english", tmp_path_factory.mktemp("whisper"))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from seq2edge.runtime.speech.model import SpeechModel
 from seq2edge.runtime.speech.options import TranscriptionOptions
 from seq2edge.runtime.text.tokenizer import load_tokenizer
 
-from ...whisper_models import make_whisper, write_tokenizer
+from ...whisper_models import make_whisper, speaking_bundle
 from .onnxruntime.recording import cpu_target
 from .tensorrt.execution.fake_cuda import FakeCuda
 from .tensorrt.execution.fake_tensorrt import FakeTensorRT, write_engines
@@ -42,11 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def speaking(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One that writes words, and has a tokenizer."""
-    folder = tmp_path_factory.mktemp("speaking")
-    make_whisper("tiny", folder / "checkpoint", seed=8, speaks=True)
-    write_tokenizer(folder / "checkpoint")
-    export_checkpoint(folder / "checkpoint", folder / "bundle", validate=False)
-    return Bundle.open(folder / "bundle")
+    return speaking_bundle("tiny", tmp_path_factory.mktemp("speaking"))
 
 
 def tensorrt_backend(

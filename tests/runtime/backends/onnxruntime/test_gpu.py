@@ -12,7 +12,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from seq2edge.export import export_checkpoint
 from seq2edge.quantize import quantize_bundle
 from seq2edge.runtime import Bundle, Seq2SeqModel
 from seq2edge.runtime.backends import Backend, Step, load_backend
@@ -68,18 +67,17 @@ def test_float32_gives_the_cpus_tokens(shape: str, way: str, bundle_of: BundleOf
 @pytest.mark.parametrize("beam_size", [1, 3])
 @pytest.mark.parametrize("scheme", ["float32", "fp16"])
 def test_speech_gives_the_cpus_words(scheme: str, beam_size: int, tmp_path: Path) -> None:
-    folder = whisper.make_whisper("tiny", tmp_path / "checkpoint", seed=8, speaks=True)
-    whisper.write_tokenizer(folder)
-    export_checkpoint(folder, tmp_path / "float32", validate=False)
+    path = whisper.speaking_bundle("tiny", tmp_path).directory
     if scheme != "float32":
-        quantize_bundle(tmp_path / "float32", tmp_path / scheme, scheme, target="cuda")
+        quantize_bundle(path, tmp_path / scheme, scheme, target="cuda")
+        path = tmp_path / scheme
     noise = np.random.default_rng(0).standard_normal(40 * 16000).astype(np.float32)
     options = TranscriptionOptions(
         language="en", beam_size=beam_size, temperature=0.0, word_timestamps=True
     )
     found = {}
     for device in ("cpu", "cuda"):
-        with SpeechModel.load(tmp_path / scheme, device=device) as model:
+        with SpeechModel.load(path, device=device) as model:
             runs = [model.transcribe(noise * 0.1, options) for _ in range(2)]
         found[device] = [(run.text, [word.start for word in run.words]) for run in runs]
     if scheme == "float32":
